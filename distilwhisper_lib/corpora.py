@@ -1,0 +1,174 @@
+"""The corpora: one `datasets.Dataset` per corpus and language, prepared once and kept in the cache folder."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import soundfile
+import soxr
+from datasets import Audio, Dataset, Features, Value, load_from_disk
+from filelock import FileLock
+
+from . import fillets, stamps, toy
+from .items import SPLITS, fingerprint, read_rows, stable_hash, summary, without_duplicates
+from .packages import Package, disk_errors, find_package
+from .presets import cache_dir
+from .text import language_code
+
+CORPORA: dict[str, tuple[str, ...]] = {  # corpus -> languages
+    "fillets": ("cs", "nl"),
+    "stamps": stamps.LANGUAGES,
+    "toy": tuple(sorted({"cs", "nl", *stamps.LANGUAGES})),
+}
+ITEMS: dict[str, Callable] = {"fillets": fillets.fillets_items, "stamps": stamps.stamps_items, "toy": toy.toy_items}
+BUILDER = 1  # raise it when rows or splits change: what an older one prepared is then prepared anew
+
+FEATURES = Features(
+    {
+        "id": Value("string"),
+        "audio": Audio(sampling_rate=16_000, decode=False),  # {"bytes": 16 kHz mono FLAC, "path"}
+        "text": Value("string"),
+        "language": Value("string"),
+        "speaker": Value("string"),
+        "room_or_category": Value("string"),
+        "translation_en": Value("string"),
+        "duration": Value("float64"),  # seconds
+        "split": Value("string"),
+    }
+)
+
+
+def load_corpus(name: str, language: str, source: str | Path | None = None) -> Dataset:
+    """Return a corpus in a language, all splits in one; the first call prepares it, later calls load it.
+
+    source: a folder, .deb files or an archive to prepare it from; else it is looked for (`packages.find_package`).
+    A corpus that is prepared already is loaded whatever the source: delete its folder to prepare it anew.
+    Columns: see FEATURES. Raises ValueError for a corpus or language that does not exist (lists those that do),
+    OSError where the data cannot be had.
+    """
+    name, language = check_names(name, language)
+    folder = corpus_folder(name, language)
+    if _report(folder).get("builder") != BUILDER:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with disk_errors(folder.parent), FileLock(f"{folder}.lock"):
+            if _report(folder).get("builder") != BUILDER:
+                _prepare(name, language, folder, source)
+    return load_from_disk(str(folder))
+
+
+def corpus_report(name: str, language: str) -> dict:
+    """Return the report of a prepared corpus: counts, reasons for dropping, minutes, packages, fingerprint.
+
+    Raises FileNotFoundError if it is not prepared yet.
+    """
+    name, language = check_names(name, language)
+    report = _report(corpus_folder(name, language))
+    if not report:
+        raise FileNotFoundError(f"{name}-{language} is not prepared yet: call load_corpus({name!r}, {language!r})")
+    return report
+
+
+def check_names(name: str, language: str) -> tuple[str, str]:
+    """Return the corpus and the language's code; raises ValueError with the known ones."""
+    if name not in CORPORA:
+        raise ValueError(f"unknown corpus {name!r}: one of {', '.join(CORPORA)}")
+    known = CORPORA[name]
+    try:
+        code = language_code(language)
+    except ValueError:
+        code = language
+    if code not in known:
+        raise ValueError(f"the corpus {name} has no language {language!r}: it has {', '.join(known)}")
+    return name, code
+
+
+def corpus_folder(name: str, language: str) -> Path:
+    """Return where a prepared corpus is kept."""
+    return cache_dir() / "corpora" / f"{name}-{language}"
+
+
+def _report(folder: Path) -> dict:
+    path = folder / "report.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _prepare(name: str, language: str, folder: Path, source) -> None:
+    """Build the corpus beside `folder` and rename it into place: what a killed run leaves is removed by the next."""
+    package = Package(None, "made up") if name == "toy" else find_package(name, source, language)
+    items = ITEMS[name](package.folder, language)
+    rows, dropped = read_rows(items, f"{name} {language}")
+    rows, duplicates = without_duplicates(rows)
+    if not rows:
+        raise ValueError(f"{name} has nothing to hear in {language!r} under {package.folder}: "
+                         f"{_counts(dropped | duplicates)}; is the package with the voices there?")  # fmt: skip
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    data = Dataset(pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema))  # from_dict would need torchcodec
+    data.info.dataset_name, data.info.config_name = name, language
+    data.save_to_disk(str(partial))
+    report = _describe(name, language, package, items, rows, dropped | duplicates)
+    (partial / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def _counts(dropped: dict[str, list[str]]) -> dict[str, int]:
+    return {reason: len(ids) for reason, ids in sorted(dropped.items())}
+
+
+def _describe(name: str, language: str, package: Package, items: list, rows: list, dropped: dict) -> dict:
+    return {
+        "corpus": name,
+        "language": language,
+        "builder": BUILDER,
+        "source": package.source,
+        "packages": package.versions,
+        "libraries": {"soundfile": soundfile.__version__, "libsndfile": soundfile.__libsndfile_version__,
+                      "soxr": soxr.__version__},
+        "items": len(items),
+        "kept": len(rows),
+        "minutes": round(sum(row["duration"] for row in rows) / 60, 2),
+        "dropped": _counts(dropped),
+        "splits": summary(rows),
+        "fingerprint": fingerprint(rows),
+        "dropped_ids": {reason: sorted(ids) for reason, ids in sorted(dropped.items())},
+    }  # fmt: skip
+
+
+def select(dataset: Dataset, split: str, limit: int | None = None, seed: int = 0) -> Dataset:
+    """Return the rows of a split in an order fixed by id and seed; of `limit` rows, the first in that order.
+
+    A smaller limit gives a part of a larger one. Raises ValueError for an unknown split, a limit below 1, or a
+    split that is empty (names corpus, language and split).
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: one of {', '.join(sorted(SPLITS))}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1 or None, not {limit}")
+    ids, splits = dataset["id"][:], dataset["split"][:]
+    chosen = [i for i, other in enumerate(splits) if other == split]
+    if not chosen:
+        info = dataset.info
+        there = ", ".join(s for s in SPLITS if s in set(splits)) or "none"
+        raise ValueError(f"the split {split!r} of {info.dataset_name or 'the corpus'} in {info.config_name!r} is "
+                         f"empty: splits with clips: {there}")  # fmt: skip
+    chosen.sort(key=lambda i: stable_hash(f"{seed}:{ids[i]}"))
+    return dataset.select(chosen[:limit])
+
+
+def held_out_lead(dataset: Dataset, lead: str) -> Dataset:
+    """Return the corpus without the lines of `lead` in training, validation and teacher, and with only them in test.
+
+    Rooms stay where they are, so that neither the test's voice nor its texts were trained on.
+    Raises ValueError for a speaker without lines in the test (lists those with).
+    """
+    speakers, splits = dataset["speaker"][:], dataset["split"][:]
+    known = sorted({speaker for speaker, split in zip(speakers, splits, strict=True) if split == "test"})
+    if lead not in known:
+        raise ValueError(f"no lines of {lead!r} in the test: its speakers are {', '.join(known)}")
+    keep = [i for i, (speaker, split) in enumerate(zip(speakers, splits, strict=True))
+            if split == "test-other" or (speaker == lead) == (split == "test")]  # fmt: skip
+    return dataset.select(keep)
+

@@ -1,0 +1,123 @@
+"""One line of a corpus before it becomes a row: what the builders of the corpora have in common."""
+
+import re
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from .audio import SAMPLE_RATE, EmptyAudioError, encode_flac, read_audio
+from .text import normalise
+
+SPLITS = ("test", "test-other", "validation", "train", "teacher")  # the earlier keeps a text that both have
+PLACEHOLDER = re.compile(r"%\d")  # what the game fills in: the clip does not say it
+SHORTEST, LONGEST = 0.1, 29.0  # seconds
+FASTEST = 25.0  # normalised characters per second: what is written to the clip cannot all be said in it
+
+
+@dataclass(frozen=True)
+class Item:
+    """A line of a corpus. sound: a file, samples (n,) at 16 kHz, or None; split: None drops it for `reason`."""
+
+    id: str
+    sound: Path | np.ndarray | None
+    text: str
+    language: str
+    speaker: str
+    room_or_category: str
+    translation_en: str
+    split: str | None
+    reason: str = ""
+
+
+def stable_hash(text: str) -> str:
+    """Return the SHA-256 of a text: the order in which rooms, stamps and clips are dealt out."""
+    return sha256(text.encode()).hexdigest()
+
+
+def reason_to_drop(item: Item) -> str:
+    """Return why an item cannot be used, as far as that shows without its sound, or ""."""
+    if item.sound is None:
+        return "no sound file"
+    if not normalise(item.text):
+        return "empty text"
+    if PLACEHOLDER.search(item.text):
+        return "text with a placeholder"
+    return "" if item.split else item.reason
+
+
+def to_row(item: Item) -> dict | str:
+    """Return the item as a row of the corpus, its sound as FLAC, or the reason why it has to be dropped."""
+    try:
+        made = isinstance(item.sound, np.ndarray)
+        audio = item.sound if made else read_audio(item.sound)
+    except EmptyAudioError:
+        return "empty audio"
+    except (ValueError, OSError):
+        empty = item.sound.is_file() and item.sound.stat().st_size == 0
+        return "empty audio" if empty else "unreadable audio"
+    duration = len(audio) / SAMPLE_RATE
+    if duration < SHORTEST:
+        return "empty audio"
+    if duration > LONGEST:
+        return f"longer than {LONGEST:.0f} s"
+    if len(normalise(item.text)) > FASTEST * duration:
+        return f"text too long for the sound (over {FASTEST:.0f} characters a second)"
+    fields = ("id", "text", "language", "speaker", "room_or_category", "translation_en", "split")
+    sound = {"bytes": encode_flac(audio), "path": f"{item.id}.flac"}
+    return {name: getattr(item, name) for name in fields} | {"audio": sound, "duration": duration}
+
+
+def read_rows(items: list[Item], title: str) -> tuple[list[dict], dict[str, list[str]]]:
+    """Return the usable rows in the items' order, and the ids of the others by reason; two threads, one bar."""
+    dropped: dict[str, list[str]] = {}
+    rows: list[dict] = []
+    keep = []
+    for item in items:
+        reason = reason_to_drop(item)
+        dropped.setdefault(reason, []).append(item.id) if reason else keep.append(item)
+    with ThreadPoolExecutor(2) as pool:
+        for item, row in zip(keep, tqdm(pool.map(to_row, keep), title, len(keep), unit=" clips"), strict=True):
+            dropped.setdefault(row, []).append(item.id) if isinstance(row, str) else rows.append(row)
+    return rows, dropped
+
+
+def without_duplicates(rows: list[dict]) -> tuple[list[dict], dict[str, list[str]]]:
+    """Return the rows less those whose normalised text is in a higher split too, and less recordings met before."""
+    dropped: dict[str, list[str]] = {}
+    split_of: dict[str, str] = {}  # normalised text -> its highest split
+    recordings, kept = set(), set()
+    for row in sorted(rows, key=lambda row: (SPLITS.index(row["split"]), row["id"])):
+        key, sound = normalise(row["text"]), sha256(row["audio"]["bytes"]).digest()
+        if split_of.setdefault(key, row["split"]) != row["split"]:
+            dropped.setdefault("duplicate text in another split", []).append(row["id"])
+        elif sound in recordings:
+            dropped.setdefault("same recording twice", []).append(row["id"])
+        else:
+            recordings.add(sound)
+            kept.add(row["id"])
+    return [row for row in rows if row["id"] in kept], dropped
+
+
+def summary(rows: list[dict]) -> dict[str, dict]:
+    """Return clips, minutes and clips by speaker for each split."""
+    table = {}
+    for split in SPLITS:
+        part = [row for row in rows if row["split"] == split]
+        speakers = Counter(row["speaker"] for row in part)
+        minutes = sum(row["duration"] for row in part) / 60
+        table[split] = {"clips": len(part), "minutes": round(minutes, 2), "speakers": dict(speakers.most_common())}
+    return table
+
+
+def fingerprint(rows: list[dict]) -> str:
+    """Return the SHA-256 over id, text and sound of all rows."""
+    digest = sha256()
+    for row in sorted(rows, key=lambda row: row["id"]):
+        for part in (row["id"].encode(), row["text"].encode(), row["audio"]["bytes"]):
+            digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()

@@ -1,0 +1,240 @@
+"""Packages: finding a corpus's files on this machine, in an archive, or in the distribution's package."""
+
+import errno
+import json
+import shutil
+import subprocess
+import time
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock
+from tqdm import tqdm
+
+from .archives import deb_fields, file_hash, is_archive, unpack
+from .presets import cache_dir
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A package as we tested it: version, SHA-256 and size in bytes of Debian's .deb."""
+
+    version: str
+    sha256: str
+    size: int
+
+
+PACKAGES: dict[str, dict[str, Tested]] = {
+    "fillets": {
+        "fillets-ng-data": Tested("1.0.1-1.1", "25de89afd8b1adf7bcace8290248a6a22c89cd42300317e69000e162c032cf84", 70_633_484),
+        "fillets-ng-data-cs": Tested("1.0.1-1.1", "3ecef99b9456f1c80c9625c6f2418642b52d58e7167a46bad7a412db17991b14", 39_042_172),
+        "fillets-ng-data-nl": Tested("1.0.1-1.1", "afb4443fda9ab507dee578b75be857d121718a1cd6017a474f30e0eb13dc9d10", 32_593_580),
+    },
+    "stamps": {
+        "tuxpaint-stamps-default": Tested("2022.06.04-1", "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34", 160_880_444),
+    },
+}  # fmt: skip
+INSTALLED = {"fillets": Path("/usr/share/games/fillets-ng"), "stamps": Path("/usr/share/tuxpaint/stamps")}
+NEEDED = {"fillets": ("script", "sound"), "stamps": ("animals",)}  # folders by which the data is known
+SPOKEN = {"fillets": "sound/*/{}/*.ogg", "stamps": "**/*_desc_{}.ogg"}  # a file of a language
+KEPT_FILES = (".lua", ".ogg", ".txt")  # pictures, fonts and music stay packed
+
+
+@dataclass(frozen=True)
+class Package:
+    """Where a corpus's files are, where they came from, and package or archive -> version, sha256, tested."""
+
+    folder: Path | None
+    source: str
+    versions: dict[str, dict] = field(default_factory=dict)
+
+
+def download_size(corpus: str) -> int:
+    """Return the bytes that have to be downloaded for a corpus, if its packages are not installed (toy: 0)."""
+    return sum(package.size for package in PACKAGES.get(corpus, {}).values())
+
+
+def find_package(corpus: str, source: str | Path | None = None, language: str | None = None) -> Package:
+    """Return the files of a corpus: from `source`, else installed, else unpacked before, else by apt-get download.
+
+    source: the data's folder, a .deb, a folder with several, a .tar.* or a .zip. language: only data that has
+    sound in it will do. Raises FileNotFoundError, ValueError (damaged or unexpected archive) or OSError (no
+    apt-get, package not known, no network, full disk), each with what to do.
+    """
+    if source is not None:
+        return _from_source(corpus, Path(source).expanduser(), language)
+    if found := find_data(corpus, INSTALLED[corpus], language):
+        return Package(found, "installed package", _installed_versions(corpus))
+    store = cache_dir() / "packages"
+    for folder in sorted(store.glob(f"{corpus}-*")):
+        if (folder / "package.json").is_file() and (found := find_data(corpus, folder, language)):
+            return _recorded(folder, found)
+    store.mkdir(parents=True, exist_ok=True)
+    with disk_errors(store), FileLock(store / f"{corpus}.lock"):
+        downloads = store / f"{corpus}.download"
+        shutil.rmtree(downloads, ignore_errors=True)
+        downloads.mkdir()
+        try:
+            return _unpacked(corpus, apt_download(corpus, downloads), language, "apt-get download")
+        finally:
+            shutil.rmtree(downloads, ignore_errors=True)
+
+
+def find_data(corpus: str, folder: Path, language: str | None) -> Path | None:
+    """Return the corpus's folder at or below `folder`, if it is complete and has sound in the language."""
+    if not folder.is_dir():
+        return None
+    marks = (folder / NEEDED[corpus][0], *sorted(folder.rglob(NEEDED[corpus][0])))
+    for place in dict.fromkeys(mark.parent for mark in marks if mark.is_dir()):
+        if all((place / name).is_dir() for name in NEEDED[corpus]) and any(place.glob(SPOKEN[corpus].format(language or "*"))):
+            return place
+    return None
+
+
+def _from_source(corpus: str, source: Path, language: str | None) -> Package:
+    if not source.exists():
+        raise FileNotFoundError(f"no file or folder {source} (given as source of {corpus})")
+    if source.is_dir() and not (debs := sorted(source.glob("*.deb"))):
+        if found := find_data(corpus, source, language):
+            return Package(found, "folder")
+        raise FileNotFoundError(_incomplete(corpus, str(source), language))
+    if source.is_dir():
+        archives = [deb for deb in debs if deb_fields(deb).get("Package") in PACKAGES[corpus]]
+        if not archives:
+            raise FileNotFoundError(f"{source} has none of the packages {', '.join(PACKAGES[corpus])}")
+    elif is_archive(source):
+        archives = [source]
+    else:
+        raise ValueError(f"{source.name} is not an archive that can be read: give a folder, .deb, .tar.gz or .zip")
+    store = cache_dir() / "packages"
+    store.mkdir(parents=True, exist_ok=True)
+    with disk_errors(store), FileLock(store / f"{corpus}.lock"):
+        return _unpacked(corpus, archives, language, "archive")
+
+
+def _incomplete(corpus: str, place: str, language: str | None) -> str:
+    sound = f" with sound in {language!r}" if language else ""
+    return (f"{place} has no {corpus} data{sound} (looked for the folders {' and '.join(NEEDED[corpus])} and for "
+            f"{SPOKEN[corpus].format(language or 'LL')}): it comes with {', '.join(PACKAGES[corpus])}")  # fmt: skip
+
+
+def _unpacked(corpus: str, archives: list[Path], language: str | None, source: str) -> Package:
+    """Unpack archives into packages/<corpus>-<hash>, by renaming a complete folder into place."""
+    versions = {}
+    for path in archives:
+        name, about = describe(corpus, path, trusted=source == "apt-get download")
+        versions[name] = about
+    key = "-".join(sorted(about["sha256"][:8] for about in versions.values()))
+    folder = cache_dir() / "packages" / f"{corpus}-{key}"
+    if not (folder / "package.json").is_file():
+        partial = folder.with_name(f"{corpus}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        for path in tqdm(archives, f"unpacking {corpus}", unit=" archives"):
+            unpack(path, partial, lambda name: name.endswith(KEPT_FILES))
+        if not find_data(corpus, partial, language):
+            shutil.rmtree(partial)
+            raise FileNotFoundError(_incomplete(corpus, ", ".join(path.name for path in archives), language))
+        record = {"source": source, "versions": versions}
+        (partial / "package.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    if found := find_data(corpus, folder, language):
+        return _recorded(folder, found)
+    raise FileNotFoundError(_incomplete(corpus, ", ".join(path.name for path in archives), language))
+
+
+def _recorded(folder: Path, found: Path) -> Package:
+    record = json.loads((folder / "package.json").read_text(encoding="utf-8"))
+    return Package(found, record["source"], record["versions"])
+
+
+def describe(corpus: str, path: Path, trusted: bool) -> tuple[str, dict]:
+    """Return an archive's package name (file name if it is no .deb) and its version, sha256 and "tested".
+
+    A version other than the tested one gives a warning. The tested version with other content raises ValueError,
+    unless `trusted`: apt has checked its signature, as for Ubuntu's own build.
+    """
+    digest = file_hash(path)
+    if path.suffix != ".deb":
+        return path.name, {"version": None, "sha256": digest, "tested": False}
+    fields = deb_fields(path)
+    name, version = fields.get("Package", path.name), fields.get("Version")
+    tested = PACKAGES[corpus].get(name)
+    same = tested is not None and version == tested.version
+    if same and digest != tested.sha256:
+        if not trusted:
+            raise ValueError(f"refused {path.name}: it says {name} {version}, but its SHA-256 is {digest}, not "
+                             f"Debian's {tested.sha256}: let apt-get fetch it (give no source), or unpack it "
+                             "yourself and give the folder")  # fmt: skip
+        warnings.warn(f"{name} {version} is another build than the one tested (Debian's): figures may differ", stacklevel=2)
+    elif not same:
+        warnings.warn(f"{name} {version} was not tested{f' ({tested.version} was)' if tested else ''}: figures may differ", stacklevel=2)
+    return name, {"version": version, "sha256": digest, "tested": same and digest == tested.sha256}
+
+
+def _installed_versions(corpus: str) -> dict[str, dict]:
+    command = ["dpkg-query", "-W", "-f", "${Package} ${Version}\n", *PACKAGES[corpus]]
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+    except FileNotFoundError:
+        return {}
+    pairs = [line.split() for line in lines if len(line.split()) == 2]
+    return {name: {"version": version, "sha256": None, "tested": version == PACKAGES[corpus][name].version}
+            for name, version in pairs}  # fmt: skip
+
+
+def apt_download(corpus: str, folder: Path) -> list[Path]:
+    """Fetch the corpus's packages into `folder` by `apt-get download`, which needs no root and checks signatures.
+
+    Raises OSError that says what to do if there is no apt-get, a package is not known, or the network fails.
+    """
+    names = list(PACKAGES[corpus])
+    advice = (f"install {' '.join(names)}, or give the .deb files, an archive or the unpacked folder as source "
+              f"(load_corpus({corpus!r}, ..., source=...))")  # fmt: skip
+    if not shutil.which("apt-get"):
+        raise OSError(f"{corpus} is not on this machine, and there is no apt-get to download it with: {advice}")
+    words = _apt(corpus, folder, "download", *names)
+    if "Unable to locate" in words or "404" in words:  # no lists (a fresh container) or old ones: fetch our own
+        lists = folder / "lists"
+        (lists / "partial").mkdir(parents=True)
+        own = ("-o", f"Dir::State::Lists={lists.resolve()}", "-o", f"Dir::Cache={folder.resolve()}")
+        words = _apt(corpus, folder, *own, "update") or _apt(corpus, folder, *own, "download", *names)
+    found = sorted(folder.glob("*.deb"))
+    if words or len(found) < len(names):
+        hint = ("run `sudo apt-get update` (Ubuntu: with `universe` enabled)" if "Unable to locate" in words
+                else "check the network (and the disk) and run it again")  # fmt: skip
+        raise OSError(f"apt-get could not fetch {' '.join(names)} ({words or 'no reason given'}): {hint}; or {advice}")
+    return found
+
+
+def _apt(corpus: str, folder: Path, *arguments: str) -> str:
+    """Run apt-get in `folder` with a progress bar; return "" or its error messages."""
+    log = folder / "log"
+    with open(log, "w") as output:
+        process = subprocess.Popen(["apt-get", "-q", *arguments], cwd=folder, stdout=output, stderr=output)
+        _show_progress(process, corpus, folder)
+    lines = log.read_text(errors="replace").splitlines()
+    errors = [line for line in lines if line.startswith("E:")] or [f"exit status {process.returncode}"]
+    return " / ".join(errors) if process.returncode else ""
+
+
+def _show_progress(process: subprocess.Popen, corpus: str, folder: Path) -> None:
+    with tqdm(total=download_size(corpus), desc=f"downloading {corpus}", unit="B", unit_scale=True) as bar:
+        while process.poll() is None:
+            time.sleep(0.3)
+            bar.update(sum(path.stat().st_size for path in folder.rglob("*.deb") if path.exists()) - bar.n)
+
+
+@contextmanager
+def disk_errors(folder: Path):
+    """Turn a full disk into an error that names the folder and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(errno.ENOSPC, f"no space left under {folder}: free some (1 GB is enough for both corpora), "
+                      "or set LAB_CACHE to a folder on another disk; then run it again") from error  # fmt: skip

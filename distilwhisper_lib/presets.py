@@ -1,0 +1,102 @@
+"""Presets: the one way to scale the course, and the two folders that everything is kept in."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Every setting that differs between a test run and the paper's size; times in seconds, sizes in clips.
+
+    Sources of the defaults: the paper (sections 3 and 4) where it says them, else the authors' release
+    (naver/multilingual-distilwhisper, commit 6faf22a); laptop values are tuned on validation (results/reference).
+    """
+
+    name: str
+    student: str  # hub id, local folder or "tiny"
+    teacher: str | None  # hub id or folder; None: a stand-in is trained from the student
+    corpus: str  # corpus of the first language
+    second_corpus: str  # corpus of the second language and of the retention tests
+    language: str = "cs"
+    second_language: str = "ca"
+    retention: tuple[tuple[str, str], ...] = ()  # (corpus, language): never trained on
+    held_out_lead: str | None = None  # a speaker of the first language that is kept out of training
+    train_clips: int | None = None
+    teacher_clips: int | None = None  # per language, for the stand-in
+    validation_clips: int | None = None
+    test_clips: int | None = None  # per test set of the adapted language
+    retention_clips: int | None = None  # per other language, and for translation
+    epochs: int = 10
+    teacher_epochs: int = 3
+    batch_size: int = 16
+    accumulation: int = 1
+    learning_rates: dict[str, float] = field(default_factory=dict)  # by system name
+    teacher_learning_rate: float = 5e-5
+    warmup_ratio: float = 0.1
+    label_smoothing: float = 0.1
+    margin_seconds: float | None = 3.0  # silence after the longest clip of a batch; None: Whisper's 30 s window
+    max_new_tokens: int = 128
+    eval_batch_size: int = 16
+    top_k: int = 64  # teacher probabilities stored per position
+    gate_budget: float = 0.5
+    validation_wer_every: int | None = None  # epochs between validations by generation; None: at the end only
+    seed: int = 77
+    minutes: str = ""  # how long `make course` takes, and on what
+    memory: str = ""
+
+
+SMOKE = Preset(
+    name="smoke", student="tiny", teacher=None, corpus="toy", second_corpus="toy",
+    retention=(("toy", "nl"), ("toy", "es")),
+    epochs=1, teacher_epochs=1, batch_size=4, eval_batch_size=4, max_new_tokens=8, top_k=8,
+    margin_seconds=0.5, test_clips=4, retention_clips=2, train_clips=8, teacher_clips=8, validation_clips=2,
+    learning_rates={"fine-tuning": 1e-3, "lora": 1e-3, "clsr-ft": 1e-3,
+                    "distilwhisper-released": 1e-3, "distilwhisper": 1e-3},
+    minutes="2 min on 2 cores", memory="1 GB",
+)  # fmt: skip
+
+LAPTOP = Preset(
+    name="laptop", student="openai/whisper-base", teacher=None, corpus="fillets", second_corpus="stamps",
+    retention=(("fillets", "nl"), ("stamps", "es"), ("stamps", "fr"), ("stamps", "ru"), ("stamps", "ro")),
+    epochs=8, batch_size=8, retention_clips=100,
+    learning_rates={"fine-tuning": 5e-5, "lora": 5e-4, "clsr-ft": 3e-4,
+                    "distilwhisper-released": 3e-4, "distilwhisper": 3e-4},
+    minutes="60 min on 2 cores", memory="6 GB",
+)  # fmt: skip
+
+COLAB = Preset(
+    name="colab", student="openai/whisper-small", teacher="openai/whisper-large-v2",
+    corpus="fillets", second_corpus="stamps", retention=LAPTOP.retention,
+    epochs=10, batch_size=8, accumulation=2, margin_seconds=None, max_new_tokens=225,
+    learning_rates=dict.fromkeys(LAPTOP.learning_rates, 1e-4) | {"fine-tuning": 1e-5},
+    minutes="not measured yet", memory="not measured yet",
+)  # fmt: skip
+
+PRESETS = {preset.name: preset for preset in (SMOKE, LAPTOP, COLAB)}
+
+
+def get_preset(name: str | None = None) -> Preset:
+    """Return a preset by name, by default the one that the variable LAB_PRESET names, else `laptop`.
+
+    Raises ValueError for an unknown name; the message lists the known ones.
+    """
+    name = name or os.environ.get("LAB_PRESET") or "laptop"
+    if name == "paper":
+        raise ValueError("preset 'paper' needs Common Voice and FLEURS, which this version does not read yet: "
+                         f"use one of {', '.join(PRESETS)}")  # fmt: skip
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}: set LAB_PRESET to one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def cache_dir() -> Path:
+    """Return the folder for weights, corpora and training runs (variable LAB_CACHE, else `cache/` here)."""
+    return Path(os.environ.get("LAB_CACHE") or REPOSITORY / "cache").expanduser()
+
+
+def results_dir(preset: Preset) -> Path:
+    """Return the folder for tables and pictures (variable LAB_RESULTS, else `results/` here) of one preset."""
+    return Path(os.environ.get("LAB_RESULTS") or REPOSITORY / "results").expanduser() / preset.name

@@ -1,0 +1,59 @@
+"""Text: language codes, the token ids that Whisper is trained on, and normalisers."""
+
+from collections.abc import Callable
+
+from transformers.models.whisper.english_normalizer import BasicTextNormalizer
+from transformers.models.whisper.tokenization_whisper import LANGUAGES as NAMES
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+LANGUAGES: dict[str, str] = dict(NAMES)  # code -> English name, Whisper's languages
+NORMALISERS: dict[str, Callable[[str], str]] = {
+    "none": lambda text: text,
+    "whisper-basic": BasicTextNormalizer(),
+}
+
+
+def language_code(language: str) -> str:
+    """Return Whisper's code of a language given as code or English name ("cs", "Czech" -> "cs").
+
+    Raises ValueError for a language that Whisper does not know.
+    """
+    code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
+    if code not in LANGUAGES:
+        raise ValueError(f"Whisper does not know the language {language!r}: use a code such as 'cs', or a name "
+                         f"such as 'czech'; known codes: {' '.join(sorted(LANGUAGES))}")  # fmt: skip
+    return code
+
+
+def prefix_tokens(tokenizer, language: str, task: str = "transcribe") -> list[int]:
+    """Return the four ids that start the decoder: start, language, task, no timestamps."""
+    words = ("<|startoftranscript|>", f"<|{language_code(language)}|>", f"<|{task}|>", "<|notimestamps|>")
+    ids = tokenizer.convert_tokens_to_ids(list(words))
+    if None in ids or tokenizer.unk_token_id in ids and tokenizer.unk_token_id != ids[0]:
+        raise ValueError(f"the tokenizer lacks one of {words}: task must be 'transcribe' or 'translate'")
+    return ids
+
+
+def encode_labels(tokenizer, text: str, language: str, task: str = "transcribe", limit: int = 448) -> list[int]:
+    """Return the ids that the decoder must predict: language, task, no timestamps, the text, end.
+
+    The start token is not among them: it is the first *input* of the decoder (`decoder_inputs`).
+    Raises ValueError where they would not fit the decoder's `limit` positions.
+    """
+    ids = prefix_tokens(tokenizer, language, task)[1:]
+    ids = ids + tokenizer(text, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+    if len(ids) > limit:
+        raise ValueError(f"label too long: {len(ids)} tokens, the decoder has {limit} positions: {text[:60]!r}…")
+    return ids
+
+
+def decoder_inputs(tokenizer, labels: list[int]) -> list[int]:
+    """Return the decoder's input ids for `labels`: the start token once, then the labels less their last."""
+    return [tokenizer.convert_tokens_to_ids("<|startoftranscript|>"), *labels[:-1]]
+
+
+def normalise(text: str, name: str = "whisper-basic") -> str:
+    """Return `text` as it is scored; `name` is one of NORMALISERS and goes into every result row."""
+    if name not in NORMALISERS:
+        raise ValueError(f"unknown normaliser {name!r}: one of {', '.join(NORMALISERS)}")
+    return " ".join(NORMALISERS[name](text).split())
