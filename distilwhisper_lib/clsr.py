@@ -1,0 +1,273 @@
+"""Conditional language-specific routing (CLSR): an expert and a gate in every feed-forward block of Whisper.
+
+The layers of transformers' Whisper hold `fc1`, `activation_fn` and `fc2`. `attach_experts` moves the three into
+one block, puts that block at `fc1` and leaves `fc2` and `activation_fn` as identities, so that the layer's own
+code runs unchanged. Checkpoints keep Whisper's names: what `save_pretrained` writes is a Whisper.
+
+Source: paper, section 3; Zhang et al., "Share or Not?", ICLR 2021; the authors' release (CLSRFFN).
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+
+from .text import language_code
+
+
+@dataclass(frozen=True)
+class ExpertSettings:
+    """Settings of experts and gates; the defaults are the authors' release."""
+
+    gate_dim: int = 64
+    expert_dropout: float = 0.3  # on the expert's output, in training
+    gate_dropout: float = 0.1  # on the gate's input, in training
+    skip_gate: float = 0.2  # probability that a layer uses the shared block alone for a batch, in training
+    noise: float = 5.0  # alpha at the end of training; it rises linearly from 0
+
+
+class Routing:
+    """What all blocks of one model share: the languages of the current rows, and the noise of the gates."""
+
+    def __init__(self, settings: ExpertSettings):
+        self.settings = settings
+        self.known: list[str] = []
+        self.language: str | list[str | None] | None = None
+        self.noise = 0.0  # alpha now
+
+
+class Gate(nn.Module):
+    """G(h) = w2 · ReLU(W1 h + b1): one logit a token. (B, T, d) -> (B, T, 1)."""
+
+    def __init__(self, d_model: int, settings: ExpertSettings):
+        super().__init__()
+        self.dropout = nn.Dropout(settings.gate_dropout)
+        self.linear1 = nn.Linear(d_model, settings.gate_dim)
+        self.linear2 = nn.Linear(settings.gate_dim, 1, bias=False)
+        nn.init.normal_(self.linear1.weight, std=0.01)
+        nn.init.zeros_(self.linear1.bias)
+        nn.init.zeros_(self.linear2.weight)  # G = 0: the gate starts undecided, and open in evaluation
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        return self.linear2(torch.relu(self.linear1(self.dropout(h))))
+
+
+class FeedForward(nn.Module):
+    """Whisper's own feed-forward block, fc2(activation(fc1(h))). (B, T, d) -> (B, T, d)."""
+
+    def __init__(self, fc1: nn.Module, activation_fn: nn.Module, fc2: nn.Module):
+        super().__init__()
+        self.fc1, self.activation_fn, self.fc2 = fc1, activation_fn, fc2
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation_fn(self.fc1(h)))
+
+
+class ClsrFeedForward(nn.Module):
+    """The shared block, and per language an expert (a copy of it) and a gate that chooses between the two.
+
+    Training: g = sigmoid(G + alpha * eps), eps ~ N(0, 1), and y = g * expert(h) + (1 - g) * shared(h).
+    Evaluation: g = 1 where G >= 0, else 0. `last_gate` (B, T) holds g of the latest call, NaN in rows without
+    an expert; it is None where no row had one.
+    """
+
+    def __init__(self, shared: FeedForward, routing: Routing):
+        super().__init__()
+        self.shared, self.routing = shared, routing
+        self.experts, self.gates = nn.ModuleDict(), nn.ModuleDict()
+        self.last_gate: torch.Tensor | None = None
+        self.register_state_dict_post_hook(_to_whisper_names)
+
+    def add_language(self, language: str) -> None:
+        """Add an expert that equals the shared block, and an undecided gate."""
+        expert = copy.deepcopy(self.shared).requires_grad_(True)
+        weight = expert.fc1.weight
+        self.experts[language] = expert
+        self.gates[language] = Gate(weight.shape[1], self.routing.settings).to(weight).train(self.training)
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        self.last_gate = None
+        language = self.routing.language
+        if language is None:
+            return self.shared(h)
+        if isinstance(language, str):
+            y, self.last_gate = self._mix(h, language)
+            return y
+        return self._mix_rows(h, language)
+
+    def _mix(self, h: torch.Tensor, language: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the routed output (B, T, d) and the gate (B, T) of one language."""
+        settings, shared = self.routing.settings, self.shared(h)
+        logit = self.gates[language](h)  # (B, T, 1)
+        if not self.training:
+            g = logit >= 0
+            return torch.where(g, self.experts[language](h), shared), g.squeeze(-1).to(h.dtype)
+        g = torch.sigmoid(logit + self.routing.noise * torch.randn_like(logit))
+        if torch.rand(()) < settings.skip_gate:
+            return shared, g.squeeze(-1)
+        expert = nn.functional.dropout(self.experts[language](h), settings.expert_dropout)
+        return g * expert + (1 - g) * shared, g.squeeze(-1)
+
+    def _mix_rows(self, h: torch.Tensor, languages: list[str | None]) -> torch.Tensor:
+        """Route each row by its own language; beams of a row follow one another, as `generate` expands them."""
+        beams, rest = divmod(h.shape[0], len(languages))
+        if rest:
+            raise ValueError(f"set_language was given {len(languages)} languages, the batch has {h.shape[0]} rows")
+        rows = [language for language in languages for _ in range(beams)]
+        y = torch.empty_like(h)
+        if any(rows):
+            self.last_gate = torch.full(h.shape[:2], torch.nan, dtype=h.dtype, device=h.device)
+        for language in dict.fromkeys(rows):
+            index = torch.tensor([i for i, row in enumerate(rows) if row == language], device=h.device)
+            if language is None:
+                mixed = self.shared(h[index])
+            else:
+                mixed, g = self._mix(h[index], language)
+                self.last_gate = self.last_gate.index_copy(0, index, g.to(h.dtype))
+            y = y.index_copy(0, index, mixed.to(h.dtype))
+        return y
+
+
+def _to_whisper_names(block, state: dict, prefix: str, _) -> None:
+    """Give the shared block's tensors the names that they have in a plain Whisper."""
+    for key in [key for key in state if key.startswith(f"{prefix}shared.")]:
+        state[prefix.removesuffix("fc1.") + key.removeprefix(f"{prefix}shared.")] = state.pop(key)
+
+
+def _from_whisper_names(layer, state: dict, prefix: str, *_) -> None:
+    """The inverse of `_to_whisper_names`, before a layer's state is loaded: its `fc1` never sees names in `fc2`."""
+    for name, _ in layer.fc1.shared.named_parameters():
+        if prefix + name in state:
+            state[f"{prefix}fc1.shared.{name}"] = state.pop(prefix + name)
+
+
+def whisper_layers(model) -> Iterator[tuple[str, int, nn.Module]]:
+    """Yield (stack, index, layer): "encoder" layers first, then "decoder"; looks through a PEFT wrapper."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for stack in ("encoder", "decoder"):
+        for index, layer in enumerate(getattr(base.model, stack).layers):
+            yield stack, index, layer
+
+
+def clsr_blocks(model) -> list[ClsrFeedForward]:
+    """Return the model's CLSR blocks, encoder first; an empty list where no experts are attached."""
+    return [layer.fc1 for _, _, layer in whisper_layers(model) if isinstance(layer.fc1, ClsrFeedForward)]
+
+
+def attach_experts(model, languages: list[str], settings: ExpertSettings | None = None):
+    """Freeze `model` and give every feed-forward block an expert and a gate per language, in place.
+
+    languages: codes or English names; a language attached before keeps its experts. Until they are trained the
+    outputs stay exactly the same. No language is set afterwards: see `set_language`.
+    Returns the model. Raises ValueError for an unknown language, a model that is not a Whisper, or activation
+    dropout (it would act in the wrong place).
+    """
+    codes = [language_code(language) for language in ([languages] if isinstance(languages, str) else languages)]
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if getattr(getattr(base, "config", None), "model_type", None) != "whisper":
+        raise ValueError(f"experts go into a Whisper; this is a {type(base).__name__}")
+    if base.config.activation_dropout:
+        raise ValueError("experts need config.activation_dropout = 0: set it before attach_experts")
+    if not clsr_blocks(model):
+        _insert_blocks(model, Routing(settings or ExpertSettings()))
+    routing = _routing(model)
+    if settings not in (None, routing.settings):
+        raise ValueError(f"experts are attached with {asdict(routing.settings)}; detach them to change settings")
+    for code in [code for code in dict.fromkeys(codes) if code not in routing.known]:
+        for block in clsr_blocks(model):
+            block.add_language(code)
+        routing.known.append(code)
+    return model
+
+
+def _insert_blocks(model, routing: Routing) -> None:
+    model.requires_grad_(False)
+    for _, _, layer in whisper_layers(model):
+        block = ClsrFeedForward(FeedForward(layer.fc1, layer.activation_fn, layer.fc2), routing)
+        block.loading = layer.register_load_state_dict_pre_hook(_from_whisper_names)
+        layer.fc1, layer.activation_fn, layer.fc2 = block.train(layer.training), nn.Identity(), nn.Identity()
+
+
+def detach_experts(model):
+    """Take experts and gates out again, in place: the plain model, still frozen. Returns the model."""
+    for _, _, layer in whisper_layers(model):
+        if isinstance(layer.fc1, ClsrFeedForward):
+            shared = layer.fc1.shared
+            layer.fc1.loading.remove()
+            layer.fc1, layer.activation_fn, layer.fc2 = shared.fc1, shared.activation_fn, shared.fc2
+    return model
+
+
+def _routing(model) -> Routing:
+    blocks = clsr_blocks(model)
+    if not blocks:
+        raise ValueError("no experts are attached: call attach_experts(model, [...]) or load_experts first")
+    return blocks[0].routing
+
+
+def expert_languages(model) -> list[str]:
+    """Return the codes of the languages that have experts, in the order in which they were attached."""
+    return list(_routing(model).known) if clsr_blocks(model) else []
+
+
+def set_language(model, language: str | list[str | None] | None) -> None:
+    """Choose the experts: one language, a list with one entry per row of the batch, or None for plain Whisper.
+
+    Raises ValueError for a language without experts (the message lists those that have some). None is always
+    allowed, also on a model without experts.
+    """
+    if language is None and not clsr_blocks(model):
+        return
+    routing = _routing(model)
+    rows = language if isinstance(language, (list, tuple)) else [language]
+    codes = [None if row is None else language_code(row) for row in rows]
+    unknown = sorted({code for code in codes if code is not None and code not in routing.known})
+    if unknown or not codes:
+        raise ValueError(f"no experts for {', '.join(unknown) or 'an empty list'}: "
+                         f"this model has {', '.join(routing.known) or 'none'}")  # fmt: skip
+    routing.language = codes if isinstance(language, (list, tuple)) else codes[0]
+
+
+def get_language(model) -> str | list[str | None] | None:
+    """Return what `set_language` was given last, as codes; None on a model without experts."""
+    return _routing(model).language if clsr_blocks(model) else None
+
+
+@contextmanager
+def use_language(model, language: str | list[str | None] | None):
+    """Set the language inside a `with` block, and what was set before afterwards, also after an error."""
+    before = get_language(model)
+    set_language(model, language)
+    try:
+        yield model
+    finally:
+        set_language(model, before)
+
+
+def set_noise(model, alpha: float) -> None:
+    """Set alpha, the strength of the gates' training noise."""
+    _routing(model).noise = alpha
+
+
+def last_gates(model) -> dict[str, list[torch.Tensor]]:
+    """Return g of the latest forward pass: {"encoder": [(B, S) per layer], "decoder": [(B, T) per layer]}."""
+    found = {"encoder": [], "decoder": []}
+    for stack, _, layer in whisper_layers(model):
+        if isinstance(layer.fc1, ClsrFeedForward) and layer.fc1.last_gate is not None:
+            found[stack].append(layer.fc1.last_gate)
+    return found
+
+
+def expert_parameters(model, language: str | None = None) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield (name, parameter) of experts and gates, of one language or of all; names without the layer's path."""
+    for stack, index, layer in whisper_layers(model):
+        if not isinstance(layer.fc1, ClsrFeedForward):
+            continue
+        for kind in ("experts", "gates"):
+            for code, module in getattr(layer.fc1, kind).items():
+                if language in (None, code):
+                    for name, parameter in module.named_parameters():
+                        yield f"{stack}.{index}.{kind}.{code}.{name}", parameter
