@@ -1,0 +1,100 @@
+"""The comparison: scores of every system on every test, with intervals, and the tables in results/<preset>."""
+
+import pandas as pd
+
+from .corpora import corpus_report
+from .lab import Lab
+from .record import file_sha256, run_record, write_json
+from .scoring import count_errors, paired_difference, summarise, translation_scores
+from .systems import SYSTEMS, TRAINED, get_system
+from .testsets import DOMAINS
+
+NORMALISER = "whisper-basic"
+NOT_COMPARED = ("validation", "second-language")  # for tuning; scored for the systems that learned the language
+
+
+def counts(lab: Lab, system: str, key: str, experts: bool = True, **changes) -> pd.DataFrame:
+    """Return one row per utterance: id, speaker, duration, text, prediction, and the columns of `count_errors`."""
+    test = lab.test_set(key)
+    table = lab.transcribe(system, key, experts, **changes)
+    rows = lab.test_rows(key).remove_columns("audio").to_pandas().set_index("id").loc[table["id"]].reset_index()
+    table = rows[["id", "speaker", "duration"]].assign(text=rows[test.text_column], prediction=table["prediction"])
+    return table.join(count_errors(list(table["text"]), list(table["prediction"]), NORMALISER))
+
+
+def score(lab: Lab, system: str, key: str, experts: bool = True, **changes) -> dict:
+    """Return one row of comparison.csv; WER and the like for transcription, BLEU and chrF for translation."""
+    test = lab.test_set(key)
+    row = {"system": system, "language": test.language, "test_set": test.name, "task": test.task,
+           "experts": ("on" if experts else "off") if get_system(system).trains == "experts" else "",
+           "seed": changes.get("seed", lab.preset.seed)}  # fmt: skip
+    table = counts(lab, system, key, experts, **changes)
+    if test.task == "translate":
+        return row | {"n": len(table), "loops": 100 * table["loop"].mean()} | translation_scores(
+            list(table["text"]), list(table["prediction"]))  # fmt: skip
+    return row | summarise(table) | {"normaliser": NORMALISER}
+
+
+def plan(lab: Lab) -> list[dict]:
+    """Return what the comparison scores, in order: arguments of `score`."""
+    main, jobs = lab.preset.language, []
+    for system, kind in SYSTEMS.items():
+        for key, test in lab.test_sets.items():
+            if test.name in NOT_COMPARED:
+                continue
+            if test.language == main and test.task == "transcribe":
+                jobs.append({"system": system, "key": key})
+            else:
+                jobs.append({"system": system, "key": key, "experts": kind.trains != "experts"})
+    second = f"{lab.preset.second_language}/second-language"
+    jobs += [{"system": system, "key": second} for system in ("student", "teacher")]
+    return jobs + [{"system": "distilwhisper", "key": second, "language": lab.preset.second_language}]
+
+
+def compare(lab: Lab) -> pd.DataFrame:
+    """Score the whole plan and write comparison.csv, paired.csv and run.json; returns the comparison."""
+    table = pd.DataFrame([score(lab, **job) for job in plan(lab)])
+    lab.results.mkdir(parents=True, exist_ok=True)
+    table.round(3).to_csv(lab.results / "comparison.csv", index=False)
+    paired(lab).round(3).to_csv(lab.results / "paired.csv", index=False)
+    write_record(lab)
+    return table
+
+
+def paired(lab: Lab, against: tuple[str, ...] = ("student", "fine-tuning", "lora", "clsr-ft"),
+           first: str = "distilwhisper") -> pd.DataFrame:  # fmt: skip
+    """Return WER differences first - other in both domains, with paired 95 % intervals; negative: first is better."""
+    rows = []
+    for name in [test.name for test in lab.test_sets.values() if test.name in DOMAINS]:
+        key = f"{lab.preset.language}/{name}"
+        for other in against:
+            difference = paired_difference(counts(lab, first, key), counts(lab, other, key))
+            rows.append({"first": first, "other": other, "test_set": name} | difference)
+    return pd.DataFrame(rows)
+
+
+def write_record(lab: Lab) -> None:
+    """Write run.json and the predictions (ids and predictions only, no text of the corpora) beside the tables."""
+    p = lab.preset
+    languages = {(test.corpus, test.language) for test in lab.test_sets.values()}
+    data = {f"{corpus}/{language}": corpus_report(corpus, language)["fingerprint"]
+            for corpus, language in sorted(languages)}  # fmt: skip
+    models = {"student": p.student, "teacher": p.teacher or lab.train_teacher().name}
+    for system in TRAINED:
+        folder = lab.train(system)
+        models[system] = {path.name: file_sha256(path) for path in sorted((folder / "model").glob("*.safetensors"))}
+    write_json(lab.results / "run.json", run_record(p, lab.folder, data, models))
+
+
+def main_table(table: pd.DataFrame, language: str) -> pd.DataFrame:
+    """Return the paper's table in miniature: a row per system, WER with interval and CER, by test."""
+    wide = {}
+    for name in [name for name in DOMAINS if name in set(table["test_set"])]:
+        rows = table[(table["language"] == language) & (table["test_set"] == name)].set_index("system")
+        wide[f"{name} WER"] = rows.apply(lambda r: f"{r.wer:.1f} [{r.wer_low:.1f}, {r.wer_high:.1f}]", axis=1)
+        wide[f"{name} CER"] = rows["cer"].map("{:.1f}".format)
+        wide[f"{name} loops %"] = rows["loops"].map("{:.1f}".format)
+    kept = table[table["test_set"] == "retention"].groupby("system")["wer"].mean()
+    wide["other languages WER"] = kept.map("{:.1f}".format)
+    frame = pd.DataFrame(wide).reindex([name for name in SYSTEMS if name in wide["in-domain WER"].index])
+    return frame.rename(index={name: SYSTEMS[name].label for name in frame.index})

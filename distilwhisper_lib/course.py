@@ -1,0 +1,168 @@
+"""`python -m distilwhisper_lib.course`: weights, speech, every notebook in order, then the main table.
+
+What exists is reused: a notebook that has run with its present source is skipped, and inside a notebook every
+training, teacher and evaluation goes on where it was stopped.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbconvert import HTMLExporter
+
+from .comparison import main_table
+from .corpora import load_corpus
+from .lab import Lab
+from .packages import download_size
+from .presets import REPOSITORY, cache_dir
+from .record import write_json
+from .weights import load_processor, load_whisper
+
+NOTEBOOKS = REPOSITORY / "notebooks"
+DISK_GB = 4.0  # corpora, weights and trained systems at the laptop preset
+
+
+class Runner(NotebookClient):
+    """Runs a notebook and shows, on the terminal, the progress bar of what runs in it."""
+
+    def output(self, outs, msg, display_id, cell_index):
+        """Pass progress bars on to the terminal, as one line that is written over."""
+        content = msg["content"]
+        if msg["msg_type"] == "stream" and content["name"] == "stderr" and "\r" in content["text"]:
+            line = content["text"].rstrip().rsplit("\r", 1)[-1]
+            print(f"\r  {line[:110]:<110}", end="", file=sys.stderr, flush=True)
+        return super().output(outs, msg, display_id, cell_index)
+
+
+def course_notebooks() -> list[Path]:
+    """Return the notebooks in the order of the course."""
+    return sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+
+
+def prepare(lab: Lab) -> None:
+    """Fetch and prepare weights and speech, with the terminal's own progress bars."""
+    load_whisper(lab.preset.student)
+    load_processor(lab.preset.student)
+    for test in lab.test_sets.values():
+        load_corpus(test.corpus, test.language)
+
+
+def announce(lab: Lab) -> None:
+    """Say what will be downloaded, how long it takes and what it needs; raises OSError where the disk is too full."""
+    p = lab.preset
+    corpora = {p.corpus, p.second_corpus}
+    megabytes = sum(download_size(corpus) for corpus in corpora) / 1e6
+    print(f"preset {p.name}: about {p.minutes}, {p.memory} of memory")
+    print(f"downloads, where not here yet: speech {megabytes:.0f} MB ({', '.join(sorted(corpora))}), "
+          f"weights of {p.student}" + (f" and {p.teacher}" if p.teacher else ""))  # fmt: skip
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    free, needed = shutil.disk_usage(cache_dir()).free / 1e9, 0.2 if p.student == "tiny" else DISK_GB
+    print(f"disk: about {needed:.1f} GB in {cache_dir()} ({free:.0f} GB free)", flush=True)
+    if free < needed:
+        raise OSError(f"{cache_dir()} has {free:.1f} GB free, the course needs about {needed:.1f} GB: "
+                      "free some, or set LAB_CACHE to a folder on another disk")  # fmt: skip
+
+
+def run_notebook(path: Path, folder: Path) -> bool:
+    """Execute one notebook into `folder`; returns False where a copy that has run with this source is there.
+
+    Raises CellExecutionError after the notebook, with the error in it, is written as <name>.failed.ipynb.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    source = hashlib.sha256("\0".join(cell.source for cell in notebook.cells).encode()).hexdigest()
+    done = folder / path.name
+    if done.exists() and nbformat.read(done, as_version=4).metadata.get("lab", {}).get("source") == source:
+        return False
+    try:
+        Runner(notebook, timeout=None, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
+    except CellExecutionError:
+        nbformat.write(notebook, done.with_suffix(".failed.ipynb"))
+        raise
+    notebook.metadata["lab"] = {"source": source}
+    nbformat.write(notebook, done)
+    done.with_suffix(".failed.ipynb").unlink(missing_ok=True)
+    return True
+
+
+def run_course(lab: Lab, only: list[str] | None = None) -> None:
+    """Run the notebooks (those whose number is in `only`, or all), and print the time left after each."""
+    folder = lab.results / "notebooks"
+    folder.mkdir(parents=True, exist_ok=True)
+    expected = _expected(lab)
+    paths = [path for path in course_notebooks() if not only or path.name.split("_")[0] in only]
+    began, spent, planned = time.perf_counter(), {}, 0.0
+    for number, path in enumerate(paths, 1):
+        left = sum(expected.get(later.stem, 0) for later in paths[number - 1 :])
+        pace = (time.perf_counter() - began) / planned if planned > 30 else 1.0
+        print(f"[{number}/{len(paths)}] {path.stem}" + (f", about {left * pace / 60:.0f} min left" if left else ""),
+              flush=True)  # fmt: skip
+        start = time.perf_counter()
+        if run_notebook(path, folder):
+            spent[path.stem] = round(time.perf_counter() - start, 1)
+            planned += expected.get(path.stem, 0)
+            print(f"\r  done in {spent[path.stem] / 60:.1f} min {'':<100}", flush=True)
+            write_json(lab.results / "timing.json", json.loads(_read(lab.results / "timing.json")) | spent)
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else "{}"
+
+
+def _expected(lab: Lab) -> dict[str, float]:
+    """Return the seconds that each notebook took: here before, or else in the reference run."""
+    reference = REPOSITORY / "results" / "reference" / lab.preset.name / "timing.json"
+    return json.loads(_read(reference)) | json.loads(_read(lab.results / "timing.json"))
+
+
+def write_report(lab: Lab) -> Path:
+    """Write the comparison notebook, as it ran, as one HTML page; returns its path."""
+    notebook = nbformat.read(lab.results / "notebooks" / course_notebooks()[-1].name, as_version=4)
+    page, _ = HTMLExporter(exclude_input=True).from_notebook_node(notebook)
+    path = lab.results / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def finish(lab: Lab) -> None:
+    """Write the report, print the main table and where everything is."""
+    report = write_report(lab)
+    table = pd.read_csv(lab.results / "comparison.csv")
+    with pd.option_context("display.width", 200, "display.max_columns", 20):
+        print(f"\n{main_table(table, lab.preset.language)}\n")
+    print(f"WER and CER in %, 95 % bootstrap intervals in brackets; normaliser {table['normaliser'].dropna().iloc[0]}")
+    for name, path in (
+        ("report", report),
+        ("notebooks", lab.results / "notebooks"),
+        ("tables", f"{lab.results / 'comparison.csv'} {lab.results / 'paired.csv'}"),
+        ("pictures", lab.results / "figures"),
+        ("record", lab.results / "run.json"),
+    ):
+        print(f"{name + ':':<11}{path}")
+
+
+def main() -> None:
+    """Run the course from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", help="smoke, laptop or colab (default: the variable LAB_PRESET, else laptop)")
+    parser.add_argument("--only", nargs="*", help="numbers of notebooks to run, such as 00 01")
+    arguments = parser.parse_args()
+    lab = Lab(arguments.preset)
+    os.environ["LAB_PRESET"] = lab.preset.name  # the notebooks' kernels open the same one
+    announce(lab)
+    prepare(lab)
+    run_course(lab, arguments.only)
+    if not arguments.only:
+        finish(lab)
+
+
+if __name__ == "__main__":
+    main()

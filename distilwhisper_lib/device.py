@@ -1,0 +1,72 @@
+"""Which device and which precision a run uses, and what the machine is."""
+
+import contextlib
+import os
+import platform
+import resource
+import sys
+
+import torch
+
+
+def pick_device() -> torch.device:
+    """Return the GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_of(model) -> torch.device:
+    """Return the device of a model's first parameter."""
+    return next(model.parameters()).device
+
+
+def mixed_precision(device: torch.device) -> str:
+    """Return "bf16" where the hardware computes in it, "fp16" on older GPUs (T4), else "no".
+
+    The variable LAB_PRECISION overrides it. A T4 reports bf16 by emulation, so its compute capability decides.
+    """
+    forced = os.environ.get("LAB_PRECISION")
+    if forced:
+        if forced not in ("bf16", "fp16", "no"):
+            raise ValueError(f"LAB_PRECISION is {forced!r}: use bf16, fp16 or no")
+        return forced
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "no"
+
+
+def autocast(device: torch.device):
+    """Return the context in which forward passes run: autocast to `mixed_precision`, or nothing."""
+    precision = mixed_precision(device)
+    if precision == "no":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Return the peak so far: of this process (resident set) on a CPU, of torch's allocator on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def describe_machine() -> dict:
+    """Return processor, cores, GPU and precision, without any name of the machine or its user."""
+    device = pick_device()
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "precision": mixed_precision(device),
+        "system": platform.system(),
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,58 @@
+"""Greedy transcription of a test set by `generate`, the same for every system; a stopped run goes on."""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from .batches import Clips, Collator, length_batches
+from .device import autocast, device_of
+from .presets import Preset
+from .weights import use_window
+
+
+@torch.no_grad()
+def transcribe(model, clips: Clips, collator: Collator, preset: Preset, path: Path, language: str,
+               task: str = "transcribe", label: str = "transcribe") -> pd.DataFrame:  # fmt: skip
+    """Transcribe `clips` and keep the predictions in the table `path`: columns id, prediction.
+
+    The table is written after each batch, whole batches only, so that a second call computes the rest of the
+    same batches. Decoding is greedy, without timestamps or fallback, at most preset.max_new_tokens tokens.
+    """
+    done = _read(path)
+    model.eval()
+    batches = length_batches(clips.durations, preset.eval_batch_size)
+    for indices in tqdm(batches, desc=label, unit="batch", disable=len(done) == len(clips)):
+        if clips.ids[indices[0]] in done:
+            continue
+        batch = collator([clips[i] for i in indices])
+        texts = generate_batch(model, collator.tokenizer, batch["input_features"], language, task, preset)
+        done |= dict(zip(batch["ids"], texts, strict=True))
+        _write(path, done)
+    return pd.DataFrame({"id": clips.ids, "prediction": [done[i] for i in clips.ids]})
+
+
+def generate_batch(model, tokenizer, features: torch.Tensor, language: str, task: str, preset: Preset) -> list[str]:
+    """Return the greedy texts of log-mel features (B, 80, F) in a window of F frames."""
+    device = device_of(model)
+    with use_window(model, features.shape[-1]), autocast(device):
+        ids = model.generate(input_features=features.to(device), language=language, task=task, do_sample=False,
+                             num_beams=1, max_new_tokens=preset.max_new_tokens, use_cache=True)  # fmt: skip
+    return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+def _read(path: Path) -> dict[str, str]:
+    if not path.exists():
+        return {}
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return dict(zip(table["id"], table["prediction"], strict=True))
+
+
+def _write(path: Path, predictions: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    table = pd.DataFrame({"id": list(predictions), "prediction": list(predictions.values())})
+    table.to_csv(part, index=False)
+    os.replace(part, path)

@@ -1,0 +1,219 @@
+"""The laboratory that the notebooks work in: data, models, training and scores by name, everything kept once."""
+
+import json
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from .batches import Clips, Collator, JoinedClips
+from .clsr import clsr_blocks, set_language
+from .corpora import held_out_lead, load_corpus, select
+from .device import describe_machine, pick_device
+from .evaluate import transcribe
+from .presets import Preset, cache_dir, get_preset, results_dir
+from .record import short_hash, timed_step
+from .storage import load_experts
+from .systems import get_system, load_trained
+from .teacher import TeacherOutputs, compute_teacher
+from .testsets import CHANGES, TestSet, corpus_of, test_sets
+from .train import Objective, train_system
+from .weights import load_processor, load_whisper
+
+
+class Lab:
+    """Everything at one preset. What is asked for twice is computed once and kept under `folder`.
+
+    A name on disk holds a hash of all that the content depends on: with another setting it is computed anew.
+    """
+
+    def __init__(self, preset: str | Preset | None = None, **changes):
+        base = preset if isinstance(preset, Preset) else get_preset(preset)
+        self.preset: Preset = replace(base, **changes)
+        self.device: torch.device = pick_device()
+        self.folder: Path = cache_dir() / "runs" / self.preset.name
+        self.results: Path = results_dir(self.preset)
+        self.test_sets: dict[str, TestSet] = test_sets(self.preset)
+        self._clips: dict[str, Clips] = {}
+        self._held: tuple | None = None  # (name, model) used last
+
+    # ---- data
+
+    @cached_property
+    def processor(self):
+        """The student's tokenizer and feature extractor."""
+        return load_processor(self.preset.student)
+
+    @cached_property
+    def collator(self) -> Collator:
+        """The collator, with the preset's window."""
+        return Collator(self.processor.tokenizer, self.preset.margin_seconds)
+
+    def rows(self, split: str, language: str | None = None, limit: int | None = None):
+        """Return a split ("teacher", "train", "validation", "test", "test-other") as a Dataset."""
+        language = language or self.preset.language
+        return select(self._dataset(corpus_of(self.preset, language), language), split, limit)
+
+    def _dataset(self, corpus: str, language: str):
+        """Return a corpus; where a lead is held out, without it in training and with only it in the test."""
+        dataset, lead = load_corpus(corpus, language), self.preset.held_out_lead
+        return held_out_lead(dataset, lead) if lead and language == self.preset.language else dataset
+
+    def clips(self, split: str, language: str | None = None, limit: int | None = None) -> Clips:
+        """Return the same as items for the collator, labelled with the language's own token."""
+        language = language or self.preset.language
+        key = f"{language}/{split}/{limit}"
+        if key not in self._clips:
+            self._clips[key] = Clips(self.rows(split, language, limit), self.processor, language)
+        return self._clips[key]
+
+    def test_set(self, key: str) -> TestSet:
+        """Return a test by its key; raises ValueError with the known keys."""
+        if key not in self.test_sets:
+            raise ValueError(f"unknown test set {key!r}: one of {', '.join(self.test_sets)}")
+        return self.test_sets[key]
+
+    def test_rows(self, key: str):
+        """Return the rows of a test set as a Dataset."""
+        test = self.test_set(key)
+        if test.held_out_lead:
+            return select(self._dataset(test.corpus, test.language), test.split, test.limit)
+        dataset, lead = load_corpus(test.corpus, test.language), self.preset.held_out_lead
+        seen = [i for i, speaker in enumerate(dataset["speaker"][:]) if speaker != lead]
+        return select(dataset.select(seen) if lead else dataset, test.split, test.limit)
+
+    def test_clips(self, key: str) -> Clips:
+        """Return a test set as items for the collator, its sound changed where the test says so."""
+        test = self.test_set(key)
+        return Clips(self.test_rows(key), self.processor, test.language, test.task, test.text_column,
+                     CHANGES.get(test.change))  # fmt: skip
+
+    # ---- models and training
+
+    def student(self):
+        """Return a fresh copy of the student."""
+        return load_whisper(self.preset.student).to(self.device)
+
+    def teacher(self):
+        """Return the teacher: the preset's own, or the stand-in, which is trained here at the first call."""
+        name = self.preset.teacher or str(self.train_teacher() / "model")
+        return load_whisper(name).to(self.device)
+
+    def train_teacher(self) -> Path:
+        """Fine-tune the stand-in on the split "teacher" of both languages, which no other system sees."""
+        p = self.preset
+        clips = JoinedClips([self.clips("teacher", code, p.teacher_clips) for code in (p.language, p.second_language)])
+        objective = Objective(p.label_smoothing, budget=None)
+        return self._train("teacher", clips, objective, p.language, p.teacher_learning_rate, p.teacher_epochs, p.seed)
+
+    def teacher_outputs(self, language: str | None = None) -> TeacherOutputs:
+        """Return the teacher's stored top k on the training clips, computed at the first call."""
+        language = language or self.preset.language
+        clips = self.clips("train", language, self.preset.train_clips)
+        source = self.preset.teacher or self.train_teacher().name
+        folder = self.folder / "teacher-outputs" / f"{language}-{short_hash([source, clips.ids, self.preset.top_k])}"
+        if (folder / "complete").exists():
+            return TeacherOutputs(folder)
+        with timed_step(self.folder, f"teacher outputs {language}"):
+            outputs = compute_teacher(self.teacher(), clips, self.collator, folder, self.preset.top_k,
+                                      self.preset.eval_batch_size)  # fmt: skip
+        (folder / "complete").touch()
+        return outputs
+
+    def train(self, system: str, language: str | None = None, **changes) -> Path:
+        """Train a system on a language, or return the folder of the run that exists.
+
+        changes: learning_rate, epochs, seed, or any field of `Objective` (label_smoothing, budget, per_stack,
+        divergence), instead of the preset's value.
+        """
+        p, kind, language = self.preset, get_system(system), language or self.preset.language
+        rate = changes.pop("learning_rate", None) or p.learning_rates[system]
+        epochs, seed = changes.pop("epochs", p.epochs), changes.pop("seed", p.seed)
+        settings = {"label_smoothing": p.label_smoothing, "budget": p.gate_budget,
+                    "per_stack": kind.budget_per_stack} | changes  # fmt: skip
+        teacher = self.teacher_outputs(language) if kind.distils else None
+        clips = self.clips("train", language, p.train_clips)
+        return self._train(system, clips, Objective(**settings, teacher=teacher), language, rate, epochs, seed)
+
+    def _train(self, name, clips, objective: Objective, language: str, rate: float, epochs: int, seed: int) -> Path:
+        p = self.preset
+        depends = [p.student, clips.ids, objective.key(), rate, epochs, p.batch_size, p.accumulation,
+                   p.margin_seconds, p.warmup_ratio]  # fmt: skip
+        folder = self.folder / "runs" / f"{name}-{language}-seed{seed}-{short_hash(depends)}"
+        if not (folder / "run.json").exists():
+            validation = self.clips("validation", language, p.validation_clips)
+            system = get_system("fine-tuning" if name == "teacher" else name)
+            with timed_step(self.folder, f"train {name} {language}"):
+                train_system(system, folder, p, objective, clips, validation, self.collator, language, rate, epochs,
+                             seed, name)  # fmt: skip
+        return folder
+
+    def run_log(self, system: str, **changes) -> list[dict]:
+        """Return the log of a training run ("teacher" for the stand-in): one dictionary per logged step."""
+        folder = self.train_teacher() if system == "teacher" else self.train(system, **changes)
+        return json.loads((folder / "run.json").read_text())["log"]
+
+    def model(self, system: str, **changes):
+        """Return a system ready to transcribe; experts are switched to the preset's language."""
+        if system in ("student", "teacher"):
+            return self.student() if system == "student" else self.teacher()
+        model = load_trained(get_system(system), self.train(system, **changes) / "model", self.preset.student)
+        if clsr_blocks(model):
+            set_language(model, changes.get("language") or self.preset.language)
+        return model.to(self.device)
+
+    def model_with_both_languages(self, system: str = "distilwhisper"):
+        """Return one model with the experts of the first and of the second language; none is switched on."""
+        model = self.student()
+        for language in (self.preset.language, self.preset.second_language):
+            load_experts(model, self.train(system, language) / "model")
+        return model.to(self.device)
+
+    # ---- transcription
+
+    def transcribe(self, system: str, key: str, experts: bool = True, **changes) -> pd.DataFrame:
+        """Return the predictions of a system on a test set: columns id, prediction; computed at the first call.
+
+        experts=False switches experts off; the model is then the student, and the student's outputs are used.
+        changes: as for `train`, to score another run of the system.
+        """
+        test = self.test_set(key)
+        if get_system(system).trains == "experts" and not experts:
+            system, changes = "student", {}
+        clips = self.test_clips(key)
+        depends = [clips.ids, test.task, test.change, self.preset.margin_seconds, self.preset.max_new_tokens,
+                   self.preset.eval_batch_size]  # fmt: skip
+        name = f"{test.language}-{test.name}-{short_hash(depends)}.csv"
+        path = self.folder / "predictions" / self._source(system, changes) / name
+        if path.exists() and len(pd.read_csv(path)) == len(clips):
+            return pd.read_csv(path, dtype=str, keep_default_na=False)
+        with timed_step(self.folder, f"transcribe {system} {key}"):
+            return transcribe(self._held_model(system, changes), clips, self.collator, self.preset, path,
+                              test.language, test.task, f"{system}: {key}")  # fmt: skip
+
+    def _source(self, system: str, changes: dict) -> str:
+        """Return a folder name that changes with the model: the run's, or the name of the weights."""
+        if system == "student" or (system == "teacher" and self.preset.teacher):
+            return str(getattr(self.preset, system)).replace("/", "--")
+        return (self.train_teacher() if system == "teacher" else self.train(system, **changes)).name
+
+    def _held_model(self, system: str, changes: dict):
+        """Return the model, keeping the latest one in memory: tests come one after another."""
+        key = (self._source(system, changes), tuple(changes))
+        if self._held is None or self._held[0] != key:
+            self._held = None  # free the old one first
+            self._held = (key, self.model(system, **changes))
+        return self._held[1]
+
+
+def open_lab(preset: str | None = None, **changes) -> Lab:
+    """Return a Lab and print what it runs on: preset, models, device, precision, expected time and memory."""
+    lab = Lab(preset, **changes)
+    p, machine = lab.preset, describe_machine()
+    print(f"preset {p.name}: student {p.student}, teacher {p.teacher or 'a stand-in, trained here'}")
+    print(f"runs on {machine['gpu'] or machine['processor']} ({machine['cores']} cores), "
+          f"mixed precision: {machine['precision']}")  # fmt: skip
+    print(f"the whole course takes about {p.minutes}, {p.memory} of memory")
+    return lab

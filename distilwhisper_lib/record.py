@@ -1,0 +1,89 @@
+"""What a result needs beside it: versions, machine, hashes of data and weights, settings, times and memory."""
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+from .device import describe_machine, peak_memory_gb, pick_device
+from .presets import REPOSITORY
+
+PACKAGES = ("torch", "transformers", "datasets", "peft", "accelerate", "jiwer", "sacrebleu", "soundfile", "numpy")
+
+
+def write_json(path: Path, value) -> None:
+    """Write `value` as JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+    os.replace(part, path)
+
+
+def short_hash(value) -> str:
+    """Return eight hexadecimal digits that change with any part of `value` (anything JSON can hold)."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+@contextlib.contextmanager
+def timed_step(folder: Path, name: str):
+    """Note the seconds and the process's peak memory of the block in folder/steps.jsonl, if it ends well."""
+    began = time.perf_counter()
+    yield
+    row = {"step": name, "seconds": round(time.perf_counter() - began, 1),
+           "peak_memory_gb": round(peak_memory_gb(pick_device()), 2)}  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "steps.jsonl", "a") as lines:
+        lines.write(json.dumps(row) + "\n")
+
+
+def read_steps(folder: Path) -> list[dict]:
+    """Return what `timed_step` has noted; a line cut off by a kill is left out."""
+    path = folder / "steps.jsonl"
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
+
+
+def commit() -> str | None:
+    """Return the commit of this checkout, with "+changes" where files differ from it; None outside git."""
+    def git(*words):
+        return subprocess.run(["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True).stdout.strip()
+
+    with contextlib.suppress(OSError):
+        head = git("rev-parse", "HEAD")
+        return head + ("+changes" if git("status", "--porcelain", "-uno") else "") if head else None
+    return None
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def run_record(preset, folder: Path, data: dict, models: dict) -> dict:
+    """Return the record of a comparison: everything but the figures themselves.
+
+    data: fingerprint by corpus and language; models: fingerprint by role.
+    """
+    return {
+        "commit": commit(),
+        "machine": describe_machine(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "preset": asdict(preset),
+        "decoding": {"greedy": True, "timestamps": False, "fallback": False, "max_new_tokens": preset.max_new_tokens,
+                     "window_margin_seconds": preset.margin_seconds},  # fmt: skip
+        "data": data,
+        "models": models,
+        "steps": read_steps(folder),
+    }

@@ -1,0 +1,103 @@
+"""Word and character error rates with bootstrap intervals, looping outputs, BLEU and chrF."""
+
+import zlib
+
+import jiwer
+import numpy as np
+import pandas as pd
+from sacrebleu.metrics import BLEU, CHRF
+
+from .text import normalise
+
+LOOP_RATIO = 2.4  # a text that compresses better than this repeats itself (openai/whisper's own threshold)
+RESAMPLES = 2000
+
+
+def is_loop(text: str) -> bool:
+    """Return whether `text` repeats itself: its length over its compressed length exceeds LOOP_RATIO."""
+    data = text.encode()
+    return len(data) > LOOP_RATIO * len(zlib.compress(data))
+
+
+def count_errors(references: list[str], predictions: list[str], normaliser: str = "whisper-basic") -> pd.DataFrame:
+    """Return one row per utterance: words, insertions, deletions, substitutions, characters, character_errors, loop.
+
+    Rows whose reference is empty after normalisation cannot be scored and hold NaN in every count.
+    """
+    rows = []
+    for reference, prediction in zip(references, predictions, strict=True):
+        r, p = normalise(reference, normaliser), normalise(prediction, normaliser)
+        rows.append(_count(r, p) | {"loop": is_loop(prediction)})
+    return pd.DataFrame(rows)
+
+
+def _count(reference: str, prediction: str) -> dict:
+    if not reference:
+        return {"words": np.nan}
+    words = jiwer.process_words(reference=reference, hypothesis=prediction)
+    characters = jiwer.process_characters(reference=reference, hypothesis=prediction)
+    return {
+        "words": len(reference.split()),
+        "insertions": words.insertions,
+        "deletions": words.deletions,
+        "substitutions": words.substitutions,
+        "characters": len(reference),
+        "character_errors": characters.insertions + characters.deletions + characters.substitutions,
+    }
+
+
+def word_errors(counts: pd.DataFrame) -> pd.Series:
+    """Return insertions + deletions + substitutions of each utterance."""
+    return counts[["insertions", "deletions", "substitutions"]].sum(axis=1)
+
+
+def summarise(counts: pd.DataFrame, seed: int = 0) -> dict:
+    """Return corpus-level figures in per cent: wer with its 95 % interval, cer, the three kinds, loops; and n."""
+    scored = counts.dropna(subset=["words"])
+    if scored.empty:
+        raise ValueError("nothing to score: every reference is empty after normalisation")
+    words = scored["words"].sum()
+    low, high = np.percentile(_resampled_rates(scored, _draws(len(scored), seed)), [2.5, 97.5])
+    kinds = {kind: 100 * scored[kind].sum() / words for kind in ("insertions", "deletions", "substitutions")}
+    cer = 100 * scored["character_errors"].sum() / scored["characters"].sum()
+    return {"n": len(scored), "wer": sum(kinds.values()), "wer_low": low, "wer_high": high, "cer": cer, **kinds,
+            "loops": 100 * scored["loop"].mean()}  # fmt: skip
+
+
+def _draws(n: int, seed: int) -> np.ndarray:
+    """Return RESAMPLES rows of n utterance numbers, drawn with replacement: (RESAMPLES, n)."""
+    return np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
+
+
+def _resampled_rates(scored: pd.DataFrame, draws: np.ndarray) -> np.ndarray:
+    errors, words = word_errors(scored).to_numpy(float), scored["words"].to_numpy(float)
+    return 100 * errors[draws].sum(1) / words[draws].sum(1)  # (RESAMPLES,)
+
+
+def paired_difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> dict:
+    """Compare two systems on the same utterances: WER of first - second, in points, with its 95 % interval.
+
+    Both systems are resampled together, so what makes an utterance hard cancels out. Returns difference, low,
+    high, and share: of the resamples, how many have the first system at or above the second.
+    Raises ValueError where the two are not over the same utterances.
+    """
+    if len(first) != len(second) or not np.array_equal(first["words"], second["words"], equal_nan=True):
+        raise ValueError("the two systems were not scored on the same utterances")
+    keep = first["words"].notna().to_numpy()
+    first, second = first[keep], second[keep]
+    draws = _draws(len(first), seed)
+    differences = _resampled_rates(first, draws) - _resampled_rates(second, draws)
+    low, high = np.percentile(differences, [2.5, 97.5])
+    everything = np.arange(len(first))[None]
+    difference = float(_resampled_rates(first, everything)[0] - _resampled_rates(second, everything)[0])
+    return {"difference": difference, "low": low, "high": high, "share": float((differences >= 0).mean())}
+
+
+def translation_scores(references: list[str], predictions: list[str]) -> dict:
+    """Return BLEU and chrF by sacrebleu, each with its 95 % bootstrap interval, and sacrebleu's signature."""
+    found = {}
+    for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
+        score = metric.corpus_score(predictions, [references], n_bootstrap=1000)
+        found |= {name: score.score, f"{name}_low": score._mean - score._ci, f"{name}_high": score._mean + score._ci}
+        found[f"{name}_signature"] = str(metric.get_signature())
+    return found

@@ -1,0 +1,101 @@
+"""The systems that are compared: what each one trains, and how it is built, saved and loaded."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from .clsr import attach_experts, expert_parameters, set_language
+from .storage import load_experts, save_experts
+from .weights import load_whisper
+
+
+@dataclass(frozen=True)
+class System:
+    """One row of the comparison; `trains` is "nothing", "everything", "adapter" or "experts"."""
+
+    name: str
+    label: str  # in tables and plots
+    colour: str
+    trains: str
+    distils: bool = False
+    budget_per_stack: bool = False
+
+
+SYSTEMS: dict[str, System] = {
+    system.name: system
+    for system in (
+        System("student", "Whisper (student)", "#7f7f7f", "nothing"),
+        System("teacher", "Teacher stand-in", "#222222", "nothing"),
+        System("fine-tuning", "Fine-tuning", "#d62728", "everything"),
+        System("lora", "LoRA", "#ff9f1c", "adapter"),
+        System("clsr-ft", "Experts (CLSR-FT)", "#7fb8e6", "experts"),
+        System("distilwhisper-released", "DistilWhisper, pooled budget", "#2a78b8", "experts", distils=True),
+        System("distilwhisper", "DistilWhisper, budget per stack", "#10427a", "experts", distils=True,
+               budget_per_stack=True),
+    )
+}  # fmt: skip
+TRAINED = [name for name, system in SYSTEMS.items() if system.trains != "nothing"]
+
+
+def get_system(name: str) -> System:
+    """Return a system by name; raises ValueError with the known names."""
+    if name not in SYSTEMS:
+        raise ValueError(f"unknown system {name!r}: one of {', '.join(SYSTEMS)}")
+    return SYSTEMS[name]
+
+
+def lora_config() -> LoraConfig:
+    """LoRA as the paper compares it: r = alpha = 64, dropout 0.05, on fc1 and fc2 (release: train_lora.py).
+
+    task_type stays None: PEFT's SEQ_2_SEQ_LM wrapper passes `input_ids`, which Whisper does not take.
+    """
+    return LoraConfig(r=64, lora_alpha=64, lora_dropout=0.05, target_modules=["fc1", "fc2"])
+
+
+def prepare_for_training(model, system: System, language: str):
+    """Turn a plain Whisper into `system`, ready to train on `language`; returns the (possibly wrapped) model."""
+    if system.trains == "everything":
+        model.requires_grad_(True)
+        model.model.encoder.embed_positions.requires_grad_(False)  # sinusoids, fixed in Whisper
+    elif system.trains == "adapter":
+        model = get_peft_model(model, lora_config())
+    elif system.trains == "experts":
+        attach_experts(model, [language])
+        set_language(model, language)
+    else:
+        raise ValueError(f"{system.name} is not trained")
+    model.config.use_cache = False
+    return model
+
+
+def save_trained(model, system: System, folder: Path) -> Path:
+    """Write what `system` has trained into `folder`, all or nothing; returns the folder."""
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    if system.trains == "experts":
+        save_experts(model, part)
+    else:
+        model.save_pretrained(part)
+    part.rename(folder)
+    return folder
+
+
+def load_trained(system: System, folder: Path, student: str, device="cpu"):
+    """Return the trained system as one model in evaluation mode on `device`; experts' language is left unset."""
+    if system.trains == "everything":
+        return load_whisper(str(folder)).to(device)
+    model = load_whisper(student)
+    if system.trains == "adapter":
+        return PeftModel.from_pretrained(model, folder).to(device).eval()
+    return load_experts(model, folder).to(device)
+
+
+def count_parameters(model) -> dict[str, int]:
+    """Return {"total", "trained", "experts"}: numbers of parameters, tied ones counted once."""
+    return {
+        "total": sum(p.numel() for p in model.parameters()),
+        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "experts": sum(p.numel() for _, p in expert_parameters(model)),
+    }

@@ -1,0 +1,237 @@
+"""One trainer for every system: transformers' Trainer with our loss, an explicit batch order and safe resuming."""
+
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils.logging import disable_progress_bar
+
+from .batches import Clips, Collator, LengthOrder, position_masks
+from .clsr import clsr_blocks, last_gates, set_noise
+from .device import mixed_precision, peak_memory_gb, pick_device
+from .losses import cross_entropy, gate_budget_loss, labelled, top_k_divergence, total_loss
+from .presets import Preset
+from .systems import System, prepare_for_training, save_trained
+from .teacher import TeacherOutputs
+from .weights import load_whisper, use_window
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: smoothed cross-entropy, the gate budget (None: none) and distillation (None: none)."""
+
+    label_smoothing: float = 0.1
+    budget: float | None = 0.5
+    per_stack: bool = False
+    teacher: TeacherOutputs | None = None
+    divergence: str = "js"
+
+    def key(self) -> list:
+        """Return all that the trained weights depend on, as a list that can be hashed."""
+        teacher = self.teacher.folder.name if self.teacher else None
+        return [self.label_smoothing, self.budget, self.per_stack, teacher, self.divergence if teacher else None]
+
+
+class LabTrainer(Trainer):
+    """Trainer whose loss is the paper's, averaged over the label tokens of all accumulated batches.
+
+    transformers takes Whisper for a model that normalises its own loss under accumulation, which it does not:
+    4 x 2 clips would give 4 times the gradient of 8. Here each batch weighs as much as its share of the tokens.
+    """
+
+    def __init__(self, *args, objective: Objective, order: LengthOrder, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.objective, self.order, self._parts = objective, order, []
+        self.model_accepts_loss_kwargs = True  # we apply the share ourselves
+
+    def _get_train_sampler(self, *_):
+        return self.order
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Return the loss of one batch; in evaluation the plain cross-entropy."""
+        with use_window(self.model, inputs["input_features"].shape[-1]):
+            outputs = model(input_features=inputs["input_features"], decoder_input_ids=inputs["decoder_input_ids"])
+        logits, labels = labelled(outputs.logits, inputs["labels"])  # (N, V), (N,)
+        if not model.training:
+            loss = cross_entropy(logits, labels)
+            return (loss, outputs) if return_outputs else loss
+        parts = self._losses(inputs, logits, labels)
+        self._parts.append({name: value.detach().float().item() for name, value in parts.items()})
+        share = 1.0 if num_items_in_batch is None else len(labels) / float(num_items_in_batch)
+        loss = parts["loss"] * share
+        return (loss, outputs) if return_outputs else loss
+
+    def _losses(self, inputs: dict, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        goal, parts = self.objective, {}
+        parts["ce"] = loss = cross_entropy(logits, labels, goal.label_smoothing)
+        gates = last_gates(self.model)
+        if gates["encoder"]:
+            masks = position_masks(inputs, gates["encoder"][0].shape[1])
+            for stack, layers in gates.items():
+                parts[f"gate_{stack}"] = (torch.stack(layers).float().mean(0) * masks[stack]).sum() / masks[stack].sum()
+            budget = torch.zeros_like(loss)
+            if goal.budget is not None:
+                budget = gate_budget_loss(gates, masks, goal.budget, goal.per_stack)
+            parts["budget"], loss = budget, total_loss(loss, budget)
+        if goal.teacher is not None:
+            words, log_probs = goal.teacher.lookup(inputs["ids"], inputs["labels"])
+            parts["kd"] = top_k_divergence(words, log_probs, logits, goal.divergence)
+            loss = total_loss(parts["ce"], parts.get("budget", 0), parts["kd"])
+        return parts | {"loss": loss}
+
+    def log(self, logs: dict, *args, **kwargs):
+        """Add the mean of each part of the loss since the last log."""
+        if self._parts and "loss" in logs:
+            names = self._parts[0]
+            logs |= {name: sum(part[name] for part in self._parts) / len(self._parts) for name in names}
+            self._parts = []
+        super().log(logs, *args, **kwargs)
+
+
+class GateNoise(TrainerCallback):
+    """Raises the gates' noise linearly from 0 to its final value over the run (CLSR; release)."""
+
+    def on_step_begin(self, args, state, control, model=None, **_):
+        blocks = clsr_blocks(model)
+        if blocks:
+            set_noise(model, blocks[0].routing.settings.noise * state.global_step / state.max_steps)
+
+
+class Progress(TrainerCallback):
+    """A bar in plain text with the time left; it goes on from the step that a run resumes at."""
+
+    def __init__(self, label: str):
+        self.label, self.bar = label, None
+
+    def on_train_begin(self, args, state, control, **_):
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label, unit="step")
+
+    def on_step_end(self, args, state, control, **_):
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_train_end(self, args, state, control, **_):
+        self.bar.close()
+
+
+class MarkComplete(TrainerCallback):
+    """Marks a checkpoint once all of it is written (one cut off by a kill is not resumed from); the mark holds
+    the seconds that the run has taken up to there, over all its parts."""
+
+    def __init__(self, resumed: str | None):
+        self.seconds = float((Path(resumed) / "complete").read_text()) if resumed else 0.0
+        self.began = time.perf_counter()
+
+    def elapsed(self) -> float:
+        """Return the seconds of training so far, earlier parts included."""
+        return self.seconds + time.perf_counter() - self.began
+
+    def on_save(self, args, state, control, **_):
+        path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / "complete"
+        path.write_text(f"{self.elapsed():.1f}")
+
+
+def last_complete_checkpoint(folder: Path) -> str | None:
+    """Return the newest whole checkpoint in `folder`, or None; half-written ones are removed."""
+    for path in folder.glob("checkpoint-*"):
+        if not (path / "complete").exists():
+            shutil.rmtree(path)
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+def training_arguments(folder: Path, preset: Preset, learning_rate: float, epochs: int, clips: int,
+                       seed: int) -> TrainingArguments:  # fmt: skip
+    """Return transformers' arguments for one run; every value that matters is stated here.
+
+    Source of optimiser and schedule: the release (Adam beta2 0.98, no weight decay, linear, warm-up 0.1).
+    """
+    device = pick_device()
+    steps = -(-clips // (preset.batch_size * preset.accumulation)) * epochs
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=preset.batch_size,
+        per_device_eval_batch_size=preset.eval_batch_size,
+        gradient_accumulation_steps=preset.accumulation,
+        num_train_epochs=epochs,
+        learning_rate=learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=int(preset.warmup_ratio * steps),
+        adam_beta2=0.98,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        bf16=mixed_precision(device) == "bf16",
+        fp16=mixed_precision(device) == "fp16",
+        use_cpu=device.type == "cpu",
+        seed=seed,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=1,
+        logging_steps=5,
+        prediction_loss_only=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=device.type == "cuda",
+    )
+
+
+def make_trainer(model, arguments: TrainingArguments, objective: Objective, clips: Clips, validation: Clips,
+                 collator: Collator, callbacks: list | None = None) -> LabTrainer:  # fmt: skip
+    """Return a LabTrainer over `clips`; `validation` gives a plain cross-entropy after every epoch."""
+    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    order = LengthOrder(clips.durations, batch, arguments.seed)
+    trainer = LabTrainer(model, arguments, collator, clips, validation, callbacks=[GateNoise(), *(callbacks or [])],
+                         objective=objective, order=order)  # fmt: skip
+    trainer.remove_callback(PrinterCallback)  # the log goes into run.json
+    return trainer
+
+
+def train_system(system: System, folder: Path, preset: Preset, objective: Objective, clips: Clips,
+                 validation: Clips, collator: Collator, language: str, learning_rate: float, epochs: int,
+                 seed: int, label: str = "") -> Path:  # fmt: skip
+    """Train one system, or go on where a stopped run was, or return what is there; the folder is returned.
+
+    folder/model: what was trained; folder/run.json: settings, the log, seconds and peak memory;
+    folder/checkpoints: only while it runs. The result does not depend on where a run was stopped.
+    """
+    if (folder / "run.json").exists():
+        return folder
+    torch.manual_seed(seed)  # the new gates and adapters are drawn from it
+    model = prepare_for_training(load_whisper(preset.student), system, language)
+    arguments = training_arguments(folder / "checkpoints", preset, learning_rate, epochs, len(clips), seed)
+    resumed = last_complete_checkpoint(folder / "checkpoints")
+    clock = MarkComplete(resumed)
+    disable_progress_bar()  # of each checkpoint's files; ours stays
+    trainer = make_trainer(model, arguments, objective, clips, validation, collator,
+                           [Progress(f"train {label or system.name}"), clock])  # fmt: skip
+    trainer.train(resume_from_checkpoint=resumed)
+    shutil.rmtree(folder / "model", ignore_errors=True)
+    save_trained(model, system, folder / "model")
+    _write_run(folder, trainer, system=label or system.name, language=language, clips=len(clips), epochs=epochs,
+               seconds=round(clock.elapsed(), 1))  # fmt: skip
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return folder
+
+
+def _write_run(folder: Path, trainer: LabTrainer, **facts) -> None:
+    arguments, parameters = trainer.args, trainer.model.parameters()
+    run = facts | {
+        "seed": arguments.seed,
+        "learning_rate": arguments.learning_rate,
+        "batch_size": arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps,
+        "steps": trainer.state.global_step,
+        "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "peak_memory_gb": round(peak_memory_gb(pick_device()), 2),
+        "log": trainer.state.log_history,
+    }
+    part = folder / "run.part"
+    part.write_text(json.dumps(run, indent=1) + "\n")
+    os.replace(part, folder / "run.json")
