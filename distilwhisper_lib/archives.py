@@ -6,6 +6,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import contextmanager
 from hashlib import file_digest
 from pathlib import Path, PurePosixPath
 
@@ -25,6 +26,17 @@ def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with open(path, "rb") as file:
         return file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _damage_named(name: str):
+    """Turn what the unpackers raise for a damaged archive into a ValueError that names it."""
+    try:
+        yield
+    except (*DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk, not the archive
+            raise
+        raise ValueError(f"{name} is damaged or cut off ({error}): download it again") from error
 
 
 def deb_member(path: Path, prefix: str) -> tuple[str, bytes]:
@@ -57,12 +69,11 @@ def open_tar(name: str, content: bytes) -> tarfile.TarFile:
 
 def deb_fields(path: Path) -> dict[str, str]:
     """Return the fields of a .deb's control file: Package, Version, ...; raises ValueError for a damaged one."""
-    try:
-        with open_tar(*deb_member(path, "control.tar")) as tar:
-            control = next(member for member in tar if PurePosixPath(member.name).name == "control")
-            lines = tar.extractfile(control).read().decode("utf-8").splitlines()
-    except (*DAMAGE, StopIteration) as error:
-        raise ValueError(f"{path.name} is damaged ({error or 'no control file'}): download it again") from error
+    with _damage_named(path.name), open_tar(*deb_member(path, "control.tar")) as tar:
+        control = next((member for member in tar if PurePosixPath(member.name).name == "control"), None)
+        if control is None:
+            raise EOFError("no control file")
+        lines = tar.extractfile(control).read().decode("utf-8").splitlines()
     return dict(line.split(": ", 1) for line in lines if not line.startswith(" ") and ": " in line)
 
 
@@ -72,18 +83,14 @@ def unpack(path: Path, target: Path, wanted: Callable[[str], bool]) -> None:
     Raises ValueError for a damaged archive, and for one with a file that leads outside `target` (nothing of it
     lands there).
     """
-    try:
+    with _damage_named(path.name):
         if path.name.endswith(".zip"):
             with zipfile.ZipFile(path) as archive:
                 _unpack_zip(archive, path.name, target, wanted)
-        elif path.name.endswith(".deb"):
-            with open_tar(*deb_member(path, "data.tar")) as tar:
-                _unpack_tar(tar, path.name, target, wanted)
-        else:
-            with tarfile.open(path, "r:*") as tar:
-                _unpack_tar(tar, path.name, target, wanted)
-    except DAMAGE as error:
-        raise ValueError(f"{path.name} is damaged or cut off ({error}): download it again") from error
+            return
+        packed = open_tar(*deb_member(path, "data.tar")) if path.name.endswith(".deb") else tarfile.open(path, "r:*")
+        with packed as tar:
+            _unpack_tar(tar, path.name, target, wanted)
 
 
 def _unpack_tar(tar: tarfile.TarFile, name: str, target: Path, wanted: Callable[[str], bool]) -> None:
@@ -96,6 +103,8 @@ def _unpack_tar(tar: tarfile.TarFile, name: str, target: Path, wanted: Callable[
             raise _outside(name, member.name) from error
         if wanted(safe.name):
             tar.extract(safe, target, set_attrs=False, filter="data")
+    while tar.fileobj.read(1 << 20):  # to the end of the stream, where its checksum is
+        pass
 
 
 def _unpack_zip(archive: zipfile.ZipFile, name: str, target: Path, wanted: Callable[[str], bool]) -> None:

@@ -3,8 +3,10 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import soundfile
 import soxr
@@ -105,13 +107,33 @@ def _prepare(name: str, language: str, folder: Path, source) -> None:
                          f"{_counts(dropped | duplicates)}; is the package with the voices there?")  # fmt: skip
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    report = _describe(name, language, package, items, rows, dropped | duplicates)
+    try:
+        _save(name, language, rows, report, partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _save(name: str, language: str, rows: list[dict], report: dict, folder: Path) -> None:
     data = Dataset(pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema))  # from_dict would need torchcodec
     data.info.dataset_name, data.info.config_name = name, language
-    data.save_to_disk(str(partial))
-    report = _describe(name, language, package, items, rows, dropped | duplicates)
-    (partial / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with _no_bars():
+        data.save_to_disk(str(folder))
+    (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+@contextmanager
+def _no_bars():
+    """Switch the bars of `datasets` off for a while: saving takes a moment."""
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
 
 
 def _counts(dropped: dict[str, list[str]]) -> dict[str, int]:

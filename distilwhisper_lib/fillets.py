@@ -68,7 +68,7 @@ def fillets_items(folder: Path, language: str) -> list[Item]:
     for path in scripts:
         room = path.parent.name
         for name, font, english, text in dialogues(path.read_text(encoding="utf-8", errors="replace")):
-            key = f"fillets/{room}/{name}"
-            items[key] = Item(key, find_sound(folder, room, language, name), text.strip(), language, font, room,
-                              english.strip(), room_split(room, font), "other character outside the test rooms")  # fmt: skip
+            key, sound = f"fillets/{room}/{name}", find_sound(folder, room, language, name)
+            items[key] = Item(key, sound, text.strip(), language, font, room, english.strip(), room_split(room, font),
+                              "other character outside the test rooms")  # fmt: skip
     return list(items.values())

@@ -68,7 +68,7 @@ def to_row(item: Item) -> dict | str:
     if len(normalise(item.text)) > FASTEST * duration:
         return f"text too long for the sound (over {FASTEST:.0f} characters a second)"
     fields = ("id", "text", "language", "speaker", "room_or_category", "translation_en", "split")
-    sound = {"bytes": encode_flac(audio), "path": f"{item.id}.flac"}
+    sound = {"bytes": encode_flac(audio), "path": item.id.replace("/", "--") + ".flac"}
     return {name: getattr(item, name) for name in fields} | {"audio": sound, "duration": duration}
 
 

@@ -4,7 +4,6 @@ import errno
 import json
 import shutil
 import subprocess
-import time
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,12 +12,13 @@ from pathlib import Path
 from filelock import FileLock
 from tqdm import tqdm
 
+from .apt import apt_download
 from .archives import deb_fields, file_hash, is_archive, unpack
 from .presets import cache_dir
 
 
 @dataclass(frozen=True)
-class Tested:
+class Pinned:
     """A package as we tested it: version, SHA-256 and size in bytes of Debian's .deb."""
 
     version: str
@@ -26,16 +26,24 @@ class Tested:
     size: int
 
 
-PACKAGES: dict[str, dict[str, Tested]] = {
+PACKAGES: dict[str, dict[str, Pinned]] = {
     "fillets": {
-        "fillets-ng-data": Tested("1.0.1-1.1", "25de89afd8b1adf7bcace8290248a6a22c89cd42300317e69000e162c032cf84", 70_633_484),
-        "fillets-ng-data-cs": Tested("1.0.1-1.1", "3ecef99b9456f1c80c9625c6f2418642b52d58e7167a46bad7a412db17991b14", 39_042_172),
-        "fillets-ng-data-nl": Tested("1.0.1-1.1", "afb4443fda9ab507dee578b75be857d121718a1cd6017a474f30e0eb13dc9d10", 32_593_580),
+        "fillets-ng-data": Pinned(
+            "1.0.1-1.1", "25de89afd8b1adf7bcace8290248a6a22c89cd42300317e69000e162c032cf84", 70_633_484
+        ),
+        "fillets-ng-data-cs": Pinned(
+            "1.0.1-1.1", "3ecef99b9456f1c80c9625c6f2418642b52d58e7167a46bad7a412db17991b14", 39_042_172
+        ),
+        "fillets-ng-data-nl": Pinned(
+            "1.0.1-1.1", "afb4443fda9ab507dee578b75be857d121718a1cd6017a474f30e0eb13dc9d10", 32_593_580
+        ),
     },
     "stamps": {
-        "tuxpaint-stamps-default": Tested("2022.06.04-1", "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34", 160_880_444),
+        "tuxpaint-stamps-default": Pinned(
+            "2022.06.04-1", "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34", 160_880_444
+        ),
     },
-}  # fmt: skip
+}
 INSTALLED = {"fillets": Path("/usr/share/games/fillets-ng"), "stamps": Path("/usr/share/tuxpaint/stamps")}
 NEEDED = {"fillets": ("script", "sound"), "stamps": ("animals",)}  # folders by which the data is known
 SPOKEN = {"fillets": "sound/*/{}/*.ogg", "stamps": "**/*_desc_{}.ogg"}  # a file of a language
@@ -77,7 +85,8 @@ def find_package(corpus: str, source: str | Path | None = None, language: str | 
         shutil.rmtree(downloads, ignore_errors=True)
         downloads.mkdir()
         try:
-            return _unpacked(corpus, apt_download(corpus, downloads), language, "apt-get download")
+            debs = apt_download(corpus, list(PACKAGES[corpus]), download_size(corpus), downloads)
+            return _unpacked(corpus, debs, language, "apt-get download")
         finally:
             shutil.rmtree(downloads, ignore_errors=True)
 
@@ -88,7 +97,8 @@ def find_data(corpus: str, folder: Path, language: str | None) -> Path | None:
         return None
     marks = (folder / NEEDED[corpus][0], *sorted(folder.rglob(NEEDED[corpus][0])))
     for place in dict.fromkeys(mark.parent for mark in marks if mark.is_dir()):
-        if all((place / name).is_dir() for name in NEEDED[corpus]) and any(place.glob(SPOKEN[corpus].format(language or "*"))):
+        spoken = place.glob(SPOKEN[corpus].format(language or "*"))
+        if all((place / name).is_dir() for name in NEEDED[corpus]) and any(spoken):
             return place
     return None
 
@@ -129,21 +139,26 @@ def _unpacked(corpus: str, archives: list[Path], language: str | None, source: s
     key = "-".join(sorted(about["sha256"][:8] for about in versions.values()))
     folder = cache_dir() / "packages" / f"{corpus}-{key}"
     if not (folder / "package.json").is_file():
-        partial = folder.with_name(f"{corpus}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        _unpack_all(corpus, archives, language, folder, {"source": source, "versions": versions})
+    if found := find_data(corpus, folder, language):
+        return _recorded(folder, found)
+    raise FileNotFoundError(_incomplete(corpus, ", ".join(path.name for path in archives), language))
+
+
+def _unpack_all(corpus: str, archives: list[Path], language: str | None, folder: Path, record: dict) -> None:
+    partial = folder.with_name(f"{corpus}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
         partial.mkdir()
         for path in tqdm(archives, f"unpacking {corpus}", unit=" archives"):
             unpack(path, partial, lambda name: name.endswith(KEPT_FILES))
         if not find_data(corpus, partial, language):
-            shutil.rmtree(partial)
             raise FileNotFoundError(_incomplete(corpus, ", ".join(path.name for path in archives), language))
-        record = {"source": source, "versions": versions}
         (partial / "package.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
-    if found := find_data(corpus, folder, language):
-        return _recorded(folder, found)
-    raise FileNotFoundError(_incomplete(corpus, ", ".join(path.name for path in archives), language))
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _recorded(folder: Path, found: Path) -> Package:
@@ -169,10 +184,14 @@ def describe(corpus: str, path: Path, trusted: bool) -> tuple[str, dict]:
             raise ValueError(f"refused {path.name}: it says {name} {version}, but its SHA-256 is {digest}, not "
                              f"Debian's {tested.sha256}: let apt-get fetch it (give no source), or unpack it "
                              "yourself and give the folder")  # fmt: skip
-        warnings.warn(f"{name} {version} is another build than the one tested (Debian's): figures may differ", stacklevel=2)
+        _warn(f"{name} {version} is another build than the one tested (Debian's)")
     elif not same:
-        warnings.warn(f"{name} {version} was not tested{f' ({tested.version} was)' if tested else ''}: figures may differ", stacklevel=2)
+        _warn(f"{name} {version} was not tested" + (f" ({tested.version} was)" if tested else ""))
     return name, {"version": version, "sha256": digest, "tested": same and digest == tested.sha256}
+
+
+def _warn(what: str) -> None:
+    warnings.warn(f"{what}: clips and figures may differ", stacklevel=4)
 
 
 def _installed_versions(corpus: str) -> dict[str, dict]:
@@ -184,48 +203,6 @@ def _installed_versions(corpus: str) -> dict[str, dict]:
     pairs = [line.split() for line in lines if len(line.split()) == 2]
     return {name: {"version": version, "sha256": None, "tested": version == PACKAGES[corpus][name].version}
             for name, version in pairs}  # fmt: skip
-
-
-def apt_download(corpus: str, folder: Path) -> list[Path]:
-    """Fetch the corpus's packages into `folder` by `apt-get download`, which needs no root and checks signatures.
-
-    Raises OSError that says what to do if there is no apt-get, a package is not known, or the network fails.
-    """
-    names = list(PACKAGES[corpus])
-    advice = (f"install {' '.join(names)}, or give the .deb files, an archive or the unpacked folder as source "
-              f"(load_corpus({corpus!r}, ..., source=...))")  # fmt: skip
-    if not shutil.which("apt-get"):
-        raise OSError(f"{corpus} is not on this machine, and there is no apt-get to download it with: {advice}")
-    words = _apt(corpus, folder, "download", *names)
-    if "Unable to locate" in words or "404" in words:  # no lists (a fresh container) or old ones: fetch our own
-        lists = folder / "lists"
-        (lists / "partial").mkdir(parents=True)
-        own = ("-o", f"Dir::State::Lists={lists.resolve()}", "-o", f"Dir::Cache={folder.resolve()}")
-        words = _apt(corpus, folder, *own, "update") or _apt(corpus, folder, *own, "download", *names)
-    found = sorted(folder.glob("*.deb"))
-    if words or len(found) < len(names):
-        hint = ("run `sudo apt-get update` (Ubuntu: with `universe` enabled)" if "Unable to locate" in words
-                else "check the network (and the disk) and run it again")  # fmt: skip
-        raise OSError(f"apt-get could not fetch {' '.join(names)} ({words or 'no reason given'}): {hint}; or {advice}")
-    return found
-
-
-def _apt(corpus: str, folder: Path, *arguments: str) -> str:
-    """Run apt-get in `folder` with a progress bar; return "" or its error messages."""
-    log = folder / "log"
-    with open(log, "w") as output:
-        process = subprocess.Popen(["apt-get", "-q", *arguments], cwd=folder, stdout=output, stderr=output)
-        _show_progress(process, corpus, folder)
-    lines = log.read_text(errors="replace").splitlines()
-    errors = [line for line in lines if line.startswith("E:")] or [f"exit status {process.returncode}"]
-    return " / ".join(errors) if process.returncode else ""
-
-
-def _show_progress(process: subprocess.Popen, corpus: str, folder: Path) -> None:
-    with tqdm(total=download_size(corpus), desc=f"downloading {corpus}", unit="B", unit_scale=True) as bar:
-        while process.poll() is None:
-            time.sleep(0.3)
-            bar.update(sum(path.stat().st_size for path in folder.rglob("*.deb") if path.exists()) - bar.n)
 
 
 @contextmanager

@@ -1,0 +1,244 @@
+"""Preparing and loading corpora: columns, splits, duplicates, damage, killed runs."""
+
+import errno
+import json
+import multiprocessing
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from distilwhisper_lib import corpora, packages
+from distilwhisper_lib.audio import SAMPLE_RATE, read_audio
+from distilwhisper_lib.corpora import (
+    CORPORA,
+    FEATURES,
+    corpus_folder,
+    corpus_report,
+    held_out_lead,
+    load_corpus,
+    select,
+)
+from distilwhisper_lib.items import SPLITS, without_duplicates
+from distilwhisper_lib.presets import cache_dir
+from distilwhisper_lib.text import LANGUAGES, normalise
+
+from made_corpora import make_fillets, make_stamps
+
+
+@pytest.fixture(autouse=True)
+def nothing_installed(monkeypatch, tmp_path):
+    monkeypatch.setattr(packages, "INSTALLED", dict.fromkeys(packages.PACKAGES, tmp_path / "not-installed"))
+
+
+@pytest.fixture
+def fillets(tmp_path):
+    return load_corpus("fillets", "cs", make_fillets(tmp_path))
+
+
+def test_a_made_up_game_becomes_a_dataset(fillets):
+    assert fillets.features == FEATURES and list(fillets.column_names) == list(FEATURES)
+    rows = {row["id"]: row for row in fillets}
+    assert set(rows) == {"fillets/gods/g-small", "fillets/gods/g-big", "fillets/gods/g-other", "fillets/airplane/a-1",
+                         "fillets/ufo/u-1", "fillets/cave/c-1", "fillets/share/smrt-v-0"}  # fmt: skip
+    row = rows["fillets/airplane/a-1"]
+    assert row["split"] == "validation" and row["speaker"] == "font_small" and row["translation_en"] == "A ship."
+    assert row["audio"]["path"] == "fillets--airplane--a-1.flac" and row["audio"]["bytes"][:4] == b"fLaC"
+    assert len(read_audio(row["audio"])) == round(row["duration"] * SAMPLE_RATE) == SAMPLE_RATE // 2
+
+
+def test_the_report_counts_everything(fillets):
+    report = corpus_report("fillets", "cs")
+    assert report["dropped"] == {"duplicate text in another split": 1, "empty text": 1, "no sound file": 1,
+                                 "other character outside the test rooms": 1, "text with a placeholder": 1}  # fmt: skip
+    assert report["items"] == 12 == report["kept"] + sum(report["dropped"].values())
+    assert report["dropped_ids"]["duplicate text in another split"] == ["fillets/airplane/a-2"]
+    assert report["splits"]["test"] == {"clips": 2, "minutes": 0.02, "speakers": {"font_small": 1, "font_big": 1}}
+    assert sum(split["clips"] for split in report["splits"].values()) == len(fillets)
+    assert report["source"] == "folder" and len(report["fingerprint"]) == 64
+
+
+def test_the_same_data_give_the_same_fingerprint_from_anywhere(fillets, tmp_path, monkeypatch):
+    first = corpus_report("fillets", "cs")["fingerprint"]
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "second"))
+    load_corpus("fillets", "czech", make_fillets(tmp_path / "again"))
+    assert corpus_report("fillets", "cs")["fingerprint"] == first
+
+
+def test_prepared_once_then_loaded(fillets, monkeypatch):
+    monkeypatch.setattr(corpora, "_prepare", lambda *_: pytest.fail("prepared again"))
+    assert load_corpus("fillets", "cs")["id"][:] == fillets["id"][:]
+
+
+def test_what_an_older_builder_made_is_prepared_anew(fillets, tmp_path):
+    path = corpus_folder("fillets", "cs") / "report.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"builder": 0}))
+    load_corpus("fillets", "cs", make_fillets(tmp_path))
+    assert corpus_report("fillets", "cs")["builder"] == corpora.BUILDER
+
+
+def row(name: str, split: str, text: str, sound: bytes) -> dict:
+    return {"id": name, "split": split, "text": text, "audio": {"bytes": sound}}
+
+
+def test_the_higher_split_keeps_a_text():
+    rows = [row("1", "teacher", "Co?", b"1"), row("2", "test-other", "co", b"2"), row("3", "train", "CO!", b"3"),
+            row("4", "test-other", "Co...", b"4"), row("5", "train", "jiné", b"5"), row("6", "train", "Jiné!", b"6"),
+            row("7", "teacher", "něco", b"5")]  # fmt: skip
+    kept, dropped = without_duplicates(rows)
+    assert [r["id"] for r in kept] == ["2", "4", "5", "6"]
+    assert dropped == {"duplicate text in another split": ["3", "1"], "same recording twice": ["7"]}
+
+
+@pytest.mark.parametrize("language", CORPORA["toy"])
+def test_toy(language):
+    data = load_corpus("toy", language)
+    report = corpus_report("toy", language)
+    assert {name: split["clips"] for name, split in report["splits"].items()} == {
+        "test": 4, "test-other": 4, "validation": 4, "train": 8, "teacher": 8}  # fmt: skip
+    assert not report["dropped"] and 0.4 <= min(data["duration"]) and max(data["duration"]) <= 1.2
+    assert set(data["language"]) == {language} and len(set(data["id"])) == 28 and all(data["translation_en"])
+
+
+def test_toy_is_quick_and_the_same_every_time(tmp_path, monkeypatch):
+    start = time.time()
+    first = {language: load_corpus("toy", language)["audio"][:] for language in CORPORA["toy"]}
+    assert time.time() - start < 10  # 0.6 s on an idle machine
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "second"))
+    assert load_corpus("toy", "cs")["audio"][:] == first["cs"] != first["nl"]
+
+
+def test_every_language_is_one_of_whispers():
+    assert all(code in LANGUAGES for codes in CORPORA.values() for code in codes)
+    assert set(CORPORA["toy"]) == {*CORPORA["fillets"], *CORPORA["stamps"]}
+
+
+def test_unknown_names_list_the_known():
+    with pytest.raises(ValueError, match="unknown corpus 'fleurs': one of fillets, stamps, toy"):
+        load_corpus("fleurs", "cs")
+    with pytest.raises(ValueError, match="fillets has no language 'ca': it has cs, nl"):
+        load_corpus("fillets", "ca")
+    with pytest.raises(ValueError, match="no language 'klingon': it has ca, ro"):
+        load_corpus("stamps", "klingon")
+    with pytest.raises(FileNotFoundError, match="toy-cs is not prepared yet"):
+        corpus_report("toy", "cs")
+
+
+def test_select_is_the_same_every_time_and_nested():
+    data = load_corpus("toy", "cs")
+    everything = select(data, "train")["id"][:]
+    assert len(everything) == 8 and everything == select(data, "train")["id"][:]
+    assert select(data, "train", 3)["id"][:] == everything[:3]
+    assert sorted(select(data, "train", 99)["id"][:]) == sorted(everything)
+    assert select(data, "train", seed=1)["id"][:] != everything
+    assert select(data.shuffle(seed=3), "train", 3)["id"][:] == everything[:3]  # whatever the order of the rows
+
+
+def test_select_names_what_is_wrong(tmp_path):
+    data = load_corpus("stamps", "ca", make_stamps(tmp_path))
+    with pytest.raises(ValueError, match="split 'test-other' of stamps in 'ca' is empty.*teacher"):
+        select(data, "test-other")
+    with pytest.raises(ValueError, match="unknown split 'dev': one of teacher, test"):
+        select(data, "dev")
+    with pytest.raises(ValueError, match="limit must be at least 1"):
+        select(data, "test", 0)
+
+
+def test_held_out_lead():
+    data = load_corpus("toy", "cs")
+    held = held_out_lead(data, "toy-low")
+    assert set(select(held, "test")["speaker"]) == {"toy-low"}
+    for split in ("train", "teacher", "validation"):
+        assert set(select(held, split)["speaker"]) == {"toy-high"}
+    assert len(select(held, "test-other")) == 4
+    with pytest.raises(ValueError, match="'nobody'.*toy-high, toy-low"):
+        held_out_lead(data, "nobody")
+
+
+def test_no_voices_no_corpus(tmp_path):
+    folder = make_fillets(tmp_path)
+    for sound in folder.rglob("*.ogg"):
+        sound.write_bytes(b"broken")
+    with pytest.raises(ValueError, match="nothing to hear in 'cs'.*unreadable audio"):
+        load_corpus("fillets", "cs", folder)
+    assert not corpus_folder("fillets", "cs").exists()
+
+
+def test_a_full_disk_leaves_nothing_half_made(tmp_path, monkeypatch):
+    def full(name, language, rows, report, folder):
+        folder.mkdir()
+        (folder / "data").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left under .*corpora.*LAB_CACHE"):
+        patch.setattr(corpora, "_save", full)
+        load_corpus("toy", "cs")
+    assert [path.name for path in (cache_dir() / "corpora").iterdir() if path.is_dir()] == []
+    assert len(load_corpus("toy", "cs")) == 28
+
+
+def prepare_slowly(folder: Path, target: str, moment: str, ready) -> None:
+    """Prepare the corpus, but stop for a minute before or after one of its steps."""
+    real = getattr(corpora, target)
+
+    def slow(*arguments, **settings):
+        result = real(*arguments, **settings) if moment == "after" else None
+        ready.set()
+        time.sleep(60)
+        return result
+
+    setattr(corpora, target, slow)
+    load_corpus("fillets", "cs", folder)
+
+
+@pytest.mark.parametrize(("target", "moment"), [("read_rows", "before"), ("without_duplicates", "after"),
+                                                ("_save", "after")])  # fmt: skip
+def test_a_killed_preparation_leaves_nothing_half_made(tmp_path, target, moment):
+    folder, context = make_fillets(tmp_path), multiprocessing.get_context("fork")
+    ready = context.Event()
+    process = context.Process(target=prepare_slowly, args=(folder, target, moment, ready))
+    process.start()
+    assert ready.wait(60)
+    process.kill()
+    process.join()
+    assert not corpus_folder("fillets", "cs").exists()
+    assert len(load_corpus("fillets", "cs", folder)) == 7
+    assert not [path.name for path in (cache_dir() / "corpora").iterdir() if "partial" in path.name]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("corpus", ["fillets/cs", "fillets/nl", "stamps/ca", "stamps/fr"])
+def test_the_real_corpora_keep_the_contract(corpus):
+    name, language = corpus.split("/")
+    data = load_corpus(name, language).remove_columns("audio").to_pandas()
+    assert data["id"].is_unique and data["duration"].between(0.1, 29).all() and set(data["split"]) <= set(SPLITS)
+    split_of = defaultdict(set)
+    for text, split in zip(data["text"], data["split"], strict=True):
+        split_of[normalise(text)].add(split)
+    assert "" not in split_of and all(len(splits) == 1 for splits in split_of.values())
+    if name == "fillets":
+        rooms = data[data["split"] != "test-other"].groupby("room_or_category")["split"].nunique()
+        assert (rooms == 1).all()
+
+
+@pytest.mark.real
+def test_rooms_and_stamps_are_in_the_same_split_in_every_language():
+    for name, languages in (("fillets", ("cs", "nl")), ("stamps", ("ca", "es", "fr"))):
+        split_of = {}
+        for language in languages:
+            data = load_corpus(name, language)
+            for key, split in zip(data["id"][:], data["split"][:], strict=True):
+                assert split_of.setdefault(key, split) == split
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["fillets", "stamps"])
+def test_the_dataset_cards_state_what_was_measured(name):
+    card = (Path(corpora.__file__).parent.parent / "data" / name / "README.md").read_text(encoding="utf-8")
+    prepared = [language for language in CORPORA[name] if corpus_folder(name, language).exists()]
+    assert prepared
+    for language in prepared:
+        report = corpus_report(name, language)
+        cells = [f"{split['clips']} ({split['minutes']:.1f})" for split in report["splits"].values()]
+        row = f"| {language} | {report['items']} | {report['kept']} ({report['minutes']:.1f}) | {' | '.join(cells)} |"
+        assert row in card, row

@@ -1,0 +1,262 @@
+"""Finding a corpus: folders, archives whole and damaged, the package manager (replaced by a script)."""
+
+import errno
+import gzip
+import os
+import stat
+import tarfile
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from distilwhisper_lib import packages
+from distilwhisper_lib.archives import deb_fields, unpack
+from distilwhisper_lib.packages import PACKAGES, Pinned, disk_errors, download_size, find_package
+from distilwhisper_lib.presets import cache_dir
+
+from made_corpora import make_deb, make_fillets, make_stamps, tar_bytes, tree
+
+
+@pytest.fixture(autouse=True)
+def nothing_installed(monkeypatch, tmp_path):
+    monkeypatch.setattr(packages, "INSTALLED", dict.fromkeys(PACKAGES, tmp_path / "not-installed"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))  # no apt-get, no dpkg
+
+
+@pytest.fixture
+def game(tmp_path):
+    """Return the folder with usr/share/games/fillets-ng in it."""
+    make_fillets(tmp_path / "game")
+    return tmp_path / "game"
+
+
+def leftovers() -> list[str]:
+    names = [path.name for path in (cache_dir() / "packages").glob("*")]
+    return [name for name in names if "partial" in name or "download" in name]
+
+
+def pin(monkeypatch, corpus: str, *debs: Path) -> None:
+    """Make these packages the tested ones."""
+    pinned = {}
+    for deb in debs:
+        fields = deb_fields(deb)
+        pinned[fields["Package"]] = Pinned(fields["Version"], sha256(deb.read_bytes()).hexdigest(), 1)
+    monkeypatch.setitem(PACKAGES, corpus, pinned)
+
+
+@pytest.mark.parametrize("inner", [".", "usr/share/games/fillets-ng", "usr/share"])
+def test_a_folder_at_any_depth(game, inner):
+    package = find_package("fillets", game / inner, "cs")
+    assert package.folder == game / "usr/share/games/fillets-ng" and package.source == "folder"
+
+
+def test_a_folder_without_the_data_or_the_language(game, tmp_path):
+    with pytest.raises(FileNotFoundError, match="'nl'.*fillets-ng-data-nl"):
+        find_package("fillets", game, "nl")
+    with pytest.raises(FileNotFoundError, match="tuxpaint-stamps-default"):
+        find_package("stamps", game, "ca")
+    with pytest.raises(FileNotFoundError, match="no file or folder .*nowhere"):
+        find_package("fillets", tmp_path / "nowhere", "cs")
+    (tmp_path / "text.docx").write_text("no archive")
+    with pytest.raises(ValueError, match="text.docx is not an archive"):
+        find_package("fillets", tmp_path / "text.docx", "cs")
+
+
+def test_installed_data_come_before_everything_but_a_source(game, monkeypatch):
+    place = game / "usr/share/games/fillets-ng"
+    monkeypatch.setitem(packages.INSTALLED, "fillets", place)
+    package = find_package("fillets", language="cs")
+    assert package.folder == place and package.source == "installed package" and package.versions == {}
+    with pytest.raises(OSError, match="no apt-get"):
+        find_package("fillets", language="nl")  # installed, but without Dutch voices
+
+
+@pytest.mark.parametrize("kind", ["xz", "zst"])
+def test_several_debs_in_a_folder_are_unpacked_once_and_found_again(game, tmp_path, monkeypatch, kind):
+    files = tree(game)
+    scripts = {name: content for name, content in files.items() if name.endswith(".lua")}
+    sounds = {name: content for name, content in files.items() if name.endswith(".ogg")}
+    store = tmp_path / "debs"
+    debs = [make_deb(store / "a.deb", "fillets-ng-data", "1", scripts | {"./usr/share/picture.png": b"x"}, kind),
+            make_deb(store / "b.deb", "fillets-ng-data-cs", "1", sounds, kind)]  # fmt: skip
+    make_deb(store / "c.deb", "something-else", "3", {"./usr/share/other.txt": b"x"})
+    pin(monkeypatch, "fillets", *debs)
+    package = find_package("fillets", store, "cs")
+    assert tree(package.folder) == tree(game / "usr/share/games/fillets-ng")
+    digest = sha256(debs[0].read_bytes()).hexdigest()
+    assert package.versions["fillets-ng-data"] == {"version": "1", "sha256": digest, "tested": True}
+    assert set(package.versions) == {"fillets-ng-data", "fillets-ng-data-cs"} and not leftovers()
+    assert not list((cache_dir() / "packages").rglob("*.png"))
+    assert find_package("fillets", language="cs") == package  # from the cache, no source, no apt-get
+
+
+@pytest.mark.parametrize("name", ["game.tar.gz", "game.tar.xz", "game.zip"])
+def test_other_archives(game, tmp_path, name):
+    path = tmp_path / name
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(path, "w") as archive:
+            for inner, content in tree(game).items():
+                archive.writestr(f"top/{inner.removeprefix('./')}", content)
+    else:
+        with tarfile.open(path, f"w:{path.suffix[1:]}") as archive:
+            archive.add(game, "top")
+    package = find_package("fillets", path, "cs")
+    assert tree(package.folder) == tree(game / "usr/share/games/fillets-ng")
+    assert package.versions[name]["tested"] is False
+
+
+def test_another_version_warns_and_the_tested_version_with_other_content_is_refused(game, tmp_path, monkeypatch):
+    tested = make_deb(tmp_path / "tested.deb", "fillets-ng-data", "1", {"./x.lua": b"x"})
+    pin(monkeypatch, "fillets", tested)
+    newer = make_deb(tmp_path / "newer.deb", "fillets-ng-data", "2", tree(game))
+    with pytest.warns(UserWarning, match=r"fillets-ng-data 2 was not tested \(1 was\)"):
+        assert find_package("fillets", newer, "cs").versions["fillets-ng-data"]["tested"] is False
+    changed = make_deb(tmp_path / "changed.deb", "fillets-ng-data", "1", tree(game))
+    with pytest.raises(ValueError, match="refused changed.deb.*SHA-256"):
+        find_package("fillets", changed, "cs")
+
+
+def damaged(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    if how == "cut off":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "cut off in the header":
+        path.write_bytes(content[:90])
+    elif how == "no archive":
+        path.write_bytes(b"<html>not found</html>")
+    elif how == "flipped":
+        middle = len(content) * 3 // 4
+        flipped = bytes(byte ^ 255 for byte in content[middle : middle + 64])
+        path.write_bytes(content[:middle] + flipped + content[middle + 64 :])
+    else:
+        path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("how", ["cut off", "cut off in the header", "no archive", "flipped", "empty"])
+@pytest.mark.parametrize("name", ["game.deb", "game-zst.deb", "game.tar.gz", "game.zip"])
+@pytest.mark.filterwarnings("ignore:fillets-ng-data")
+def test_damaged_archives_are_named_and_leave_nothing(game, tmp_path, name, how):
+    path = tmp_path / name
+    if name.endswith(".deb"):
+        make_deb(path, "fillets-ng-data", "9", tree(game), "zst" if "zst" in name else "xz")
+    elif name.endswith(".zip"):
+        with zipfile.ZipFile(path, "w") as archive:
+            for inner, content in tree(game).items():
+                archive.writestr(inner.removeprefix("./"), content)
+    else:
+        with tarfile.open(path, "w:gz") as archive:
+            archive.add(game, "top")
+    whole = path.read_bytes()
+    damaged(path, how)
+    with pytest.raises(ValueError, match=rf"{name}.*(damaged|no .deb file|download it again)"):
+        find_package("fillets", path, "cs")
+    assert not list((cache_dir() / "packages").glob("fillets-*"))
+    path.write_bytes(whole)
+    find_package("fillets", path, "cs")  # what the failure left is no obstacle
+    assert not leftovers()
+
+
+@pytest.mark.parametrize("member", ["../outside.txt", "usr/../../outside.txt"])
+@pytest.mark.parametrize("name", ["evil.deb", "evil.tar.gz", "evil.zip"])
+def test_a_member_that_leads_outside_is_refused(tmp_path, name, member):
+    path, target = tmp_path / name, tmp_path / "inside" / "target"
+    target.mkdir(parents=True)
+    if name.endswith(".deb"):
+        make_deb(path, "evil", "1", {member: b"x"})
+    elif name.endswith(".zip"):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(member, "x")
+    else:
+        path.write_bytes(gzip.compress(tar_bytes({member: b"x"})))
+    with pytest.raises(ValueError, match=rf"refused {name}.*outside"):
+        unpack(path, target, lambda _: True)
+    assert not list(tmp_path.rglob("outside.txt"))
+
+
+def test_links_in_an_archive_are_left_out(tmp_path):
+    path = tmp_path / "links.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        link = tarfile.TarInfo("a.txt")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    unpack(path, tmp_path / "target", lambda _: True)
+    assert not list((tmp_path / "target").rglob("*"))
+
+
+def fake_apt(tmp_path: Path, script: str) -> None:
+    """Put a program named apt-get in front of everything."""
+    program = tmp_path / "bin" / "apt-get"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\n{script}\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+
+
+def test_the_distributions_package_is_fetched_by_apt(tmp_path, monkeypatch):
+    make_stamps(tmp_path / "tux", count=3)
+    deb = make_deb(tmp_path / "stamps.deb", "tuxpaint-stamps-default", "5", tree(tmp_path / "tux"))
+    fake_apt(tmp_path, f"cp {deb} .")
+    with pytest.warns(UserWarning, match="5 was not tested"):
+        package = find_package("stamps", language="ca")
+    assert package.source == "apt-get download" and len(list(package.folder.rglob("*.ogg"))) == 3 and not leftovers()
+    fake_apt(tmp_path, "exit 1")
+    assert find_package("stamps", language="ca") == package  # from the cache
+
+
+def test_apt_may_bring_another_build_of_the_tested_version(tmp_path, monkeypatch):
+    """Ubuntu builds Debian's source anew: same version, other bytes, signature checked by apt."""
+    make_stamps(tmp_path / "tux", count=3)
+    version = PACKAGES["stamps"]["tuxpaint-stamps-default"].version
+    deb = make_deb(tmp_path / "stamps.deb", "tuxpaint-stamps-default", version, tree(tmp_path / "tux"))
+    fake_apt(tmp_path, f"cp {deb} .")
+    with pytest.warns(UserWarning, match="another build"):
+        package = find_package("stamps", language="ca")
+    assert package.versions["tuxpaint-stamps-default"]["tested"] is False
+
+
+def test_package_lists_are_fetched_when_there_are_none(tmp_path):
+    make_stamps(tmp_path / "tux", count=3)
+    deb = make_deb(tmp_path / "stamps.deb", "tuxpaint-stamps-default", "5", tree(tmp_path / "tux"))
+    fake_apt(tmp_path, f"""
+case "$*" in
+  *Dir::State::Lists=*update) touch lists/updated;;
+  *Dir::State::Lists=*download*) test -e lists/updated && cp {deb} .;;
+  *) echo "E: Unable to locate package tuxpaint-stamps-default" >&2; exit 100;;
+esac""")
+    with pytest.warns(UserWarning, match="not tested"):
+        assert find_package("stamps", language="ca").folder.name == "stamps"
+
+
+@pytest.mark.parametrize(("script", "message"), [
+    ('echo "E: Unable to locate package x" >&2; exit 100', "sudo apt-get update.*or install fillets-ng-data"),
+    ('echo "E: Failed to fetch http://x Could not resolve host" >&2; exit 100', "check the network"),
+    ("exit 0", "could not fetch"),
+])  # fmt: skip
+def test_apt_errors_say_what_to_do(tmp_path, script, message):
+    fake_apt(tmp_path, script)
+    with pytest.raises(OSError, match=message):
+        find_package("fillets", language="cs")
+    assert not leftovers()
+
+
+def test_without_apt_the_error_says_which_packages(monkeypatch):
+    with pytest.raises(OSError, match="no apt-get.*fillets-ng-data-cs.*source="):
+        find_package("fillets", language="cs")
+
+
+def test_a_full_disk_is_named(game, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    deb = make_deb(tmp_path / "x.deb", "fillets-ng-data", "9", tree(game))
+    monkeypatch.setattr(packages, "unpack", full)
+    with pytest.raises(OSError, match="no space left.*LAB_CACHE"), pytest.warns(UserWarning):
+        find_package("fillets", deb, "cs")
+    with pytest.raises(PermissionError), disk_errors(tmp_path):
+        raise PermissionError("something else passes through")
+
+
+def test_download_sizes():
+    assert download_size("fillets") == 142_269_236
+    assert download_size("stamps") == 160_880_444
+    assert download_size("toy") == 0
