@@ -56,14 +56,17 @@ class Clips(Dataset):
     def __getitem__(self, i: int) -> dict:
         if i not in self._features:
             try:
-                audio = read_audio(self.rows[i]["audio"])
+                self._features[i] = self._read(i)
             except (ValueError, OSError) as error:
                 raise ValueError(f"{self.ids[i]}: {error}") from error
-            if self.change is not None:
-                audio = self.change(audio, seed=i)
-            self._features[i] = torch.as_tensor(log_mel(audio, self.extractor))
         frames = round(self.durations[i] * FRAMES_PER_SECOND)
         return {"id": self.ids[i], "features": self._features[i], "labels": self.labels[i], "frames": frames}
+
+    def _read(self, i: int) -> torch.Tensor:
+        audio = read_audio(self.rows[i]["audio"])
+        if self.change is not None:
+            audio = self.change(audio, seed=i)
+        return torch.as_tensor(log_mel(audio, self.extractor))  # (80, frames)
 
 
 class JoinedClips(ConcatDataset):

@@ -152,6 +152,13 @@ def whisper_layers(model) -> Iterator[tuple[str, int, nn.Module]]:
             yield stack, index, layer
 
 
+def shared_block(layer: nn.Module) -> FeedForward:
+    """Return a layer's own feed-forward block, with experts beside it or without."""
+    if isinstance(layer.fc1, ClsrFeedForward):
+        return layer.fc1.shared
+    return FeedForward(layer.fc1, layer.activation_fn, layer.fc2)
+
+
 def clsr_blocks(model) -> list[ClsrFeedForward]:
     """Return the model's CLSR blocks, encoder first; an empty list where no experts are attached."""
     return [layer.fc1 for _, _, layer in whisper_layers(model) if isinstance(layer.fc1, ClsrFeedForward)]
@@ -186,7 +193,7 @@ def attach_experts(model, languages: list[str], settings: ExpertSettings | None 
 def _insert_blocks(model, routing: Routing) -> None:
     model.requires_grad_(False)
     for _, _, layer in whisper_layers(model):
-        block = ClsrFeedForward(FeedForward(layer.fc1, layer.activation_fn, layer.fc2), routing)
+        block = ClsrFeedForward(shared_block(layer), routing)
         block.loading = layer.register_load_state_dict_pre_hook(_from_whisper_names)
         layer.fc1, layer.activation_fn, layer.fc2 = block.train(layer.training), nn.Identity(), nn.Identity()
 
@@ -195,7 +202,7 @@ def detach_experts(model):
     """Take experts and gates out again, in place: the plain model, still frozen. Returns the model."""
     for _, _, layer in whisper_layers(model):
         if isinstance(layer.fc1, ClsrFeedForward):
-            shared = layer.fc1.shared
+            shared = shared_block(layer)
             layer.fc1.loading.remove()
             layer.fc1, layer.activation_fn, layer.fc2 = shared.fc1, shared.activation_fn, shared.fc2
     return model

@@ -52,13 +52,26 @@ def plan(lab: Lab) -> list[dict]:
 
 
 def compare(lab: Lab) -> pd.DataFrame:
-    """Score the whole plan and write comparison.csv, paired.csv and run.json; returns the comparison."""
+    """Score the whole plan and write comparison.csv, paired.csv, predictions.csv and run.json; returns the first."""
     table = pd.DataFrame([score(lab, **job) for job in plan(lab)])
     lab.results.mkdir(parents=True, exist_ok=True)
     table.round(3).to_csv(lab.results / "comparison.csv", index=False)
     paired(lab).round(3).to_csv(lab.results / "paired.csv", index=False)
+    predictions(lab).to_csv(lab.results / "predictions.csv", index=False)
     write_record(lab)
     return table
+
+
+def predictions(lab: Lab) -> pd.DataFrame:
+    """Return every prediction of the plan with its error counts; the corpora's own texts are left out (licence)."""
+    tables = []
+    for job in plan(lab):
+        table = counts(lab, **job).drop(columns=["text", "speaker", "duration"])
+        test = lab.test_set(job["key"])
+        where = {"system": job["system"], "experts": job.get("experts", True), "language": test.language,
+                 "test_set": test.name}  # fmt: skip
+        tables.append(table.assign(**where)[[*where, *table.columns]])
+    return pd.concat(tables)
 
 
 def paired(lab: Lab, against: tuple[str, ...] = ("student", "fine-tuning", "lora", "clsr-ft"),
@@ -74,7 +87,7 @@ def paired(lab: Lab, against: tuple[str, ...] = ("student", "fine-tuning", "lora
 
 
 def write_record(lab: Lab) -> None:
-    """Write run.json and the predictions (ids and predictions only, no text of the corpora) beside the tables."""
+    """Write run.json beside the tables."""
     p = lab.preset
     languages = {(test.corpus, test.language) for test in lab.test_sets.values()}
     data = {f"{corpus}/{language}": corpus_report(corpus, language)["fingerprint"]

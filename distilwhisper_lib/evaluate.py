@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from .batches import Clips, Collator, length_batches
 from .device import autocast, device_of
-from .presets import Preset
+from .presets import Preset, disk_errors
 from .weights import use_window
 
 
@@ -35,12 +35,12 @@ def transcribe(model, clips: Clips, collator: Collator, preset: Preset, path: Pa
 
 
 def generate_batch(model, tokenizer, features: torch.Tensor, language: str, task: str, preset: Preset) -> list[str]:
-    """Return the greedy texts of log-mel features (B, 80, F) in a window of F frames."""
+    """Return the greedy texts of log-mel features (B, 80, F) in a window of F frames, each on one line."""
     device = device_of(model)
     with use_window(model, features.shape[-1]), autocast(device):
         ids = model.generate(input_features=features.to(device), language=language, task=task, do_sample=False,
                              num_beams=1, max_new_tokens=preset.max_new_tokens, use_cache=True)  # fmt: skip
-    return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    return [" ".join(text.split()) for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
 def _read(path: Path) -> dict[str, str]:
@@ -54,5 +54,6 @@ def _write(path: Path, predictions: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     table = pd.DataFrame({"id": list(predictions), "prediction": list(predictions.values())})
-    table.to_csv(part, index=False)
-    os.replace(part, path)
+    with disk_errors(path.parent):
+        table.to_csv(part, index=False)
+        os.replace(part, path)

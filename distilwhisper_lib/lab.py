@@ -48,8 +48,13 @@ class Lab:
 
     @cached_property
     def collator(self) -> Collator:
-        """The collator, with the preset's window."""
+        """The collator for tests, with the preset's window."""
         return Collator(self.processor.tokenizer, self.preset.margin_seconds)
+
+    @property
+    def train_collator(self) -> Collator:
+        """The same with the window of training, for the teacher's outputs too."""
+        return replace(self.collator, margin_seconds=self.preset.train_margin_seconds)
 
     def rows(self, split: str, language: str | None = None, limit: int | None = None):
         """Return a split ("teacher", "train", "validation", "test", "test-other") as a Dataset."""
@@ -117,7 +122,7 @@ class Lab:
         if (folder / "complete").exists():
             return TeacherOutputs(folder)
         with timed_step(self.folder, f"teacher outputs {language}"):
-            outputs = compute_teacher(self.teacher(), clips, self.collator, folder, self.preset.top_k,
+            outputs = compute_teacher(self.teacher(), clips, self.train_collator, folder, self.preset.top_k,
                                       self.preset.eval_batch_size)  # fmt: skip
         (folder / "complete").touch()
         return outputs
@@ -140,13 +145,13 @@ class Lab:
     def _train(self, name, clips, objective: Objective, language: str, rate: float, epochs: int, seed: int) -> Path:
         p = self.preset
         depends = [p.student, clips.ids, objective.key(), rate, epochs, p.batch_size, p.accumulation,
-                   p.margin_seconds, p.warmup_ratio]  # fmt: skip
+                   p.train_margin_seconds, p.warmup_ratio]  # fmt: skip
         folder = self.folder / "runs" / f"{name}-{language}-seed{seed}-{short_hash(depends)}"
         if not (folder / "run.json").exists():
             validation = self.clips("validation", language, p.validation_clips)
             system = get_system("fine-tuning" if name == "teacher" else name)
             with timed_step(self.folder, f"train {name} {language}"):
-                train_system(system, folder, p, objective, clips, validation, self.collator, language, rate, epochs,
+                train_system(system, folder, p, objective, clips, validation, self.train_collator, language, rate, epochs,
                              seed, name)  # fmt: skip
         return folder
 

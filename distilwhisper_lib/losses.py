@@ -22,7 +22,7 @@ def labelled(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
     """Mean cross-entropy over labelled positions. logits (N, V), labels (N,)."""
-    return F.cross_entropy(logits, labels, ignore_index=IGNORED, label_smoothing=label_smoothing)
+    return F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, label_smoothing=label_smoothing)
 
 
 def _kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:

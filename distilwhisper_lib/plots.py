@@ -12,6 +12,7 @@ from .drawing import (
 )  # fmt: skip
 from .scoring import summarise
 from .systems import SYSTEMS
+from .testsets import DOMAINS
 
 __all__ = [
     "SQUARE", "WIDE", "forgetting_matrix", "plot_comparison", "plot_cost", "plot_curves", "plot_error_kinds",
@@ -167,11 +168,12 @@ def plot_gate_positions(matrix, tokens: list[str]) -> Figure:
 
 
 def plot_comparison(table: pd.DataFrame, language: str) -> Figure:
-    """Draw WER with its interval for every system, in-domain and out-of-domain side by side."""
-    table = table[table["language"] == language]
+    """Draw WER with its interval for every system, a panel for each domain that the table has."""
+    table = table[(table["language"] == language) & table["test_set"].isin(DOMAINS)]
     names = [name for name in SYSTEMS if name in set(table["system"])]
-    figure, axes = new_figure(WIDE, 2, sharey=True)
-    for ax, test in zip(axes, ("in-domain", "out-of-domain"), strict=True):
+    domains = [name for name in DOMAINS if name in set(table["test_set"])]
+    figure, axes = new_figure(WIDE, len(domains), sharey=True)
+    for ax, test in zip(axes, domains, strict=True):
         rows = table[table["test_set"] == test].drop_duplicates("system").set_index("system").reindex(names)
         spread = error_bars(rows["wer"], rows["wer_low"], rows["wer_high"])
         for y, (wer, colour) in enumerate(zip(rows["wer"], colours_of(names), strict=True)):

@@ -1,6 +1,9 @@
 """Presets: the one way to scale the course, and the two folders that everything is kept in."""
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +40,8 @@ class Preset:
     teacher_learning_rate: float = 5e-5
     warmup_ratio: float = 0.1
     label_smoothing: float = 0.1
-    margin_seconds: float | None = 3.0  # silence after the longest clip of a batch; None: Whisper's 30 s window
+    margin_seconds: float | None = 6.0  # silence after the longest clip of a batch; None: Whisper's 30 s window
+    train_margin_seconds: float | None = 3.0  # the same in training, where shorter is cheaper and does no harm
     max_new_tokens: int = 128
     eval_batch_size: int = 16
     top_k: int = 64  # teacher probabilities stored per position
@@ -52,7 +56,7 @@ SMOKE = Preset(
     name="smoke", student="tiny", teacher=None, corpus="toy", second_corpus="toy",
     retention=(("toy", "nl"), ("toy", "es")),
     epochs=1, teacher_epochs=1, batch_size=4, eval_batch_size=4, max_new_tokens=8, top_k=8,
-    margin_seconds=0.5, test_clips=4, retention_clips=2, train_clips=8, teacher_clips=8, validation_clips=2,
+    margin_seconds=1.0, train_margin_seconds=0.5, test_clips=4, retention_clips=2, train_clips=8, teacher_clips=8, validation_clips=2,
     learning_rates={"fine-tuning": 1e-3, "lora": 1e-3, "clsr-ft": 1e-3,
                     "distilwhisper-released": 1e-3, "distilwhisper": 1e-3},
     minutes="2 min on 2 cores", memory="1 GB",
@@ -61,7 +65,7 @@ SMOKE = Preset(
 LAPTOP = Preset(
     name="laptop", student="openai/whisper-base", teacher=None, corpus="fillets", second_corpus="stamps",
     retention=(("fillets", "nl"), ("stamps", "es"), ("stamps", "fr"), ("stamps", "ru"), ("stamps", "ro")),
-    epochs=8, batch_size=8, retention_clips=100,
+    epochs=6, batch_size=8, retention_clips=80,
     learning_rates={"fine-tuning": 5e-5, "lora": 5e-4, "clsr-ft": 3e-4,
                     "distilwhisper-released": 3e-4, "distilwhisper": 3e-4},
     minutes="60 min on 2 cores", memory="6 GB",
@@ -70,7 +74,7 @@ LAPTOP = Preset(
 COLAB = Preset(
     name="colab", student="openai/whisper-small", teacher="openai/whisper-large-v2",
     corpus="fillets", second_corpus="stamps", retention=LAPTOP.retention,
-    epochs=10, batch_size=8, accumulation=2, margin_seconds=None, max_new_tokens=225,
+    epochs=10, batch_size=8, accumulation=2, margin_seconds=None, train_margin_seconds=None, max_new_tokens=225,
     learning_rates=dict.fromkeys(LAPTOP.learning_rates, 1e-4) | {"fine-tuning": 1e-5},
     minutes="not measured yet", memory="not measured yet",
 )  # fmt: skip
@@ -100,3 +104,16 @@ def cache_dir() -> Path:
 def results_dir(preset: Preset) -> Path:
     """Return the folder for tables and pictures (variable LAB_RESULTS, else `results/` here) of one preset."""
     return Path(os.environ.get("LAB_RESULTS") or REPOSITORY / "results").expanduser() / preset.name
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn a full disk, however a library reports it, into an OSError that names the folder and says what to do."""
+    try:
+        yield
+    except Exception as error:  # safetensors and torch have errors of their own
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        if not full and "unexpected pos" not in str(error):  # torch.save on a full disk
+            raise
+        raise OSError(errno.ENOSPC, f"no space left under {folder}: free some, or set LAB_CACHE to a folder on another "
+                      "disk; then run it again, it goes on where it was") from error  # fmt: skip

@@ -10,7 +10,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .clsr import ExpertSettings, attach_experts, clsr_blocks, expert_languages, expert_parameters
+from .clsr import (
+    ExpertSettings,
+    Gate,
+    attach_experts,
+    clsr_blocks,
+    expert_languages,
+    expert_parameters,
+    shared_block,
+    whisper_layers,
+)
+from .presets import disk_errors
 from .text import language_code
 
 FORMAT = 1
@@ -19,8 +29,9 @@ FORMAT = 1
 def base_fingerprint(model) -> str:
     """Return a hash of the frozen feed-forward weights, rounded to fp16 so that fp32 and fp16 copies agree."""
     digest = hashlib.sha256()
-    for block in clsr_blocks(model):
-        digest.update(block.shared.fc1.weight.detach().to("cpu", torch.float16).numpy().tobytes())
+    for _, _, layer in whisper_layers(model):
+        fc1 = shared_block(layer).fc1
+        digest.update(fc1.weight.detach().to("cpu", torch.float16).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -28,18 +39,24 @@ def save_experts(model, folder: str | Path) -> Path:
     """Write experts and gates of all languages of `model` into `folder`, and nothing of Whisper itself.
 
     Each file is written beside its place and renamed, so a stopped save leaves no half file. Returns the folder.
-    Raises ValueError where no experts are attached, OSError (disk full, no right) as the system reports it.
+    Raises ValueError where no experts are attached, OSError where the disk is full or may not be written to.
     """
     languages = expert_languages(model)
     if not languages:
         raise ValueError("no experts are attached, so there is nothing to save")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for language in languages:
-        tensors = {name: p.detach().cpu().contiguous() for name, p in expert_parameters(model, language)}
-        part = folder / f"experts.{language}.part"
-        save_file(tensors, part)
-        os.replace(part, folder / f"experts.{language}.safetensors")
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for language in languages:
+            tensors = {name: p.detach().cpu().contiguous() for name, p in expert_parameters(model, language)}
+            part = folder / f"experts.{language}.part"
+            save_file(tensors, part)
+            os.replace(part, folder / f"experts.{language}.safetensors")
+        _write_about(model, folder, languages)
+    return folder
+
+
+def _write_about(model, folder: Path, languages: list[str]) -> None:
     config = getattr(model, "config", None)
     about = {
         "format": FORMAT,
@@ -52,14 +69,16 @@ def save_experts(model, folder: str | Path) -> Path:
     part = folder / "experts.part"
     part.write_text(json.dumps(about, indent=2) + "\n")
     os.replace(part, folder / "experts.json")
-    return folder
 
 
 def _read_about(folder: Path) -> dict:
     path = folder / "experts.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {folder} is not a folder that save_experts has written")
-    about = json.loads(path.read_text())
+    try:
+        about = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): copy it again, or train the experts again") from error
     if about.get("format") != FORMAT:
         raise ValueError(f"{path} has format {about.get('format')!r}, this version reads format {FORMAT}")
     return about
@@ -68,22 +87,25 @@ def _read_about(folder: Path) -> dict:
 def load_experts(model, folder: str | Path, languages: list[str] | None = None):
     """Attach the experts of `languages` (default: all in the folder) to `model`, in place; returns the model.
 
-    Raises FileNotFoundError for a folder or language that is not there, ValueError for experts that were
-    trained on another Whisper or a damaged file.
+    Raises FileNotFoundError for a folder, file or language that is not there, ValueError for experts that were
+    trained on another Whisper or a damaged file; the model is then as it was.
     """
     folder = Path(folder)
     about = _read_about(folder)
+    languages = [languages] if isinstance(languages, str) else languages
     wanted = [language_code(language) for language in languages or about["languages"]]
     missing = [language for language in wanted if language not in about["languages"]]
     if missing:
         raise FileNotFoundError(f"{folder} holds no experts for {', '.join(missing)}; "
                                 f"it has {', '.join(about['languages'])}")  # fmt: skip
+    settings = ExpertSettings(**about["settings"])
     loaded = {language: _read_tensors(folder / f"experts.{language}.safetensors") for language in wanted}
-    _check_shapes(model, about, loaded, folder)
-    attach_experts(model, wanted, ExpertSettings(**about["settings"]))
+    for language, tensors in loaded.items():
+        _check_shapes(model, settings, language, tensors, f"{folder} ({about['base_model']})")
     if base_fingerprint(model) != about["base_fingerprint"]:
-        raise ValueError(f"the experts in {folder} were trained on another Whisper ({about['base_model']}): "
-                         "their shapes fit, but the frozen weights differ")  # fmt: skip
+        raise ValueError(f"the experts in {folder} were trained on another Whisper: their shapes fit, but the frozen "
+                         f"weights differ; load {about['base_model']} in fp32 or fp16")  # fmt: skip
+    attach_experts(model, wanted, settings)
     for language, tensors in loaded.items():
         for name, parameter in expert_parameters(model, language):
             parameter.data.copy_(tensors[name])
@@ -91,22 +113,31 @@ def load_experts(model, folder: str | Path, languages: list[str] | None = None):
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: copy the folder again, or train the experts again")
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read ({error}): copy it again, or train the experts again") from error
 
 
-def _check_shapes(model, about: dict, loaded: dict, folder: Path) -> None:
-    """Compare sizes before anything is attached, so that a wrong folder leaves the model as it was."""
-    config = model.config
-    for language, tensors in loaded.items():
-        for stack, layers in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
-            weights = [t for name, t in tensors.items()
-                       if name.startswith(f"{stack}.") and name.endswith("fc1.weight")]  # fmt: skip
-            width = weights[0].shape[1] if weights else 0
-            if len(weights) != layers or width != config.d_model:
-                raise ValueError(
-                    f"the {language} experts in {folder} fit a Whisper with {len(weights)} {stack} layers of width "
-                    f"{width} ({about['base_model']}); this one has {layers} of width {config.d_model}"
-                )
+def _check_shapes(model, settings: ExpertSettings, language: str, tensors: dict, source: str) -> None:
+    """Compare names and shapes before anything is attached, so that a wrong folder leaves the model as it was."""
+    needed, found = {}, {name: tensor.shape for name, tensor in tensors.items()}
+    for stack, index, layer in whisper_layers(model):
+        shared = shared_block(layer)
+        with torch.device("meta"):  # only its shapes are wanted
+            gate = Gate(shared.fc1.weight.shape[1], settings)
+        for kind, module in (("experts", shared), ("gates", gate)):
+            needed |= {f"{stack}.{index}.{kind}.{language}.{name}": p.shape for name, p in module.named_parameters()}
+    if found != needed:
+        raise ValueError(f"the {language} experts in {source} are for {_describe(found)}; "
+                         f"this Whisper needs {_describe(needed)}")  # fmt: skip
+
+
+def _describe(shapes: dict[str, torch.Size]) -> str:
+    """Return the size of the Whisper that tensors of these names and shapes belong to."""
+    weights = {name: shape for name, shape in shapes.items() if name.endswith("fc1.weight")}
+    counts = [sum(name.startswith(stack) for name in weights) for stack in ("encoder.", "decoder.")]
+    width = next(iter(weights.values()))[1] if weights else 0
+    return f"{counts[0]} + {counts[1]} layers of width {width} ({len(shapes)} tensors)"

@@ -61,6 +61,7 @@ def prepare_for_training(model, system: System, language: str):
         model.model.encoder.embed_positions.requires_grad_(False)  # sinusoids, fixed in Whisper
     elif system.trains == "adapter":
         model = get_peft_model(model, lora_config())
+        model.peft_config["default"].base_model_name_or_path = ""  # or PEFT asks the hub for it at each checkpoint
     elif system.trains == "experts":
         attach_experts(model, [language])
         set_language(model, language)
@@ -76,6 +77,8 @@ def save_trained(model, system: System, folder: Path) -> Path:
     shutil.rmtree(part, ignore_errors=True)
     if system.trains == "experts":
         save_experts(model, part)
+    elif system.trains == "adapter":
+        model.save_pretrained(part, save_embedding_layers=False)  # asked, PEFT would look them up on the hub
     else:
         model.save_pretrained(part)
     part.rename(folder)

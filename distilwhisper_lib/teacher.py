@@ -10,6 +10,7 @@ from tqdm import tqdm
 from .batches import Clips, Collator, length_batches
 from .device import autocast, device_of
 from .losses import labelled, top_k_log_probs
+from .presets import disk_errors
 from .weights import use_window
 
 
@@ -60,8 +61,9 @@ def compute_teacher(model, clips: Clips, collator: Collator, folder: str | Path,
             continue
         tensors = _teacher_batch(model, collator([clips[i] for i in indices]), k)
         part = path.with_suffix(".part")
-        save_file(tensors, part)
-        os.replace(part, path)
+        with disk_errors(folder):
+            save_file(tensors, part)
+            os.replace(part, path)
     return TeacherOutputs(folder)
 
 

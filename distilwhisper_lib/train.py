@@ -17,7 +17,7 @@ from .batches import Clips, Collator, LengthOrder, position_masks
 from .clsr import clsr_blocks, last_gates, set_noise
 from .device import mixed_precision, peak_memory_gb, pick_device
 from .losses import cross_entropy, gate_budget_loss, labelled, top_k_divergence, total_loss
-from .presets import Preset
+from .presets import Preset, disk_errors
 from .systems import System, prepare_for_training, save_trained
 from .teacher import TeacherOutputs
 from .weights import load_whisper, use_window
@@ -121,8 +121,8 @@ class Progress(TrainerCallback):
 
 
 class MarkComplete(TrainerCallback):
-    """Marks a checkpoint once all of it is written (one cut off by a kill is not resumed from); the mark holds
-    the seconds that the run has taken up to there, over all its parts."""
+    """Marks a checkpoint once all of it is written, then removes the older ones: whenever a run is killed, a marked
+    checkpoint is whole. The mark holds the seconds that the run has taken up to there, over all its parts."""
 
     def __init__(self, resumed: str | None):
         self.seconds = float((Path(resumed) / "complete").read_text()) if resumed else 0.0
@@ -132,9 +132,17 @@ class MarkComplete(TrainerCallback):
         """Return the seconds of training so far, earlier parts included."""
         return self.seconds + time.perf_counter() - self.began
 
+    def on_epoch_end(self, args, state, control, **_):
+        control.should_log = True  # what is logged starts anew at a checkpoint, in a resumed run as in another
+
     def on_save(self, args, state, control, **_):
-        path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / "complete"
-        path.write_text(f"{self.elapsed():.1f}")
+        folder, newest = Path(args.output_dir), f"checkpoint-{state.global_step}"
+        (folder / "mark.part").write_text(f"{self.elapsed():.1f}")
+        os.replace(folder / "mark.part", folder / newest / "complete")
+        for path in folder.glob("checkpoint-*"):
+            if path.name != newest:
+                (path / "complete").unlink(missing_ok=True)
+                shutil.rmtree(path)
 
 
 def last_complete_checkpoint(folder: Path) -> str | None:
@@ -171,7 +179,6 @@ def training_arguments(folder: Path, preset: Preset, learning_rate: float, epoch
         seed=seed,
         eval_strategy="epoch",
         save_strategy="epoch",
-        save_total_limit=1,
         logging_steps=5,
         prediction_loss_only=True,
         remove_unused_columns=False,
@@ -203,6 +210,7 @@ def train_system(system: System, folder: Path, preset: Preset, objective: Object
     folder/checkpoints: only while it runs. The result does not depend on where a run was stopped.
     """
     if (folder / "run.json").exists():
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         return folder
     torch.manual_seed(seed)  # the new gates and adapters are drawn from it
     model = prepare_for_training(load_whisper(preset.student), system, language)
@@ -212,11 +220,12 @@ def train_system(system: System, folder: Path, preset: Preset, objective: Object
     disable_progress_bar()  # of each checkpoint's files; ours stays
     trainer = make_trainer(model, arguments, objective, clips, validation, collator,
                            [Progress(f"train {label or system.name}"), clock])  # fmt: skip
-    trainer.train(resume_from_checkpoint=resumed)
-    shutil.rmtree(folder / "model", ignore_errors=True)
-    save_trained(model, system, folder / "model")
-    _write_run(folder, trainer, system=label or system.name, language=language, clips=len(clips), epochs=epochs,
-               seconds=round(clock.elapsed(), 1))  # fmt: skip
+    with disk_errors(folder):
+        trainer.train(resume_from_checkpoint=resumed)
+        shutil.rmtree(folder / "model", ignore_errors=True)
+        save_trained(model, system, folder / "model")
+        _write_run(folder, trainer, system=label or system.name, language=language, clips=len(clips), epochs=epochs,
+                   seconds=round(clock.elapsed(), 1))  # fmt: skip
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return folder
 
@@ -230,7 +239,7 @@ def _write_run(folder: Path, trainer: LabTrainer, **facts) -> None:
         "steps": trainer.state.global_step,
         "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "peak_memory_gb": round(peak_memory_gb(pick_device()), 2),
-        "log": trainer.state.log_history,
+        "log": [row for row in trainer.state.log_history if "train_runtime" not in row],
     }
     part = folder / "run.part"
     part.write_text(json.dumps(run, indent=1) + "\n")

@@ -1,0 +1,33 @@
+"""What every test starts from: its own cache and results, full precision, one thread, the tiny Whisper."""
+
+import os
+
+import pytest
+import torch
+from distilwhisper_lib.weights import load_processor, load_whisper
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+torch.set_num_threads(1)  # the same sums in the same order, and room for other tests
+
+
+@pytest.fixture(autouse=True)
+def own_folders(request, monkeypatch, tmp_path):
+    """Cache, results and settings of its own for each test; tests of the real data keep the real ones."""
+    for name in ("LAB_PRESET", "LAB_PRECISION"):
+        monkeypatch.delenv(name, raising=False)
+    if "real" not in request.keywords:
+        monkeypatch.setenv("LAB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("LAB_RESULTS", str(tmp_path / "results"))
+        monkeypatch.setenv("LAB_PRECISION", "no")
+
+
+@pytest.fixture
+def model():
+    """A random Whisper with every part of the real one."""
+    return load_whisper("tiny")
+
+
+@pytest.fixture(scope="session")
+def processor():
+    """Its tokenizer and feature extractor; do not change them."""
+    return load_processor("tiny")

@@ -1,0 +1,71 @@
+"""Random clips, batches and experts for tests: nothing is read, and all is the same every time."""
+
+import torch
+from distilwhisper_lib.clsr import expert_parameters
+from distilwhisper_lib.text import encode_labels
+from distilwhisper_lib.weights import use_window
+from torch.utils.data import Dataset
+
+FRAMES = 100  # a window of one second
+
+
+class RandomClips(Dataset):
+    """Looks like `Clips`: features and texts are random, lengths vary between the given bounds."""
+
+    def __init__(self, tokenizer, count, language="cs", seconds=(0.4, 0.9), letters=(3, 8), seed=0):
+        draw = torch.Generator().manual_seed(seed)
+        self.ids = [f"random/{seed}-{i}" for i in range(count)]
+        low, high = seconds
+        self.durations = [low + (high - low) * torch.rand((), generator=draw).item() for _ in self.ids]
+        self.items = []
+        for clip, duration in zip(self.ids, self.durations, strict=True):
+            frames = round(100 * duration)
+            length = int(torch.randint(letters[0], letters[1] + 1, (), generator=draw))
+            text = bytes(torch.randint(97, 123, (length,), generator=draw).tolist()).decode()
+            self.items.append({"id": clip, "features": torch.randn(80, frames, generator=draw), "frames": frames,
+                               "labels": encode_labels(tokenizer, text, language)})  # fmt: skip
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, i):
+        return self.items[i]
+
+
+def random_batch(rows=2, tokens=6, frames=FRAMES, seed=1):
+    """Return features (B, 80, frames) and decoder input ids (B, tokens) that begin with the start token."""
+    draw = torch.Generator().manual_seed(seed)
+    ids = torch.randint(97, 123, (rows, tokens), generator=draw)
+    ids[:, 0] = 257
+    return {"input_features": torch.randn(rows, 80, frames, generator=draw), "decoder_input_ids": ids}
+
+
+@torch.no_grad()
+def logits(model, batch):
+    """Return the logits (B, T, V) of a batch in its own window."""
+    with use_window(model, batch["input_features"].shape[-1]):
+        return model(**batch).logits
+
+
+def shake_experts(model, language=None, seed=0):
+    """Move experts and gates away from where they start, as training would: some gates open, some are closed."""
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in expert_parameters(model, language):
+            noise = torch.randn(parameter.shape, generator=draw)
+            if ".gates." in name:  # what they start from is random
+                parameter.copy_(noise - noise.mean() if name.endswith("linear2.weight") else noise)
+            else:
+                parameter += 0.2 * noise
+    return model
+
+
+def frozen_state(model):
+    """Return copies of all tensors of the state but experts and gates."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()
+            if ".experts." not in name and ".gates." not in name}  # fmt: skip
+
+
+def same_state(first, second):
+    """Return whether two states have the same names and the same tensors, bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

@@ -1,0 +1,109 @@
+"""Transcription of a test set: greedy, in whole batches, kept in a table that a second call goes on with."""
+
+import pandas as pd
+import pytest
+import torch
+from distilwhisper_lib import evaluate
+from distilwhisper_lib.batches import Collator
+from distilwhisper_lib.clsr import attach_experts, use_language
+from distilwhisper_lib.evaluate import _read, _write, generate_batch, transcribe
+from distilwhisper_lib.presets import get_preset
+from distilwhisper_lib.text import prefix_tokens
+from distilwhisper_lib.weights import use_window
+from random_data import RandomClips, shake_experts
+
+PRESET = get_preset("smoke")
+
+
+@pytest.fixture
+def clips(processor):
+    return RandomClips(processor.tokenizer, 10)
+
+
+@pytest.fixture
+def collator(processor):
+    return Collator(processor.tokenizer, PRESET.margin_seconds)
+
+
+def run(model, clips, collator, path):
+    return transcribe(model, clips, collator, PRESET, path, "cs")
+
+
+def test_predictions_come_in_the_order_of_the_clips(model, clips, collator, processor, tmp_path):
+    table = run(model, clips, collator, tmp_path / "new" / "cs.csv")
+    assert list(table.columns) == ["id", "prediction"] and list(table["id"]) == clips.ids
+    longest = max(range(10), key=lambda i: clips.durations[i])
+    batch = collator([clips[i] for i in sorted(range(10), key=lambda i: (-clips.durations[i], i))[:4]])
+    with torch.no_grad(), use_window(model, batch["input_features"].shape[-1]):
+        ids = model.generate(batch["input_features"], language="cs", task="transcribe", do_sample=False, num_beams=1,
+                             max_new_tokens=PRESET.max_new_tokens)  # fmt: skip
+    text = " ".join(processor.tokenizer.decode(ids[0], skip_special_tokens=True).split())
+    assert table["prediction"][longest] == text and ids.shape[1] <= 8
+
+
+def test_second_call_returns_the_same(model, clips, collator, tmp_path):
+    first = run(model, clips, collator, tmp_path / "cs.csv")
+    again = run(model, clips, collator, tmp_path / "cs.csv")
+    pd.testing.assert_frame_equal(first, again)
+
+
+def test_second_call_computes_the_missing_batches_alone(model, clips, collator, tmp_path, monkeypatch):
+    path, batches = tmp_path / "cs.csv", []
+    whole = run(model, clips, collator, path)
+    lines = path.read_bytes()
+    done = dict(list(_read(path).items())[:4])  # the first batch
+    _write(path, done)
+
+    def spy(*args):
+        batches.append(len(args[2]))
+        return generate_batch(*args)
+
+    monkeypatch.setattr(evaluate, "generate_batch", spy)
+    pd.testing.assert_frame_equal(run(model, clips, collator, path), whole)
+    assert batches == [4, 2] and path.read_bytes() == lines
+    pd.testing.assert_frame_equal(run(model, clips, collator, path), whole)
+    assert batches == [4, 2]  # nothing is left to do
+
+
+def test_decoding_does_not_depend_on_training_mode_or_random_numbers(model, clips, collator, tmp_path):
+    first = run(model, clips, collator, tmp_path / "1.csv")
+    torch.manual_seed(123)
+    pd.testing.assert_frame_equal(run(model.train(), clips, collator, tmp_path / "2.csv"), first)
+
+
+@pytest.mark.parametrize(("language", "task"), [("cs", "transcribe"), ("ca", "translate")])
+def test_decoder_starts_with_language_and_task(model, clips, collator, processor, language, task):
+    seen = []
+    hook = model.model.decoder.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["input_ids"].tolist()), with_kwargs=True)  # fmt: skip
+    texts = generate_batch(model, processor.tokenizer, collator([clips[0]])["input_features"], language, task, PRESET)
+    hook.remove()
+    assert seen[0] == [prefix_tokens(processor.tokenizer, language, task)]
+    assert len(texts) == 1 and len(seen) <= PRESET.max_new_tokens
+
+
+def test_each_text_is_one_line(model, clips, collator, processor, monkeypatch):
+    monkeypatch.setattr(type(processor.tokenizer), "batch_decode", lambda *_, **__: [" a\rb \n\n c  d\u2028e "])
+    features = collator([clips[0]])["input_features"]
+    assert generate_batch(model, processor.tokenizer, features, "cs", "transcribe", PRESET) == ["a b c d e"]
+
+
+def test_experts_matter_where_they_are_switched_on(model, clips, collator, tmp_path):
+    plain = run(model, clips, collator, tmp_path / "plain.csv")
+    shake_experts(attach_experts(model, ["cs"]))
+    pd.testing.assert_frame_equal(run(model, clips, collator, tmp_path / "off.csv"), plain)
+    with use_language(model, "cs"):
+        assert not run(model, clips, collator, tmp_path / "on.csv").equals(plain)
+
+
+@pytest.mark.parametrize("text", ["", " ", "NA", "nan", "None", '"', 'a "b", c', "a,b", "a\nb", "a\r\nb",
+                                  "\x00", "a\x00b", "\x1a", "\u2028", "\x85", "\ufeff", "žlutý ไทย", "'", "#", "1e5"])  # fmt: skip
+def test_any_text_goes_through_the_table_unchanged(text, tmp_path):
+    predictions = {"first": "ahoj", "odd": text, "last": "konec"}
+    _write(tmp_path / "t.csv", predictions)
+    assert _read(tmp_path / "t.csv") == predictions
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["t.csv"]
+
+
+def test_missing_table_is_empty(tmp_path):
+    assert _read(tmp_path / "none.csv") == {}

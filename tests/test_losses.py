@@ -1,0 +1,290 @@
+"""The losses against plain formulas in float64, their bounds, and what padding may not change."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from distilwhisper_lib.batches import Collator, position_masks
+from distilwhisper_lib.clsr import ExpertSettings, attach_experts, last_gates, set_language
+from distilwhisper_lib.losses import (
+    IGNORED, cross_entropy, gate_budget_loss, js_divergence, kl_divergence, labelled, top_k_divergence,
+    top_k_log_probs, total_loss,
+)  # fmt: skip
+from distilwhisper_lib.presets import get_preset
+from distilwhisper_lib.teacher import compute_teacher
+from distilwhisper_lib.train import Objective, make_trainer, training_arguments
+from distilwhisper_lib.weights import load_whisper, use_window
+from random_data import RandomClips, shake_experts
+
+N, V = 7, 23
+STILL = ExpertSettings(expert_dropout=0.0, gate_dropout=0.0, skip_gate=0.0)  # nothing random in training
+
+
+@pytest.fixture
+def pair():
+    """Teacher's and student's logits (N, V)."""
+    draw = torch.Generator().manual_seed(0)
+    return 3 * torch.randn(N, V, generator=draw), 3 * torch.randn(N, V, generator=draw)
+
+
+def softmax(logits, temperature=1.0):
+    e = np.exp(logits.double().numpy() / temperature)
+    return e / e.sum(1, keepdims=True)
+
+
+def kl(p, q):
+    return np.sum(p * np.log(p / q), axis=1).mean()
+
+
+def js(p, q):
+    m = (p + q) / 2
+    return (kl(p, m) + kl(q, m)) / 2
+
+
+# ---- plain formulas
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_is_the_mean_over_labels(pair, smoothing):
+    logits, labels = pair[0], torch.arange(N)
+    log_p = np.log(softmax(logits))
+    expected = -(1 - smoothing) * log_p[np.arange(N), labels].mean() - smoothing * log_p.mean()
+    assert cross_entropy(logits, labels, smoothing).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_divergences_are_their_formulas(pair, temperature):
+    p, q = (softmax(x, temperature) for x in pair)
+    assert kl_divergence(*pair, temperature).item() == pytest.approx(kl(p, q) * temperature**2, rel=1e-5)
+    assert js_divergence(*pair, temperature).item() == pytest.approx(js(p, q) * temperature**2, rel=1e-5)
+
+
+def test_js_agrees_with_scipy(pair):
+    distance = pytest.importorskip("scipy.spatial.distance").jensenshannon
+    p, q = (softmax(x) for x in pair)
+    assert js_divergence(*pair).item() == pytest.approx((distance(p, q, axis=1) ** 2).mean(), rel=1e-5)
+
+
+def test_js_is_symmetric_and_lies_between_zero_and_ln_2(pair):
+    assert js_divergence(*pair).item() == pytest.approx(js_divergence(*reversed(pair)).item(), rel=1e-6)
+    assert kl_divergence(*pair).item() != pytest.approx(kl_divergence(*reversed(pair)).item(), rel=1e-3)
+    assert js_divergence(pair[0], pair[0]).item() == pytest.approx(0, abs=1e-7)
+    one, other = torch.full((1, V), -200.0), torch.full((1, V), -200.0)
+    one[0, 0], other[0, 1] = 200, 200
+    assert js_divergence(one, other).item() == pytest.approx(math.log(2), rel=1e-6)
+    assert 0 < js_divergence(*pair) < math.log(2)
+
+
+def test_temperature_makes_them_alike(pair):
+    assert 0 < js_divergence(*pair, 20.0) / 400 < js_divergence(*pair) / 10
+
+
+def test_padding_is_taken_out_first():
+    logits, labels = torch.randn(2, 3, V, dtype=torch.bfloat16), torch.tensor([[4, 5, IGNORED], [6, IGNORED, IGNORED]])
+    kept, ids = labelled(logits, labels)
+    assert ids.tolist() == [4, 5, 6] and kept.dtype == torch.float32
+    assert torch.equal(kept, torch.stack([logits[0, 0], logits[0, 1], logits[1, 0]]).float())
+
+
+# ---- the teacher's k likeliest words
+
+
+def top_k(pair, k, kind):
+    words, log_probs = top_k_log_probs(pair[0], k)
+    return top_k_divergence(words, log_probs, pair[1], kind).item()
+
+
+@pytest.mark.parametrize("kind", ["js", "kl"])
+def test_all_words_give_the_full_divergence(pair, kind):
+    full = {"js": js_divergence, "kl": kl_divergence}[kind](*pair).item()
+    assert top_k(pair, V, kind) == pytest.approx(full, rel=1e-4)
+    assert top_k(pair, 10 * V, kind) == pytest.approx(full, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["js", "kl"])
+def test_merged_words_can_only_lower_a_divergence(pair, kind):
+    values = [top_k(pair, k, kind) for k in range(1, V + 1)]
+    assert all(low <= high + 1e-6 for low, high in zip(values, values[1:], strict=False))
+    assert 0 < values[0] < 0.9 * values[-1]
+
+
+def test_what_is_stored_sums_to_one_and_is_the_likeliest(pair):
+    words, log_probs = top_k_log_probs(pair[0], 5)
+    p = softmax(pair[0])
+    assert words.shape == (N, 5) and log_probs.shape == (N, 6)
+    assert torch.allclose(log_probs.exp().sum(1), torch.ones(N), atol=1e-5)
+    assert words.tolist() == np.argsort(-p, axis=1)[:, :5].tolist()
+    assert log_probs.exp()[:, -1].numpy() == pytest.approx(np.sort(p, axis=1)[:, :-5].sum(1), rel=1e-4)
+
+
+def test_top_k_by_hand():
+    teacher, student = torch.tensor([[0.5, 0.3, 0.15, 0.05]]), torch.tensor([[0.1, 0.2, 0.3, 0.4]])
+    words, log_probs = top_k_log_probs(teacher.log(), 2)
+    p, q = np.array([[0.5, 0.3, 0.2]]), np.array([[0.1, 0.2, 0.7]])
+    assert top_k_divergence(words, log_probs, student.log(), "js").item() == pytest.approx(js(p, q), rel=1e-5)
+    assert top_k_divergence(words, log_probs, student.log(), "kl").item() == pytest.approx(kl(p, q), rel=1e-5)
+
+
+# ---- gradients
+
+
+def all_losses(teacher, student, labels):
+    words, log_probs = top_k_log_probs(teacher, 4)
+    yield cross_entropy(student, labels, 0.1)
+    yield js_divergence(teacher, student)
+    yield kl_divergence(teacher, student)
+    yield top_k_divergence(words, log_probs, student, "js")
+    yield top_k_divergence(words, log_probs, student, "kl")
+
+
+@pytest.mark.parametrize(("scale", "dtype"), [(3, torch.float32), (1e4, torch.float32), (3, torch.bfloat16),
+                                              (1e4, torch.bfloat16), (6e4, torch.float16)])  # fmt: skip
+def test_gradients_are_finite(pair, scale, dtype):
+    teacher, student = (scale * torch.sign(x) if scale > 1e3 else x for x in pair)
+    teacher[0], student[1] = 0, 0  # flat rows among the extreme ones
+    for number in range(5):
+        leaf = student.to(dtype).requires_grad_()
+        loss = list(all_losses(teacher.to(dtype), leaf, torch.arange(N)))[number]
+        loss.backward()
+        assert loss.isfinite() and leaf.grad.isfinite().all(), number
+        assert leaf.grad.any() or scale > 1e3
+
+
+def test_gradient_of_js_is_right():
+    teacher = torch.randn(3, 5, dtype=torch.float64)
+    student = torch.randn(3, 5, dtype=torch.float32, requires_grad=True)
+    js_divergence(teacher, student).backward()
+    step = 1e-3
+    for i, j in ((0, 0), (1, 3), (2, 4)):
+        up, down = student.detach().double().clone(), student.detach().double().clone()
+        up[i, j] += step
+        down[i, j] -= step
+        slope = (js(softmax(teacher), softmax(up)) - js(softmax(teacher), softmax(down))) / (2 * step)
+        assert student.grad[i, j].item() == pytest.approx(slope, rel=1e-3, abs=1e-6)
+
+
+# ---- the gate budget
+
+GATES = {  # two layers a stack
+    "encoder": [torch.tensor([[0.9, 0.8, 0.7, 0.1], [0.6, 0.1, 0.1, 0.1]]),
+                torch.tensor([[0.5, 0.5, 0.5, 0.0], [0.4, 0.0, 0.0, 0.0]])],
+    "decoder": [torch.tensor([[0.2, 0.9], [0.1, 0.3]]), torch.tensor([[0.3, 0.9], [0.2, 0.4]])],
+}  # fmt: skip
+MASKS = {"encoder": torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]]).bool(),
+         "decoder": torch.tensor([[1, 0], [1, 1]]).bool()}  # fmt: skip
+ENCODER, DECODER = (0.9 + 0.8 + 0.7 + 0.6 + 0.5 * 3 + 0.4) / 8, (0.2 + 0.1 + 0.3 + 0.3 + 0.2 + 0.4) / 6
+
+
+@pytest.mark.parametrize("budget", [0.5, 0.3, 0.9])
+def test_gate_budget_by_hand(budget):
+    pooled = abs((8 * ENCODER + 6 * DECODER) / 14 - budget)
+    assert gate_budget_loss(GATES, MASKS, budget).item() == pytest.approx(pooled, abs=1e-6)
+    halves = (abs(ENCODER - budget) + abs(DECODER - budget)) / 2
+    assert gate_budget_loss(GATES, MASKS, budget, per_stack=True).item() == pytest.approx(halves, abs=1e-6)
+
+
+def test_open_encoder_hides_a_closed_decoder_unless_each_stack_has_a_budget():
+    gates = {"encoder": [torch.full((1, 100), 0.52)], "decoder": [torch.zeros(1, 4)]}
+    masks = {"encoder": torch.ones(1, 100).bool(), "decoder": torch.ones(1, 4).bool()}
+    assert gate_budget_loss(gates, masks, 0.5) < 1e-3
+    assert gate_budget_loss(gates, masks, 0.5, per_stack=True).item() == pytest.approx(0.26, abs=1e-6)
+
+
+def test_budget_pulls_gates_towards_itself_at_real_positions_only():
+    gates = {name: [g.clone().requires_grad_() for g in layers] for name, layers in GATES.items()}
+    gate_budget_loss(gates, MASKS, 0.4, per_stack=True).backward()
+    for name, layers in gates.items():
+        sign = 1 if name == "encoder" else -1  # the encoder's mean lies above 0.4, the decoder's below
+        for g in layers:
+            assert torch.equal(g.grad.sign(), sign * MASKS[name].float())
+
+
+# ---- their sum
+
+
+def test_total_loss_has_the_releases_weights():
+    ce, gate, kd = torch.tensor(2.0), torch.tensor(0.25), torch.tensor(0.5)
+    assert total_loss(ce, gate).item() == 2.25
+    assert total_loss(ce, gate, kd).item() == pytest.approx(0.5 * (2.25 / 1.41**2 + 0.5), rel=1e-6)
+
+
+# ---- through the trainer, from a padded batch
+
+
+@pytest.fixture
+def setting(processor, tmp_path):
+    """A trainer with experts and a stored teacher, and its clips."""
+    clips = RandomClips(processor.tokenizer, 4, seconds=(0.3, 0.6))
+    collator = Collator(processor.tokenizer, margin_seconds=0.5)
+    teacher = compute_teacher(load_whisper("tiny"), clips, collator, tmp_path / "teacher", k=8)
+    student = shake_experts(attach_experts(load_whisper("tiny"), ["cs"], STILL))
+    preset = get_preset("smoke")
+    arguments = training_arguments(tmp_path, preset, 1e-3, 1, len(clips), 0)
+    trainer = make_trainer(student, arguments, Objective(teacher=teacher, per_stack=True), clips, clips, collator)
+    set_language(student, "cs")
+    return trainer, clips, collator
+
+
+def parts_of(trainer, batch):
+    with torch.no_grad(), use_window(trainer.model, batch["input_features"].shape[-1]):
+        output = trainer.model(input_features=batch["input_features"], decoder_input_ids=batch["decoder_input_ids"])
+        values = trainer._losses(batch, *labelled(output.logits, batch["labels"]))
+    return {name: value.item() for name, value in values.items()}
+
+
+def more_padding(batch, columns):
+    pad = torch.nn.functional.pad
+    return batch | {"labels": pad(batch["labels"], (0, columns), value=IGNORED),
+                    "decoder_input_ids": pad(batch["decoder_input_ids"], (0, columns), value=256)}  # fmt: skip
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_no_loss_changes_when_padding_grows(setting, training):
+    trainer, clips, collator = setting
+    trainer.model.train(training)
+    batch = collator([clips[i] for i in range(4)])
+    expected = parts_of(trainer, batch)
+    assert set(expected) == {"ce", "gate_encoder", "gate_decoder", "budget", "kd", "loss"}
+    assert all(value > 0 for value in expected.values()), expected
+    for columns in (1, 9):
+        assert parts_of(trainer, more_padding(batch, columns)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_stands_at_padded_positions_plays_no_part(setting):
+    trainer, clips, collator = setting
+    batch = more_padding(collator([clips[i] for i in range(4)]), 3)
+    expected = parts_of(trainer, batch)
+    padded = batch["labels"] == IGNORED
+    other = batch | {"decoder_input_ids": batch["decoder_input_ids"].masked_fill(padded, 99)}
+    assert parts_of(trainer, other) == pytest.approx(expected, rel=1e-5)
+
+
+def test_losses_of_a_batch_are_those_of_its_clips(setting):
+    trainer, clips, collator = setting
+    batch = collator([clips[i] for i in range(4)])
+    frames = batch["input_features"].shape[-1]
+    alone, tokens = [], []
+    for i in range(4):
+        one = Collator(collator.tokenizer, margin_seconds=(frames - clips[i]["frames"]) / 100)([clips[i]])
+        assert one["input_features"].shape[-1] == frames  # the same window
+        alone.append(parts_of(trainer, one))
+        tokens.append(len(clips[i]["labels"]))
+    together = parts_of(trainer, batch)
+    for name in ("ce", "kd", "gate_decoder"):
+        mean = sum(part[name] * n for part, n in zip(alone, tokens, strict=True)) / sum(tokens)
+        assert together[name] == pytest.approx(mean, rel=1e-4)
+    budget = (abs(together["gate_encoder"] - 0.5) + abs(together["gate_decoder"] - 0.5)) / 2
+    assert together["budget"] == pytest.approx(budget, rel=1e-4)
+    assert together["loss"] == pytest.approx(0.5 * ((together["ce"] + budget) / 1.41**2 + together["kd"]), rel=1e-4)
+
+
+def test_gates_are_counted_at_sound_and_text_alone(setting):
+    trainer, clips, collator = setting
+    batch = collator([clips[i] for i in range(4)])
+    parts_of(trainer, batch)
+    gates = last_gates(trainer.model)
+    masks = position_masks(batch, gates["encoder"][0].shape[1])
+    assert [int(row.sum()) for row in masks["encoder"]] == [-(-clips[i]["frames"] // 2) for i in range(4)]
+    assert [int(row.sum()) for row in masks["decoder"]] == [len(clips[i]["labels"]) for i in range(4)]
+    assert torch.equal(masks["encoder"], masks["encoder"].cummin(1).values)  # from the start on

@@ -1,0 +1,152 @@
+"""The figures: each is drawn from a small made-up table, with as many bars, points and labels as it should have."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from distilwhisper_lib import plots
+from distilwhisper_lib.systems import SYSTEMS
+
+NAMES = list(SYSTEMS)
+LOG = [{"step": s, "epoch": s / 2, "loss": 3 / s, "ce": 2 / s, "gate_encoder": 0.5} for s in (1, 2, 3)] + [
+    {"step": 2, "epoch": 1.0, "eval_loss": 2.0}, {"step": 4, "epoch": 2.0, "eval_loss": 1.0}]  # fmt: skip
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    """Return rows as in comparison.csv: two tests, two other languages, translation."""
+    rows = []
+    for i, system in enumerate(NAMES):
+        for language, test in (("cs", "in-domain"), ("cs", "out-of-domain"), ("nl", "retention"), ("es", "retention")):
+            kept = test == "retention" and SYSTEMS[system].trains == "experts"
+            wer = 60.0 if kept else 60.0 + i
+            rows.append({"system": system, "language": language, "test_set": test, "wer": wer, "wer_low": wer - 5,
+                         "wer_high": wer + 5})  # fmt: skip
+        rows.append({"system": system, "language": "cs", "test_set": "translation", "bleu": 5.0 - i, "chrf": 20.0})
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def counts() -> pd.DataFrame:
+    """Return what `comparison.counts` does: four clips of two speakers, one that can't be scored."""
+    return pd.DataFrame({
+        "speaker": ["font_small", "font_big", "font_small", "font_big"], "duration": [0.5, 1.5, 4.0, 9.0],
+        "words": [2, 4, np.nan, 10], "insertions": [0, 1, np.nan, 1], "deletions": [1, 0, np.nan, 2],
+        "substitutions": [0, 1, np.nan, 3], "characters": [9, 20, np.nan, 50],
+        "character_errors": [2, 4, np.nan, 9], "loop": [False, False, False, True]})  # fmt: skip
+
+
+def drawn(figure: Figure) -> Figure:
+    """Draw a figure as a notebook does, and return it."""
+    assert isinstance(figure, Figure)
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    return figure
+
+
+def names_in_legend(figure: Figure) -> list[str]:
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def labels(axis) -> list[str]:
+    return [text.get_text() for text in axis.get_ticklabels()]
+
+
+def test_gap_has_a_bar_per_system_and_test_and_no_translation(table):
+    figure = drawn(plots.plot_gap(table))
+    (ax,) = figure.axes
+    assert len(ax.patches) == len(NAMES) * 4
+    assert labels(ax.xaxis) == ["cs\nin-domain", "cs\nout-of-\ndomain", "nl", "es"]
+    assert names_in_legend(figure) == [SYSTEMS[name].label for name in NAMES]
+    assert ax.patches[0].get_facecolor() == pytest.approx((0x7F / 255,) * 3 + (1,))
+
+
+def test_error_kinds_sum_to_the_wer(counts):
+    (ax,) = drawn(plots.plot_error_kinds({"student": counts, "another": counts})).axes
+    assert len(ax.patches) == 2 * 3
+    assert ax.texts[0].get_text().strip() == f"{100 * 9 / 16:.1f}"
+    assert labels(ax.yaxis) == [SYSTEMS["student"].label, "another"]
+
+
+def test_wer_by_length_and_speaker_leave_out_what_cannot_be_scored(counts):
+    (ax,) = drawn(plots.plot_wer_by({"student": counts, "teacher": counts})).axes
+    assert labels(ax.xaxis) == ["0-1 s\nn=1", "1-2 s\nn=1", "8-30 s\nn=1"]
+    assert len(ax.patches) == 2 * 3
+    (ax,) = drawn(plots.plot_wer_by({"student": counts}, "speaker")).axes
+    assert sorted(labels(ax.xaxis)) == ["big\nn=2", "small\nn=1"]
+
+
+def test_wer_by_puts_rare_speakers_together_and_last(counts):
+    many = pd.concat([counts.iloc[[0]].assign(speaker=f"font_{i}") for i in range(12)] + [counts.iloc[[1, 1]]])
+    (ax,) = drawn(plots.plot_wer_by({"student": many.reset_index(drop=True)}, "speaker")).axes
+    assert len(labels(ax.xaxis)) == plots.MOST_GROUPS + 1
+    assert labels(ax.xaxis)[-1] == "all others\nn=3"
+
+
+def test_wer_by_anything_else_is_refused(counts):
+    with pytest.raises(ValueError, match="length"):
+        plots.plot_wer_by({"student": counts}, "weather")
+
+
+def test_curves_have_a_panel_per_key_and_a_line_per_run():
+    figure = drawn(plots.plot_curves({"lora": LOG, "clsr-ft": LOG}, ("loss", "eval_loss", "gate_encoder")))
+    shown = [ax for ax in figure.axes if ax.get_visible()]
+    assert [len(ax.lines) for ax in shown] == [2, 2, 2]
+    assert list(shown[1].lines[0].get_xdata()) == [1.0, 2.0]
+    assert names_in_legend(figure) == ["LoRA", "Experts (CLSR-FT)"]
+
+
+def test_curves_of_a_key_that_was_never_logged_stay_empty():
+    (ax,) = drawn(plots.plot_curves({"lora": LOG}, ("kd",))).axes
+    assert len(ax.lines[0].get_xdata()) == 0
+
+
+def test_gate_layers_have_a_bar_per_layer():
+    shares = {name: {"encoder": [0.2, 1.0, 0.0], "decoder": [0.0, 0.5]} for name in NAMES[4:]}
+    encoder, decoder = drawn(plots.plot_gate_layers(shares)).axes
+    assert (len(encoder.patches), len(decoder.patches)) == (9, 6)
+    assert max(bar.get_height() for bar in encoder.patches) == 100
+
+
+def test_gate_positions_show_every_token_and_layer():
+    figure = drawn(plots.plot_gate_positions([[0, 1, np.nan], [1, 1, 0]], ["start", "cs", "a"]))
+    assert labels(figure.axes[0].xaxis) == ["start", "cs", "a"]
+    assert figure.axes[0].images[0].get_array().shape == (2, 3)
+
+
+def test_comparison_has_every_system_in_both_panels(table):
+    inside, outside = drawn(plots.plot_comparison(table, "cs")).axes
+    assert labels(inside.yaxis) == [SYSTEMS[name].label for name in NAMES]
+    assert [text.get_text() for text in inside.texts] == [f"{60 + i}.0" for i in range(len(NAMES))]
+    assert len(outside.texts) == len(NAMES)
+
+
+def test_comparison_leaves_out_a_domain_that_was_not_tested(table):
+    (ax,) = drawn(plots.plot_comparison(table[table["test_set"] != "out-of-domain"], "cs")).axes
+    assert ax.get_title() == "in-domain"
+
+
+def test_forgetting_is_zero_for_experts_and_positive_where_bleu_falls(table):
+    changes, worse = plots.forgetting_matrix(table)
+    assert (changes.loc["clsr-ft", ["nl", "es"]] == 0).all()
+    assert changes.loc["lora", "nl"] == 3
+    assert worse.loc["lora", "cs→en\n(BLEU)"] == -changes.loc["lora", "cs→en\n(BLEU)"] == 3
+    (ax, _) = drawn(plots.plot_forgetting(table)).axes
+    assert len(ax.texts) == (len(NAMES) - 1) * 3
+
+
+def test_cost_has_a_point_per_system_and_moves_ties_aside(table):
+    frame = table[table["test_set"] == "in-domain"].assign(seconds=60.0, stored_mb=range(len(NAMES)))
+    left, right = drawn(plots.plot_cost(frame)).axes
+    assert len(left.containers) == len(right.containers) == len(NAMES)
+    places = [container.lines[0].get_xdata()[0] for container in left.containers]
+    assert len(set(places)) == len(NAMES) and places[0] == 1.0
+
+
+def test_sound(tmp_path):
+    figure = drawn(plots.plot_log_mel(np.zeros((80, 50)), "a clip"))
+    assert figure.axes[0].get_title() == "a clip" and figure.axes[0].get_xlim() == (0, 0.5)
+    figure = drawn(plots.plot_waveform(np.zeros(8000)))
+    assert figure.axes[0].get_xlim() == (0, 0.5)
+    assert plots.save_figure(figure, tmp_path / "new" / "wave.png") is figure
+    assert (tmp_path / "new" / "wave.png").stat().st_size > 0

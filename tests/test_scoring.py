@@ -1,0 +1,129 @@
+"""Error rates by hand, loops, and bootstrap intervals."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from distilwhisper_lib.scoring import (
+    count_errors, is_loop, paired_difference, summarise, translation_scores, word_errors,
+)  # fmt: skip
+
+REFERENCES = ["Tady je ryba.", "Kde je loď?", "...", "Ano!"]
+PREDICTIONS = ["tady ryba", "Kde je ta loď", "cokoli", ""]
+
+
+def test_errors_by_hand():
+    counts = count_errors(REFERENCES, PREDICTIONS)
+    assert counts["words"].tolist()[:2] == [3, 3] and counts["words"].isna().tolist() == [False, False, True, False]
+    assert counts.loc[0, ["insertions", "deletions", "substitutions"]].tolist() == [0, 1, 0]
+    assert counts.loc[1, ["insertions", "deletions", "substitutions"]].tolist() == [1, 0, 0]
+    assert counts.loc[3, ["insertions", "deletions", "substitutions"]].tolist() == [0, 1, 0]
+    assert counts["characters"].tolist()[:2] == [len("tady je ryba"), len("kde je loď")]
+    assert counts["character_errors"].dropna().tolist() == [3, 3, 3]
+    assert word_errors(counts.dropna()).tolist() == [1, 1, 1]
+
+
+def test_summary_is_over_the_corpus_and_leaves_unscorable_rows_out():
+    found = summarise(count_errors(REFERENCES, PREDICTIONS))
+    assert found["n"] == 3
+    assert found["wer"] == pytest.approx(100 * 3 / 7) and found["cer"] == pytest.approx(100 * 9 / (12 + 10 + 3))
+    assert (found["insertions"], found["deletions"]) == (pytest.approx(100 / 7), pytest.approx(200 / 7))
+    assert found["substitutions"] == 0 and found["loops"] == 0
+
+
+def test_error_rates_can_exceed_a_hundred():
+    assert summarise(count_errors(["ano"], ["ne ne ne"]))["wer"] == pytest.approx(300)
+
+
+def test_normaliser_is_applied_to_both_sides():
+    assert summarise(count_errors(["Ahoj, Světe!"], ["ahoj světe"]))["wer"] == 0
+    assert summarise(count_errors(["Ahoj, Světe!"], ["ahoj světe"], "none"))["wer"] == 100
+
+
+def test_nothing_to_score_is_an_error():
+    with pytest.raises(ValueError, match="every reference is empty"):
+        summarise(count_errors(["...", " "], ["a", "b"]))
+    with pytest.raises(ValueError, match="shorter|longer"):
+        count_errors(["a", "b"], ["a"])
+
+
+@pytest.mark.parametrize(("text", "loops"), [
+    ("na na na na na na na na na na na na na na na na na", True), ("a" * 60, True),
+    ("Vidím, že se ti tu líbí, ale my musíme jít dál, než nás tady někdo najde.", False), ("", False), ("ano", False),
+    ("ano ano", False),
+])  # fmt: skip
+def test_loops_are_told(text, loops):
+    assert is_loop(text) == loops
+    assert summarise(count_errors(["x", "y"], [text, "y"]))["loops"] == 50 * loops
+
+
+# ---- intervals
+
+
+def random_counts(n, rate, seed):
+    draw = np.random.default_rng(seed)
+    words = draw.integers(1, 10, n)
+    errors = draw.binomial(words, rate)
+    zero = np.zeros(n)
+    return pd.DataFrame({"words": words, "insertions": zero, "deletions": zero, "substitutions": errors,
+                         "characters": 5 * words, "character_errors": errors, "loop": False})  # fmt: skip
+
+
+def test_interval_holds_the_figure_and_narrows_with_more_data():
+    few, many = (summarise(random_counts(n, 0.4, 1)) for n in (30, 3000))
+    for found in (few, many):
+        assert found["wer_low"] < found["wer"] < found["wer_high"]
+    assert (many["wer_high"] - many["wer_low"]) < 0.2 * (few["wer_high"] - few["wer_low"])
+
+
+def test_interval_is_the_binomial_one_where_that_is_known():
+    counts = random_counts(2000, 0.3, 5)
+    counts["words"], counts["substitutions"] = 1, (np.arange(2000) % 10 < 3).astype(int)  # 30 % of single words
+    found = summarise(counts)
+    half = 100 * 1.96 * np.sqrt(0.3 * 0.7 / 2000)
+    assert found["wer"] == pytest.approx(30)
+    assert (found["wer_low"], found["wer_high"]) == (pytest.approx(30 - half, abs=0.15), pytest.approx(30 + half, abs=0.15))
+
+
+def test_intervals_are_the_same_each_time():
+    counts = random_counts(50, 0.4, 1)
+    assert summarise(counts) == summarise(counts) and summarise(counts, seed=1)["wer_low"] != summarise(counts)["wer_low"]
+
+
+def test_interval_of_perfect_output_is_zero():
+    found = summarise(count_errors(["a b", "c"], ["a b", "c"]))
+    assert (found["wer"], found["wer_low"], found["wer_high"]) == (0, 0, 0)
+
+
+def test_paired_difference_is_first_less_second_and_narrower_than_the_two_intervals():
+    second = random_counts(300, 0.5, 2)
+    first = second.copy()
+    better = np.random.default_rng(0).random(300) < 0.2
+    first["substitutions"] = np.where(better, np.maximum(second["substitutions"] - 1, 0), second["substitutions"])
+    found, one, other = paired_difference(first, second), summarise(first), summarise(second)
+    assert found["difference"] == pytest.approx(one["wer"] - other["wer"]) and found["difference"] < 0
+    assert found["low"] < found["difference"] < found["high"] < 0 and found["share"] == 0
+    assert found["high"] - found["low"] < 0.5 * (one["wer_high"] - one["wer_low"])
+    back = paired_difference(second, first)
+    assert back["low"] == pytest.approx(-found["high"]) and back["share"] == 1
+
+
+def test_system_compared_with_itself_does_not_differ():
+    counts = count_errors(REFERENCES, PREDICTIONS)
+    assert paired_difference(counts, counts) == {"difference": 0, "low": 0, "high": 0, "share": 1}
+
+
+def test_paired_difference_asks_for_the_same_utterances():
+    for other in (random_counts(9, 0.5, 0), random_counts(10, 0.5, 3)):
+        with pytest.raises(ValueError, match="not scored on the same utterances"):
+            paired_difference(random_counts(10, 0.5, 0), other)
+
+
+def test_translations_are_scored_by_sacrebleu():
+    references = ["The ship is under the water.", "We have to find the captain.", "I see a small red fish here."] * 4
+    found = translation_scores(references, references)
+    assert found["bleu"] == pytest.approx(100) and found["chrf"] == pytest.approx(100)
+    assert "tok:13a" in found["bleu_signature"] and "nc:6|nw:0" in found["chrf_signature"]
+    worse = translation_scores(references, [text.replace("the", "some") for text in references[:-2]] + ["no"] * 2)
+    for name in ("bleu", "chrf"):
+        assert worse[f"{name}_low"] < worse[name] + 10 and worse[name] < worse[f"{name}_high"] + 10
+        assert 0 < worse[f"{name}_low"] < worse[f"{name}_high"] < 100

@@ -1,0 +1,210 @@
+"""Experts on disk: what is loaded is what was saved, and a folder that does not fit leaves the model as it was."""
+
+import errno
+import json
+
+import pytest
+import torch
+from distilwhisper_lib import storage
+from distilwhisper_lib.clsr import (
+    ExpertSettings, attach_experts, clsr_blocks, detach_experts, expert_languages, expert_parameters, get_language,
+    set_language, use_language,
+)  # fmt: skip
+from distilwhisper_lib.storage import base_fingerprint, load_experts, save_experts
+from distilwhisper_lib.tiny import tiny_whisper
+from distilwhisper_lib.weights import load_whisper
+from peft import LoraConfig, get_peft_model
+from random_data import logits, random_batch, same_state, shake_experts
+from safetensors.torch import load_file, save_file
+
+SETTINGS = ExpertSettings(gate_dim=16, skip_gate=0.4)
+
+
+@pytest.fixture
+def batch():
+    return random_batch()
+
+
+@pytest.fixture
+def trained(model):
+    return shake_experts(attach_experts(model, ["cs", "ca"], SETTINGS))
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    return save_experts(trained, tmp_path / "experts")
+
+
+def unchanged(model):
+    """Return whether a model is a plain, trainable tiny Whisper."""
+    return (not clsr_blocks(model) and same_state(model.state_dict(), load_whisper("tiny").state_dict())
+            and all(p.requires_grad for p in model.model.decoder.parameters()))  # fmt: skip
+
+
+def test_loaded_experts_give_the_same_logits(trained, folder, batch):
+    loaded = load_experts(load_whisper("tiny"), folder)
+    assert expert_languages(loaded) == ["cs", "ca"] and get_language(loaded) is None
+    assert clsr_blocks(loaded)[0].routing.settings == SETTINGS
+    for language in (None, "cs", "ca", ["ca", "cs"]):
+        with use_language(loaded, language), use_language(trained, language):
+            assert torch.equal(logits(loaded, batch), logits(trained, batch))
+    assert same_state(dict(expert_parameters(loaded)), dict(expert_parameters(trained)))
+
+
+def test_nothing_of_whisper_is_stored(folder):
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "experts.ca.safetensors", "experts.cs.safetensors", "experts.json"]  # fmt: skip
+    about = json.loads((folder / "experts.json").read_text())
+    assert (about["base_model"], about["languages"], about["settings"]["gate_dim"]) == ("tiny", ["cs", "ca"], 16)
+    tensors = load_file(folder / "experts.cs.safetensors")
+    assert len(tensors) == 4 * 7 and all(".cs." in name for name in tensors)
+    assert sum(tensor.numel() for tensor in tensors.values()) == 4 * (2 * 32 * 64 + 32 + 64 + 16 * 32 + 16 + 16)
+
+
+def test_one_of_several_languages_can_be_loaded(trained, folder, batch):
+    for languages in (["ca"], "Catalan"):
+        loaded = load_experts(load_whisper("tiny"), folder, languages)
+        assert expert_languages(loaded) == ["ca"]
+        with use_language(loaded, "ca"), use_language(trained, "ca"):
+            assert torch.equal(logits(loaded, batch), logits(trained, batch))
+
+
+def test_languages_of_two_folders_come_together(trained, tmp_path, batch):
+    for language in ("cs", "ca"):
+        one = attach_experts(load_whisper("tiny"), [language], SETTINGS)
+        for (_, mine), (_, theirs) in zip(expert_parameters(one), expert_parameters(trained, language), strict=True):
+            mine.data.copy_(theirs)
+        save_experts(one, tmp_path / language)
+    both = load_whisper("tiny")
+    for language in ("cs", "ca"):
+        load_experts(both, tmp_path / language)
+    with use_language(both, ["cs", "ca"]), use_language(trained, ["cs", "ca"]):
+        assert torch.equal(logits(both, batch), logits(trained, batch))
+
+
+def test_loading_replaces_experts_of_the_same_language(trained, folder, batch):
+    set_language(trained, "cs")
+    expected = logits(trained, batch)
+    shake_experts(trained, seed=5)
+    assert not torch.equal(logits(trained, batch), expected)
+    load_experts(trained, folder)
+    assert expert_languages(trained) == ["cs", "ca"] and torch.equal(logits(trained, batch), expected)
+
+
+def test_saving_again_replaces_what_was_there(trained, folder, batch):
+    shake_experts(trained, seed=5)
+    save_experts(trained, folder)
+    loaded = load_experts(load_whisper("tiny"), folder)
+    with use_language(loaded, "cs"), use_language(trained, "cs"):
+        assert torch.equal(logits(loaded, batch), logits(trained, batch))
+
+
+def test_half_precision_base_takes_the_experts(folder):
+    half = load_experts(load_whisper("tiny", dtype=torch.float16), folder)
+    stored = load_file(folder / "experts.cs.safetensors")
+    assert all(torch.equal(p, stored[name].half()) for name, p in expert_parameters(half, "cs"))
+
+
+def test_experts_load_below_a_peft_adapter(trained, folder, batch):
+    adapted = get_peft_model(load_whisper("tiny"), LoraConfig(r=2, target_modules=["q_proj"]))
+    load_experts(adapted, folder)
+    with use_language(adapted, "cs"), use_language(trained, "cs"):
+        assert torch.equal(logits(adapted, batch), logits(trained, batch))
+
+
+# ---- errors; the model stays as it was
+
+
+def refused(folder, error, match, model=None, languages=None):
+    model = model or load_whisper("tiny")
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(error, match=match):
+        load_experts(model, folder, languages)
+    assert not clsr_blocks(model) and same_state(model.state_dict(), state)
+    assert all(p.requires_grad for p in model.model.decoder.parameters())
+
+
+def test_missing_folder_file_or_language_is_named(folder, tmp_path):
+    refused(tmp_path / "nowhere", FileNotFoundError, r"nowhere.*experts.json is missing.*save_experts")
+    refused(folder, FileNotFoundError, r"experts holds no experts for nl; it has cs, ca", languages=["cs", "nl"])
+    refused(folder, ValueError, "'klingon'", languages=["klingon"])
+    (folder / "experts.ca.safetensors").unlink()
+    refused(folder, FileNotFoundError, r"experts.ca.safetensors is missing: copy the folder again")
+    assert expert_languages(load_experts(load_whisper("tiny"), folder, ["cs"])) == ["cs"]
+
+
+def test_damaged_files_are_named(folder):
+    path = folder / "experts.ca.safetensors"
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"\x00" * 100, whole[:-1]):
+        path.write_bytes(damaged)
+        refused(folder, ValueError, r"experts.ca.safetensors cannot be read \(.*copy it again")
+    about = folder / "experts.json"
+    about.write_text(about.read_text()[:40])
+    refused(folder, ValueError, r"experts.json is damaged.*copy it again")
+    about.write_text('{"format": 99}')
+    refused(folder, ValueError, r"experts.json has format 99, this version reads format 1")
+
+
+@pytest.mark.parametrize("change", ["lacking", "additional", "narrow"])
+def test_file_with_other_tensors_is_refused(folder, change):
+    path = folder / "experts.cs.safetensors"
+    tensors = load_file(path)
+    name = "decoder.1.gates.cs.linear1.bias"
+    if change == "lacking":
+        del tensors[name]
+    else:
+        tensors[name if change == "narrow" else "decoder.9.gates.cs.linear1.bias"] = torch.zeros(3)
+    save_file(tensors, path)
+    refused(folder, ValueError, r"the cs experts in .*experts \(tiny\) are for 2 \+ 2 layers of width 32")
+
+
+def test_other_base_of_the_same_shape_is_refused(folder):
+    refused(folder, ValueError, r"trained on another Whisper: their shapes fit.*load tiny", model=tiny_whisper(seed=1))
+
+
+@pytest.mark.parametrize("change", [{"d_model": 48}, {"encoder_layers": 3}, {"decoder_layers": 1}])
+def test_other_base_of_other_shape_is_refused(folder, change):
+    config = load_whisper("tiny").config
+    for name, value in change.items():
+        setattr(config, name, value)
+    other = type(load_whisper("tiny"))(config)
+    refused(folder, ValueError, r"are for 2 \+ 2 layers of width 32 .*this Whisper needs", model=other)
+
+
+def test_other_settings_than_those_attached_are_refused(folder, batch):
+    model = attach_experts(load_whisper("tiny"), ["nl"])
+    with pytest.raises(ValueError, match=r"attached with .*'gate_dim': 64"):
+        load_experts(model, folder)
+    assert expert_languages(model) == ["nl"]
+
+
+def test_plain_model_has_nothing_to_save(model, tmp_path):
+    with pytest.raises(ValueError, match="no experts are attached, so there is nothing to save"):
+        save_experts(model, tmp_path / "experts")
+    assert not (tmp_path / "experts").exists()
+
+
+def test_full_disk_leaves_what_was_saved_before(trained, folder, batch, monkeypatch):
+    set_language(trained, "cs")
+    expected = logits(trained, batch)
+    shake_experts(trained, seed=5)
+
+    def full(tensors, path):
+        path.write_bytes(b"half a file")
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(storage, "save_file", full)
+    with pytest.raises(OSError, match=r"no space left under .*experts: free some"):
+        save_experts(trained, folder)
+    loaded = load_experts(load_whisper("tiny"), folder)
+    with use_language(loaded, "cs"):
+        assert torch.equal(logits(loaded, batch), expected)
+
+
+def test_fingerprint_is_of_the_frozen_weights_alone(trained):
+    plain = load_whisper("tiny")
+    assert base_fingerprint(trained) == base_fingerprint(plain) == base_fingerprint(detach_experts(trained))
+    assert base_fingerprint(load_whisper("tiny", dtype=torch.float16)) == base_fingerprint(plain)
+    plain.model.decoder.layers[1].fc1.weight.data[0, 0] += 0.01
+    assert base_fingerprint(trained) != base_fingerprint(plain)

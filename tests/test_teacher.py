@@ -1,0 +1,81 @@
+"""The teacher's stored outputs: what it says with the same labels, by clip, whatever the batches."""
+
+import pytest
+import torch
+from distilwhisper_lib.batches import Collator
+from distilwhisper_lib.losses import labelled, top_k_log_probs
+from distilwhisper_lib.teacher import TeacherOutputs, compute_teacher
+from distilwhisper_lib.tiny import tiny_whisper
+from distilwhisper_lib.weights import use_window
+from random_data import RandomClips
+from safetensors.torch import load_file
+
+K = 6
+
+
+@pytest.fixture
+def clips(processor):
+    return RandomClips(processor.tokenizer, 5, seconds=(0.3, 0.6))
+
+
+@pytest.fixture
+def collator(processor):
+    return Collator(processor.tokenizer, margin_seconds=0.5)
+
+
+@pytest.fixture
+def outputs(model, clips, collator, tmp_path):
+    return compute_teacher(model.train(), clips, collator, tmp_path / "teacher", K, batch_size=2)
+
+
+def test_each_clip_has_a_distribution_per_label(outputs, clips, collator, model):
+    assert len(outputs) == 5 and not model.training  # dropout is switched off
+    for i in range(5):
+        batch = collator([clips[i]])
+        words, log_probs = outputs.lookup(batch["ids"], batch["labels"])
+        assert words.shape == (len(clips[i]["labels"]), K) and log_probs.shape == (len(clips[i]["labels"]), K + 1)
+        assert torch.allclose(log_probs.exp().sum(1), torch.ones(len(words)), atol=5e-3)  # fp16
+
+
+def test_outputs_of_a_batch_are_looked_up_row_by_row(outputs, clips, collator, model):
+    order = sorted(range(5), key=lambda i: -clips.durations[i])
+    batch = collator([clips[order[0]], clips[order[1]]])  # as the teacher saw them: one window
+    with torch.no_grad(), use_window(model, batch["input_features"].shape[-1]):
+        output = model(input_features=batch["input_features"], decoder_input_ids=batch["decoder_input_ids"]).logits
+    words, log_probs = top_k_log_probs(labelled(output, batch["labels"])[0], K)
+    stored_words, stored = outputs.lookup(batch["ids"], batch["labels"])
+    assert torch.equal(stored_words, words) and stored_words.dtype == torch.int64
+    torch.testing.assert_close(stored, log_probs, rtol=1e-3, atol=2e-3)
+    turned = collator([clips[order[1]], clips[order[0]]])
+    turned_words, _ = outputs.lookup(turned["ids"], turned["labels"])
+    assert torch.equal(turned_words, torch.cat([words[len(clips[order[0]]["labels"]) :],
+                                                words[: len(clips[order[0]]["labels"])]]))  # fmt: skip
+
+
+def test_files_are_small_and_read_again(outputs, clips, collator, tmp_path):
+    tensors = load_file(tmp_path / "teacher" / "batch-00000.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.int32, torch.float16}
+    again = TeacherOutputs(tmp_path / "teacher")
+    batch = collator([clips[i] for i in range(5)])
+    for mine, theirs in zip(again.lookup(batch["ids"], batch["labels"]),
+                            outputs.lookup(batch["ids"], batch["labels"]), strict=True):  # fmt: skip
+        assert torch.equal(mine, theirs)
+
+
+def test_batches_that_are_there_are_not_computed_again(outputs, clips, collator, tmp_path):
+    paths = sorted((tmp_path / "teacher").glob("*"))
+    assert [path.name for path in paths] == [f"batch-{i:05d}.safetensors" for i in range(3)]
+    before = [path.read_bytes() for path in paths]
+    paths[1].unlink()
+    (tmp_path / "teacher" / "batch-00001.part").write_bytes(b"half a file")
+    compute_teacher(tiny_whisper(seed=1), clips, collator, tmp_path / "teacher", K, batch_size=2)  # another model
+    after = [path.read_bytes() for path in paths]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, True]
+
+
+def test_clip_that_the_teacher_has_not_seen_is_named(outputs, clips, collator, tmp_path):
+    batch = collator([clips[0]])
+    with pytest.raises(KeyError, match=r"no teacher outputs for room/new in .*teacher: compute them first"):
+        outputs.lookup(["room/new"], batch["labels"])
+    with pytest.raises(ValueError, match=rf"{clips.ids[0]}: the teacher saw \d+ label tokens, the student has 2"):
+        outputs.lookup(batch["ids"], batch["labels"][:, :2])
