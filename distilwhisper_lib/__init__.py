@@ -1,8 +1,11 @@
 """DistilWhisper Lab: language-specific experts and distillation for Whisper, small enough to read in an hour.
 
-The modules, in the order in which they import each other: presets, text, audio, archives, packages, items, fillets, stamps, toy,
-corpora (data); conversion, mirror, tiny, weights (Whisper); clsr, storage, losses (the method); device, batches,
-teacher, systems, train (training); scoring, evaluate, testsets, record, lab, comparison, drawing, plots, study, course, check_real (results).
+The modules, in the order in which they import each other:
+data: presets, text, audio, archives, apt, packages, items, fillets, stamps, toy, corpora;
+Whisper: conversion, tiny, mirror, weights;
+the method: clsr, storage, losses;
+training: device, batches, teacher, systems, train;
+results: scoring, evaluate, testsets, record, lab, comparison, drawing, plots, study, course, check_real.
 """
 
 from .clsr import (

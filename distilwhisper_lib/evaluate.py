@@ -31,7 +31,15 @@ def transcribe(model, clips: Clips, collator: Collator, preset: Preset, path: Pa
         texts = generate_batch(model, collator.tokenizer, batch["input_features"], language, task, preset)
         done |= dict(zip(batch["ids"], texts, strict=True))
         _write(path, done)
-    return pd.DataFrame({"id": clips.ids, "prediction": [done[i] for i in clips.ids]})
+    return stored_predictions(clips, path)
+
+
+def stored_predictions(clips: Clips, path: Path) -> pd.DataFrame | None:
+    """Return the predictions in the table `path` in the order of `clips`, or None where some are missing."""
+    done = _read(path)
+    if not all(clip in done for clip in clips.ids):
+        return None
+    return pd.DataFrame({"id": clips.ids, "prediction": [done[clip] for clip in clips.ids]})
 
 
 def generate_batch(model, tokenizer, features: torch.Tensor, language: str, task: str, preset: Preset) -> list[str]:

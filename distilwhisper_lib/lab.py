@@ -12,7 +12,7 @@ from .batches import Clips, Collator, JoinedClips
 from .clsr import clsr_blocks, set_language
 from .corpora import held_out_lead, load_corpus, select
 from .device import describe_machine, pick_device
-from .evaluate import transcribe
+from .evaluate import stored_predictions, transcribe
 from .presets import Preset, cache_dir, get_preset, results_dir
 from .record import short_hash, timed_step
 from .storage import load_experts
@@ -107,10 +107,14 @@ class Lab:
         return load_whisper(name).to(self.device)
 
     def train_teacher(self) -> Path:
-        """Fine-tune the stand-in on the split "teacher" of both languages, which no other system sees."""
+        """Fine-tune the stand-in on the split "teacher" of both languages, which no other system sees.
+
+        Without label smoothing: a teacher that has learnt to spread probability evenly teaches less (Müller et al.,
+        "When does label smoothing help?", NeurIPS 2019), and the paper's teacher was not trained so.
+        """
         p = self.preset
         clips = JoinedClips([self.clips("teacher", code, p.teacher_clips) for code in (p.language, p.second_language)])
-        objective = Objective(p.label_smoothing, budget=None)
+        objective = Objective(label_smoothing=0.0, budget=None)
         return self._train("teacher", clips, objective, p.language, p.teacher_learning_rate, p.teacher_epochs, p.seed)
 
     def teacher_outputs(self, language: str | None = None) -> TeacherOutputs:
@@ -151,8 +155,8 @@ class Lab:
             validation = self.clips("validation", language, p.validation_clips)
             system = get_system("fine-tuning" if name == "teacher" else name)
             with timed_step(self.folder, f"train {name} {language}"):
-                train_system(system, folder, p, objective, clips, validation, self.train_collator, language, rate, epochs,
-                             seed, name)  # fmt: skip
+                train_system(system, folder, p, objective, clips, validation, self.train_collator, language, rate,
+                             epochs, seed, name)  # fmt: skip
         return folder
 
     def run_log(self, system: str, **changes) -> list[dict]:
@@ -192,8 +196,8 @@ class Lab:
                    self.preset.eval_batch_size]  # fmt: skip
         name = f"{test.language}-{test.name}-{short_hash(depends)}.csv"
         path = self.folder / "predictions" / self._source(system, changes) / name
-        if path.exists() and len(pd.read_csv(path)) == len(clips):
-            return pd.read_csv(path, dtype=str, keep_default_na=False)
+        if (table := stored_predictions(clips, path)) is not None:
+            return table
         with timed_step(self.folder, f"transcribe {system} {key}"):
             return transcribe(self._held_model(system, changes), clips, self.collator, self.preset, path,
                               test.language, test.task, f"{system}: {key}")  # fmt: skip

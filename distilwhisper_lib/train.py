@@ -63,7 +63,7 @@ class LabTrainer(Trainer):
             loss = cross_entropy(logits, labels)
             return (loss, outputs) if return_outputs else loss
         parts = self._losses(inputs, logits, labels)
-        self._parts.append({name: value.detach().float().item() for name, value in parts.items()})
+        self._parts.append((len(labels), {name: value.detach().float().item() for name, value in parts.items()}))
         share = 1.0 if num_items_in_batch is None else len(labels) / float(num_items_in_batch)
         loss = parts["loss"] * share
         return (loss, outputs) if return_outputs else loss
@@ -87,10 +87,10 @@ class LabTrainer(Trainer):
         return parts | {"loss": loss}
 
     def log(self, logs: dict, *args, **kwargs):
-        """Add the mean of each part of the loss since the last log."""
+        """Add the mean of each part of the loss since the last log, over label tokens."""
         if self._parts and "loss" in logs:
-            names = self._parts[0]
-            logs |= {name: sum(part[name] for part in self._parts) / len(self._parts) for name in names}
+            tokens = sum(n for n, _ in self._parts)
+            logs |= {name: sum(n * part[name] for n, part in self._parts) / tokens for name in self._parts[0][1]}
             self._parts = []
         super().log(logs, *args, **kwargs)
 
@@ -179,7 +179,7 @@ def training_arguments(folder: Path, preset: Preset, learning_rate: float, epoch
         seed=seed,
         eval_strategy="epoch",
         save_strategy="epoch",
-        logging_steps=5,
+        logging_steps=max(1, min(5, steps // 4)),
         prediction_loss_only=True,
         remove_unused_columns=False,
         label_names=["labels"],

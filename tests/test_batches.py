@@ -22,7 +22,7 @@ def sound(seconds, seed=0):
 def make_rows(texts=("ab", "cde", "f"), seconds=SECONDS, **columns):
     rows = {"id": [f"room/{i}" for i in range(len(texts))], "text": list(texts), "duration": list(seconds),
             "translation_en": [text.upper() for text in texts],
-            "audio": [{"bytes": encode_flac(sound(s, i)), "path": f"{i}.flac"} for i, s in enumerate(seconds)]}  # fmt: skip
+            "audio": [{"bytes": encode_flac(sound(s, i)), "path": f"{i}"} for i, s in enumerate(seconds)]}  # fmt: skip
     return Dataset.from_dict(rows | columns)
 
 

@@ -67,7 +67,7 @@ def test_generate_starts_with_the_same_prefix(model, processor, language, task):
     batch, seen = random_batch(), []
     with use_window(model, batch["input_features"].shape[-1]):
         hook = model.model.decoder.register_forward_pre_hook(
-            lambda _, args, kwargs: seen.append(kwargs.get("input_ids", args[0] if args else None)), with_kwargs=True)  # fmt: skip
+            lambda _, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True)  # fmt: skip
         model.generate(batch["input_features"], language=language, task=task, max_new_tokens=2)
         hook.remove()
     assert seen[0].tolist() == [prefix_tokens(processor.tokenizer, language, task)] * 2

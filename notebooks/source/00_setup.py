@@ -1,0 +1,594 @@
+# %% [markdown]
+# # 00 · Setup: what Whisper hears, what it writes, and what we are going to test
+#
+# **Goal.** Have the laboratory running, hear the data, and know exactly what goes into Whisper and what comes out.
+#
+# **You will be able to**
+# - say in five sentences what DistilWhisper is, and which of its claims this course tests;
+# - transcribe speech with a real Whisper within five minutes;
+# - compute a log-mel spectrogram by hand and explain each step;
+# - write down the exact token ids that Whisper's decoder is given and must predict, and spot a doubled start token;
+# - shorten Whisper's window of 30 seconds without changing what it says, and say what it saves.
+#
+# **Prerequisites.** Python and PyTorch; you have seen an encoder-decoder transformer before. No speech processing.
+#
+# | preset | machine | time | memory |
+# |---|---|---|---|
+# | smoke | 2 cores | ? | ? |
+# | laptop | 2 cores | ? (the first time it also fetches the weights and the speech: some 300 MB) | ? |
+# | colab | T4 | ? | ? |
+
+# %% tags=["setup"]
+
+# %% [markdown]
+# The cell above is the same in every notebook. It defines `lab`, through which the notebooks ask for everything that
+# takes long: data, models, training, transcriptions. What `lab` has computed once it keeps on disk, so running a
+# notebook again is quick, and a run that was stopped goes on where it was.
+#
+# ## 1. A first transcription
+#
+# **Why.** Before any theory: can the small model write down what is said? The speech is Czech, one of the languages
+# that the paper looks at, from the dialogues of a free computer game, *Fish Fillets – Next Generation*: two fish, who
+# comment on what they see, and many other characters.
+#
+# **Predict:** three clips of a few seconds, Whisper's second smallest multilingual model: how many of three texts will
+# be right to the last letter?
+
+# %%
+from distilwhisper_lib.evaluate import generate_batch
+
+language = lab.preset.language
+test_key = f"{language}/in-domain"
+clips, rows = lab.test_clips(test_key), lab.test_rows(test_key)
+model = lab.student()
+three = [0, 1, 3]
+batch = lab.collator([clips[i] for i in three])  # input_features (3, 80, F)
+heard = generate_batch(model, lab.processor.tokenizer, batch["input_features"], language, "transcribe", lab.preset)
+
+# %%
+import pandas as pd
+
+pd.set_option("display.max_colwidth", None, "display.max_columns", 40)
+pd.DataFrame({"what is said": rows.select(three)["text"], "what the student writes": heard})
+
+# %% [markdown]
+# READ: On the left the game's subtitle, on the right what the model wrote. Say both aloud: much of the *sound* is there, and
+# hardly a word. The model hears Czech and does not know it well. (At the preset `smoke` the model is random and the
+# right column means nothing, as intended.)
+#
+# Now listen to the same three clips. (No sound is stored in the notebook's file: the players appear when you run it.)
+
+# %%
+from IPython.display import Audio, display
+
+from distilwhisper_lib.audio import SAMPLE_RATE, read_audio
+
+for row in rows.select(three):
+    print(row["text"])
+    display(Audio(read_audio(row["audio"]), rate=SAMPLE_RATE))
+
+# %% [markdown]
+# You have just used the **student** of this course. Everything that follows tries to make it better in one language
+# without making it worse in the others.
+#
+# ## 2. What this course is about
+#
+# **DistilWhisper in five sentences.** Whisper is one model for 99 languages, and its small versions are far behind the
+# large one wherever training data was scarce. DistilWhisper (Ferraz, Boito, Brun and Nikoulina, arXiv 2311.01070)
+# freezes a small Whisper and gives each feed-forward block, in encoder and decoder, a second copy per language: the
+# **expert**. A tiny **gate** decides for each position and layer whether the expert or the frozen **shared block** is
+# used. Experts and gates are trained on transcribed speech of one language with three losses: cross-entropy with the
+# text (CE), a **budget** that asks the gates to use the experts for about half of the positions, and **distillation**
+# (JS): the student's word probabilities are pulled towards those of a larger Whisper, the **teacher**. Switch the
+# experts off, and the old model is there again, bit for bit.
+#
+# The claims that we take from the paper's abstract, and where we test them:
+#
+# | claim | tested in |
+# |---|---|
+# | 1. The small model is well behind the large one in some languages. | `01_baseline_gap` |
+# | 2. Experts with distillation gain more in the chosen language than fine-tuning or LoRA … | `03`, `04`, `05` |
+# | 3. … on speech like the training data (**in-domain**) and on other speech (**out-of-domain**). | `05_comparison` |
+# | 4. Distillation has a part in that, not the experts alone. | `03_distillation`, `05` |
+# | 5. What the model could do before is kept: other languages, other tasks. | `02_language_experts`, `05` |
+# | 6. At inference the overhead is negligible. | `02`, `05` (parameters that are *stored* are another matter) |
+#
+# Some results will agree with the paper and some will not. Ours is a miniature: a smaller student, some hundred training
+# clips of a language instead of 3,000 to 28,000, two languages instead of eight and more, and, without the model hub, a
+# *stand-in* for the teacher. Notebook 05 says what may be concluded from it.
+
+# %% [markdown]
+# ## 3. The machine and the presets
+#
+# **Why.** Speech results depend on versions and precision, so every run of this course writes them down. The first
+# thing to look at when your numbers differ from those shown here is this cell.
+
+# %%
+import importlib.metadata
+import platform
+
+from distilwhisper_lib.device import describe_machine
+
+names = ("torch", "transformers", "datasets", "peft", "jiwer", "sacrebleu", "soundfile")
+versions = {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+pd.Series(describe_machine() | versions, name="value").to_frame()
+
+# %% [markdown]
+# READ: `precision` says in which number format the matrix products run: `bf16` and `fp16` are faster where the hardware
+# computes in them, `no` is plain float32. Times differ between them; texts differ only here and there.
+#
+# A **preset** is a set of settings. Three of them run the same notebooks, cell by cell: `smoke` to test the code
+# (random tiny model, made-up sound), `laptop` for real results without a GPU, and `colab` for larger models.
+#
+# **Predict:** which settings must differ between a laptop and a GPU, and which must not, if results are to be comparable?
+
+# %%
+from distilwhisper_lib.presets import PRESETS
+
+settings = ["student", "teacher", "corpus", "second_corpus", "language", "second_language", "epochs", "batch_size",
+            "accumulation", "margin_seconds", "max_new_tokens", "test_clips", "retention_clips", "minutes", "memory"]
+table = pd.DataFrame({name: vars(preset) for name, preset in PRESETS.items()}).loc[settings]
+table.where(table.notna(), "–")
+
+# %% [markdown]
+# Batch size times accumulation is the number of clips per update. A teacher of `–` is the stand-in that notebook 01
+# introduces; for numbers of clips `–` means all. `margin_seconds` is the subject of section 7. To use a preset, set the
+# variable `LAB_PRESET`, or `PRESET` in the first cell; single settings can be changed as well:
+#
+# ```python
+# from distilwhisper_lib import open_lab
+# lab = open_lab("laptop", second_language="ro")   # Romanian experts beside the Czech ones
+# ```
+
+# %% [markdown]
+# ## 4. The speech at a glance
+#
+# **Why.** Results are about data as much as about models. The clips are split once: `train` for every compared system,
+# `teacher` for the teacher stand-in alone, `validation` to choose settings, `test` and `test-other` to report. A split
+# by single lines would put the same joke, room and noise on both sides; here whole rooms of the game go to one side.
+#
+# **Predict:** the test `test-other` has the same rooms and the same language as `test`. What may be different in it?
+
+# %%
+from distilwhisper_lib.corpora import corpus_report
+from distilwhisper_lib.testsets import corpus_of
+
+report = corpus_report(corpus_of(lab.preset, language), language)
+splits = [split for split in ("train", "teacher", "validation", "test", "test-other") if split in report["splits"]]
+frames = {split: lab.rows(split).remove_columns("audio").to_pandas() for split in splits}  # no sound is decoded
+pd.DataFrame({split: {"clips": len(f), "minutes": f["duration"].sum() / 60, "median seconds": f["duration"].median(),
+                      "words": f["text"].str.split().str.len().sum(), "speakers": f["speaker"].nunique()}
+              for split, f in frames.items()}).T.round(1)  # fmt: skip
+
+# %%
+table = pd.concat(frames.values())
+table = pd.crosstab(table["speaker"], table["split"], margins=True, margins_name="all")[[*splits, "all"]]
+table.sort_values("all", ascending=False).head(12)
+
+# %% [markdown]
+# READ: The speakers are named after the font of their subtitles. Two voices, the leads, make up all splits but the
+# last; `test-other` holds none of them. It is our **out-of-domain** test: new voices, many of them with effects (robots,
+# creatures, talk through a helmet). `test`, the leads in rooms that no training has seen, is the **in-domain** test.
+#
+# The second language has a corpus of its own, with other data: spoken descriptions of pictures, about a second each.
+
+# %%
+second = [lab.rows(split, lab.preset.second_language).remove_columns("audio").to_pandas()
+          for split in ("train", "teacher", "validation", "test")]  # fmt: skip
+pd.DataFrame([{"split": f["split"][0], "clips": len(f), "minutes": round(f["duration"].sum() / 60, 1),
+               "an example": f["text"][0], "in English": f["translation_en"][0]} for f in second])  # fmt: skip
+
+# %% [markdown]
+# Not everything in the packages could be used. What was left out is counted with its reason; the data cards in `data/`
+# say more about licences, splits and known flaws.
+
+# %%
+second_corpus = corpus_of(lab.preset, lab.preset.second_language)
+reports = [report, corpus_report(second_corpus, lab.preset.second_language)]
+left_out = {f"{r['corpus']}, {r['language']}": {"in the package": r["items"], "kept": r["kept"], **r["dropped"]}
+            for r in reports}  # fmt: skip
+pd.DataFrame(left_out).fillna(0).astype(int)
+
+# %% [markdown]
+# From these the **tests** of the course are made. Beside the two domains: harder sound, translation into English (a task
+# nobody trains here), and languages that nobody trains here. The last two show what an adaptation destroys.
+
+# %%
+tests = pd.DataFrame([vars(test) for test in lab.test_sets.values()], index=list(lab.test_sets))
+tests = tests[["corpus", "language", "split", "task", "change", "limit"]].convert_dtypes().astype(object)
+tests.where(tests.notna(), "–")
+
+# %% [markdown]
+# ## 5. What Whisper hears: the log-mel spectrogram
+#
+# **Why.** Whisper never sees the waveform. It sees, 100 times a second, how much energy there is in 80 bands of pitch,
+# on a logarithmic scale: a picture of 80 rows. Everything that an encoder, an expert or a gate can use is in there.
+#
+# We make one column of the picture by hand. A **frame** is 400 samples (25 ms), faded in and out by a window, and the
+# next frame starts 160 samples (10 ms) later.
+
+# %%
+from distilwhisper_lib import plots
+
+audio = read_audio(rows[0]["audio"])  # (n,) float32 at 16 kHz
+plots.plot_waveform(audio, rows[0]["text"])
+
+# %% [markdown]
+# *The figure shows the waveform of the first clip: bursts of sound, one after another, that die away towards the end.*
+#
+# Three steps: the spectrum of the frame (Fourier transform, 201 frequencies), the energy in 80 bands (a matrix product),
+# the logarithm. The clip starts in the middle of frame 0, so 200 samples are put before it, mirrored.
+#
+# **Predict:** the bands are narrow for low pitch and wide for high pitch. Why might that be a good idea for speech?
+
+# %%
+import numpy as np
+
+n_fft, hop = 400, 160
+filters = lab.processor.feature_extractor.mel_filters  # (201, 80)
+window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)  # Hann
+padded = np.concatenate([np.pad(audio, (n_fft // 2, 0), mode="reflect"), np.zeros(n_fft)])
+
+number = 20
+frame = padded[number * hop : number * hop + n_fft] * window  # (400,)
+power = np.abs(np.fft.rfft(frame)) ** 2  # (201,)
+bands = np.log10(np.maximum(power @ filters, 1e-10))  # (80,)
+print("loudest band:", bands.argmax(), "of 80, around", round(float(filters[:, bands.argmax()].argmax() * 40)), "Hz")
+
+# %% [markdown]
+# For the whole clip the same is done in each frame. Then Whisper cuts off what is more than 8 (that is 80 dB) below the
+# clip's maximum and scales what is left to about -1 … 1. Ours and the library's must be the same numbers.
+
+# %%
+import torch
+
+from distilwhisper_lib.audio import log_mel
+
+spectrum = torch.stft(torch.tensor(padded), n_fft, hop, window=torch.tensor(window), center=False, return_complex=True)
+energy = (torch.tensor(filters).T @ spectrum.abs() ** 2).clamp(min=1e-10).log10()  # (80, frames)
+by_hand = ((energy.clamp(min=energy.max() - 8) + 4) / 4).numpy()
+
+features = log_mel(audio, lab.processor.feature_extractor)  # (80, t)
+by_hand = by_hand[:, : features.shape[1]]
+assert np.allclose(by_hand[:, number], (np.maximum(bands, energy.max().item() - 8) + 4) / 4)  # our one frame
+assert np.allclose(by_hand, features, atol=1e-4)  # the library's
+print(f"{len(audio)} samples become {features.shape[0]} x {features.shape[1]} numbers; ours and the library's agree")
+
+# %%
+plots.plot_log_mel(features, rows[0]["text"])
+
+# %% [markdown]
+# *The figure shows the log-mel of the first clip: time from left to right, pitch from bottom to top, bright is loud.*
+#
+# READ: The stripes one above the other are the overtones of a voice; where they bend, the voice rises or falls. Clouds at
+# the top without stripes are consonants such as *s* and *ž*. What stays bright after the words are over is the room's
+# echo. Silence is dark, and all of it has the same value: the floor, 8 below the maximum before scaling.
+
+# %% [markdown]
+# ## 6. What Whisper writes: the decoder's tokens
+#
+# **Why.** Whisper has one decoder for all languages and tasks. Which of them is meant it learns from the first tokens,
+# the **prefix**: start, language, task, no timestamps. In training, position *t* of the decoder is given the tokens
+# before *t* and must predict token *t*, the **label**. Off by one token here, and everything after is wrong in a way
+# that no error message tells.
+
+# %%
+from distilwhisper_lib.text import decoder_inputs, encode_labels, prefix_tokens
+
+tokenizer, text = lab.processor.tokenizer, rows[0]["text"]
+print("prefix:", tokenizer.decode(prefix_tokens(tokenizer, language)), prefix_tokens(tokenizer, language))
+labels = encode_labels(tokenizer, text, language)
+inputs = decoder_inputs(tokenizer, labels)
+pieces = {"is given": inputs, "must predict": labels}
+pd.DataFrame({name: [tokenizer.decode([i]) for i in ids] for name, ids in pieces.items()}).T
+
+# %% [markdown]
+# READ: Follow one column: what must be predicted in it is given in the next. The start token is given and never
+# predicted; the end token is predicted and never given. Words fall into pieces, far more of them in Czech than in
+# English: more steps to get wrong. (Whisper's tokens are made of bytes; a `�` would be a part of a letter.)
+#
+# ### Common trap: the doubled start token
+#
+# Most fine-tuning recipes let the tokenizer add the prefix to the labels, cut a leading start token off in the collator,
+# and let the model shift the labels to the right. The cut compares with `tokenizer.bos_token_id`. **Predict:** the
+# wrong result comes first. What does the decoder see?
+
+# %%
+from distilwhisper_lib import load_processor
+from transformers.models.whisper.modeling_whisper import shift_tokens_right
+
+usual = load_processor(lab.preset.student).tokenizer  # one of its own: set_prefix_tokens changes it
+usual.set_prefix_tokens(language=language, task="transcribe")
+wrong_labels = torch.tensor([usual(text).input_ids])
+if (wrong_labels[:, 0] == usual.bos_token_id).all():  # the cut, as in many collators
+    wrong_labels = wrong_labels[:, 1:]
+start = model.config.decoder_start_token_id
+wrong_inputs = shift_tokens_right(wrong_labels, model.config.pad_token_id, start)
+print("wrong:", usual.decode(wrong_inputs[0]))
+
+# %% [markdown]
+# Two start tokens. `bos_token` is another token than the start token in Whisper's tokenizer, so the cut never happens:
+
+# %%
+print("bos_token:", usual.bos_token, "  start token:", usual.decode([start]))
+print("right:", tokenizer.decode(inputs))
+assert inputs.count(start) == 1 and wrong_inputs[0].tolist().count(start) == 2
+
+# %% [markdown]
+# Does it matter? Training goes through without a word, for a model can get used to a doubled start. But `generate` gives
+# it one, so the model is trained on one thing and used on another. The loss on the text's tokens, with each prefix:
+
+# %%
+from distilwhisper_lib import use_window
+
+
+@torch.no_grad()
+def text_loss(inputs, labels, features, skip):
+    """Return the mean cross-entropy of the labels after the first `skip`; features (1, 80, F)."""
+    ids = torch.tensor([inputs], device=model.device)  # (1, T)
+    with use_window(model, features.shape[-1]):
+        logits = model(input_features=features.to(model.device), decoder_input_ids=ids).logits  # (1, T, V)
+    return torch.nn.functional.cross_entropy(logits[0, skip:].cpu(), torch.tensor(labels[skip:])).item()
+
+
+first = batch["input_features"][:1]
+print("one start token :", round(text_loss(inputs, labels, first, skip=3), 3))
+print("two start tokens:", round(text_loss(wrong_inputs[0].tolist(), wrong_labels[0].tolist(), first, skip=4), 3))
+
+# %% [markdown]
+# READ: The same text, the same sound, another loss. The library builds the decoder's inputs itself
+# (`batches.Collator`), and a test holds every id fixed.
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 0.1: labels to decoder inputs
+#
+# ●●○ · 10 minutes · you learn what "shifted to the right" means, and what must not leak into it
+#
+# In a batch the labels have different lengths; the shorter ones are filled with -100, which the loss leaves out. Write
+# `make_inputs(labels, start, end)`: from labels `(B, T)` to decoder inputs `(B, T)`. Each row is shifted to the right
+# by one, begins with the token `start`, and holds `end` wherever -100 would be.
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `torch.full_like(labels[:, :1], start)` is a column of start tokens. Which column of `labels` is given to nobody? And
+# `tensor.masked_fill(mask, value)` returns a new tensor.
+# </details>
+
+# %% tags=["stub"]
+import torch
+
+
+def make_inputs(labels, start, end):
+    raise NotImplementedError  # your code here
+
+# %% tags=["solution"]
+import torch
+
+
+def make_inputs(labels, start, end):
+    first = torch.full_like(labels[:, :1], start)  # (B, 1)
+    inputs = torch.cat([first, labels[:, :-1]], dim=1)  # (B, T)
+    return inputs.masked_fill(inputs == -100, end)
+
+# %% tags=["wrong"]
+import torch
+
+
+def make_inputs(labels, start, end):
+    first = torch.full_like(labels[:, :1], start)
+    return torch.cat([first, labels[:, :-1]], dim=1)  # -100 goes into the embedding
+
+# %% tags=["check"]
+from checks_00 import check_decoder_inputs
+from exercise import check
+
+check(check_decoder_inputs, make_inputs)
+
+# %% [markdown]
+# ## 7. The window: 30 seconds of mostly nothing
+#
+# **Why.** Whisper was trained on pieces of exactly 30 s; shorter clips are filled with silence. Our clips last about
+# three seconds, so nine tenths of the encoder's work would go into silence. Whisper's encoder tells positions apart by
+# adding a fixed pattern of sines to them. That pattern is a formula, the same for any length: we may use its first part
+# and give the encoder a shorter window.
+#
+# The sines by hand: half the columns are sines, half cosines, with wavelengths from 2π to 2π · 10000 positions.
+
+# %%
+stored = model.get_encoder().embed_positions.weight.detach().cpu()  # (1500, d)
+length, d = 250, stored.shape[1]
+rates = torch.exp(-np.log(10000) * torch.arange(d // 2) / (d // 2 - 1))  # (d / 2,)
+angles = torch.arange(length)[:, None] * rates  # (250, d / 2)
+sines = torch.cat([angles.sin(), angles.cos()], dim=1)  # (250, d)
+assert torch.allclose(sines, stored[:length], atol=2e-3)
+print("the first", length, "positions of", len(stored), "by the formula: equal")
+
+# %% [markdown]
+# `use_window` does this for the time of a `with` block: the encoder then takes fewer frames, two of them to a position.
+
+# %%
+frames = batch["input_features"].shape[-1]
+with torch.no_grad(), use_window(model, frames):
+    states = model.get_encoder()(batch["input_features"].to(model.device)).last_hidden_state
+print("features", tuple(batch["input_features"].shape), "-> encoder states", tuple(states.shape), "instead of 1500")
+
+# %% [markdown]
+# May we cut at the end of the clip? Whisper learned to stop where silence begins, so some silence should stay: the
+# **margin**. Two dozen clips with three margins, and with the native window, in batches of clips of similar length:
+#
+# **Predict:** what will a model do that was never shown a clip without silence at its end? And what happens to the time?
+
+# %%
+import time
+from dataclasses import replace
+
+from distilwhisper_lib.batches import length_batches
+
+picked = list(range(min(24, len(clips))))
+texts, seconds = {}, {}
+for margin in (0.5, 3.0, 6.0, None):  # None: the native 30 s
+    collate, began, found = replace(lab.collator, margin_seconds=margin), time.perf_counter(), {}
+    for indices in length_batches(clips.durations[: len(picked)], 8):
+        part = collate([clips[i] for i in indices])
+        heard = generate_batch(model, tokenizer, part["input_features"], language, "transcribe", lab.preset)
+        found |= zip(indices, heard, strict=True)
+    texts[margin], seconds[margin] = [found[i] for i in picked], time.perf_counter() - began
+
+# %%
+from distilwhisper_lib.scoring import count_errors, word_errors
+
+table = {margin: count_errors(rows.select(picked)["text"], texts[margin]) for margin in texts}
+pd.DataFrame([{"margin": margin or "native 30 s", "seconds": round(seconds[margin], 1), "words": int(t["words"].sum()),
+               "word errors": int(word_errors(t).sum()), "loops": int(t["loop"].sum()),
+               "same text as with 30 s": sum(a == b for a, b in zip(texts[margin], texts[None], strict=True))}
+              for margin, t in table.items()]).set_index("margin")  # fmt: skip
+
+# %%
+pd.DataFrame({"0.5 s": texts[0.5], "6 s": texts[6.0], "native 30 s": texts[None]}).map(lambda text: text[:90]).head(8)
+
+# %% [markdown]
+# READ: With a margin of half a second some texts run on: the model does not find the end and repeats itself (**loops**),
+# until the limit of new tokens stops it. That costs words *and* time. With enough silence the loops are gone. Many texts
+# still differ from the native ones in a letter or two, but in both directions: the number of errors is the same.
+#
+# Two dozen clips hold too few loops to choose a margin. We measured it once on 64 in-domain clips (whisper-base, greedy,
+# batches of 16 by length, one core; WER with its 95 % interval, which notebook 01 explains):
+#
+# | margin | WER | substitutions | insertions | clips that loop | seconds |
+# |---|---|---|---|---|---|
+# | 0.5 s | 171 [111, 250] | 56.5 | 108.5 | 14.1 % | 21 |
+# | 1 s | 122 [75, 183] | 56.0 | 59.3 | 6.2 % | 21 |
+# | 2 s | 98 [70, 138] | 57.5 | 35.4 | 4.7 % | 25 |
+# | 3 s | 87 [65, 119] | 56.5 | 25.4 | 3.1 % | 29 |
+# | 4 s | 76 [63, 98] | 56.3 | 14.1 | 1.6 % | 25 |
+# | 6 s | 68 [61, 75] | 54.5 | 6.8 | 0 | 23 |
+# | 8 s | 68 [61, 76] | 54.5 | 7.5 | 0 | 26 |
+# | native 30 s | 68 [60, 76] | 55.0 | 8.0 | 0 | 67 |
+#
+# Read the columns: the substitutions do not care about the margin; all that it changes is the loops. From 6 s on the result
+# is that of the native window for a third of its time. A margin that is too short does not make a model worse at Czech, it
+# makes it loop, and one loop of a hundred words weighs as much as a hundred wrong words elsewhere. The course uses one
+# margin for every system (`margin_seconds` of the preset), and the record of each run names it.
+
+# %% [markdown]
+# ### Common trap: one long clip in the batch
+#
+# The window of a batch is that of its longest clip. In random batches nearly every batch holds a long one.
+
+# %%
+durations, size = np.array(clips.durations), lab.preset.eval_batch_size
+shuffled = np.random.default_rng(0).permutation(len(durations))
+at_random = [shuffled[i : i + size] for i in range(0, len(shuffled), size)]
+for name, batches in (("random batches", at_random), ("sorted by length", length_batches(list(durations), size))):
+    work = sum(len(b) * (durations[b].max() + 6) for b in batches)  # seconds that the encoder looks at
+    print(f"{name:17}: {work:5.0f} s for {durations.sum():.0f} s of speech; native {30 * len(durations)} s")
+
+# %% [markdown]
+# READ: Sorting saves a further part of the encoder's work and costs nothing. Training does it too, with some chance in
+# the order so that the batches are not the same in every epoch (`batches.LengthOrder`).
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 0.2: how much silence do we save?
+#
+# ●○○ · 5 minutes, by hand · you learn the three time scales: seconds, log-mel frames, encoder positions
+#
+# A clip of 2.8 s goes into the encoder with a margin of 6 s. How many log-mel frames are in its window, how many encoder
+# positions, and how many per cent of the native window is that? Write `answer = (frames, positions, per_cent)`.
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# A frame starts every 10 ms. Of the encoder's two convolutions the second takes every other position. The native window
+# has 3000 frames.
+# </details>
+
+# %% tags=["stub"]
+answer = ...
+
+# %% tags=["solution"]
+# (2.8 + 6) * 100 frames, half as many positions
+answer = (880, 440, 100 * 880 / 3000)  # 29.3 %
+
+# %% tags=["wrong"]
+answer = (880, 880, 29.3)  # the second convolution's stride is forgotten
+
+# %% tags=["check"]
+from checks_00 import check_window
+from exercise import check
+
+check(check_window, answer)
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 0.3: an experiment with the margin
+#
+# ●●○ · 15 minutes, open · you learn to tell a difference that counts from one that does not
+#
+# "The texts differ" may mean other words or another comma. Write `share_changed(first, second)`: of two lists of texts of
+# the same clips, the share (in per cent) of clips whose texts differ after `normalise` (lower case, no punctuation).
+#
+# Then use it on your own experiment: `share_changed(texts[0.5], texts[None])` and so on, with margins of 2, 4 and 8 s
+# added to the loop of section 7, or with more clips. Does the share go to zero as the margin grows? Does the number of word
+# errors follow it? What does that say about a model that is unsure of every third word?
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `from distilwhisper_lib import normalise`, then compare `normalise(a) != normalise(b)` for the pairs of
+# `zip(first, second)`. The mean of a list of booleans is a share.
+# </details>
+
+# %% tags=["stub"]
+def share_changed(first, second):
+    raise NotImplementedError  # your code here
+
+# %% tags=["solution"]
+from distilwhisper_lib import normalise
+
+
+def share_changed(first, second):
+    changed = [normalise(a) != normalise(b) for a, b in zip(first, second, strict=True)]
+    return 100 * sum(changed) / len(changed)
+
+# %% tags=["wrong"]
+def share_changed(first, second):
+    changed = [a != b for a, b in zip(first, second, strict=True)]  # a full stop counts as a change
+    return 100 * sum(changed) / len(changed)
+
+# %% tags=["check"]
+from checks_00 import check_share_changed
+from exercise import check
+
+check(check_share_changed, share_changed)
+
+# %% [markdown]
+# ## Summary
+#
+# - The course tests six claims of DistilWhisper in miniature; `lab` computes everything once and keeps it.
+# - The speech is split by rooms: two leads for training and the in-domain test, other characters for the out-of-domain
+#   test, and several languages and a task that nobody trains, to see what is kept.
+# - Whisper hears a log-mel: 80 bands, 100 frames a second, made by a Fourier transform, a matrix product and a logarithm.
+# - Whisper writes tokens after a prefix of start, language, task, no timestamps. The start token is given once; the usual
+#   recipe gives it twice.
+# - Clip plus six seconds of silence is as good as 30 s at a third of the cost; with less silence the model loops.
+#
+# ## Glossary
+#
+# | word | meaning |
+# |---|---|
+# | student, teacher | the small model that is improved; the better model that it learns from |
+# | expert, shared block, gate | a language's own copy of a feed-forward block; the frozen original; what chooses between them |
+# | in-domain, out-of-domain | a test like the training data (same voices); one that is not (other voices and effects) |
+# | log-mel | energy in 80 pitch bands per 10 ms, on a logarithmic scale |
+# | frame, position | a column of the log-mel (10 ms); a step of the encoder (two frames) |
+# | prefix | the four tokens that tell the decoder language and task |
+# | label | the token that a decoder position must predict; -100 where the loss looks away |
+# | margin | silence left after the longest clip of a batch |
+# | loop | an output that repeats itself |
+#
+# ## Where in the library, where in the paper
+#
+# - `audio.py` (reading, log-mel), `text.py` (prefix, labels, normaliser), `batches.py` (collator, window), `weights.py`
+#   (`use_window`), `corpora.py` (splits), `presets.py`, `lab.py`.
+# - Paper: abstract and introduction for the claims; the experimental settings for languages, data and student/teacher.
+#   The paper's prefix and window are Whisper's own: the short window and the room split are ours.

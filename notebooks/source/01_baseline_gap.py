@@ -1,0 +1,603 @@
+# %% [markdown]
+# # 01 · The gap: how far the student is behind, and what its errors are
+#
+# **Goal.** Measure student and teacher on every test, with intervals, and know what stands behind the numbers.
+#
+# **You will be able to**
+# - compute WER and CER by hand and say what they do not tell;
+# - put a 95 % bootstrap interval on a WER, and compare two systems on the same clips;
+# - say what the teacher stand-in of this course is, and put a real larger Whisper in its place;
+# - take errors apart: deletions, insertions, loops, wrong words, by length of the clip and by speaker;
+# - recognise two ways to get a wrong WER: a normaliser that cuts words to pieces, and teacher forcing.
+#
+# **Prerequisites.** Notebook 00. A little numpy.
+#
+# | preset | machine | time | memory |
+# |---|---|---|---|
+# | smoke | 2 cores | ? | ? |
+# | laptop | 2 cores | ? (most of it: training the teacher stand-in, once) | ? |
+# | colab | T4 | ? | ? |
+
+# %% tags=["setup"]
+
+# %% [markdown]
+# ## 1. The score
+#
+# **Why.** "How many words are wrong" is not a count of differing words: one missing word would shift all that follow.
+# The **word error rate** (WER) looks for the cheapest way to turn what should have been written, the **reference**, into
+# what was written, with three moves: **substitution** (another word), **deletion** (a word is missing) and **insertion**
+# (a word too many). It divides the number of moves by the number of words in the reference. The **character error rate**
+# (CER) does the same with letters.
+#
+# The cheapest way is found in a table: cell *(i, j)* holds the cost of turning the first *i* words of the reference into
+# the first *j* words of the hypothesis.
+
+# %%
+import numpy as np
+import pandas as pd
+
+pd.set_option("display.max_colwidth", None)
+
+
+def edit_table(reference, hypothesis):
+    """Return the edit-distance table (R + 1, H + 1) of two lists."""
+    table = np.zeros((len(reference) + 1, len(hypothesis) + 1), int)
+    table[:, 0], table[0] = range(len(reference) + 1), range(len(hypothesis) + 1)  # all deleted; all inserted
+    for i, r in enumerate(reference, 1):
+        for j, h in enumerate(hypothesis, 1):
+            table[i, j] = min(table[i - 1, j] + 1, table[i, j - 1] + 1, table[i - 1, j - 1] + (r != h))
+    return table
+
+# %% [markdown]
+# **Predict:** *kde je ta ryba* ("where is that fish") comes out as *kde jeta ryby*. How many word errors? Is the CER higher
+# or lower than the WER?
+
+# %%
+reference, hypothesis = "kde je ta ryba", "kde jeta ryby"
+words = edit_table(reference.split(), hypothesis.split())
+pd.DataFrame(words, index=["", *reference.split()], columns=["", *hypothesis.split()])
+
+# %%
+import jiwer
+
+letters = edit_table(list(reference), list(hypothesis))
+wer, cer = words[-1, -1] / len(reference.split()), letters[-1, -1] / len(reference)
+assert wer == jiwer.wer(reference, hypothesis) and cer == jiwer.cer(reference, hypothesis)
+print(f"WER {100 * wer:.0f} %: {words[-1, -1]} of {len(reference.split())} words")
+print(f"CER {100 * cer:.0f} %: {letters[-1, -1]} of {len(reference)} characters, spaces included")
+
+# %% [markdown]
+# The corner at the bottom right is the number of errors: three. A lost space made *je ta* into one word: one character for
+# CER, but a deletion and a substitution for WER. The wrong ending of *ryby* costs one character, and one whole word. Which
+# of *je* and *ta* was "deleted" the table leaves open: kinds of error are one reading of it, not what the model "meant".
+#
+# Over a whole test, errors and words are both summed up before dividing. The mean of the clips' own rates is another
+# number, in which a clip of one word weighs as much as one of twenty:
+
+# %%
+pairs = [("ano", "ale ano no"), ("podívej se na tu starou loď pod námi", "podívej se na tu starou loď pod námi")]
+own = [jiwer.wer(reference, hypothesis) for reference, hypothesis in pairs]
+total = jiwer.wer([r for r, _ in pairs], [h for _, h in pairs])
+print(f"WER of each clip: {[f'{100 * rate:.0f} %' for rate in own]}, their mean {100 * np.mean(own):.0f} %, "
+      f"WER of the test {100 * total:.0f} %")  # fmt: skip
+
+# %% [markdown]
+# The first clip alone has a WER of 200 %: insertions are errors too, so there is no upper end.
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 1.1: a WER by hand
+#
+# ●○○ · 5 minutes, by hand · you learn to see the three kinds of error
+#
+# Reference: *podívej se na tu starou loď*. Hypothesis: *podívej na tu tu stará loď*. How many substitutions, deletions and
+# insertions, and what is the WER in per cent? Write
+# `answer = {"substitutions": …, "deletions": …, "insertions": …, "wer": …}`.
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# Write the two sentences one above the other so that as many words as possible stand above themselves, with gaps
+# where a word is missing.
+# </details>
+
+# %% tags=["stub"]
+answer = ...
+
+# %% tags=["solution"]
+# podívej se na tu  *  starou loď
+# podívej *  na tu  tu stará  loď
+answer = {"substitutions": 1, "deletions": 1, "insertions": 1, "wer": 100 * 3 / 6}
+
+# %% tags=["wrong"]
+answer = {"substitutions": 4, "deletions": 0, "insertions": 0, "wer": 100 * 4 / 6}  # word by word, in order
+
+# %% tags=["check"]
+from checks_01 import check_wer_by_hand
+from exercise import check
+
+check(check_wer_by_hand, answer)
+
+# %% [markdown]
+# ## 2. The student, measured
+#
+# **Why.** Everything later is compared with this. `lab.transcribe` decodes a test greedily, with the same settings for
+# every system, and keeps the texts; `comparison.counts` sets each beside its reference, after a **normaliser** has put
+# both in lower case and taken the punctuation out, and counts.
+#
+# **Predict:** WER of the student on Czech voices it does not know: 15, 40 or 65 %? And on strange voices with effects?
+
+# %%
+from distilwhisper_lib import comparison
+
+language = lab.preset.language
+inside, outside = f"{language}/in-domain", f"{language}/out-of-domain"
+if outside not in lab.test_sets:  # a language whose corpus has no other voices
+    outside = f"{language}/noise"
+student = {key: comparison.counts(lab, "student", key) for key in (inside, outside)}
+student[inside].drop(columns=["id", "speaker"]).head(5)
+
+# %%
+columns = ["n", "wer", "wer_low", "wer_high", "cer", "loops"]
+scores = pd.DataFrame([comparison.score(lab, "student", key) for key in (inside, outside)], index=[inside, outside])
+scores[columns].round(1)
+
+# %% [markdown]
+# READ: `n` clips, WER with its 95 % interval, CER, and the share of clips whose text loops, all in per cent. Errors are
+# far more frequent with the other characters. CER is well below WER in-domain: most wrong words are nearly right.
+#
+# ## 3. The teacher, and its stand-in
+#
+# **Why.** DistilWhisper learns from a larger Whisper; the paper takes whisper-large-v2 to teach whisper-small. Without a
+# connection to the model hub there is no larger Whisper on your machine. So this course makes a **teacher stand-in**:
+# the student's own weights, fine-tuned once on the split `teacher` of both languages that we adapt to. That is about
+# twice as much speech as the compared systems train on, and none of them sees it. So the stand-in knows more Czech than
+# the student, as a large Whisper would, and that is what distillation needs.
+#
+# What it is *not*: it is not larger, has not heard thousands of hours, knows no third language better (rather worse), and
+# has been tuned to the very game that we test on. A large Whisper would be better in other ways and on other speech. So we
+# always call it a stand-in, and no number of this course speaks about whisper-large-v2.
+#
+# With the hub within reach, one setting puts a real one in its place; it is fetched and used, and nothing is trained:
+#
+# ```python
+# from distilwhisper_lib import open_lab
+# lab = open_lab(teacher="openai/whisper-small")   # or -medium, -large-v2: better, and slower
+# ```
+#
+# **Predict:** which tests will the stand-in win, and on which might it be worse than the student it was made from?
+
+# %%
+teacher = {key: comparison.counts(lab, "teacher", key) for key in (inside, outside)}  # trains the stand-in at first
+teacher[inside].drop(columns=["id", "speaker"]).head(5)
+
+# %% [markdown]
+# READ: The same five clips. Compare the texts: whole phrases are right now; what is still wrong are rare words and names.
+#
+# ## 4. The gap, with intervals
+#
+# **Why.** A test of some hundred clips is a sample. With other clips of the same kind the WER would be another, and a
+# difference smaller than that play means nothing. The **bootstrap** shows how large the play is without any theory:
+# draw as many clips again from the test, with replacement (some twice, some not at all), compute the WER, and repeat.
+# Between the 2.5th and the 97.5th percentile of these rates lies the 95 % interval. We draw clips, not words: the words
+# of one clip stand or fall together.
+
+# %%
+def bootstrap(counts, resamples=2000, seed=0):
+    """Return the resampled WERs, in per cent: (resamples,)."""
+    scored = counts.dropna(subset=["words"])  # a reference of punctuation alone can't be scored
+    errors = scored[["insertions", "deletions", "substitutions"]].sum(axis=1).to_numpy()
+    words = scored["words"].to_numpy()
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(0, len(words), (resamples, len(words)))  # clip numbers
+    return np.array([100 * errors[draw].sum() / words[draw].sum() for draw in draws])
+
+
+rates = bootstrap(student[inside])
+low, high = np.percentile(rates, [2.5, 97.5])
+row = comparison.score(lab, "student", inside)
+assert np.allclose((low, high), (row["wer_low"], row["wer_high"]))
+print(f"WER {row['wer']:.1f}; interval by hand [{low:.1f}, {high:.1f}], "
+      f"the library's [{row['wer_low']:.1f}, {row['wer_high']:.1f}]")  # fmt: skip
+
+# %% [markdown]
+# Now every test, for both: the two domains, noise and reverberation, translation into English, the languages that nobody
+# will train (`retention`), and the second language. This is the first table of the comparison that notebook 05 completes.
+
+# %%
+jobs = [job for job in comparison.plan(lab) if job["system"] in ("student", "teacher")]
+gap = pd.DataFrame([comparison.score(lab, **job) for job in jobs])
+heard = gap[gap["task"] == "transcribe"]
+heard.pivot_table(index=["language", "test_set"], columns="system", values=["wer", "cer", "loops"], sort=False).round(1)
+
+# %%
+from distilwhisper_lib import plots
+
+plots.plot_gap(heard)
+
+# %% [markdown]
+# *The figure shows, for each test, the WER of the student and of the teacher stand-in as two bars with 95 % intervals.*
+#
+# READ: In Czech the stand-in is far ahead in both domains, and the intervals are far apart; in Catalan, the second language,
+# too. In the languages it was not tuned on, it has no advantage: look for those in which it is *worse* than the student.
+# That is forgetting, and it is the reason why one does not simply fine-tune. The wide intervals belong to tests in which a few
+# looping clips hold many errors.
+#
+# Translation is scored with BLEU and chrF, where higher is better:
+
+# %%
+translation = gap[gap["task"] == "translate"].set_index("system")
+translation[["n", "bleu", "bleu_low", "bleu_high", "chrf", "chrf_low", "chrf_high", "loops"]].astype(float).round(1)
+
+# %% [markdown]
+# READ: The student translates a little of this Czech. The stand-in was only ever asked to *transcribe*: see whether it
+# still obeys the token `<|translate|>`, or writes Czech where English was asked for:
+
+# %%
+translated = {name: comparison.counts(lab, name, f"{language}/translation") for name in ("student", "teacher")}
+texts = {name: table.set_index("id")["prediction"] for name, table in translated.items()}
+table = pd.DataFrame({"reference": translated["student"].set_index("id")["text"], **texts}).head(5)
+table.reset_index(drop=True).map(lambda text: text[:120])
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 1.2: the paired bootstrap
+#
+# ●●○ · 15 minutes, code · you learn why two overlapping intervals do not mean "no difference"
+#
+# Both systems heard the same clips, and a hard clip is hard for both. So resample the *difference*: draw clips, compute
+# both WERs on the same drawn clips, subtract, and take the percentiles of the differences.
+#
+# Write `paired_interval(first, second, words, draws)`: `first` and `second` are the word errors of each clip `(n,)` of two
+# systems, `words` the words of each reference `(n,)`, `draws` clip numbers `(resamples, n)`. Return `(low, high)`, the
+# 95 % interval of WER(first) − WER(second) in points.
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `first[draws]` has the shape `(resamples, n)`: the errors of the drawn clips. Sum over the clips before you divide.
+# </details>
+
+# %% tags=["stub"]
+import numpy as np
+
+
+def paired_interval(first, second, words, draws):
+    raise NotImplementedError  # your code here
+
+# %% tags=["solution"]
+import numpy as np
+
+
+def paired_interval(first, second, words, draws):
+    total = words[draws].sum(axis=1)  # (resamples,)
+    difference = 100 * (first[draws].sum(axis=1) - second[draws].sum(axis=1)) / total
+    low, high = np.percentile(difference, [2.5, 97.5])
+    return low, high
+
+# %% tags=["wrong"]
+import numpy as np
+
+
+def paired_interval(first, second, words, draws):
+    difference = 100 * (first - second) / words  # a mean of the clips' own rates
+    return np.percentile(difference[draws].mean(axis=1), [2.5, 97.5])
+
+# %% tags=["check"]
+from checks_01 import check_paired_interval
+from exercise import check
+
+check(check_paired_interval, paired_interval)
+
+# %% [markdown]
+# The library's version, on student and stand-in; `share` is the share of resamples in which the first system was not
+# better. Notebook 05 compares all systems in this way.
+
+# %%
+from distilwhisper_lib.scoring import paired_difference
+
+pd.DataFrame({key: paired_difference(teacher[key], student[key]) for key in (inside, outside)}).T.round(2)
+
+# %% [markdown]
+# ## 5. What goes wrong
+#
+# **Why.** Two systems with the same WER can fail in different ways: one leaves words out, another writes fifty words that
+# nobody said. What helps against the one does nothing against the other.
+#
+# **Predict:** which kind of error is the most frequent one in-domain? Which grows most out-of-domain?
+
+# %%
+systems = {"student": student, "stand-in": teacher}
+plots.plot_error_kinds({f"{name}, {key}": table[key] for key in (inside, outside) for name, table in systems.items()})
+
+# %% [markdown]
+# *The figure shows four bars, student and stand-in in both domains, each made of deletions, substitutions and insertions
+# in per cent of the reference's words.*
+#
+# READ: In-domain nearly all errors are wrong words. Out-of-domain the insertions grow most, and they come from few clips:
+# **loops**. A text counts as a loop if it can be compressed to less than 1/2.4 of its length (the measure and threshold
+# of OpenAI's own decoder). By hand:
+
+# %%
+import zlib
+
+from distilwhisper_lib.scoring import LOOP_RATIO, is_loop, word_errors
+
+for text in ("Podívej se na tu starou loď pod námi.", "Podívej se. " * 12):
+    ratio = len(text.encode()) / len(zlib.compress(text.encode()))
+    assert is_loop(text) == (ratio > LOOP_RATIO)
+    print(f"{ratio:4.1f}  loop: {is_loop(text)!s:5}  {text[:50]}")
+
+# %%
+def loop_share(counts):
+    """Return the share of looping clips, and the share of all word errors that are in them, in per cent."""
+    errors, loop = word_errors(counts), counts["loop"]
+    return {"clips that loop": 100 * loop.mean(), "errors in them": 100 * errors[loop].sum() / max(1, errors.sum())}
+
+
+shares = {(name, key): loop_share(table[key]) for name, table in systems.items() for key in (inside, outside)}
+pd.DataFrame(shares).T.round(1)
+
+# %% [markdown]
+# READ: Compare the two columns. Where a few per cent of the clips hold a large part of all errors, WER can fall by many
+# points because three clips stopped looping, and rise by as many by chance. So every table of this course has the share of
+# loops in a column beside it. (Notebook 00 has shown that a window that is too short makes more of them.)
+#
+# Which words are confused? The alignment tells:
+
+# %%
+from collections import Counter
+
+from distilwhisper_lib import normalise
+
+
+def confusions(counts):
+    """Return how often each (reference, hypothesis) pair was substituted, one word for one."""
+    found = Counter()
+    for reference, hypothesis in zip(counts["text"].map(normalise), counts["prediction"].map(normalise), strict=True):
+        r, h = (reference or "-").split(), hypothesis.split()
+        for part in jiwer.process_words(reference=" ".join(r), hypothesis=hypothesis).alignments[0]:
+            if part.type == "substitute":
+                found.update(zip(r[part.ref_start_idx : part.ref_end_idx], h[part.hyp_start_idx : part.hyp_end_idx],
+                                 strict=True))  # fmt: skip
+    return found
+
+
+most = {name: confusions(table[inside]).most_common(12) for name, table in systems.items()}
+pd.DataFrame({name: pd.Series([f"{r} → {h} ({n})" for (r, h), n in pairs]) for name, pairs in most.items()})
+
+# %% [markdown]
+# READ: Look for three families: short words that sound alike, a Czech word written as in a neighbouring language
+# (Slovak or Polish spelling), and endings. The last two are what a model that hears well and knows little Czech does.
+#
+# ### By length of the clip, and by speaker
+
+# %%
+plots.plot_wer_by({"Whisper (student)": student[inside], "Teacher stand-in": teacher[inside]}, by="length")
+
+# %% [markdown]
+# *The figure shows WER with its interval for clips of growing length, student beside stand-in, in-domain.*
+#
+# READ: Look whether very short clips are harder (one or two words without context) and where the stand-in gains most. `n`
+# is the number of clips behind a bar: a bar without a visible interval stands on one or two clips and says nothing.
+
+# %%
+plots.plot_wer_by({"Whisper (student)": student[outside], "Teacher stand-in": teacher[outside]}, by="speaker")
+
+# %% [markdown]
+# *The figure shows WER with its interval for each character of the out-of-domain test, student beside stand-in.*
+#
+# READ: "Out-of-domain" is not one thing: some characters are nearly as easy as the leads, others, with a voice that is
+# distorted or sung, are lost on both models. A mean over all of them hides that.
+#
+# ### The worst ones
+
+# %%
+def worst(counts, n=6):
+    """Return the n clips with the most word errors per word, their texts cut at 90 characters."""
+    table = counts.assign(wer=100 * word_errors(counts) / counts["words"]).nlargest(n, "wer")
+    table[["text", "prediction"]] = table[["text", "prediction"]].map(lambda text: text[:90])
+    return table[["speaker", "duration", "wer", "text", "prediction"]].round(1)
+
+
+worst(student[outside])
+
+# %%
+worst(teacher[outside])
+
+# %% [markdown]
+# READ: The worst are loops, which only the limit of new tokens stops, and short clips of which every word is wrong. Not every
+# bad score is the model's fault: shouting, singing, several voices at once, and subtitles that say something else than the
+# voice are in the data too.
+#
+# ## 6. Harder sound
+#
+# **Why.** Noise and echo are the other way to leave the domain: same voices, same words, other sound. The tests `noise` (as
+# loud as 5 dB below the voice) and `reverberation` (an echo that takes 0.6 s to fall by 60 dB) are made from in-domain clips.
+#
+# **Predict:** which of the two costs more?
+
+# %%
+from distilwhisper_lib.audio import add_noise, add_reverberation, log_mel, read_audio
+
+audio = read_audio(lab.test_rows(inside)[0]["audio"])
+sounds = {"clean": audio, "with noise": add_noise(audio, 5, seed=0), "with echo": add_reverberation(audio, 0.6, seed=0)}
+pictures = [log_mel(sound, lab.processor.feature_extractor) for sound in sounds.values()]
+plots.plot_log_mel(np.concatenate(pictures, axis=1), "the same clip: " + ", then ".join(sounds))
+
+# %% [markdown]
+# *The figure shows three log-mels of one clip, one after another: clean, with noise that fills the dark places, and with
+# echo that smears each sound to the right.*
+
+# %%
+harder = heard[heard["test_set"].isin(["in-domain", "noise", "reverberation"])]
+harder.pivot_table(index="system", columns="test_set", values=["n", "wer", "loops"], sort=False).round(1)
+
+# %% [markdown]
+# READ: Compare along a row. The stand-in was trained on clean clips only; see whether its lead over the student becomes
+# smaller as the sound becomes harder. (The changed tests hold fewer clips than `in-domain`, see `n`.)
+
+# %% [markdown]
+# ## 7. Common trap: the normaliser on Tamil and Thai
+#
+# **Why.** A WER is a WER of *normalised* text. Whisper's basic normaliser takes out every character that Unicode calls a
+# symbol, a punctuation sign or a **mark**. In Tamil and Thai, vowels and tones are marks. Two of the paper's eight
+# languages are Tamil and Thai. The wrong result first: two Tamil words, one of them with one wrong vowel.
+
+# %%
+tamil, misheard = "வணக்கம் நண்பர்களே", "வணக்கம் நண்பர்களோ"  # "hello friends"; the last vowel is wrong
+for name in ("none", "whisper-basic"):
+    reference, hypothesis = normalise(tamil, name), normalise(misheard, name)
+    wer = 100 * jiwer.wer(reference, hypothesis)
+    print(f"{name:14} {len(reference.split())} words, WER {wer:3.0f} %:  {reference}")
+
+# %% [markdown]
+# Two words became five pieces, and the wrong vowel, a mark, disappeared with the right one: a WER of 0 % for a wrong
+# word. And Thai, which writes no spaces between words ("hello, my name is Somchai"):
+
+# %%
+thai = "สวัสดีครับ ผมชื่อสมชาย"
+print("whisper-basic:", len(normalise(thai).split()), "words:", normalise(thai))
+
+# %% [markdown]
+# What to do: keep the marks, and where a language writes no spaces, report CER and call it CER. Czech is not affected: its
+# letters with hooks and accents are single characters, not letters plus marks.
+
+# %%
+import unicodedata
+
+
+def keep_marks(text):
+    """Lower case, and a space for each symbol and punctuation sign; marks stay."""
+    text = unicodedata.normalize("NFKC", text.lower())
+    return " ".join("".join(" " if unicodedata.category(c)[0] in "SP" else c for c in text).split())
+
+
+print("Tamil: WER", 100 * jiwer.wer(keep_marks(tamil), keep_marks(misheard)), "%,", keep_marks(tamil))
+print("Thai: ", len(keep_marks(thai).split()), "words, so CER:", keep_marks(thai))
+texts = student[inside]["text"]
+same = sum(keep_marks(text) == normalise(text) for text in texts)
+print(f"{same} of the {len(texts)} references in {language!r} come out alike with both normalisers")
+
+# %% [markdown]
+# The authors' release normalises with Whisper's rule and, on top of it, puts a space around every Thai character: its Thai
+# "WER" is in fact near to a CER, and its Tamil WER is one over fragments. Such numbers can be compared with each other and
+# with nothing else. Every table of this course names its normaliser in a column.
+#
+# ## 8. Common trap: WER with teacher forcing
+#
+# **Why.** There is a cheap way to get texts from a model: one forward pass with the *reference* as the decoder's input, and
+# the likeliest token at each position. No `generate`, no loop over tokens, and a trainer has the logits anyway. (The
+# authors' released LoRA script computes its WER in this way.) But at each position the model has seen the right words
+# before it: after each mistake it is put back on the right way. The wrong result first, for 16 ordinary clips and for the
+# 16 out-of-domain clips on which `generate` has the highest error rates.
+#
+# **Predict:** is the wrong number too low, too high, or about right? For which of the two sets is it most wrong?
+
+# %%
+import torch
+
+from distilwhisper_lib import use_window
+from distilwhisper_lib.scoring import count_errors, summarise
+
+model = lab.student()
+
+
+@torch.no_grad()
+def forced_texts(key, ids):
+    """Return the texts of clips by teacher forcing: the likeliest token after each prefix of the reference."""
+    clips = lab.test_clips(key)
+    batch = lab.collator([clips[clips.ids.index(i)] for i in ids])
+    features, inputs = batch["input_features"].to(model.device), batch["decoder_input_ids"].to(model.device)
+    with use_window(model, features.shape[-1]):
+        guesses = model(input_features=features, decoder_input_ids=inputs).logits.argmax(-1).cpu()  # (B, T)
+    guesses = guesses.masked_fill(batch["labels"] < 0, model.config.eos_token_id)
+    return lab.processor.tokenizer.batch_decode(guesses, skip_special_tokens=True)
+
+# %%
+failing = student[outside].assign(wer=word_errors(student[outside]) / student[outside]["words"]).nlargest(16, "wer")["id"]
+sets = {"ordinary": (inside, list(lab.test_rows(inside)["id"])[:16]), "failing": (outside, list(failing))}
+result = {}
+for name, (key, ids) in sets.items():
+    free = student[key].set_index("id").loc[ids]
+    forced = count_errors(list(free["text"]), forced_texts(key, ids))
+    result[name] = {"wrong: teacher forcing": summarise(forced)["wer"], "right: generate": summarise(free)["wer"]}
+pd.DataFrame(result).T.round(1)
+
+# %%
+key, ids = sets["failing"]
+free = student[key].set_index("id").loc[ids]
+texts = {"teacher forcing": forced_texts(key, ids), "generate": list(free["prediction"])}
+pd.DataFrame({"reference": list(free["text"]), **texts}).map(lambda text: text[:100]).head(6)
+
+# %% [markdown]
+# READ: On ordinary clips the number may even look right, because two mistakes pull in opposite directions: the model is
+# put back on its way after each error, and where it would have spelled a word in other pieces, its guesses and the given
+# pieces collide ("zaase" for *zase*). On clips where `generate` fails, teacher forcing does not notice: it cannot loop,
+# cannot stop too early, and always has as many tokens as the reference. It measures how well the next token is guessed, and
+# must not stand in a table beside a WER that comes from `generate`. Here every system is decoded by `generate`.
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 1.3: what do the results allow us to say?
+#
+# ●●○ · 10 minutes, reading · you learn to read such a table with care
+#
+# Which of these statements are right? Write the letters, such as `answer = {"a", "b"}`.
+#
+# - (a) A WER above 100 % shows that there is a mistake in the scoring.
+# - (b) Two systems can differ by ten points of WER on a test although most of their texts are equally good.
+# - (c) If the 95 % intervals of two systems on the same test overlap, the data show no difference between them.
+# - (d) The student's higher WER out-of-domain cannot be explained by the language alone: it is Czech in both tests.
+# - (e) Where the stand-in leaves half of the gap open, whisper-large-v2 would too.
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# For (b) look at the share of errors that is in looping clips; for (c) at exercise 1.2; for (e) at what the stand-in is
+# made of (section 3).
+# </details>
+
+# %% tags=["stub"]
+answer = ...
+
+# %% tags=["solution"]
+answer = {"b", "d"}  # (a): insertions; (c): the clips are the same, so compare in pairs; (e): it is a stand-in
+
+# %% tags=["wrong"]
+answer = {"b", "c"}
+
+# %% tags=["check"]
+from checks_01 import check_reading
+from exercise import check
+
+check(check_reading, answer)
+
+# %% [markdown]
+# ## Summary
+#
+# - WER is the cheapest number of substitutions, deletions and insertions per reference word; CER the same by letters.
+# - An interval comes from resampling clips; two systems on the same clips are compared in pairs.
+# - The teacher stand-in is the student, fine-tuned on speech that the compared systems do not see. It is a stand-in: ahead
+#   in its own language, and with something forgotten elsewhere.
+# - Loops are few clips and many errors; WER by kind, length and speaker says more than one number.
+# - A normaliser that deletes marks gives a WER that is not one, and so does teacher forcing: it cannot see a loop.
+#
+# ## Glossary
+#
+# | word | meaning |
+# |---|---|
+# | reference, hypothesis | what was said; what the model wrote |
+# | substitution, deletion, insertion | another word; a missing word; a word too many |
+# | WER, CER | errors per word, or per character, of the reference |
+# | normaliser | what is done to both texts before they are compared |
+# | bootstrap, interval | scoring resampled clips many times; the middle 95 % of these scores |
+# | paired | computed on the same resampled clips for both systems |
+# | teacher stand-in | our replacement for a larger Whisper: the student, fine-tuned on other clips |
+# | retention | tests in languages that are not trained: what is kept |
+# | teacher forcing | giving the decoder the reference's tokens instead of its own |
+#
+# ## Where in the library, where in the paper
+#
+# - `evaluate.py` (greedy decoding, resumable), `scoring.py` (counts, intervals, loops, BLEU), `comparison.py` (plan, tables),
+#   `testsets.py` (the tests), `lab.py` (`teacher`, `train_teacher`).
+# - Paper: the student/teacher gap is its motivation (languages were chosen for a gap of more than 11 points of WER between
+#   whisper-small and whisper-large-v2); Common Voice 13 is its in-domain, FLEURS its out-of-domain test. Decoding there is
+#   greedy too; the normaliser is that of the authors' release (section 7). Intervals and loops are ours.

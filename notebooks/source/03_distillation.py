@@ -1,0 +1,738 @@
+# %% [markdown]
+# # 03 Distillation
+#
+# **Goal:** train the experts of notebook 02 with and without a teacher, with losses that you have checked by hand.
+#
+# **You will be able to**
+# - derive the paper's losses (CE, JS and KL, gate budget) and compute each on paper;
+# - store what a teacher says, in less than a hundredth of the space, and measure what is lost;
+# - recognise two silent mistakes: padding in the loss, and wrong scaling under gradient accumulation;
+# - read training curves, see the gates open, and say what the budget decides;
+# - stop a training run and let it go on, with the same result.
+#
+# **Before:** notebook 02.
+#
+# | preset | time | memory |
+# |---|---|---|
+# | smoke | under 1 min | 1 GB |
+# | laptop (2 cores) | ? | ? |
+# | colab | ? | ? |
+#
+# Three systems are trained here (section 8), and the teacher where notebook 01 has not trained it yet. What has been
+# trained once is kept: a second run of this notebook takes a minute or two.
+
+# %% tags=["setup"]
+
+# %% [markdown]
+# ## 1. What was said: cross-entropy
+#
+# At each position the decoder gives a distribution $s$ over $V$ tokens (softmax of its logits), and the label says
+# which token is right. Cross-entropy (CE) is $-\log s_{label}$, in nats. The authors' release smooths the label: 10 %
+# of its mass is spread over the whole vocabulary, $q = 0.9 \cdot \mathrm{onehot} + 0.1 / V$, so that no logit has to
+# go to infinity:
+#
+# $$CE = -\sum_v q_v \log s_v$$
+#
+# We compute it from the definition, on six positions of a vocabulary of five, and compare.
+
+# %%
+import torch
+from torch.nn import functional as F
+
+from distilwhisper_lib import cross_entropy, js_divergence, kl_divergence
+
+torch.manual_seed(0)
+student_logits, teacher_logits = torch.randn(6, 5), 2 * torch.randn(6, 5)  # (N, V)
+labels = torch.tensor([0, 3, 1, 1, 4, 2])  # (N,)
+
+q = 0.9 * F.one_hot(labels, 5) + 0.1 / 5  # (N, V)
+by_hand = -(q * student_logits.log_softmax(-1)).sum(-1).mean()
+assert torch.allclose(by_hand, cross_entropy(student_logits, labels, label_smoothing=0.1))
+print(f"CE {by_hand:.4f} nats, the same as the library's")
+
+# %% [markdown]
+# ## 2. What else could have been said: KL and JS
+#
+# A label names one token. A teacher's distribution $t$ says how likely *every* token was: that "dům" and "dum" are
+# nearly the same, that after a name anything may come. Distillation asks the student to have the same distribution.
+# Two measures of how far $s$ is from $t$, per position:
+#
+# $$KL(t \,\|\, s) = \sum_v t_v \log\frac{t_v}{s_v} \qquad
+# JS(t, s) = \tfrac12 KL(t \,\|\, m) + \tfrac12 KL(s \,\|\, m), \quad m = \tfrac12 (t + s)$$
+#
+# KL takes the teacher's side: where the teacher sees something likely, the student must not miss it, and the price of
+# missing it is unbounded. JS compares both with their average $m$. As $m_v \geq t_v / 2$, no term of $KL(t \| m)$ has
+# a ratio above 2: JS is at most $\log 2$, and symmetric. The authors' released models are trained with JS at
+# temperature 1; KL is an option.
+#
+# **Predict:** what are KL and JS of two distributions that have no token in common?
+
+# %%
+def kl(p, q):
+    """KL(p || q) per position: (N, V), (N, V) -> (N,)."""
+    return (p * (p / q).log()).sum(-1)
+
+
+t, s = teacher_logits.softmax(-1), student_logits.softmax(-1)
+m = (t + s) / 2
+js = 0.5 * kl(t, m) + 0.5 * kl(s, m)  # (N,)
+assert torch.allclose(kl(t, s).mean(), kl_divergence(teacher_logits, student_logits))
+assert torch.allclose(js.mean(), js_divergence(teacher_logits, student_logits))
+print(f"KL(t||s) {kl(t, s).mean():.3f}   KL(s||t) {kl(s, t).mean():.3f}   JS {js.mean():.3f} (the same both ways)")
+
+nothing_in_common = torch.tensor([[60.0, 0.0]]), torch.tensor([[0.0, 60.0]])
+print(f"nothing in common: KL {kl_divergence(*nothing_in_common):.1f}   JS {js_divergence(*nothing_in_common):.4f}")
+
+# %% [markdown]
+# With nothing in common KL grows with the logits, without end; JS is $\log 2 = 0.6931$. The difference matters where
+# the teacher is sure and the student is sure of something else, as at the first token of a clip that the student
+# hears wrongly: a few such positions can make up most of a KL loss, and never of a JS loss. With two tokens it can be
+# drawn:
+
+# %%
+import matplotlib.pyplot as plt
+
+student_p = torch.linspace(0.001, 0.999, 400)
+teacher, student = (torch.stack([p, 1 - p], -1).log() for p in (torch.full_like(student_p, 0.9), student_p))
+curves = {"KL(t || s)": [kl_divergence(a[None], b[None]) for a, b in zip(teacher, student, strict=True)],
+          "JS(t, s)": [js_divergence(a[None], b[None]) for a, b in zip(teacher, student, strict=True)]}  # fmt: skip
+fig, ax = plt.subplots(figsize=(6, 4))
+for (name, values), colour in zip(curves.items(), ("#ff9f1c", "#10427a"), strict=True):
+    ax.plot(student_p, values, color=colour, label=name)
+ax.axhline(float(torch.tensor(2.0).log()), color="#7f7f7f", linestyle=":", label="log 2")
+ax.set(xlabel="the student's probability of a token that the teacher gives 0.9", ylabel="nats", ylim=(0, 4))
+ax.legend()
+fig.tight_layout()
+
+# %% [markdown]
+# *The picture: both curves touch zero at 0.9. To the left KL rises without bound, JS stays below log 2.*
+#
+# Near agreement the two curves are alike; far from it KL pulls harder and harder, JS lets go.
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 3.1: JS by hand (by hand)
+#
+# ●○○ · 5 minutes · *you learn to compute the loss that you are going to train with*
+#
+# A teacher says $t = (0.8, 0.2)$, a student $s = (0.4, 0.6)$. Compute $JS(t, s)$ in nats, to three decimals, with
+# pencil and calculator. And what is the largest JS that any two distributions over 51,865 tokens can have?
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# $m = (0.6, 0.4)$. Then $KL(t \| m) = 0.8 \ln\frac{0.8}{0.6} + 0.2 \ln\frac{0.2}{0.4}$, and the same for $s$. Natural
+# logarithms. For the second question: does $V$ occur in the argument for the bound?
+#
+# </details>
+
+# %% tags=["stub"]
+js_nats = ...
+largest_js = ...
+
+# %% tags=["solution"]
+from math import log
+
+kl_t = 0.8 * log(0.8 / 0.6) + 0.2 * log(0.2 / 0.4)
+kl_s = 0.4 * log(0.4 / 0.6) + 0.6 * log(0.6 / 0.4)
+js_nats = (kl_t + kl_s) / 2
+largest_js = log(2)
+print(f"KL(t||m) {kl_t:.4f}, KL(s||m) {kl_s:.4f}, JS {js_nats:.4f}; at most {largest_js:.4f}")
+
+# %% tags=["wrong"]
+from math import log2
+
+js_nats = (0.8 * log2(0.8 / 0.6) + 0.2 * log2(0.2 / 0.4) + 0.4 * log2(0.4 / 0.6) + 0.6 * log2(0.6 / 0.4)) / 2
+largest_js = 1.0
+
+# %% tags=["check"]
+from checks_03 import check_js_by_hand
+from exercise import check
+
+check(check_js_by_hand, js_nats, largest_js)
+
+# %% [markdown]
+# ## 3. On real logits: how much of the vocabulary matters
+#
+# A teacher runs over the same clips in every epoch and says the same every time, so its outputs can be computed
+# **once** and stored. All $V$ probabilities of every token would take gigabytes for a thousand clips. The library
+# stores the $k$ likeliest and one number more: the mass of **all other** tokens together, the tail. Then JS is
+# computed over $k + 1$ classes. Merging classes can only lower a divergence, so this is a lower bound.
+#
+# **Predict:** how large must $k$ be to keep 90 % of JS? And to keep the direction in which JS pulls the student?
+
+# %%
+from distilwhisper_lib import use_window
+from distilwhisper_lib.losses import labelled, top_k_divergence, top_k_log_probs
+
+clips = lab.clips("train", None, lab.preset.train_clips)
+batch = lab.collator([clips[i] for i in range(8)])
+teacher, student = lab.teacher(), lab.student()
+
+
+def logits_of(model, batch):
+    """Logits (N, V) and labels (N,) of the labelled positions of a batch, by teacher forcing."""
+    features, inputs = batch["input_features"].to(lab.device), batch["decoder_input_ids"].to(lab.device)
+    with torch.no_grad(), use_window(model, features.shape[-1]):
+        logits = model(input_features=features, decoder_input_ids=inputs).logits
+    return labelled(logits, batch["labels"].to(lab.device))
+
+# %%
+teacher_logits, labels = logits_of(teacher, batch)
+student_logits, _ = logits_of(student, batch)
+for name, logits in (("teacher", teacher_logits), ("student", student_logits)):
+    right = (logits.argmax(-1) == labels).float().mean()
+    print(f"{name}: CE {cross_entropy(logits, labels):.2f} nats, right token {right:.0%}")
+full = {"JS": float(js_divergence(teacher_logits, student_logits)),
+        "KL": float(kl_divergence(teacher_logits, student_logits))}  # fmt: skip
+print(", ".join(f"{name} {value:.4f}" for name, value in full.items()))
+
+# %% [markdown]
+# READ: on clips that neither has seen the teacher's cross-entropy is half of the student's, and it names the right
+# token far more often: that is what there is to learn from it. (The tokens for language and task count as well.)
+#
+# Now the same with less and less of the teacher. Two things are compared with the full JS: its value, and, as
+# training only sees gradients, the direction of its gradient with respect to the student's logits (cosine, 1 is the
+# same).
+
+# %%
+import pandas as pd
+
+
+def gradient(divergence, *teacher) -> torch.Tensor:
+    """Gradient of a divergence with respect to the student's logits, as one long vector."""
+    logits = student_logits.clone().requires_grad_(True)
+    return torch.autograd.grad(divergence(*teacher, logits), logits)[0].flatten()
+
+
+whole, size, rows = gradient(js_divergence, teacher_logits), teacher_logits.shape[-1], []
+for k in (1, 4, 16, 64, 256, 1024):
+    stored = top_k_log_probs(teacher_logits, k)  # words (N, k), log-probabilities (N, k + 1)
+    kept = 100 * float(top_k_divergence(*stored, student_logits)) / full["JS"]
+    assert kept < 101  # a lower bound, up to rounding
+    cosine = F.cosine_similarity(whole, gradient(top_k_divergence, *stored), dim=0)
+    rows.append({"k": k, "JS kept, %": kept, "gradient, cosine": float(cosine), "bytes a token": 4 * k + 2 * (k + 1)})
+print(f"all {size:,} tokens: {2 * size:,} bytes in fp16")
+table = pd.DataFrame(rows).set_index("k")
+table.round(3)
+
+# %%
+fig, ax = plt.subplots(figsize=(6, 4))
+ax.plot(table.index, table["JS kept, %"], "o-", color="#10427a", label="value of JS")
+ax.plot(table.index, 100 * table["gradient, cosine"], "o-", color="#ff9f1c", label="its gradient's direction (cosine)")
+ax.axvline(lab.preset.top_k, color="#7f7f7f", linestyle=":", label=f"this preset's k = {lab.preset.top_k}")
+ax.set_xscale("log", base=2)
+ax.set(xlabel="k, tokens stored per position", ylabel="% of the full divergence", ylim=(0, 102))
+ax.legend(loc="lower right")
+fig.tight_layout()
+
+# %% [markdown]
+# *The picture: how much of JS and of its gradient's direction is left when only k tokens are stored; the preset's k
+# is the dotted line.*
+#
+# READ: the **value** comes back slowly: even some thousand tokens leave a tenth of JS out. The **gradient** is nearly
+# that of the full JS with a few dozen: what is lost is how the two spread what is left over tens of thousands of
+# tokens, and each of those gets next to no gradient. How much *is* left?
+
+# %%
+tail = top_k_log_probs(teacher_logits, lab.preset.top_k)[1][:, -1].exp().sort().values  # (N,), surest position first
+half = len(tail) // 2
+print(f"mass outside the top {lab.preset.top_k}: {tail.mean():.1%} on average, "
+      f"{tail[:half].mean():.1%} in the surer half of the positions, {tail[half:].mean():.1%} in the other")  # fmt: skip
+for name, logits in (("teacher", teacher_logits), ("student", student_logits)):
+    print(f"{name}: V x median probability {float(size * logits.softmax(-1).median(-1).values.mean()):.3f}")
+
+# %% [markdown]
+# Read the last two lines together. A model trained with label smoothing of 0.1 learns to give every token at least
+# $0.1 / V$, and the product would be near 0.1: a tenth of the teacher's mass on tokens that nobody would say. That is
+# why the stand-in is fine-tuned without it (Müller et al., *When does label smoothing help?*, 2019). What lies outside
+# the top k is then honest doubt, and most of it in the positions where the teacher is unsure.
+#
+# ## 4. Stored once
+#
+# `lab.teacher_outputs()` runs the teacher over all training clips at the first call. It writes one file per batch, so
+# that a stopped run goes on at the batch where it was.
+
+# %%
+outputs = lab.teacher_outputs()
+stored = sum(path.stat().st_size for path in outputs.folder.glob("*.safetensors"))
+tokens = sum(len(label) for label in clips.labels)
+print(f"{len(outputs)} clips, {tokens:,} label tokens, k = {lab.preset.top_k}")
+print(f"stored: {1000 * stored / len(outputs) / 1e6:.1f} MB per 1,000 clips")
+print(f"all probabilities in fp16: {1000 * 2 * size * tokens / len(outputs) / 1e6:,.0f} MB per 1,000 clips")
+
+# %% [markdown]
+# Training asks for a batch by the ids of its clips, and gets the labelled positions in the order of the student's
+# logits. The stored numbers are rounded (fp16, and computed in mixed precision), so we compare with what the teacher
+# has just said:
+
+# %%
+words, log_probs = outputs.lookup(batch["ids"], batch["labels"])
+now = top_k_divergence(*top_k_log_probs(teacher_logits, lab.preset.top_k), student_logits)
+kept = top_k_divergence(words.to(lab.device), log_probs.to(lab.device), student_logits)
+print(f"JS over the stored outputs {kept:.4f}, over those of a moment ago {now:.4f}")
+
+# %% [markdown]
+# ## 5. Common trap: padding in the loss
+#
+# Clips have labels of different length, so a batch is padded. The release flattens the logits to $(B \cdot T, V)$ and
+# averages the divergence over **all** positions, the padded ones as well. We pad the same batch a little more, as a
+# longer neighbour would, and look at the loss.
+#
+# **Predict:** nothing that was said has changed. Does the loss?
+
+# %%
+from distilwhisper_lib.losses import IGNORED
+
+few, heard = lab.collator([clips[i] for i in range(4)]), {}
+for model in (teacher, student):
+    with torch.no_grad(), use_window(model, few["input_features"].shape[-1]):
+        heard[model] = model.get_encoder()(few["input_features"].to(lab.device))
+
+
+def padded_logits(model, extra: int):
+    """Logits (B, T + extra, V) of the batch with `extra` more padded positions."""
+    inputs = F.pad(few["decoder_input_ids"], (0, extra), value=lab.processor.tokenizer.eos_token_id).to(lab.device)
+    with torch.no_grad():
+        return model(encoder_outputs=heard[model], decoder_input_ids=inputs).logits
+
+# %%
+rows = []
+for extra in (0, 5, 20, 60):
+    pair = [padded_logits(model, extra) for model in (teacher, student)]  # (B, T, V) each
+    padded = F.pad(few["labels"], (0, extra), value=IGNORED).to(lab.device)
+    everywhere = js_divergence(*(logits.flatten(0, 1) for logits in pair))  # as released
+    masked = js_divergence(*(labelled(logits, padded)[0] for logits in pair))  # labelled positions only
+    rows.append({"more padding": extra, "over all positions": float(everywhere), "labelled only": float(masked)})
+pd.DataFrame(rows).set_index("more padding").map("{:.5f}".format)
+
+# %% [markdown]
+# READ: the first column changes with padding alone, so a clip counts for more or less according to its neighbours in
+# the batch, and what both models say after the end of a sentence is trained as if it meant something. The second
+# column stays. Our losses take `labelled` positions only; that is one of the few places where we leave the release,
+# on purpose.
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 3.2: A loss that ignores padding (code)
+#
+# ●●○ · 10 minutes · *you learn to write a distillation loss that can be trusted with batches*
+#
+# Write `masked_js(teacher_logits, student_logits, labels)`: the mean JS (nats, temperature 1) over the positions
+# whose label is not -100. Logits have shape (B, T, V), labels (B, T). Use torch only. The result must not change when
+# padding grows, and it must survive a teacher that is completely sure.
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint 1</summary>
+#
+# Boolean indexing takes padding out first: `keep = labels != -100`, then `teacher_logits[keep]` has shape (N, V).
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# A sure teacher has probabilities of exactly zero, and `0 * log(0)` is NaN. Work with `log_softmax`, and
+# `torch.logaddexp(log_t, log_s) - log(2)` for the logarithm of $m$.
+#
+# </details>
+
+# %% tags=["stub"]
+def masked_js(teacher_logits, student_logits, labels):
+    raise NotImplementedError
+
+# %% tags=["solution"]
+import math
+
+import torch
+
+
+def masked_js(teacher_logits, student_logits, labels):
+    keep = labels != -100
+    log_t, log_s = (logits[keep].log_softmax(-1) for logits in (teacher_logits, student_logits))  # (N, V)
+    log_m = torch.logaddexp(log_t, log_s) - math.log(2)
+    both = log_t.exp() * (log_t - log_m) + log_s.exp() * (log_s - log_m)
+    return 0.5 * both.sum(-1).mean()
+
+# %% tags=["wrong"]
+import torch
+
+
+def masked_js(teacher_logits, student_logits, labels):
+    t, s = teacher_logits.softmax(-1), student_logits.softmax(-1)
+    m = (t + s) / 2
+    js = 0.5 * (t * (t / m).log() + s * (s / m).log()).sum(-1)  # (B, T)
+    return (js * (labels != -100)).mean()
+
+# %% tags=["check"]
+from checks_03 import check_masked_js
+from exercise import check
+
+check(check_masked_js, masked_js)
+
+# %% [markdown]
+# ## 6. Common trap: accumulation
+#
+# Where memory is short, a batch of 8 is computed as 4 batches of 2, and the gradients are added up. The result should
+# be the same. The recipe of the release accumulates two batches of 8. We take a tiny random Whisper, so that it takes
+# no time, and one training step on the same eight clips, with transformers' `Trainer` as it comes.
+#
+# **Predict:** by what factor does the gradient's norm change from 1 x 8 to 4 x 2?
+
+# %%
+import tempfile
+
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from distilwhisper_lib import load_processor, load_whisper
+from distilwhisper_lib.batches import Clips, Collator
+from distilwhisper_lib.train import Objective, make_trainer
+
+processor, scratch = load_processor("tiny"), tempfile.mkdtemp()
+eight = Clips(lab.rows("train", limit=8), processor, lab.preset.language)
+collator = Collator(processor.tokenizer, None)  # Whisper's own 30 s window
+
+
+def step_arguments(batch_size: int, accumulation: int) -> TrainingArguments:
+    """One training step; the log holds the gradient's norm."""
+    return TrainingArguments(output_dir=scratch, per_device_train_batch_size=batch_size, max_steps=1, logging_steps=1,
+                             gradient_accumulation_steps=accumulation, save_strategy="no", report_to=[],
+                             disable_tqdm=True, remove_unused_columns=False, use_cpu=True)  # fmt: skip
+
+# %%
+def stock_trainer(arguments):
+    def collate(items):
+        return {name: collator(items)[name] for name in ("input_features", "decoder_input_ids", "labels")}
+
+    return Trainer(load_whisper("tiny"), arguments, collate, eight)
+
+
+def our_trainer(arguments):
+    objective = Objective(label_smoothing=0.0, budget=None)  # plain cross-entropy
+    return make_trainer(load_whisper("tiny"), arguments, objective, eight, eight, collator)
+
+
+rows = []
+for name, build in (("transformers' Trainer", stock_trainer), ("LabTrainer", our_trainer)):
+    for batch_size, accumulation in ((8, 1), (2, 4)):
+        trainer = build(step_arguments(batch_size, accumulation))
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        log = trainer.state.log_history[0]
+        rows.append({"trainer": name, "batches": f"{accumulation} x {batch_size}", "loss": log["loss"],
+                     "gradient norm": float(log["grad_norm"])})  # fmt: skip
+table = pd.DataFrame(rows).set_index(["trainer", "batches"])
+table.round(4)
+
+# %% [markdown]
+# READ: with the stock `Trainer` both loss and gradient are about four times too large: the `Trainer` believes that
+# Whisper divides its loss by the number of tokens of *all* accumulated batches, and Whisper takes the mean of each
+# batch for itself; so four means are added up. Adam hides it, for it divides the gradient by its own size; gradient
+# clipping (at norm 1, the default) and the logged loss do not.
+#
+# Dividing by four is not quite right either: batches have different numbers of tokens, and a mean of means gives a
+# token in a short batch more weight. `LabTrainer` multiplies each batch's loss by its share of the tokens. By hand:
+
+# %%
+def gradient_norm(batches, weights):
+    """Norm of the gradient of the weighted sum of the batches' mean losses."""
+    model = load_whisper("tiny")
+    for batch, weight in zip(batches, weights, strict=True):
+        logits = model(input_features=batch["input_features"], decoder_input_ids=batch["decoder_input_ids"]).logits
+        (weight * cross_entropy(*labelled(logits, batch["labels"]))).backward()
+    return float(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm())
+
+
+whole = collator([eight[i] for i in range(8)])
+quarters = [collator([eight[i] for i in (j, j + 1)]) for j in (0, 2, 4, 6)]
+tokens = [int((quarter["labels"] != IGNORED).sum()) for quarter in quarters]
+print("label tokens of the four batches:", tokens)
+print(f"8 at once {gradient_norm([whole], [1]):.4f}   added up {gradient_norm(quarters, [1] * 4):.4f}   "
+      f"mean of means {gradient_norm(quarters, [1 / 4] * 4):.4f}   "
+      f"by tokens {gradient_norm(quarters, [n / sum(tokens) for n in tokens]):.4f}")  # fmt: skip
+
+# %% [markdown]
+# "By tokens" is the batch of eight, to the last digits shown. (One term has no such rule: the gate budget is the
+# absolute value of a mean, and no sum over parts of a batch gives that back. It is exact where all parts lie on the
+# same side of $b$.)
+#
+# ## 7. The sum of the losses
+#
+# The release weighs the parts with two constants, $\sigma_1 = 1.41$ and $\sigma_2 = 1$:
+#
+# $$L = \frac12\left(\frac{CE + L_{gate}}{\sigma_1^2} + \frac{JS}{\sigma_2^2}\right) \;\propto\; CE + L_{gate} + 1.99\, JS$$
+#
+# Without a teacher it is $CE + L_{gate}$ (CLSR-FT). **Predict:** the weighted sum is about a quarter as large as the
+# unweighted one. Does a run with Adam learn four times more slowly?
+
+# %%
+from distilwhisper_lib import total_loss
+
+ce, gate, kd = torch.tensor(2.0), torch.tensor(0.1), torch.tensor(0.2)
+weighted = total_loss(ce, gate, kd)
+assert torch.isclose(weighted, 0.5 * ((ce + gate) / 1.41**2 + kd))
+print(f"L = {weighted:.4f}; relative to CE, JS weighs {0.5 / (0.5 / 1.41**2):.2f} times as much")
+print(f"without a teacher: {total_loss(ce, gate):.4f}")
+
+# %% [markdown]
+# No: Adam's step does not depend on the scale of the loss, only on how its parts relate. JS counts about twice as
+# much per nat as CE; but JS is bounded by 0.69 nats and CE is not, so look at the curves for what each adds. As the
+# scales differ, never compare `loss` between a run with and one without distillation: compare `ce`, or the validation
+# CE.
+#
+# ## 8. Training, with and without a teacher
+#
+# The same student, the same clips in the same order, the same number of steps; all that changes is the objective:
+# - **CLSR-FT**: experts, CE and the pooled budget;
+# - **DistilWhisper, pooled budget**: the same and JS to the teacher, as released;
+# - **DistilWhisper, budget per stack**: the same with our budget (notebook 02, section 8).
+#
+# This is the longest cell of the notebook. **Predict:** which of the three ends with the lowest validation CE?
+
+# %%
+import json
+
+names = ("clsr-ft", "distilwhisper-released", "distilwhisper")
+folders = {name: lab.train(name) for name in names}
+runs = {name: json.loads((folder / "run.json").read_text()) for name, folder in folders.items()}
+logs = {name: run["log"] for name, run in runs.items()}
+
+# %%
+facts = ("steps", "epochs", "learning_rate", "trained_parameters", "seconds", "peak_memory_gb")
+table = pd.DataFrame({name: {fact: run[fact] for fact in facts} for name, run in runs.items()})
+measured = {name: [row["eval_loss"] for row in log if "eval_loss" in row] for name, log in logs.items()}
+table.loc["best validation CE"] = {name: min(values) for name, values in measured.items()}
+table.loc["last validation CE"] = {name: values[-1] for name, values in measured.items()}
+table.map("{:,.6g}".format)
+
+# %% [markdown]
+# READ: the three train the same number of parameters for the same number of steps; distillation costs a little time,
+# for the divergence over the stored tokens (the teacher's own run is in section 4).
+
+# %%
+from distilwhisper_lib.plots import plot_curves
+
+plot_curves(logs, keys=("ce", "eval_loss", "kd", "budget"))
+
+# %% [markdown]
+# *The picture: four panels over the epochs: the smoothed training CE, the validation CE, the divergence to the
+# teacher (only where there is one), and the budget loss.*
+#
+# READ: training CE falls in all three; with label smoothing it cannot reach zero. Look at the validation CE for the
+# end of learning: where it rises again, the experts have begun to learn the training clips by heart.
+
+# %%
+plot_curves(logs, keys=("gate_encoder", "gate_decoder"))
+
+# %% [markdown]
+# *The picture: the mean gate of the encoder (left) and of the decoder (right) over training, a line for each system.*
+#
+# READ: gates start at one half, for $G = 0$. With the pooled budget the encoder may go where it likes as long as the
+# sum is right, and so may the decoder; per stack both are held near 0.5. These are the soft, noisy gates of training;
+# section 10 looks at the hard ones.
+#
+# ## 9. A run that is stopped goes on
+#
+# A laptop sleeps, Colab disconnects. After every epoch a checkpoint is written (weights, Adam's moments, random
+# numbers), and a mark beside it once all of it is on disk; the next call of `lab.train` goes on from the last marked
+# one, and a half-written one is removed. The order of the clips depends on seed and epoch alone. So the result is the
+# same as without the stop. We pull the plug on a tiny model, at the eighth batch.
+#
+# **Predict:** which epochs have to be computed again?
+
+# %%
+from dataclasses import replace
+from pathlib import Path
+
+from distilwhisper_lib.systems import get_system
+from distilwhisper_lib.train import train_system
+
+small = replace(lab.preset, student="tiny", batch_size=2, accumulation=1, margin_seconds=1.0)
+tiny_collator = Collator(processor.tokenizer, small.margin_seconds)
+
+
+def train_tiny(folder: Path, collator) -> Path:
+    """Three epochs of four steps, on the eight clips of section 6."""
+    return train_system(get_system("clsr-ft"), folder, small, Objective(), eight, eight, collator,
+                        lab.preset.language, learning_rate=1e-3, epochs=3, seed=1)  # fmt: skip
+
+
+def unplugged(after: int):
+    """A collator that fails once it has made `after` training batches, as a pulled plug would."""
+    left = iter(range(after))
+
+    def collate(items):
+        if len(items) == small.batch_size and next(left, None) is None:
+            raise KeyboardInterrupt("the plug was pulled")
+        return tiny_collator(items)
+
+    return collate
+
+# %%
+stopped, whole_run = Path(scratch) / "stopped", Path(scratch) / "whole"
+try:
+    train_tiny(stopped, unplugged(after=7))
+except KeyboardInterrupt as interruption:
+    print(interruption)
+for path in sorted(stopped.rglob("*")):
+    if path.is_file():
+        print(f"{path.relative_to(stopped)!s:50} {path.stat().st_size / 1000:8.1f} kB")
+
+# %% [markdown]
+# The checkpoint of step 4, the end of the first epoch, is whole: it holds the file `complete`. No `run.json`, so the
+# run is not over. The same call again goes on from there (the bar starts at step 4). And once more without any stop,
+# to compare:
+
+# %%
+train_tiny(stopped, tiny_collator)
+train_tiny(whole_run, tiny_collator)
+name = f"model/experts.{lab.preset.language}.safetensors"
+print("after:", *sorted(path.name for path in stopped.iterdir()))
+print("the same experts to the last bit:", (stopped / name).read_bytes() == (whole_run / name).read_bytes())
+
+# %%
+import shutil
+
+shutil.rmtree(scratch)
+
+# %% [markdown]
+# A `KeyboardInterrupt` is a polite stop; the project's tests do the same with `SIGKILL`, which leaves no time for
+# anything. To stop a training of your own: interrupt the kernel, or close the laptop. To go on: run the cell again.
+#
+# ## 10. What the budget has done
+#
+# After training the gates are hard: a position goes through the expert or it does not. We run a batch of validation
+# clips through the three trained models and count, layer by layer, over sound and text only.
+#
+# **Predict:** the budget wants half of the gates open. In which layers will they be, with a pooled budget, and per
+# stack?
+
+# %%
+from distilwhisper_lib import last_gates
+from distilwhisper_lib.batches import position_masks
+
+validation = lab.clips("validation", None, lab.preset.validation_clips)
+heldout = lab.collator([validation[i] for i in range(min(16, len(validation)))])
+
+
+def open_shares(model) -> dict[str, list[float]]:
+    """Share of open gates of each layer over the sound and the text of `heldout`."""
+    logits_of(model, heldout)
+    gates = last_gates(model)  # {"encoder": [(B, S) per layer], "decoder": [(B, T) per layer]}
+    masks = position_masks(heldout, gates["encoder"][0].shape[1])
+    return {stack: [float(g[masks[stack].to(g.device)].float().mean()) for g in layers]
+            for stack, layers in gates.items()}  # fmt: skip
+
+
+shares = {name: open_shares(lab.model(name)) for name in names}
+
+# %%
+from distilwhisper_lib.plots import plot_gate_layers
+
+plot_gate_layers(shares)
+
+# %% [markdown]
+# *The picture: the share of positions that go through the expert, for each encoder and decoder layer, a bar for each
+# system.*
+
+# %%
+mean = {name: {stack: sum(layers) / len(layers) for stack, layers in found.items()} for name, found in shares.items()}
+pd.DataFrame(mean).T.round(2)
+
+# %% [markdown]
+# READ: with the pooled budget the mean over the encoder alone is near what the budget wants, and the decoder's gates
+# are (nearly) all closed: its experts have been trained and are never used. Per stack, half of the decoder's gates
+# stay open. The experts that write the language are the decoder's, so this should be seen in the comparison (notebook
+# 05).
+#
+# The budget per layer is nobody's business but training's: where gates open is learnt. Notebook 05 looks at single
+# tokens.
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 3.3: How many tokens must be stored? (experiment)
+#
+# ●●○ · 15 minutes · *you learn what a good k depends on*
+#
+# `made_up_logits(sharpness)` from `checks_03` gives logits of a teacher and a student, (100, 2000) each; the greater
+# the sharpness, the surer both are. Write `kept(teacher_logits, student_logits, k)`: top-k JS divided by full JS.
+# Then find, for sharpness 3 and for sharpness 6, the smallest **power of two** $k$ that keeps at least 95 %, and put
+# the two into `smallest_k`. What does that say about a teacher in a language that it hardly knows?
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# The library has all parts: `top_k_log_probs(teacher_logits, k)` gives `words, log_probs`, tail included;
+# `top_k_divergence(words, log_probs, student_logits)` is the top-k JS. Powers of two: `2**i for i in range(12)`.
+#
+# </details>
+
+# %% tags=["stub"]
+def kept(teacher_logits, student_logits, k):
+    raise NotImplementedError
+
+
+smallest_k = {3: ..., 6: ...}
+
+# %% tags=["solution"]
+from checks_03 import made_up_logits
+
+from distilwhisper_lib import js_divergence
+from distilwhisper_lib.losses import top_k_divergence, top_k_log_probs
+
+
+def kept(teacher_logits, student_logits, k):
+    words, log_probs = top_k_log_probs(teacher_logits, k)
+    return float(top_k_divergence(words, log_probs, student_logits) / js_divergence(teacher_logits, student_logits))
+
+
+smallest_k = {
+    sharpness: next(2**i for i in range(12) if kept(*made_up_logits(sharpness), 2**i) >= 0.95) for sharpness in (3, 6)
+}
+print(smallest_k, "- an unsure teacher spreads its mass, so it needs a larger k")
+
+# %% tags=["wrong"]
+from checks_03 import made_up_logits
+
+from distilwhisper_lib import js_divergence
+
+
+def kept(teacher_logits, student_logits, k):
+    top, words = teacher_logits.topk(k, -1)  # without the tail: both are made to sum to one again
+    return float(js_divergence(top, student_logits.gather(-1, words)) / js_divergence(teacher_logits, student_logits))
+
+
+smallest_k = {
+    sharpness: next(2**i for i in range(12) if kept(*made_up_logits(sharpness), 2**i) >= 0.95) for sharpness in (3, 6)
+}
+
+# %% tags=["check"]
+from checks_03 import check_smallest_k
+from exercise import check
+
+check(check_smallest_k, kept, smallest_k)
+
+# %% [markdown]
+# ## Summary
+#
+# - CE asks for the right token, JS for the teacher's whole distribution; JS is symmetric and bounded by log 2, KL is
+#   neither.
+# - A teacher's top k, and one number for the rest, give nearly the same gradient as all of its probabilities, in less
+#   than a hundredth of the space, and are computed once.
+# - A loss must not know about padding, and a step must not know about accumulation: count labelled tokens in both.
+# - Everything is compared with the same clips, order and number of steps; a stopped run goes on to the same bits.
+# - The budget decides where experts are used at all: look at the hard gates of each stack after training.
+#
+# ## Glossary
+#
+# - **nat**: unit of information with the natural logarithm; 1 nat = 1.44 bits.
+# - **label smoothing**: part of the label's mass spread over all tokens.
+# - **distillation** (KD): training a student to give a teacher's distribution.
+# - **KL, JS**: Kullback-Leibler and Jensen-Shannon divergence.
+# - **tail**: the mass of all tokens that are not stored, as one class.
+# - **teacher forcing**: the decoder reads the right text so far, not its own.
+# - **gradient accumulation**: one step from the gradients of several batches.
+# - **checkpoint**: all that training needs to go on.
+#
+# ## Where in the library / in the paper
+#
+# - `distilwhisper_lib/losses.py` (all losses), `teacher.py` (stored outputs), `train.py` (`LabTrainer`, resuming),
+#   `batches.py` (label ids, masks, order of the clips).
+# - Paper: section 3 (losses, budget) and 4 (settings). Constants, label smoothing and the mean over padded positions:
+#   the authors' release (`DistillationTrainer.py`, `DistilWhisper.py`).

@@ -1,0 +1,500 @@
+# %% [markdown]
+# # 04 Fine-tuning and LoRA
+#
+# **Goal:** train the two usual ways of adapting Whisper to a language, on the same clips and for as many steps as
+# the experts, and see what each of them costs in parameters, in storage and in other languages.
+#
+# **You will be able to**
+# - say what standard fine-tuning trains and what LoRA trains, and count both,
+# - build LoRA for a linear layer by hand and show that PEFT computes the same,
+# - attach PEFT's LoRA to Whisper without the trap that stops most first attempts,
+# - merge an adapter into the model, switch it off, and say what is lost or kept by each,
+# - compare the storage of a fine-tuned copy, an adapter and an expert for many languages.
+#
+# **Prerequisites:** notebooks 01 (the gap) and 02 (experts); 03 is useful, but not needed. Linear algebra: the
+# product and the rank of a matrix.
+#
+# | preset | time | memory |
+# |---|---|---|
+# | smoke | under a minute | 1 GB |
+# | laptop (2 cores) | ? (`?` where notebook 03 has trained the experts before) | ? |
+# | colab (one GPU) | not measured yet | not measured yet |
+
+# %% tags=["setup"]
+
+# %% [markdown]
+# ## 1. What standard fine-tuning trains
+#
+# Standard fine-tuning goes on with the training of Whisper on clips of one language: every weight may move. It is
+# the strongest baseline where there are enough clips, and the simplest. Its price is a full copy of the model for
+# each language, and nothing holds the weights where the other languages need them.
+#
+# **Predict:** which part of the student is *not* trained even so?
+
+# %%
+import copy, json
+
+import pandas as pd
+import torch
+from torch import nn
+
+from distilwhisper_lib.systems import SYSTEMS, count_parameters, get_system, lora_config, prepare_for_training
+
+model = prepare_for_training(lab.student(), get_system("fine-tuning"), lab.preset.language)
+fixed = {name: tuple(p.shape) for name, p in model.named_parameters() if not p.requires_grad}
+print(count_parameters(model))
+print("fixed:", fixed)
+
+# %% [markdown]
+# The encoder's positions are sinusoids, a fixed table in Whisper, and stay as they are. The output layer
+# `proj_out` does not appear as a matrix of its own: it is tied to the token embedding, which is counted once.
+#
+# The same count for every system of the comparison:
+
+# %%
+rows = {}
+for name, system in SYSTEMS.items():
+    if system.trains == "nothing":
+        continue
+    count = count_parameters(prepare_for_training(lab.student(), system, lab.preset.language))
+    rows[system.label] = {part: f"{number:,}" for part, number in count.items()}
+    rows[system.label]["trained %"] = round(100 * count["trained"] / count_parameters(lab.student())["total"], 1)
+pd.DataFrame(rows).T
+
+# %% [markdown]
+# *total* counts what is in memory, *trained* what training changes, *experts* the experts and gates among them;
+# the last column is relative to the student. READ: fine-tuning trains nearly everything, the experts about as
+# much as the feed-forward blocks of the student hold, LoRA a small fraction of it. (At the smoke preset the model
+# is narrower than LoRA's rank, so that the order is another one: low rank pays only where the matrices are
+# large.)
+
+# %% [markdown]
+# ## 2. LoRA by hand, for one linear layer
+#
+# LoRA (Hu et al., 2021) keeps a weight W (d_out × d_in) frozen and adds an update of low rank: two thin matrices,
+# A (r × d_in) and B (d_out × r), and
+#
+# $$y = W x + b + \frac{\alpha}{r}\, B A x .$$
+#
+# A starts random and B at zero, so the layer starts as the old one. Only A and B are trained: r · (d_in + d_out)
+# numbers in place of d_in · d_out. (This α is LoRA's own; the gates' noise has the same letter in the paper.)
+#
+# **Predict:** B = 0 at the start. Which of A and B has a gradient other than zero at the first step?
+
+
+# %%
+class LowRank(nn.Module):
+    """A frozen linear layer plus alpha / r * B A. (..., d_in) -> (..., d_out)."""
+
+    def __init__(self, linear: nn.Linear, r: int, alpha: float):
+        super().__init__()
+        self.linear, self.scale = copy.deepcopy(linear).requires_grad_(False), alpha / r
+        self.A = nn.Parameter(torch.randn(r, linear.in_features) / r)  # (r, d_in)
+        self.B = nn.Parameter(torch.zeros(linear.out_features, r))  # (d_out, r)
+
+    def forward(self, x):
+        return self.linear(x) + self.scale * (x @ self.A.T @ self.B.T)
+
+
+# %%
+torch.manual_seed(0)
+fc1 = lab.student().model.encoder.layers[0].fc1.cpu()
+by_hand = LowRank(fc1, r=64, alpha=64)
+x = torch.randn(2, 5, fc1.in_features)  # (B, T, d)
+assert torch.equal(by_hand(x), fc1(x))  # exactly the old layer
+by_hand(x).square().mean().backward()
+print("largest gradient: A", by_hand.A.grad.abs().max().item(), " B", by_hand.B.grad.abs().max().item())
+
+# %% [markdown]
+# The gradient of A is multiplied by B and is therefore zero at the first step; B moves first, then A as well. If
+# both started at zero, nothing would ever move.
+#
+# **Predict:** how large can the rank of the whole update be, however long it is trained?
+
+# %%
+with torch.no_grad():
+    by_hand.B.normal_(std=0.02)  # as if it had been trained
+    update = by_hand.scale * by_hand.B @ by_hand.A  # (d_out, d_in)
+print("shape", tuple(update.shape), "rank", torch.linalg.matrix_rank(update).item())
+
+# %% [markdown]
+# At most r, or the smaller side of the matrix if that is less. This is the whole assumption of LoRA: that what a
+# model has to learn for a new task is such an update.
+
+# %% [markdown]
+# ## 3. The same from PEFT
+#
+# PEFT is Hugging Face's library of such adapters. `lora_config()` of the library has the paper's settings, as in
+# the authors' release (`train_lora.py`): r = α = 64, so that α / r = 1, dropout 0.05 on the input of A, and as
+# targets `fc1` and `fc2`, the two linear layers of each feed-forward block: the place where the experts go too.
+
+# %%
+from peft import get_peft_model
+
+lora = get_peft_model(lab.student(), lora_config()).cpu().eval()
+layer = lora.get_base_model().model.encoder.layers[0].fc1
+trained = [name for name, p in lora.named_parameters() if p.requires_grad]
+print(type(layer).__name__, "with scaling", layer.scaling["default"], "-", len(trained), "trained tensors, such as")
+print(*trained[:4], sep="\n")
+
+# %% [markdown]
+# Put PEFT's A and B into the layer built by hand, with a B that is not zero, and compare.
+
+# %%
+with torch.no_grad():
+    layer.lora_B["default"].weight.normal_(std=0.02)
+    by_hand.A.copy_(layer.lora_A["default"].weight)
+    by_hand.B.copy_(layer.lora_B["default"].weight)
+    difference = (by_hand(x) - layer(x)).abs().max().item()
+assert difference < 1e-5
+print("largest difference between ours and PEFT's:", difference)
+
+# %% [markdown]
+# ### Common trap: `task_type`
+#
+# Most tutorials on PEFT tell you to name the task. Whisper is an encoder-decoder model, so `SEQ_2_SEQ_LM` looks
+# right.
+#
+# **Predict:** what does this cell print?
+
+# %%
+from distilwhisper_lib import use_window
+
+key = f"{lab.preset.language}/in-domain"
+clips = lab.test_clips(key)
+batch = lab.collator([clips[i] for i in range(4)])
+features, inputs = batch["input_features"], batch["decoder_input_ids"]  # (B, 80, F), (B, T)
+named = lora_config()
+named.task_type = "SEQ_2_SEQ_LM"
+wrong = get_peft_model(lab.student(), named).cpu()
+with use_window(wrong, features.shape[-1]):
+    try:
+        wrong(input_features=features, decoder_input_ids=inputs)
+    except TypeError as error:
+        print("TypeError: …", str(error).rsplit(")", 1)[-1].strip())  # before that, the model is printed
+
+# %% [markdown]
+# The wrapper for that task hands the model `input_ids`, for it was written for text. Whisper takes
+# `input_features`. With `task_type` left at None the wrapper passes on what it is given, in training and in
+# `generate`.
+
+
+# %%
+def logits_of(model, features, inputs):
+    """Teacher-forced logits in evaluation mode: (B, 80, F), (B, T) -> (B, T, V)."""
+    with torch.no_grad(), use_window(model, features.shape[-1]):
+        return model.eval()(input_features=features, decoder_input_ids=inputs).logits
+
+
+student = lab.student().cpu()
+fresh = get_peft_model(lab.student(), lora_config()).cpu()
+plain = logits_of(student, features, inputs)
+assert torch.equal(logits_of(fresh, features, inputs), plain)
+print("LoRA before training: exactly the student, logits", tuple(plain.shape))
+
+# %% [markdown]
+# ## 4. Training both
+#
+# A comparison of methods is only as fair as their training. Here all systems see the same clips, in batches of
+# the same size, for the same number of steps, under one trainer, with the cross-entropy CE smoothed by 0.1; the
+# learning rate is each method's own, tuned on validation with equally many trials.
+#
+# Two traps of training are shown elsewhere: gradient accumulation, which today's Trainer scales wrongly for
+# Whisper (notebook 03), and WER of teacher-forced outputs (notebook 01). The second one matters here: the LoRA
+# script of the authors' release computes its WER in that way, so that its figures are not comparable with those
+# of `generate`.
+
+# %%
+compared = ["fine-tuning", "lora", "clsr-ft"]
+runs = {name: json.loads((lab.train(name) / "run.json").read_text()) for name in compared}
+columns = ["clips", "epochs", "steps", "batch_size", "learning_rate", "trained_parameters", "seconds", "peak_memory_gb"]
+pd.DataFrame(runs).loc[columns].T
+
+# %% [markdown]
+# Clips, epochs, steps and batch size are the same in every row. READ: the seconds are much alike, although LoRA
+# trains few parameters: forward and backward pass go through the whole model in any case, and what LoRA saves is
+# the optimiser's memory (Adam keeps two numbers for each trained parameter), not the time.
+
+# %%
+from distilwhisper_lib.plots import plot_comparison, plot_curves, plot_forgetting
+
+logs = {name: run["log"] for name, run in runs.items()}
+plot_curves(logs, ("ce", "eval_loss"))
+
+# %% [markdown]
+# *Figure: on the left the smoothed cross-entropy on the training clips, on the right the plain cross-entropy on
+# validation after each epoch, one line for each system.*
+#
+# Look at the right-hand side first. A line that still falls at its end belongs to a system that is not converged;
+# a line that rises belongs to one that has begun to learn its training clips by heart. READ: say which of the
+# lines does what.
+
+# %% [markdown]
+# ## 5. In-domain and out-of-domain
+#
+# Every system transcribes the same clips by `generate`, greedily. In-domain are the two leads' voices in rooms of
+# the game that no training clip is from; out-of-domain are other characters.
+#
+# **Predict:** which of the three gains most on voices that it has never heard?
+
+# %%
+from distilwhisper_lib.comparison import counts, score
+from distilwhisper_lib.testsets import DOMAINS
+
+tests = [key for key, test in lab.test_sets.items() if test.name in DOMAINS]
+table = pd.DataFrame([score(lab, name, key) for name in ["student", *compared] for key in tests])
+columns = ["n", "wer", "wer_low", "wer_high", "cer", "loops"]
+table.sort_values("test_set", kind="stable").set_index(["test_set", "system"])[columns].round(1)
+
+# %%
+plot_comparison(table, lab.preset.language)
+
+# %% [markdown]
+# *Figure: WER of the student and of the three trained systems with 95 % intervals, in-domain on the left,
+# out-of-domain on the right.*
+#
+# The intervals say how far the WER could move with another choice of test clips. They are wide, and two systems
+# are scored on the same clips, so that their *difference* is known better than either: resample both together
+# (`paired_difference`; notebook 05 says more). Negative: the first one is better.
+
+# %%
+from distilwhisper_lib.scoring import paired_difference
+
+
+def verdict(first, other, key):
+    """Say which of two systems is better on a test, if the paired 95 % interval excludes zero."""
+    d = paired_difference(counts(lab, first, key), counts(lab, other, key))
+    decided = d["low"] > 0 or d["high"] < 0
+    outcome = f"{first if d['difference'] < 0 else other} is better" if decided else "not decided"
+    return f"{key}: {first} - {other} = {d['difference']:+.1f} [{d['low']:+.1f}, {d['high']:+.1f}]: {outcome}"
+
+
+pairs = [("fine-tuning", "student"), ("lora", "student"), ("lora", "fine-tuning"), ("clsr-ft", "lora")]
+verdicts = [verdict(first, other, key) for key in tests for first, other in pairs]
+print(*verdicts, sep="\n")
+
+# %% [markdown]
+# These sentences are computed from your own run. READ: both methods against the student, then the two against
+# each other, in both domains.
+
+# %% [markdown]
+# ## 6. What is forgotten
+#
+# The same models on languages that they were not trained on. Fine-tuning has moved the weights that these
+# languages use, and there is no way back. For the experts we switch the language off, `set_language(model,
+# None)`, as anybody would who transcribes another language: what is left is the student.
+#
+# **Predict:** does LoRA, which trains so little, forget less than fine-tuning?
+
+# %%
+others = [key for key, test in lab.test_sets.items() if test.name == "retention"]
+kept = [score(lab, name, key, experts=False) for name in ["student", *compared] for key in others]
+plot_forgetting(pd.DataFrame(kept))
+
+# %% [markdown]
+# *Figure: a row for each trained system, a column for each other language; the change of WER against the student
+# in points, red where it is worse. The experts' row is zero by construction.*
+#
+# READ: where fine-tuning and LoRA lose, where they gain (a language can gain from the same game's voices and
+# words), and how large that is beside the intervals of some points that these small tests have.
+#
+# It would be unfair to stop here. An adapter can be switched off just as experts can; what the row of LoRA shows
+# is an adapter left on, or merged.
+
+# %%
+trained_lora = lab.model("lora").cpu()
+with trained_lora.disable_adapter():
+    off = logits_of(trained_lora, features, inputs)
+on = logits_of(trained_lora, features, inputs)
+assert torch.equal(off, plain)
+print("switched off: exactly the student; switched on, the logits differ by up to", (on - plain).abs().max().item())
+
+# %% [markdown]
+# So forgetting alone does not decide between experts and LoRA: both can be kept apart from the student. Of the
+# three only fine-tuning can not be undone without the old weights.
+
+# %% [markdown]
+# ## 7. Merging
+#
+# BA has the shape of W. After training it can be added once and for all, W' = W + (α / r) BA, and the adapter is
+# gone: no extra computation, a plain Whisper.
+#
+# **Predict:** are the merged model's logits *equal* to those before?
+
+# %%
+merged = trained_lora.merge_and_unload()
+difference = (logits_of(merged, features, inputs) - on).abs().max().item()
+assert difference <= 1e-4 * max(1.0, on.abs().max().item())
+print(type(merged).__name__, "- largest difference of the logits:", difference, "of up to", on.abs().max().item())
+
+# %% [markdown]
+# Equal up to rounding (the cell allows 1e-4 of the largest logit): (W + BA) x and Wx + BAx are the same sum in
+# another order. The price: the merged model is a full copy again, for one language, and can no longer be switched
+# off. An expert can not be merged at all, for its gate decides anew at each position.
+
+# %% [markdown]
+# ## 8. Storage: many languages
+#
+# What has to be on disk for n languages, from the files that training has written? A fine-tuned copy replaces the
+# student; adapters and experts come in addition to one student that all languages share.
+#
+# **Predict:** for 8 languages, as in the paper, which is the largest, and which the smallest?
+
+# %%
+def megabytes(folder):
+    return sum(path.stat().st_size for path in (folder / "model").glob("*.safetensors")) / 1e6
+
+
+base = 4 * count_parameters(student)["total"] / 1e6  # float32
+files = {name: megabytes(lab.train(name)) for name in compared}
+sizes = pd.DataFrame({"file of a language": files})
+for n in (1, 8, 99):  # with the student, where it is needed beside the file
+    sizes[f"for {n}"] = n * sizes.iloc[:, 0] + [0 if name == "fine-tuning" else base for name in files]
+sizes.rename(index=lambda name: SYSTEMS[name].label).round(1)  # MB
+
+# %% [markdown]
+# READ: LoRA is by far the smallest, the experts lie between it and a copy per language. The authors' released
+# experts for whisper-small have 458 MB a language (114.5 million parameters, 47 % of the base model). That is
+# stored; at any one position only one of the two blocks is *used* (notebook 02).
+
+# %% [markdown]
+# ## Exercises
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 4.1: LoRA's parameters by hand
+#
+# ●○○ · 5 minutes · you learn: where the size of an adapter comes from
+#
+# whisper-small has width d = 768, feed-forward width 3072, 12 encoder and 12 decoder layers. How many parameters
+# does LoRA with r = 64 on `fc1` (768 → 3072) and `fc2` (3072 → 768) of every layer train? Give an integer.
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# For one linear layer: A has r · d_in numbers and B has d_out · r. Neither has a bias. Two such layers in a
+# block.
+#
+# </details>
+
+# %% tags=["stub"]
+lora_parameters = ...
+
+# %% tags=["solution"]
+lora_parameters = (12 + 12) * 2 * 64 * (768 + 3072)  # layers * (fc1 and fc2) * r * (d_in + d_out)
+
+# %% tags=["wrong"]
+lora_parameters = (12 + 12) * 64 * (768 + 3072)
+
+# %% tags=["check"]
+from checks_04 import check_lora_parameters
+from exercise import check
+
+check(check_lora_parameters, lora_parameters)
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 4.2: merge an adapter
+#
+# ●●○ · 10 minutes · you learn: the formula with its shapes, and what the scale α / r is for
+#
+# Write `merge(weight, A, B, alpha)`: the weight (d_out, d_in) of the linear layer that does by itself what the
+# frozen weight and the adapter do together. A is (r, d_in), B is (d_out, r). Don't change `weight` in place.
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# The shapes leave only one order for the product. The rank r is in the shape of A, and α need not equal it.
+#
+# </details>
+
+
+# %% tags=["stub"]
+def merge(weight, A, B, alpha):
+    raise NotImplementedError
+
+
+# %% tags=["solution"]
+def merge(weight, A, B, alpha):
+    r = A.shape[0]
+    return weight + alpha / r * (B @ A)  # (d_out, r) @ (r, d_in)
+
+
+# %% tags=["wrong"]
+def merge(weight, A, B, alpha):
+    return weight + B @ A
+
+
+# %% tags=["check"]
+from checks_04 import check_merge
+from exercise import check
+
+check(check_merge, merge)
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 4.3: LoRA that forgets nothing
+#
+# ●●○ · 15 minutes · you learn: what "experts keep the other languages by construction" is worth beside an adapter
+#
+# Write `route(model, run, language, adapted)`. `model` is a Whisper with a LoRA adapter for the language
+# `adapted`, and `run()` computes something with it. Return what `run()` returns, computed with the adapter for
+# the adapted language and without it for any other. The adapter must be on again afterwards.
+#
+# Then think (no check for this one): the rows of section 6 would be zero for such a LoRA too. What can the
+# experts do in one batch with clips of several languages that this function can not?
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `with model.disable_adapter():` switches it off inside the block. Only what is computed inside the block counts.
+#
+# </details>
+
+
+# %% tags=["stub"]
+def route(model, run, language, adapted):
+    raise NotImplementedError
+
+
+# %% tags=["solution"]
+def route(model, run, language, adapted):
+    if language == adapted:
+        return run()
+    with model.disable_adapter():
+        return run()
+
+
+# %% tags=["wrong"]
+def route(model, run, language, adapted):
+    if language != adapted:
+        model.base_model.disable_adapter_layers()
+    return run()
+
+
+# %% tags=["check"]
+from checks_04 import check_route
+from exercise import check
+
+check(check_route, route)
+
+# %% [markdown]
+# ## Summary
+#
+# - Standard fine-tuning trains everything but the encoder's sinusoids; a full copy for each language is what it
+#   leaves.
+# - LoRA adds (α / r) BA to frozen weights. B = 0 at the start makes it the student exactly, and PEFT's layer is
+#   the one built by hand.
+# - PEFT needs `task_type=None` for Whisper.
+# - All systems were trained on the same clips for the same number of steps; which one is better is read off
+#   paired differences, not off two intervals.
+# - Fine-tuning changes the other languages for good; an adapter and experts can be switched off, a merged adapter
+#   can not.
+#
+# **Glossary**
+# - *adapter*: a few new parameters beside a frozen model.
+# - *rank*: the number of independent rows of a matrix; BA has at most rank r.
+# - *merging*: adding an adapter's update to the weights once and for all.
+# - *forgetting*: what a model loses on languages and tasks that it is not trained on any more.
+# - *retention test*: a test on such a language.
+#
+# **Where in the library:** `systems.py` (`lora_config`, `prepare_for_training`), `train.py` (one trainer for
+# all), `comparison.py` (`score`). **In the paper:** the baselines of its experiments (standard fine-tuning,
+# LoRA); the settings here are those of the authors' release. Next: notebook 05, all systems on all tests.

@@ -1,0 +1,567 @@
+# %% [markdown]
+# # 05 Comparison
+#
+# **Goal:** put all systems side by side on all tests: the paper's table in miniature, with all that is needed to
+# say what it shows and what it does not.
+#
+# **You will be able to**
+# - read a table of WER with intervals, and the paired difference of two systems,
+# - say what a system has forgotten over languages and tasks,
+# - use one model with experts for two languages, also within one batch,
+# - look at which layers and positions go to the experts,
+# - weigh quality against training time and storage, and keep conclusions within what was measured.
+#
+# **Prerequisites:** notebooks 01 to 04. What they have trained and transcribed is used again; anything missing is
+# computed here.
+#
+# | preset | time | memory |
+# |---|---|---|
+# | smoke | a minute | 1 GB |
+# | laptop (2 cores) | ? after notebooks 01 to 04 | ? |
+# | colab (one GPU) | not measured yet | not measured yet |
+
+# %% tags=["setup"]
+
+# %% [markdown]
+# ## 1. The table
+#
+# `compare` scores every system on every test, always by greedy `generate` on the same clips and with the same
+# normaliser, and writes `comparison.csv`, `paired.csv`, `predictions.csv` and `run.json` into the results folder.
+# `main_table` shows the part that corresponds to the paper's main table: WER and CER in-domain and out-of-domain.
+#
+# **Predict:** sort the seven rows by in-domain WER before you run the cell.
+
+# %%
+import json
+
+import numpy as np
+import pandas as pd
+import torch
+
+from distilwhisper_lib import comparison, plots
+from distilwhisper_lib.systems import SYSTEMS, TRAINED, count_parameters
+from distilwhisper_lib.testsets import DOMAINS
+
+table = comparison.compare(lab)
+main = comparison.main_table(table, lab.preset.language)
+main
+
+# %% [markdown]
+# In brackets the 95 % bootstrap interval over utterances; *loops* is the share of outputs that repeat themselves,
+# which make WER jump (notebook 01); the last column is the mean WER over the languages that were never trained
+# on, with experts switched off. READ: best and worst row of each column; whether the experts profit from
+# distillation; whether the budget per stack matters.
+
+# %%
+figures, main_language = lab.results / "figures", lab.preset.language
+label = {name: system.label for name, system in SYSTEMS.items()}
+plots.save_figure(plots.plot_comparison(table, main_language), figures / "comparison.png")
+
+# %% [markdown]
+# *Figure: WER of every system with its 95 % interval, one panel for each domain.*
+#
+# The paper's own figures belong beside these, so here are the columns for them. They are empty: we have not had
+# the paper's tables in a form that we could check, and a figure from memory is worse than none. If you fill them
+# in from your copy, keep them apart from ours: the paper has whisper-small as student and whisper-large-v2 as
+# teacher, trains on Common Voice 13 and tests out-of-domain on FLEURS, for eight languages, with an extension of
+# our normaliser that splits some scripts into letters (authors' release).
+
+# %%
+theirs = ["paper: Common Voice 13 (in-domain)", "paper: FLEURS (out-of-domain)"]
+main.filter(like="WER").join(pd.DataFrame("", index=main.index, columns=theirs))
+
+# %% [markdown]
+# The gap that all began with (notebook 01), and how the systems were trained (03 and 04), for the report:
+
+# %%
+gap = table[table["system"].isin(["student", "teacher"])]
+plots.save_figure(plots.plot_gap(gap), figures / "gap.png")
+
+# %% [markdown]
+# *Figure: WER of student and teacher on every test, with 95 % intervals.*
+
+# %%
+logs = {name: lab.run_log(name) for name in TRAINED}
+plots.save_figure(plots.plot_curves(logs, ("ce", "eval_loss")), figures / "curves.png")
+
+# %% [markdown]
+# *Figure: smoothed cross-entropy in training (left) and plain cross-entropy on validation after each epoch
+# (right), a line for each trained system.*
+
+# %% [markdown]
+# ## 2. Differences, not overlaps
+#
+# Two intervals that overlap do not mean that two systems are alike. Both were scored on the same utterances: a
+# hard one is hard for both. So we resample the utterances for both together, and look at the interval of the
+# *difference* (paired bootstrap). Negative: DistilWhisper makes fewer errors.
+#
+# **Predict:** are these intervals wider or narrower than those of the table?
+
+# %%
+differences = comparison.paired(lab)
+
+
+def sentence(row):
+    """Say what a paired difference shows: decided only if the 95 % interval excludes zero."""
+    decided = row.low > 0 or row.high < 0
+    outcome = f"{row['first'] if row.difference < 0 else row['other']} is better" if decided else "not decided"
+    return (f"{row.test_set}: {row['first']} - {row['other']} = "
+            f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]: {outcome}")
+
+
+print(*(sentence(row) for _, row in differences.iterrows()), sep="\n")
+
+# %% [markdown]
+# These lines are computed from your own run; read *them*, not a text that was written before it. What they say,
+# exactly:
+#
+# - The interval covers the choice of *utterances*. It does not cover the choice of clips for training, nor the
+#   seed: another seed gives another model. "Better" here means: this one trained model on this kind of utterance.
+# - *Not decided* does not mean *equal*. It means that these test sets are too small to tell, or the systems too
+#   close.
+# - There are several comparisons. Each 95 % interval misses the truth one time in twenty, so that among many of
+#   them some "decided" by luck is to be expected (exercise 5.1).
+#
+# READ: what is decided in both domains, and what is not.
+#
+# How large must a difference be, to be seen here?
+
+# %%
+widths = (differences["high"] - differences["low"]) / 2
+single = table[(table["language"] == main_language) & table["test_set"].isin(DOMAINS)]
+for name, rows in single.groupby("test_set", sort=False):
+    half = ((rows["wer_high"] - rows["wer_low"]) / 2).median()
+    paired = widths[differences["test_set"] == name].median()
+    print(f"{name}: {rows['n'].iloc[0]} utterances; half the interval of a WER {half:.1f} points, "
+          f"of a paired difference {paired:.1f} points")
+
+# %% [markdown]
+# A difference smaller than the last figure will mostly come out as *not decided*. To halve it you need four times
+# as many utterances.
+
+# %% [markdown]
+# ## 3. Harder sound
+#
+# The same in-domain clips with noise (5 dB) and with reverberation, which no system was trained on.
+#
+# **Predict:** does what was learnt on clean clips carry over?
+
+# %%
+sound = table[(table["language"] == main_language) & table["test_set"].isin(["in-domain", "noise", "reverberation"])]
+wide = sound.pivot(index="system", columns="test_set", values="wer").reindex(SYSTEMS)
+wide.rename(index=label).round(1)
+
+# %% [markdown]
+# Compare within a column: the columns have different numbers of clips. READ: whether the order of the systems is
+# that of the in-domain column.
+
+# %% [markdown]
+# ## 4. What is forgotten: languages and tasks
+#
+# The adapted systems on languages that they were not trained on, and on another task of the language that they
+# *were* trained on: speech translation into English, for which Whisper has a token of its own.
+#
+# **Predict:** which rows are exactly zero, and why?
+
+# %%
+plots.save_figure(plots.plot_forgetting(table), figures / "forgetting.png")
+
+# %% [markdown]
+# *Figure: a row for each system, a column for each other language (WER) and for translation (BLEU): change
+# against the student in points; red is worse, and BLEU is worse when it falls.*
+#
+# Zero by construction: the experts are switched off for other languages and for translation, and the frozen
+# student is what remains. Fine-tuning and LoRA are on. For LoRA that is a choice (it could be switched off as
+# well, notebook 04); for fine-tuning it is not. So the rows of zeros are a property of *switchable* adaptation,
+# not evidence that experts are the better adapter. READ: size and sign of the other rows, beside intervals of
+# some points.
+
+# %%
+columns = ["bleu", "bleu_low", "bleu_high", "chrf", "chrf_low", "chrf_high", "loops", "n"]
+translation = table[table["task"] == "translate"].set_index("system")
+print(translation["bleu_signature"].iloc[0], translation["chrf_signature"].iloc[0], sep="\n")
+translation[columns].rename(index=label).round(1)
+
+# %% [markdown]
+# Each game line has one English reference, written for the game and not word by word, and the lines are short:
+# BLEU is low and its interval wide; chrF, which counts characters, is steadier. In the authors' release the
+# encoder uses the experts for translation and the decoder does not (from reading its code, which as released uses
+# variables of that path before they are set). Here both are off, so that the student's translation is kept,
+# neither better nor worse.
+
+# %% [markdown]
+# ## 5. A second language in the same model
+#
+# Experts are added, not merged: the second language gets its own in every block, and the first keeps its own. One
+# model, one copy of Whisper, a language chosen for each clip.
+#
+# **Predict:** what does the second language's training do to the first one's WER?
+
+# %%
+second = table[table["test_set"] == "second-language"]
+columns = ["language", "n", "wer", "wer_low", "wer_high", "cer", "loops"]
+second.set_index("system")[columns].rename(index=label).round(1)
+
+# %% [markdown]
+# Nothing: the first language's experts are other tensors. The clips of the second language are short (mean about
+# one second at the laptop preset), so that a WER is made of few words. READ: student, teacher and experts.
+#
+# Now both languages in one batch: a list with a language for each row, for the experts and for the decoder's
+# tokens.
+
+# %%
+from distilwhisper_lib import expert_languages, set_language, use_window
+
+both = lab.model_with_both_languages()
+tests = [f"{main_language}/in-domain", f"{lab.preset.second_language}/second-language"]
+first, other = (lab.test_clips(key) for key in tests)
+languages = [main_language, lab.preset.second_language] * 3
+clips = [clip for i in range(3) for clip in (first[i], other[i])]
+features = lab.collator(clips)["input_features"].to(lab.device)  # (B, 80, F)
+print("experts for", expert_languages(both), "- rows:", languages)
+
+
+# %%
+@torch.no_grad()
+def transcribe_rows(features, languages):
+    """Greedy texts, each row with its own language's experts: (B, 80, F) -> list of B texts."""
+    set_language(both, languages)
+    with use_window(both, features.shape[-1]):
+        ids = both.generate(input_features=features, language=languages, task="transcribe", do_sample=False,
+                            num_beams=1, max_new_tokens=min(40, lab.preset.max_new_tokens))
+    return lab.processor.batch_decode(ids, skip_special_tokens=True)
+
+
+together = transcribe_rows(features, languages)
+alone = [transcribe_rows(features[i : i + 1], [code])[0] for i, code in enumerate(languages)]
+texts = pd.DataFrame({"language": languages, "in a mixed batch": together, "one by one": alone})
+texts.assign(equal=texts["in a mixed batch"] == texts["one by one"])
+
+# %% [markdown]
+# Each row is routed through its own language's experts, so that a mixed batch gives what the clips give one by
+# one. (Sums in another order may differ in the last digit; a text could differ where two words are equally
+# likely.)
+
+# %% [markdown]
+# ## 6. What the gates have learnt
+#
+# For each position and layer, a gate sends h either to the shared block (g = 0) or to the expert (g = 1). The
+# gate budget b asks for a share in training; where it is spent is learnt. We run test clips through the models
+# teacher-forced, so that every model reads the same positions, and look at `last_gates`, padding left out.
+#
+# **Predict:** with one budget pooled over both stacks, which stack decides the mean: the encoder with its
+# hundreds of positions, or the decoder with some tens?
+
+# %%
+from distilwhisper_lib import last_gates
+from distilwhisper_lib.batches import position_masks
+
+in_domain = lab.test_clips(tests[0])
+batch = lab.collator([in_domain[i] for i in range(min(32, len(in_domain)))])
+batch = {name: value.to(lab.device) if torch.is_tensor(value) else value for name, value in batch.items()}
+
+
+@torch.no_grad()
+def gates_of(system):
+    """Gates of a teacher-forced pass over `batch`, NaN at padding: {"encoder": (L, B, S), "decoder": (L, B, T)}."""
+    model = lab.model(system).eval()
+    with use_window(model, batch["input_features"].shape[-1]):
+        model(input_features=batch["input_features"], decoder_input_ids=batch["decoder_input_ids"])
+    gates = {stack: torch.stack(layers).float() for stack, layers in last_gates(model).items()}
+    masks = position_masks(batch, gates["encoder"].shape[-1])
+    return {stack: g.masked_fill(~masks[stack], torch.nan).cpu() for stack, g in gates.items()}
+
+
+gates = {name: gates_of(name) for name in TRAINED if SYSTEMS[name].trains == "experts"}
+shares = {name: {stack: g.nanmean((1, 2)).tolist() for stack, g in found.items()} for name, found in gates.items()}
+plots.save_figure(plots.plot_gate_layers(shares, budget=lab.preset.gate_budget), figures / "gates.png")
+
+# %% [markdown]
+# *Figure: share of positions that go to the expert, by layer, encoder on the left and decoder on the right; the
+# dashed line is the budget b.*
+#
+# The budget holds in training for the *mean* of soft, noisy gates; in evaluation a gate is 0 or 1, and the shares
+# of the layers may be anything. A layer without a bar never uses its expert, so that this expert was trained for
+# nothing. READ: which layers are open under the pooled budget and under the budget per stack, and what this says
+# about the encoder's weight in the pooled mean.
+
+# %%
+means = {name: {stack: 100 * g.nanmean().item() for stack, g in found.items()} for name, found in gates.items()}
+pd.DataFrame(means).T.rename(index=label).add_suffix(" (%)").round(1)
+
+# %% [markdown]
+# Now position by position, in the decoder, for one clip. The label of a column is the token that the decoder
+# *reads* there; what it predicts is the next one.
+
+# %%
+tokenizer = lab.processor.tokenizer
+lengths = (batch["labels"] != -100).sum(1)  # (B,)
+row = (lengths - 20).abs().argmin().item()  # a clip of about 20 tokens
+ids = batch["decoder_input_ids"][row, : lengths[row]].tolist()[:40]
+names = [tokenizer.decode([i]).strip("<|> ").replace("\ufffd", "·") or "·" for i in ids]
+matrix = gates["distilwhisper"]["decoder"][:, row, : len(ids)]  # (L, T)
+plots.plot_gate_positions(matrix, [name.replace("$", r"\$") for name in names])
+
+# %% [markdown]
+# *Figure: decoder layers from top to bottom, tokens from left to right; dark is the expert, light the shared
+# block.*
+#
+# And over the whole batch, by the kind of token:
+
+
+# %%
+def kind_of(token, position):
+    """Return the kind of a token, given as the tokenizer writes it ("Ġ" stands for a space)."""
+    if token.startswith("<|"):
+        return "1 prefix: start, language, task"
+    if not any(letter.isalnum() for letter in tokenizer.convert_tokens_to_string([token])):
+        return "4 punctuation and part letters"
+    return "2 first piece of a word" if position == 4 or token.startswith("Ġ") else "3 later piece of a word"
+
+
+labelled = (batch["labels"] != -100).cpu()  # (B, T)
+tokens = tokenizer.convert_ids_to_tokens(batch["decoder_input_ids"].cpu()[labelled].tolist())
+kinds = pd.Series(map(kind_of, tokens, labelled.nonzero()[:, 1].tolist()), name="token read")
+by_token = pd.DataFrame(gates["distilwhisper"]["decoder"][:, labelled].T.numpy())  # (positions, layers)
+by_token.columns = [f"layer {i + 1}" for i in by_token]
+result = (100 * by_token).groupby(kinds).mean()
+result.insert(0, "positions", kinds.value_counts())
+result.round(0)
+
+# %% [markdown]
+# Shares in per cent. If a layer has the same share in all rows, its gate has become a switch for the whole layer;
+# if the rows differ, it looks at what it reads. READ: which of the two, and in which layers.
+
+# %% [markdown]
+# ## 7. Cost against quality
+#
+# What does each system cost? Time to train, from `run.json`; for distillation also the teacher's pass over the
+# training clips; size of the files for one language; and the parameters that are *active*, those that a position
+# goes through. With experts a position goes through the gate and one of two blocks of the same size.
+#
+# **Predict:** which system is the cheapest in each of the three?
+
+# %%
+from distilwhisper_lib.clsr import expert_parameters
+from distilwhisper_lib.record import read_steps
+
+steps = {step["step"]: step["seconds"] for step in read_steps(lab.folder)}
+teacher_pass = steps.get(f"teacher outputs {main_language}", np.nan)
+base = count_parameters(lab.student())["total"]
+
+
+def cost(name):
+    """Return what a trained system costs, in seconds, MB and million parameters."""
+    folder = lab.train(name)
+    model, run = lab.model(name), json.loads((folder / "run.json").read_text())
+    extra = sum(p.numel() for key, p in expert_parameters(model) if ".gates." in key)
+    extra += sum(p.numel() for key, p in model.named_parameters() if "lora_" in key)
+    return {"system": name, "seconds": run["seconds"], "teacher pass (s)": teacher_pass if SYSTEMS[name].distils else 0,
+            "stored_mb": sum(f.stat().st_size for f in (folder / "model").glob("*.safetensors")) / 1e6,
+            "trained (million)": run["trained_parameters"] / 1e6, "active (million)": (base + extra) / 1e6}
+
+
+# %%
+student = {"system": "student", "seconds": 0, "teacher pass (s)": 0, "stored_mb": 0, "trained (million)": 0,
+           "active (million)": base / 1e6}
+costs = pd.DataFrame([student, *(cost(name) for name in TRAINED)])
+quality = table[(table["language"] == main_language) & (table["test_set"] == "in-domain")]
+costs = costs.merge(quality[["system", "wer", "wer_low", "wer_high"]], on="system")
+plots.save_figure(plots.plot_cost(costs), figures / "cost.png")
+
+# %% [markdown]
+# *Figure: in-domain WER against minutes of training (left) and megabytes stored for each language (right); low
+# and left is good.*
+
+# %%
+shown = costs.drop(columns=["wer_low", "wer_high"]).set_index("system").rename(index=label)
+shown.rename(columns={"seconds": "training (s)", "stored_mb": "stored (MB)", "wer": "in-domain WER"}).round(1)
+
+# %% [markdown]
+# The stored size of experts is that of a copy of all feed-forward blocks, about half of a small Whisper; what
+# makes them cheap is the last column: at inference a position does hardly more than in the student. LoRA's extra
+# is zero after merging. The time of the teacher's own training is not in the table: with a real teacher, somebody
+# else has paid it. READ: who is cheap, and whether the most expensive system is also the best.
+
+# %% [markdown]
+# ## 8. What we may conclude
+#
+# The verdicts again, counted over the domains, from your own run:
+
+# %%
+outcomes = {}
+for other, rows in differences.groupby("other", sort=False):
+    better, worse = int((rows["high"] < 0).sum()), int((rows["low"] > 0).sum())
+    open_ones = len(rows) - better - worse
+    outcomes[label[other]] = {"better in": better, "worse in": worse, "not decided in": open_ones}
+pd.DataFrame(outcomes).T.rename_axis("DistilWhisper (budget per stack) against")
+
+# %%
+teacher = lab.preset.teacher or "a stand-in: the student, fine-tuned on other clips of the same corpus"
+seeds = sorted(int(seed) for seed in table["seed"].unique())
+corpora = sorted({test.corpus for test in lab.test_sets.values()})
+sizes = {test: int(rows["n"].iloc[0]) for test, rows in single.groupby("test_set", sort=False)}
+facts = {"student": lab.preset.student, "teacher": teacher, "seeds": seeds, "corpora": corpora, "utterances": sizes}
+print(*(f"{name}: {value}" for name, value in facts.items()), sep="\n")
+
+# %% [markdown]
+# | what one would like to say | may we? |
+# |---|---|
+# | "this model makes fewer errors than that one on such clips" | yes, where the paired interval excludes zero |
+# | "this *method* is better than that one" | not from one seed: train each again with other seeds (`python -m distilwhisper_lib.study seeds`) |
+# | "the two are equally good" | no: *not decided* is not a proof of equality |
+# | "experts keep every other language and task" | yes, and without any measurement: switched off, they leave the student |
+# | "experts forget less than LoRA" | only if LoRA stays on; it can be switched off too |
+# | "it is so for other languages" | no: one language was compared here, and a second one only tried |
+# | "it is so for other speech" | no: one corpus of a game with actors, and phrases of a second one |
+# | "it is so with whisper-large-v2 as teacher" | no: where the teacher is a stand-in it has seen the same game, and knows little else |
+# | "the paper's figures are (not) reproduced" | no: other models, other data, other sizes. What can be compared is the direction |
+# | "the best learning rate, budget and number of epochs were used" | only within what was tried on validation |
+#
+# A result that is the other way round than the paper's is a result. Say at which size, on which data and with
+# which interval it was found.
+
+# %% [markdown]
+# ## Exercises
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 5.1: some of many, by hand
+#
+# ●○○ · 5 minutes · you learn: why several comparisons need more care than one
+#
+# Suppose that eight pairs of systems are in truth equally good, and that the eight comparisons are independent.
+# Each 95 % interval excludes zero by luck with probability 0.05. How likely is it that *at least one* of the
+# eight does? Give a number between 0 and 1.
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# Ask first how likely it is that none of them does.
+#
+# </details>
+
+# %% tags=["stub"]
+at_least_one = ...
+
+# %% tags=["solution"]
+at_least_one = 1 - 0.95**8
+
+# %% tags=["wrong"]
+at_least_one = 8 * 0.05
+
+# %% tags=["check"]
+from checks_05 import check_at_least_one
+from exercise import check
+
+check(check_at_least_one, at_least_one)
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 5.2: the paired bootstrap
+#
+# ●●○ · 20 minutes · you learn: what is resampled, and of what the interval is one
+#
+# Write `paired_interval(first, second, words, draws)`. `first` and `second` (n,) are the word errors that two
+# systems make in each of n utterances, `words` (n,) the words of the references, all numpy arrays. Each row of
+# `draws` (R, n) holds n utterance numbers, drawn with replacement. Return (low, high): the 2.5th and 97.5th
+# percentile, over the R rows, of WER(first) − WER(second) in points (per cent). WER is that of the whole
+# resampled set: all errors over all words.
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `first[draws]` has the shape of `draws`. The same draws go to both systems: that is what makes it paired. Sum
+# the errors and the words of a row first, then divide.
+#
+# </details>
+
+
+# %% tags=["stub"]
+def paired_interval(first, second, words, draws):
+    raise NotImplementedError
+
+
+# %% tags=["solution"]
+def paired_interval(first, second, words, draws):
+    import numpy as np
+
+    difference = (first - second)[draws].sum(1)  # (R,)
+    return tuple(np.percentile(100 * difference / words[draws].sum(1), [2.5, 97.5]))
+
+
+# %% tags=["wrong"]
+def paired_interval(first, second, words, draws):
+    import numpy as np
+
+    rates = 100 * (first - second) / words
+    return tuple(np.percentile(rates[draws].mean(1), [2.5, 97.5]))
+
+
+# %% tags=["check"]
+from checks_05 import check_paired_interval
+from exercise import check
+
+check(check_paired_interval, paired_interval)
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 5.3: what may be claimed
+#
+# ●●○ · 15 minutes · you learn: to turn a table into a claim that holds
+#
+# Write `beaten(differences)`. `differences` is a table as `comparison.paired` returns it: columns first, other,
+# test_set, difference, low, high (the other columns don't matter). Return the *set* of systems in `other` that
+# `first` beats in **every** test set: the paired interval lies below zero in each of them.
+#
+# Then the open part: run `beaten(comparison.paired(lab))`, and repeat it with another seed.
+# `lab.train("distilwhisper", seed=78)` takes as long as section 7 says; `comparison.counts(lab, "distilwhisper",
+# key, seed=78)` scores it. Do the same names come back?
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# Which end of the interval has to be below zero? `groupby("other")` gives the rows of each system.
+#
+# </details>
+
+
+# %% tags=["stub"]
+def beaten(differences):
+    raise NotImplementedError
+
+
+# %% tags=["solution"]
+def beaten(differences):
+    return {other for other, rows in differences.groupby("other") if (rows["high"] < 0).all()}
+
+
+# %% tags=["wrong"]
+def beaten(differences):
+    return {other for other, rows in differences.groupby("other") if (rows["difference"] < 0).all()}
+
+
+# %% tags=["check"]
+from checks_05 import check_beaten
+from exercise import check
+
+check(check_beaten, beaten)
+
+# %% [markdown]
+# ## Summary
+#
+# - One table, one decoder, one normaliser, the same clips: otherwise figures can't be compared.
+# - Systems scored on the same clips are compared by the paired interval of their difference; *not decided* is an
+#   outcome.
+# - Experts and LoRA can be switched off and then leave the student; fine-tuning can not.
+# - Experts of several languages live in one model and serve one batch. A pooled gate budget and one per stack
+#   spend the experts in different places.
+# - One seed, one corpus and a stand-in teacher bound what may be concluded, whatever the figures are.
+#
+# **Glossary**
+# - *paired bootstrap*: resampling the utterances for both systems together.
+# - *retention*: what is kept on languages and tasks that were not trained on.
+# - *BLEU, chrF*: overlap of a translation with a reference, in word and in character sequences; higher is better.
+# - *active parameters*: those that one position goes through.
+# - *seed*: the number that the random choices of a training start from.
+#
+# **Where in the library:** `comparison.py`, `scoring.py` (intervals), `testsets.py`, `clsr.py` (`last_gates`,
+# `set_language`), `plots.py`. **In the paper:** the main result table, the comparison of gate activations, and
+# the translation experiment; the settings are in its section on experiments and in the authors' release.

@@ -1,0 +1,182 @@
+"""Runs something once without interruption, and once per moment with a SIGKILL at it, and then to its end.
+
+python resumable.py WHAT FOLDER: WHAT is a system, "teacher-outputs" or "transcribe"; FOLDER/<moment> gets the results.
+Each attempt is a process of its own, forked from this one, which computes nothing itself.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from distilwhisper_lib import evaluate, systems, teacher, train
+from distilwhisper_lib.batches import Collator
+from distilwhisper_lib.presets import get_preset
+from distilwhisper_lib.tiny import tiny_processor, tiny_whisper
+from random_data import RandomClips
+
+PRESET = replace(get_preset("smoke"), batch_size=4, eval_batch_size=4)
+EPOCHS = 3
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at(owner, name, call, after=False):
+    """Kill this process in the `call`-th call of owner.name, before it does anything or after all."""
+    original, calls = getattr(owner, name), []
+
+    def wrapped(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == call and not after:
+            die()
+        result = original(*args, **kwargs)
+        if len(calls) == call:
+            die()
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def die_in_file(owner, name, call):
+    """Kill this process when owner.name(data, path) has written half of its `call`-th file."""
+    original, calls = getattr(owner, name), []
+
+    def wrapped(data, path, *args, **kwargs):
+        result = original(data, path, *args, **kwargs)
+        calls.append(1)
+        if len(calls) == call:
+            whole = Path(path).read_bytes()
+            Path(path).write_bytes(whole[: len(whole) // 2])
+            die()
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def die_removing(call):
+    """Kill this process when the first file of the `call`-th checkpoint to be removed is gone."""
+    calls = []
+
+    def half(path, *_, **__):
+        calls.append(1)
+        if len(calls) == call:
+            sorted(path for path in Path(path).iterdir() if path.name != "complete")[0].unlink()
+            die()
+        shutil_rmtree(path, *_, **__)
+
+    shutil_rmtree, shutil.rmtree = shutil.rmtree, half
+
+
+TRAINING = {  # two steps and two evaluations an epoch; moments that follow one another make one run
+    "in the second epoch": [lambda: die_at(train.LabTrainer, "compute_loss", 6)],
+    "in the second checkpoint": [lambda: die_at(train.LabTrainer, "_save_optimizer_and_scheduler", 2)],
+    "before the record has its name": [lambda: die_at(os, "replace", EPOCHS + 1)],
+}
+MORE = {
+    "in the first epoch": [lambda: die_at(train.LabTrainer, "compute_loss", 2)],
+    "in evaluation, and again": [lambda: die_at(train.LabTrainer, "compute_loss", 8)] * 2,
+    "in its last file": [lambda: die_at(train.LabTrainer, "_save_rng_state", 2, after=True)],
+    "before its mark": [lambda: die_at(os, "replace", 2)],
+    "when the first is being removed": [lambda: die_removing(1)],
+    "before the trained model has its name": [lambda: die_at(Path, "rename", 1)],
+}
+RESUMED = {  # the steps that were done, and are not done again
+    "in the second epoch": [0, 2], "in the second checkpoint": [0, 2], "before the record has its name": [0, 6],
+    "in the first epoch": [0, 0], "in evaluation, and again": [0, 2, 4], "in its last file": [0, 2],
+    "before its mark": [0, 2], "when the first is being removed": [0, 4],
+    "before the trained model has its name": [0, 6], "uninterrupted": [0],
+}  # fmt: skip
+TEACHER = {
+    "before the first batch": [lambda: die_at(teacher, "_teacher_batch", 1)],
+    "in the second file": [lambda: die_in_file(teacher, "save_file", 2)],
+    "before the third has its name, then again": [lambda: die_at(os, "replace", 3), lambda: die_at(os, "replace", 1)],
+}
+TRANSCRIBE = {
+    "before the first batch": [lambda: die_at(evaluate, "generate_batch", 1)],
+    "in the second table": [lambda: die_in_file(pd.DataFrame, "to_csv", 2)],
+    "before the third has its name, then again": [lambda: die_at(os, "replace", 3), lambda: die_at(os, "replace", 1)],
+}
+
+
+def note_steps(folder):
+    """Write at which step a training begins, or goes on, into FOLDER.steps."""
+    original = train.last_complete_checkpoint
+
+    def noting(checkpoints):
+        found = original(checkpoints)
+        with open(f"{folder}.steps", "a") as lines:
+            lines.write(f"{found.rsplit('-', 1)[1] if found else 0}\n")
+        return found
+
+    train.last_complete_checkpoint = noting
+
+
+def work(what, folder):
+    """Do the whole thing into `folder`, or what is left of it."""
+    torch.set_num_threads(1)
+    torch.manual_seed(os.getpid())  # nothing may hang on what was drawn before
+    processor = tiny_processor()
+    clips = RandomClips(processor.tokenizer, 8 if what in systems.SYSTEMS else 14, seconds=(0.3, 0.6))
+    collator = Collator(processor.tokenizer, PRESET.margin_seconds)
+    if what == "transcribe":
+        return evaluate.transcribe(tiny_whisper(), clips, collator, PRESET, folder / "table.csv", "cs")
+    system = systems.SYSTEMS.get(what)
+    outputs = None
+    if system is None or system.distils:
+        where = folder if system is None else folder.parent / "teacher-outputs"
+        outputs = teacher.compute_teacher(tiny_whisper(seed=1), clips, collator, where, 8, PRESET.eval_batch_size)
+    if system is not None:
+        note_steps(folder)
+        goal = train.Objective(teacher=outputs, per_stack=system.budget_per_stack)
+        train.train_system(system, folder, PRESET, goal, clips, clips, collator, "cs", 1e-2, EPOCHS, 77)
+    return None
+
+
+def attempt(what, folder, prepare=None, watch=None):
+    """Work in a process of its own; returns its exit code, -9 for SIGKILL. watch: kill when such a file appears."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            with open(folder.parent / "log.txt", "a") as log:
+                os.dup2(log.fileno(), 1)
+                os.dup2(log.fileno(), 2)
+            if prepare:
+                prepare()
+            work(what, folder)
+            code = 0
+        finally:
+            os._exit(code)
+    while watch and not list(folder.glob(watch)):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:  # on a busy machine it may be through before anybody looks
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    if watch:
+        os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main(what, folder):
+    os.environ["LAB_PRECISION"] = "no"
+    few = {"teacher-outputs": TEACHER, "transcribe": TRANSCRIBE}.get(what, TRAINING)
+    moments = few | MORE if what == "distilwhisper" else few
+    assert attempt(what, folder / "uninterrupted") == 0, "uninterrupted"
+    for moment, preparations in moments.items():
+        for prepare in preparations:
+            assert attempt(what, folder / moment, prepare) == -signal.SIGKILL, f"not killed {moment}"
+        assert attempt(what, folder / moment) == 0, f"not resumed after a kill {moment}"
+    file = {"teacher-outputs": "batch-00001*", "transcribe": "table.csv"}.get(what, "checkpoints/checkpoint-4/*")
+    assert attempt(what, folder / "from outside", watch=file) in (-signal.SIGKILL, 0)
+    assert attempt(what, folder / "from outside") == 0, "not resumed after a kill from outside"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

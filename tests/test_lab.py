@@ -1,0 +1,270 @@
+"""The laboratory at the smoke preset: computed once and kept, anew where a setting changes; and its tables."""
+
+import json
+import os
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from distilwhisper_lib import comparison, lab as lab_module
+from distilwhisper_lib.clsr import expert_languages, get_language, use_language
+from distilwhisper_lib.comparison import counts, main_table, paired, plan, score, write_record
+from distilwhisper_lib.lab import Lab, open_lab
+from distilwhisper_lib.presets import PRESETS, cache_dir, get_preset, results_dir
+from distilwhisper_lib.record import commit, read_steps, short_hash, timed_step, write_json
+from distilwhisper_lib.systems import SYSTEMS, TRAINED
+from random_data import logits, random_batch
+
+CHANGES = {"train_clips": 4, "teacher_clips": 4, "validation_clips": 2, "test_clips": 3}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    return tmp_path_factory.mktemp("lab")
+
+
+@pytest.fixture
+def lab(shared, monkeypatch):
+    """A lab whose folders are shared by the tests of this module: what one has computed, the next finds."""
+    monkeypatch.setenv("LAB_CACHE", str(shared / "cache"))
+    monkeypatch.setenv("LAB_RESULTS", str(shared / "results"))
+    return Lab("smoke", **CHANGES)
+
+
+def no_work(monkeypatch):
+    """Make training, the teacher and transcription fail from here on."""
+    for name in ("train_system", "compute_teacher", "transcribe"):
+        monkeypatch.setattr(lab_module, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called again"))
+
+
+# ---- presets and folders
+
+
+def test_preset_comes_from_the_argument_else_from_the_environment(monkeypatch):
+    assert get_preset().name == "laptop" and get_preset("smoke").name == "smoke"
+    monkeypatch.setenv("LAB_PRESET", "smoke")
+    assert get_preset().name == Lab().preset.name == "smoke" and get_preset("colab").name == "colab"
+    monkeypatch.setenv("LAB_PRESET", "")
+    assert get_preset().name == "laptop"
+
+
+def test_folders_come_from_the_environment(tmp_path, monkeypatch):
+    assert cache_dir() == tmp_path / "cache" and results_dir(get_preset("smoke")) == tmp_path / "results" / "smoke"
+    monkeypatch.setenv("LAB_CACHE", "~/somewhere")
+    assert str(cache_dir()) == os.path.expanduser("~/somewhere")
+    monkeypatch.delenv("LAB_CACHE")
+    monkeypatch.delenv("LAB_RESULTS")
+    assert cache_dir().name == "cache" and results_dir(get_preset("colab")).parts[-2:] == ("results", "colab")
+
+
+def test_every_preset_names_a_learning_rate_for_what_is_trained():
+    for preset in PRESETS.values():
+        assert sorted(preset.learning_rates) == sorted(TRAINED)
+        assert preset.minutes and preset.memory
+
+
+def test_open_lab_says_what_it_runs_on(capsys):
+    lab = open_lab("smoke", seed=5)
+    said = capsys.readouterr().out
+    assert lab.preset == replace(get_preset("smoke"), seed=5)
+    assert "preset smoke: student tiny, teacher a stand-in" in said and "cores" in said and lab.preset.minutes in said
+
+
+# ---- data
+
+
+def test_splits_come_with_their_limits(lab):
+    assert len(lab.rows("train")) == 8 and len(lab.rows("train", limit=3)) == 3
+    assert list(lab.rows("train", limit=3)["id"]) == list(lab.rows("train", limit=5)["id"])[:3]
+    assert set(lab.rows("test", "ca")["language"]) == {"ca"}
+    clips = lab.clips("train", "ca", 3)
+    assert len(clips) == 3 and lab.clips("train", "ca", 3) is clips
+    assert clips.labels[0][0] == lab.processor.tokenizer.convert_tokens_to_ids("<|ca|>")
+
+
+def test_teacher_and_systems_see_other_clips(lab):
+    splits = {split: set(lab.rows(split)["text"]) for split in ("teacher", "train", "validation", "test", "test-other")}
+    assert all(not splits[a] & splits[b] for a in splits for b in splits if a < b)
+
+
+def test_tests_of_a_preset(lab):
+    names = list(lab.test_sets)
+    assert {"cs/in-domain", "cs/out-of-domain", "cs/noise", "cs/reverberation", "cs/translation", "nl/retention",
+            "es/retention", "ca/second-language"} <= set(names)  # fmt: skip
+    assert list(lab.test_rows("cs/in-domain")["split"]) == ["test"] * 3
+    assert list(lab.test_rows("cs/out-of-domain")["split"]) == ["test-other"] * 3
+    translation = lab.test_clips("cs/translation")
+    ids = lab.processor.tokenizer.convert_tokens_to_ids(["<|cs|>", "<|translate|>"])
+    assert translation.labels[0][:2] == ids
+    english = lab.test_rows("cs/translation")[0]["translation_en"]
+    assert lab.processor.tokenizer.decode(translation.labels[0], skip_special_tokens=True) == english
+    plain, noisy = lab.test_clips("cs/in-domain"), lab.test_clips("cs/noise")
+    same = plain.ids.index(noisy.ids[0])
+    assert not torch.allclose(plain[same]["features"], noisy[0]["features"], atol=0.05)
+    with pytest.raises(ValueError, match="unknown test set 'cs/hard': one of cs/in-domain, "):
+        lab.test_set("cs/hard")
+
+
+# ---- everything once
+
+
+def test_training_is_kept_and_found_again(lab, monkeypatch):
+    folder = lab.train("distilwhisper")
+    teacher = lab.train_teacher()
+    assert (folder / "model" / "experts.cs.safetensors").exists() and (teacher / "model" / "model.safetensors").exists()
+    assert json.loads((folder / "run.json").read_text())["clips"] == 4
+    assert json.loads((teacher / "run.json").read_text())["clips"] == 8  # of both languages
+    assert lab.run_log("distilwhisper")[-1]["eval_loss"] > 0 and lab.run_log("teacher")
+    no_work(monkeypatch)
+    again = Lab("smoke", **CHANGES)
+    assert again.train("distilwhisper") == folder and again.train_teacher() == teacher
+    assert len(again.teacher_outputs()) == 4
+    steps = [row["step"] for row in read_steps(lab.folder)]
+    assert {"train teacher cs", "teacher outputs cs", "train distilwhisper cs"} <= set(steps)
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 3e-3}, {"epochs": 2}, {"seed": 5}, {"budget": 0.2},
+                                    {"label_smoothing": 0.0}, {"language": "ca"}])  # fmt: skip
+def test_other_settings_give_another_run(lab, monkeypatch, change):
+    folders = []
+    monkeypatch.setattr(lab_module, "train_system", lambda system, folder, *rest: folders.append((folder, rest)))
+    lab.train("clsr-ft")
+    lab.train("clsr-ft", **change)
+    (first, rest), (second, other) = folders
+    assert first != second
+    assert (rest[1], *rest[5:9]) != (other[1], *other[5:9])  # objective, language, rate, epochs, seed
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 2}, {"warmup_ratio": 0.3}, {"train_clips": 3}, {"accumulation": 2},
+                                    {"gate_budget": 0.3}, {"label_smoothing": 0.2}, {"epochs": 3}])  # fmt: skip
+def test_other_presets_give_another_run(lab, monkeypatch, change):
+    folders = []
+    monkeypatch.setattr(lab_module, "train_system", lambda system, folder, *rest: folders.append(folder))
+    lab.train("clsr-ft")
+    Lab("smoke", **CHANGES | change).train("clsr-ft")
+    assert folders[0] != folders[1]
+
+
+def test_transcripts_are_kept_and_found_again(lab, monkeypatch):
+    first = lab.transcribe("student", "cs/in-domain")
+    assert list(first["id"]) == lab.test_clips("cs/in-domain").ids
+    distilled = lab.transcribe("distilwhisper", "cs/in-domain")
+    assert not first.equals(distilled)
+    no_work(monkeypatch)
+    again = Lab("smoke", **CHANGES)
+    pd.testing.assert_frame_equal(again.transcribe("student", "cs/in-domain"), first)
+    pd.testing.assert_frame_equal(again.transcribe("distilwhisper", "cs/in-domain"), distilled)
+    off = again.transcribe("distilwhisper", "cs/in-domain", experts=False)  # then it is the student
+    pd.testing.assert_frame_equal(off, first)
+
+
+@pytest.mark.parametrize("change", [{"max_new_tokens": 3}, {"margin_seconds": 0.9}, {"test_clips": 2}])
+def test_transcripts_depend_on_decoding_and_clips(lab, monkeypatch, change):
+    paths = []
+    monkeypatch.setattr(lab_module, "transcribe", lambda *arguments: paths.append(arguments[4]))
+    lab.transcribe("student", "cs/reverberation")
+    Lab("smoke", **CHANGES | {"retention_clips": 2 - ("test_clips" in change)} | change).transcribe(
+        "student", "cs/reverberation")  # fmt: skip
+    assert paths[0] != paths[1]
+
+
+def test_models_come_ready_to_transcribe(lab):
+    model = lab.model("distilwhisper")
+    assert get_language(model) == "cs" and not model.training
+    outputs = logits(model, random_batch())
+    assert torch.equal(logits(lab.model("distilwhisper"), random_batch()), outputs)
+    with use_language(model, None):
+        assert torch.equal(logits(model, random_batch()), logits(lab.student(), random_batch()))
+    assert not torch.allclose(logits(lab.teacher(), random_batch()), logits(lab.student(), random_batch()), atol=1e-3)
+
+
+def test_both_languages_in_one_model(lab):
+    model = lab.model_with_both_languages("clsr-ft")
+    assert expert_languages(model) == ["cs", "ca"] and get_language(model) is None
+    second = lab.model("clsr-ft", language="ca")
+    assert get_language(second) == "ca"
+    with use_language(model, "ca"):
+        assert torch.equal(logits(model, random_batch()), logits(second, random_batch()))
+
+
+def test_latest_model_alone_is_held(lab, monkeypatch):
+    monkeypatch.setattr(lab_module, "transcribe", lambda model, *_: model)
+    first = lab.transcribe("student", "nl/retention")
+    assert lab.transcribe("student", "es/retention") is first
+    other = lab.transcribe("clsr-ft", "cs/noise")
+    assert other is not first and lab.transcribe("student", "nl/retention") is not first
+
+
+# ---- scores
+
+
+def test_counts_and_scores_of_a_test(lab):
+    table = counts(lab, "student", "cs/in-domain")
+    rows = {row["id"]: row for row in lab.test_rows("cs/in-domain")}
+    assert [rows[i]["text"] for i in table["id"]] == list(table["text"]) and (table["words"] > 0).all()
+    row = score(lab, "student", "cs/in-domain")
+    assert (row["system"], row["language"], row["test_set"], row["n"], row["experts"]) == (
+        "student", "cs", "in-domain", 3, "")  # fmt: skip
+    assert row["wer_low"] <= row["wer"] <= row["wer_high"] and row["normaliser"] == "whisper-basic"
+    row = score(lab, "distilwhisper", "cs/translation", experts=False)
+    assert row["experts"] == "off" and {"bleu", "chrf", "bleu_low", "bleu_signature"} <= row.keys() and "wer" not in row
+    english = [lab.test_rows("cs/translation")[i]["translation_en"] for i in range(2)]
+    assert sorted(counts(lab, "student", "cs/translation")["text"]) == sorted(english)
+
+
+def test_plan_scores_every_system_on_every_test_of_the_comparison(lab):
+    jobs = plan(lab)
+    assert len({json.dumps(job, sort_keys=True) for job in jobs}) == len(jobs)
+    for system, kind in SYSTEMS.items():
+        mine = {job["key"]: job.get("experts", True) for job in jobs if job["system"] == system}
+        assert {"cs/in-domain", "cs/out-of-domain", "cs/translation", "nl/retention", "es/retention"} <= set(mine)
+        assert mine["cs/in-domain"] and mine["nl/retention"] == (kind.trains != "experts")
+    assert {"system": "distilwhisper", "key": "ca/second-language", "language": "ca"} in jobs
+
+
+def test_paired_table_is_over_the_same_utterances(lab):
+    table = paired(lab, against=("student",))
+    assert list(table["test_set"]) == ["in-domain", "out-of-domain"] and (table["low"] <= table["high"]).all()
+    for _, row in table.iterrows():
+        key = f"cs/{row['test_set']}"
+        difference = score(lab, "distilwhisper", key)["wer"] - score(lab, "student", key)["wer"]
+        assert row["difference"] == pytest.approx(difference)
+
+
+def test_main_table_has_a_row_per_system():
+    row = {"language": "cs", "wer": 50.04, "wer_low": 40, "wer_high": 60, "cer": 20, "loops": 1.0}
+    rows = [row | {"system": system, "test_set": name} for system in SYSTEMS for name in ("in-domain", "out-of-domain")]
+    rows += [row | {"system": system, "test_set": "retention", "language": code, "wer": wer}
+             for system in SYSTEMS for code, wer in (("nl", 60), ("es", 80))]  # fmt: skip
+    table = main_table(pd.DataFrame(rows), "cs")
+    assert list(table.index) == [system.label for system in SYSTEMS.values()]
+    assert set(table["in-domain WER"]) == {"50.0 [40.0, 60.0]"} and set(table["other languages WER"]) == {"70.0"}
+
+
+def test_record_says_what_the_figures_hang_on(lab, monkeypatch):
+    monkeypatch.setattr(comparison, "TRAINED", ["clsr-ft"])
+    write_record(lab)
+    record = json.loads((lab.results / "run.json").read_text())
+    assert record["preset"]["seed"] == 77 and record["versions"]["torch"] == torch.__version__
+    assert len(record["data"]["toy/cs"]) == 64 and len(record["models"]["clsr-ft"]["experts.cs.safetensors"]) == 64
+    assert record["decoding"]["greedy"] and record["machine"]["cores"] == os.cpu_count()
+    assert any(step["step"] == "train clsr-ft cs" and step["peak_memory_gb"] > 0 for step in record["steps"])
+    import socket
+
+    assert socket.gethostname() not in json.dumps(record["machine"])
+
+
+def test_hash_and_steps(tmp_path):
+    assert short_hash([1, None, "a"]) == short_hash([1, None, "a"]) != short_hash([1, None, "b"])
+    with timed_step(tmp_path, "one"):
+        pass
+    with pytest.raises(ZeroDivisionError), timed_step(tmp_path, "failed"):
+        1 / 0  # noqa: B018
+    with open(tmp_path / "steps.jsonl", "a") as lines:
+        lines.write('{"step": "cut of')
+    assert [row["step"] for row in read_steps(tmp_path)] == ["one"]
+    write_json(tmp_path / "new" / "a.json", {"b": "č"})
+    assert json.loads((tmp_path / "new" / "a.json").read_text()) == {"b": "č"}
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.json"]
+    assert commit() is None or len(commit().removesuffix("+changes")) == 40

@@ -1,0 +1,197 @@
+"""Fill the parts of README.md and CONTRIBUTING.md that are made from other files, between two comments each.
+
+    .venv/bin/python tools/readme_results.py
+
+README.md: "results" from results/reference/laptop, "presets" from presets.py, and the notebooks' minutes.
+CONTRIBUTING.md: "modules" from the library's own first lines and imports. A test compares; run this to update.
+"""
+
+import ast
+import json
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from distilwhisper_lib.comparison import main_table  # noqa: E402
+from distilwhisper_lib.presets import PRESETS, Preset  # noqa: E402
+from distilwhisper_lib.systems import SYSTEMS  # noqa: E402
+
+LIBRARY = ROOT / "distilwhisper_lib"
+REFERENCE = ROOT / "results" / "reference" / "laptop"
+ABSENT = (
+    "*The reference run is not in yet: there is no `results/reference/laptop/comparison.csv`. "
+    "`make course` prints this table for your own machine.*"
+)
+CAPTIONS = {  # first words of a figure's file name -> what it shows
+    "comparison": "WER of every system in both domains, with 95 % intervals",
+    "gap": "WER of student and teacher on every test",
+    "forgetting": "Change against the student on other languages and on translation",
+    "gate": "Share of positions that the gates send to the expert",
+    "cost": "WER against training time and stored size",
+    "curves": "Losses over the epochs of training",
+}
+
+
+def markdown_table(rows: list[list[str]], head: list[str]) -> str:
+    """Return rows as a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def results(folder: Path) -> str:
+    """Return the section of results: table, paired differences, record, pictures; a remark where there are none."""
+    if not (folder / "comparison.csv").is_file():
+        return ABSENT
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    table = main_table(pd.read_csv(folder / "comparison.csv"), record["preset"]["language"])
+    rows = [[name, *("–" if cell in ("nan", "nan [nan, nan]") or pd.isna(cell) else cell for cell in row)]
+            for name, *row in table.itertuples()]  # fmt: skip
+    parts = [markdown_table(rows, ["system", *table.columns]), paired_differences(folder), about_run(folder, record),
+             *pictures(folder)]  # fmt: skip
+    return "\n\n".join(part for part in parts if part)
+
+
+def paired_differences(folder: Path) -> str:
+    """Return the paired differences as a table; the last column says whether the interval excludes zero."""
+    path = folder / "paired.csv"
+    if not path.is_file():
+        return ""
+    found = pd.read_csv(path)
+    label = found["first"].map(lambda name: SYSTEMS[name].label).iloc[0]
+    rows = [[SYSTEMS[row.other].label, row.test_set, f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]",
+             "yes" if row.low > 0 or row.high < 0 else "no"] for row in found.itertuples()]  # fmt: skip
+    text = (f"WER of *{label}* less that of another system on the same clips, in points, with the 95 % interval of "
+            "the paired bootstrap (negative: fewer errors):")  # fmt: skip
+    return text + "\n\n" + markdown_table(rows, ["against", "test", "difference", "interval without zero"])
+
+
+def about_run(folder: Path, record: dict) -> str:
+    """Return a sentence on where the figures come from."""
+    machine, steps = record["machine"], record.get("steps", [])
+    minutes = sum(step["seconds"] for step in steps) / 60
+    peak = max((step["peak_memory_gb"] for step in steps), default=0)
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items()
+                         if name in ("torch", "transformers", "peft"))  # fmt: skip
+    return (f"WER and CER in %, 95 % bootstrap intervals in brackets, corpus level, greedy decoding, normaliser "
+            f"`whisper-basic`. Measured on {machine['gpu'] or machine['processor']} ({machine['cores']} cores, "
+            f"precision {machine['precision']}) in {minutes:.0f} minutes, peak memory {peak:.1f} GB, commit "
+            f"`{(record['commit'] or 'none')[:10]}`, {versions}. Everything else: "
+            f"[`run.json`]({(folder / 'run.json').relative_to(ROOT).as_posix()}).")  # fmt: skip
+
+
+def pictures(folder: Path) -> list[str]:
+    """Return a Markdown image for each of the figures, those that compare systems first."""
+    order = list(CAPTIONS)
+    paths = sorted((folder / "figures").glob("*.png"), key=lambda path: (_rank(path, order), path.name))
+    return [f"![{_caption(path)}]({path.relative_to(ROOT).as_posix()})" for path in paths]
+
+
+def _rank(path: Path, order: list[str]) -> int:
+    return next((i for i, word in enumerate(order) if word in path.stem), len(order))
+
+
+def _caption(path: Path) -> str:
+    words = path.stem.replace("_", " ").replace("-", " ")
+    return next((text for word, text in CAPTIONS.items() if word in path.stem), words.capitalize())
+
+
+def presets() -> str:
+    """Return the table of presets."""
+    head = ["preset", "student", "teacher", "speech", "epochs", "time of `make course`", "memory"]
+    rows = [[f"`{p.name}`", p.student, p.teacher or "stand-in, trained here", _speech(p), p.epochs, p.minutes, p.memory]
+            for p in PRESETS.values()]  # fmt: skip
+    return markdown_table(rows, head)
+
+
+def _speech(preset: Preset) -> str:
+    if preset.corpus == "toy":
+        return "made up"
+    window = "30 s window" if preset.margin_seconds is None else f"clip + {preset.margin_seconds:g} s"
+    return f"{preset.corpus}, {preset.second_corpus}; {window}"
+
+
+def fill_minutes(text: str, folder: Path) -> str:
+    """Put the reference run's minutes into the last column of README's table of notebooks ("–" without one)."""
+    path = folder / "timing.json"
+    seconds = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def minutes(row: re.Match) -> str:
+        spent = seconds.get(row["stem"])
+        return f"{row['cells']} {'–' if spent is None else f'{spent / 60:.1f}'} |"
+
+    return re.sub(r"^(?P<cells>\| \[\d\d\]\(notebooks/(?P<stem>\w+)\.ipynb\).*\|)[^|\n]*\|$", minutes, text, flags=re.M)
+
+
+def imports_of(path: Path) -> list[str]:
+    """Return the modules of the library that a module imports, in alphabetical order."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            name = node.module or ""
+            if node.level == 1:
+                found |= {name.split(".")[0]} if name else {alias.name for alias in node.names}
+            elif name.startswith(f"{LIBRARY.name}."):
+                found.add(name.split(".")[1])
+    return sorted(found)
+
+
+def in_order(imports: dict[str, list[str]]) -> list[str]:
+    """Return the modules so that each imports only earlier ones; raises ValueError where they go in a circle."""
+    placed: list[str] = []
+    while len(placed) < len(imports):
+        ready = [name for name in sorted(imports) if name not in placed and set(imports[name]) <= set(placed)]
+        if not ready:
+            left = sorted(set(imports) - set(placed))
+            raise ValueError(f"imports go in a circle among {', '.join(left)}")
+        placed += ready
+    return placed
+
+
+def modules() -> str:
+    """Return the map of the library: module, first line of its docstring, imports; a row imports only earlier rows."""
+    paths = {path.stem: path for path in LIBRARY.glob("*.py") if path.stem != "__init__"}
+    imports = {name: imports_of(path) for name, path in paths.items()}
+    rows = []
+    for name in in_order(imports):
+        first = ast.get_docstring(ast.parse(paths[name].read_text(encoding="utf-8"))).split("\n\n")[0].split("\n")
+        rows.append([f"`{name}`", " ".join(first), ", ".join(imports[name]) or "–"])
+    return markdown_table(rows, ["module", "what it is for", "imports"])
+
+
+def fill(text: str, name: str, content: str) -> str:
+    """Return `text` with what is between the comments `name` and `/name` replaced; ValueError where they are not."""
+    pattern = rf"(<!-- {name}:[^>]*-->\n).*?(<!-- /{name} -->)"
+    if len(re.findall(pattern, text, re.S)) != 1:
+        raise ValueError(f"there must be one pair of comments <!-- {name}: ... --> and <!-- /{name} -->")
+    return re.sub(pattern, lambda found: f"{found[1]}{content}\n{found[2]}", text, flags=re.S)
+
+
+def readme(text: str, folder: Path = REFERENCE) -> str:
+    """Return README.md's text with its generated parts."""
+    return fill_minutes(fill(fill(text, "results", results(folder)), "presets", presets()), folder)
+
+
+def contributing(text: str) -> str:
+    """Return CONTRIBUTING.md's text with its generated part."""
+    return fill(text, "modules", modules())
+
+
+def main() -> None:
+    """Update both files; says what changed, and where the reference is absent."""
+    for name, update in (("README.md", readme), ("CONTRIBUTING.md", contributing)):
+        path = ROOT / name
+        old = path.read_text(encoding="utf-8")
+        new = update(old)
+        path.write_text(new, encoding="utf-8")
+        print(f"{name}: {'updated' if new != old else 'as it was'}")
+    if not (REFERENCE / "comparison.csv").is_file():
+        print(f"no reference run in {REFERENCE.relative_to(ROOT)}: copy results/laptop there after `make course`")
+
+
+if __name__ == "__main__":
+    main()
