@@ -44,7 +44,7 @@ class Preset:
     train_margin_seconds: float | None = 3.0  # the same in training, where shorter is cheaper and does no harm
     max_new_tokens: int = 128
     eval_batch_size: int = 16
-    top_k: int = 64  # teacher probabilities stored per position
+    top_k: int = 256  # teacher probabilities stored per position
     gate_budget: float = 0.5
     validation_wer_every: int | None = None  # epochs between validations by generation; None: at the end only
     seed: int = 77

@@ -11,6 +11,7 @@ from .text import normalise
 
 LOOP_RATIO = 2.4  # a text that compresses better than this repeats itself (openai/whisper's own threshold)
 RESAMPLES = 2000
+TRANSLATION_RESAMPLES = 200  # sacrebleu takes its time, and its own bootstrap fails on short texts
 
 
 def is_loop(text: str) -> bool:
@@ -95,9 +96,13 @@ def paired_difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) 
 
 def translation_scores(references: list[str], predictions: list[str]) -> dict:
     """Return BLEU and chrF by sacrebleu, each with its 95 % bootstrap interval, and sacrebleu's signature."""
-    found = {}
+    found, pairs = {}, np.array(list(zip(references, predictions, strict=True)), dtype=object)  # (n, 2)
     for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
-        score = metric.corpus_score(predictions, [references], n_bootstrap=1000)
-        found |= {name: score.score, f"{name}_low": score._mean - score._ci, f"{name}_high": score._mean + score._ci}
+        def corpus(pairs, metric=metric):
+            return metric.corpus_score(list(pairs[:, 1]), [list(pairs[:, 0])]).score
+
+        low, high = np.percentile([corpus(pairs[draw]) for draw in _draws(len(pairs), 0)[:TRANSLATION_RESAMPLES]],
+                                  [2.5, 97.5])  # fmt: skip
+        found |= {name: corpus(pairs), f"{name}_low": low, f"{name}_high": high}
         found[f"{name}_signature"] = str(metric.get_signature())
     return found

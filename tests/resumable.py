@@ -106,16 +106,16 @@ TRANSCRIBE = {
 
 
 def note_steps(folder):
-    """Write at which step a training begins, or goes on, into FOLDER.steps."""
-    original = train.last_complete_checkpoint
+    """Write at which step a training begins, or goes on, into FOLDER.steps; log every five steps, across epochs."""
+    original = train.LabTrainer.train
 
-    def noting(checkpoints):
-        found = original(checkpoints)
+    def noting(self, resume_from_checkpoint=None):
+        self.args.logging_steps = 5
         with open(f"{folder}.steps", "a") as lines:
-            lines.write(f"{found.rsplit('-', 1)[1] if found else 0}\n")
-        return found
+            lines.write(f"{resume_from_checkpoint.rsplit('-', 1)[1] if resume_from_checkpoint else 0}\n")
+        return original(self, resume_from_checkpoint=resume_from_checkpoint)
 
-    train.last_complete_checkpoint = noting
+    train.LabTrainer.train = noting
 
 
 def work(what, folder):

@@ -65,6 +65,13 @@ def test_attached_model_starts_without_a_language_and_in_the_mode_it_was_in(mode
     assert all(block.training and block.experts["cs"].training for block in clsr_blocks(other))
 
 
+def test_untrained_gates_are_open_so_that_the_experts_are_used_from_the_start(model, batch):
+    attach_experts(model, ["cs"])
+    with use_language(model, "cs"):
+        logits(model, batch)
+        assert all(bool(g.all()) for stack in last_gates(model).values() for g in stack)
+
+
 # ---- after training
 
 
@@ -397,6 +404,7 @@ def test_deep_copy_is_independent(trained, batch):
     set_language(other, "cs")
     assert torch.equal(logits(other, batch), expected)
     detach_experts(other).load_state_dict(load_whisper("tiny").state_dict())
+    assert trained.load_state_dict(trained.state_dict()).missing_keys == []
 
 
 def test_detached_model_is_the_plain_one_again(trained, batch):

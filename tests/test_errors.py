@@ -189,7 +189,7 @@ def test_broken_clip_is_named_when_it_is_trained_on(processor, tmp_path):
     from datasets import Dataset
 
     rows = {"id": ["room/a", "room/b"], "text": ["a", "b"], "duration": [0.5, 0.5],
-            "audio": [{"bytes": encode_flac(clip_of(0.5)), "path": "a"}, {"bytes": b"broken", "path": "b"}]}  # fmt: skip
+            "audio": [{"bytes": encode_flac(clip_of(1)), "path": "a"}, {"bytes": b"broken", "path": "b"}]}  # fmt: skip
     clips = Clips(Dataset.from_dict(rows), processor, "cs")
     validation = RandomClips(processor.tokenizer, 1)
     with pytest.raises(ValueError, match="room/b: .*cannot decode"):

@@ -116,8 +116,9 @@ def test_a_notebook_can_be_read_on_the_web(source):
     assert "audio/" not in text and "base64,UklG" not in text, "sound of the corpora"
     assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
     first = notebook.cells[0].source
-    for words in ("**Goal", "You will be able to", "Prerequisites", "| laptop |"):
+    for words in ("**Goal", "**You will be able to**", "**Prerequisites", "| smoke ", "| laptop ", "| colab "):
         assert words in first, words
     rest = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    for words in ("Summary", "Glossary", "**Predict", "<details>", "In the library", "n the paper"):
+    ends = ("## Summary", "## Glossary", "## Where in the library, where in the paper")
+    for words in (*ends, "**Predict", "<details>"):
         assert words in rest, words

@@ -45,4 +45,4 @@ def test_killed_runs_end_with_the_same_files(what, tmp_path):
     if steps:  # of a training; that it goes on where it was is what all of this is for
         assert min(steps.pop("from outside")[1:], default=2) >= 2
         assert steps == {name: RESUMED[name] for name in steps}
-        assert len(expected["run.json"]["log"]) == 7  # an average and an evaluation per epoch, and the fifth step
+        assert ["eval_loss" in row for row in expected["run.json"]["log"]].count(True) == 3

@@ -295,7 +295,8 @@ def test_each_system_trains_is_kept_and_loads_again(name, clips, collator, teach
     assert (folder / "run.json").read_bytes() == before and not (folder / "checkpoints").exists()
 
 
-@pytest.mark.parametrize(("trains", "name"), [("everything", "fine-tuning"), ("adapter", "lora"), ("experts", "clsr-ft")])
+@pytest.mark.parametrize(("trains", "name"), [("everything", "fine-tuning"), ("adapter", "lora"),
+                                              ("experts", "clsr-ft")])  # fmt: skip
 def test_what_each_system_trains(name, trains):
     system = get_system(name)
     assert system.trains == trains

@@ -513,7 +513,8 @@ def forced_texts(key, ids):
     return lab.processor.tokenizer.batch_decode(guesses, skip_special_tokens=True)
 
 # %%
-failing = student[outside].assign(wer=word_errors(student[outside]) / student[outside]["words"]).nlargest(16, "wer")["id"]
+rates = word_errors(student[outside]) / student[outside]["words"]
+failing = student[outside].loc[rates.nlargest(16).index, "id"]
 sets = {"ordinary": (inside, list(lab.test_rows(inside)["id"])[:16]), "failing": (outside, list(failing))}
 result = {}
 for name, (key, ids) in sets.items():

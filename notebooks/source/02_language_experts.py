@@ -9,7 +9,7 @@
 # - count what a language costs: parameters stored, megabytes on disk, work per token;
 # - explain why noise makes the gates binary, and why one pooled budget leaves the decoder to itself.
 #
-# **Before:** notebooks 00 and 01; some PyTorch (`nn.Module`, `state_dict`).
+# **Prerequisites:** notebooks 00 and 01; some PyTorch (`nn.Module`, `state_dict`).
 #
 # | preset | time | memory |
 # |---|---|---|
@@ -626,7 +626,7 @@ shutil.rmtree(folder)
 # - **skip gate**: with this probability a layer uses its shared block alone for one training batch.
 # - **CLSR**: conditional language-specific routing, the method that experts and gates come from.
 #
-# ## Where in the library / in the paper
+# ## Where in the library, where in the paper
 #
 # - `distilwhisper_lib/clsr.py` (block, gate, languages), `storage.py` (files), `losses.py` (`gate_budget_loss`),
 #   `batches.py` (`position_masks`).

@@ -10,7 +10,7 @@
 # - read training curves, see the gates open, and say what the budget decides;
 # - stop a training run and let it go on, with the same result.
 #
-# **Before:** notebook 02.
+# **Prerequisites:** notebook 02.
 #
 # | preset | time | memory |
 # |---|---|---|
@@ -409,6 +409,7 @@ def our_trainer(arguments):
     return make_trainer(load_whisper("tiny"), arguments, objective, eight, eight, collator)
 
 
+# %%
 rows = []
 for name, build in (("transformers' Trainer", stock_trainer), ("LabTrainer", our_trainer)):
     for batch_size, accumulation in ((8, 1), (2, 4)):
@@ -554,6 +555,7 @@ def train_tiny(folder: Path, collator) -> Path:
                         lab.preset.language, learning_rate=1e-3, epochs=3, seed=1)  # fmt: skip
 
 
+# %%
 def unplugged(after: int):
     """A collator that fails once it has made `after` training batches, as a pulled plug would."""
     left = iter(range(after))
@@ -730,7 +732,7 @@ check(check_smallest_k, kept, smallest_k)
 # - **gradient accumulation**: one step from the gradients of several batches.
 # - **checkpoint**: all that training needs to go on.
 #
-# ## Where in the library / in the paper
+# ## Where in the library, where in the paper
 #
 # - `distilwhisper_lib/losses.py` (all losses), `teacher.py` (stored outputs), `train.py` (`LabTrainer`, resuming),
 #   `batches.py` (label ids, masks, order of the clips).

@@ -488,13 +488,15 @@ check(check_route, route)
 # - Fine-tuning changes the other languages for good; an adapter and experts can be switched off, a merged adapter
 #   can not.
 #
-# **Glossary**
+# ## Glossary
 # - *adapter*: a few new parameters beside a frozen model.
 # - *rank*: the number of independent rows of a matrix; BA has at most rank r.
 # - *merging*: adding an adapter's update to the weights once and for all.
 # - *forgetting*: what a model loses on languages and tasks that it is not trained on any more.
 # - *retention test*: a test on such a language.
 #
-# **Where in the library:** `systems.py` (`lora_config`, `prepare_for_training`), `train.py` (one trainer for
-# all), `comparison.py` (`score`). **In the paper:** the baselines of its experiments (standard fine-tuning,
+# ## Where in the library, where in the paper
+#
+# `systems.py` (`lora_config`, `prepare_for_training`), `train.py` (one trainer for
+# all), `comparison.py` (`score`). In the paper: the baselines of its experiments (standard fine-tuning,
 # LoRA); the settings here are those of the authors' release. Next: notebook 05, all systems on all tests.

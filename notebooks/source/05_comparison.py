@@ -555,13 +555,15 @@ check(check_beaten, beaten)
 #   spend the experts in different places.
 # - One seed, one corpus and a stand-in teacher bound what may be concluded, whatever the figures are.
 #
-# **Glossary**
+# ## Glossary
 # - *paired bootstrap*: resampling the utterances for both systems together.
 # - *retention*: what is kept on languages and tasks that were not trained on.
 # - *BLEU, chrF*: overlap of a translation with a reference, in word and in character sequences; higher is better.
 # - *active parameters*: those that one position goes through.
 # - *seed*: the number that the random choices of a training start from.
 #
-# **Where in the library:** `comparison.py`, `scoring.py` (intervals), `testsets.py`, `clsr.py` (`last_gates`,
-# `set_language`), `plots.py`. **In the paper:** the main result table, the comparison of gate activations, and
+# ## Where in the library, where in the paper
+#
+# `comparison.py`, `scoring.py` (intervals), `testsets.py`, `clsr.py` (`last_gates`,
+# `set_language`), `plots.py`. In the paper: the main result table, the comparison of gate activations, and
 # the translation experiment; the settings are in its section on experiments and in the authors' release.
