@@ -149,7 +149,7 @@ class Lab:
     def _train(self, name, clips, objective: Objective, language: str, rate: float, epochs: int, seed: int) -> Path:
         p = self.preset
         depends = [p.student, clips.ids, objective.key(), rate, epochs, p.batch_size, p.accumulation,
-                   p.train_margin_seconds, p.warmup_ratio]  # fmt: skip
+                   p.train_margin_seconds, p.warmup_ratio, p.experts]  # fmt: skip
         folder = self.folder / "runs" / f"{name}-{language}-seed{seed}-{short_hash(depends)}"
         if not (folder / "run.json").exists():
             validation = self.clips("validation", language, p.validation_clips)

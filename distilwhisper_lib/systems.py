@@ -6,7 +6,7 @@ from pathlib import Path
 
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from .clsr import attach_experts, expert_parameters, set_language
+from .clsr import ExpertSettings, attach_experts, expert_parameters, set_language
 from .storage import load_experts, save_experts
 from .weights import load_whisper
 
@@ -54,8 +54,11 @@ def lora_config() -> LoraConfig:
     return LoraConfig(r=64, lora_alpha=64, lora_dropout=0.05, target_modules=["fc1", "fc2"])
 
 
-def prepare_for_training(model, system: System, language: str):
-    """Turn a plain Whisper into `system`, ready to train on `language`; returns the (possibly wrapped) model."""
+def prepare_for_training(model, system: System, language: str, settings: ExpertSettings | None = None):
+    """Turn a plain Whisper into `system`, ready to train on `language`; returns the (possibly wrapped) model.
+
+    settings: of experts and gates; None takes the release's.
+    """
     if system.trains == "everything":
         model.requires_grad_(True)
         model.model.encoder.embed_positions.requires_grad_(False)  # sinusoids, fixed in Whisper
@@ -63,7 +66,7 @@ def prepare_for_training(model, system: System, language: str):
         model = get_peft_model(model, lora_config())
         model.peft_config["default"].base_model_name_or_path = ""  # or PEFT asks the hub for it at each checkpoint
     elif system.trains == "experts":
-        attach_experts(model, [language])
+        attach_experts(model, [language], settings)
         set_language(model, language)
     else:
         raise ValueError(f"{system.name} is not trained")

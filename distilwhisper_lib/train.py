@@ -14,7 +14,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import disable_progress_bar
 
 from .batches import Clips, Collator, LengthOrder, position_masks
-from .clsr import clsr_blocks, last_gates, set_noise
+from .clsr import ExpertSettings, clsr_blocks, last_gates, set_noise
 from .device import mixed_precision, peak_memory_gb, pick_device
 from .losses import cross_entropy, gate_budget_loss, labelled, top_k_divergence, total_loss
 from .presets import Preset, disk_errors
@@ -213,7 +213,7 @@ def train_system(system: System, folder: Path, preset: Preset, objective: Object
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         return folder
     torch.manual_seed(seed)  # the new gates and adapters are drawn from it
-    model = prepare_for_training(load_whisper(preset.student), system, language)
+    model = prepare_for_training(load_whisper(preset.student), system, language, ExpertSettings(**preset.experts))
     arguments = training_arguments(folder / "checkpoints", preset, learning_rate, epochs, len(clips), seed)
     resumed = last_complete_checkpoint(folder / "checkpoints")
     clock = MarkComplete(resumed)

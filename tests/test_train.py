@@ -359,3 +359,11 @@ def test_forward_runs_in_the_batches_own_window(clips, collator, tmp_path):
     trainer.model.model.encoder.register_forward_hook(lambda *args: shapes.append(args[2].last_hidden_state.shape[1]))
     trainer.compute_loss(trainer.model.train(), batch)
     assert shapes == [batch["input_features"].shape[-1] // 2] and trainer.model.config.max_source_positions == 1500
+
+
+def test_settings_of_experts_come_from_the_preset(clips, collator, tmp_path):
+    preset = replace(PRESET, experts={"gate_dim": 8, "skip_gate": 0.0})
+    folder = train_system(get_system("clsr-ft"), tmp_path / "run", preset, Objective(), clips, clips, collator, "cs",
+                          1e-2, 1, seed=1)  # fmt: skip
+    settings = json.loads((folder / "model" / "experts.json").read_text())["settings"]
+    assert (settings["gate_dim"], settings["skip_gate"], settings["expert_dropout"]) == (8, 0.0, 0.3)
