@@ -14,9 +14,9 @@
 #
 # | preset | machine | time | memory |
 # |---|---|---|---|
-# | smoke | 2 cores | ? | ? |
-# | laptop | 2 cores | ? (the first time it also fetches the weights and the speech: some 300 MB) | ? |
-# | colab | T4 | ? | ? |
+# | smoke | 2 cores | not measured yet | not measured yet |
+# | laptop | 2 cores | not measured yet (the first time it also fetches the weights and the speech: some 300 MB) | not measured yet |
+# | colab | T4 | not measured yet | not measured yet |
 
 # %% tags=["setup"]
 
@@ -52,7 +52,7 @@ pd.set_option("display.max_colwidth", None, "display.max_columns", 40)
 pd.DataFrame({"what is said": rows.select(three)["text"], "what the student writes": heard})
 
 # %% [markdown]
-# READ: On the left the game's subtitle, on the right what the model wrote. Say both aloud: much of the *sound* is there, and
+# **Read:** On the left the game's subtitle, on the right what the model wrote. Say both aloud: much of the *sound* is there, and
 # hardly a word. The model hears Czech and does not know it well. (At the preset `smoke` the model is random and the
 # right column means nothing, as intended.)
 #
@@ -114,7 +114,7 @@ versions = {"python": platform.python_version()} | {name: importlib.metadata.ver
 pd.Series(describe_machine() | versions, name="value").to_frame()
 
 # %% [markdown]
-# READ: `precision` says in which number format the matrix products run: `bf16` and `fp16` are faster where the hardware
+# **Read:** `precision` says in which number format the matrix products run: `bf16` and `fp16` are faster where the hardware
 # computes in them, `no` is plain float32. Times differ between them; texts differ only here and there.
 #
 # A **preset** is a set of settings. Three of them run the same notebooks, cell by cell: `smoke` to test the code
@@ -166,7 +166,7 @@ table = pd.crosstab(table["speaker"], table["split"], margins=True, margins_name
 table.sort_values("all", ascending=False).head(12)
 
 # %% [markdown]
-# READ: The speakers are named after the font of their subtitles. Two voices, the leads, make up all splits but the
+# **Read:** The speakers are named after the font of their subtitles. Two voices, the leads, make up all splits but the
 # last; `test-other` holds none of them. It is our **out-of-domain** test: new voices, many of them with effects (robots,
 # creatures, talk through a helmet). `test`, the leads in rooms that no training has seen, is the **in-domain** test.
 #
@@ -260,7 +260,7 @@ plots.plot_log_mel(features, rows[0]["text"])
 # %% [markdown]
 # *The figure shows the log-mel of the first clip: time from left to right, pitch from bottom to top, bright is loud.*
 #
-# READ: The stripes one above the other are the overtones of a voice; where they bend, the voice rises or falls. Clouds at
+# **Read:** The stripes one above the other are the overtones of a voice; where they bend, the voice rises or falls. Clouds at
 # the top without stripes are consonants such as *s* and *ž*. What stays bright after the words are over is the room's
 # echo. Silence is dark, and all of it has the same value: the floor, 8 below the maximum before scaling.
 
@@ -283,7 +283,7 @@ pieces = {"is given": inputs, "must predict": labels}
 pd.DataFrame({name: [tokenizer.decode([i]) for i in ids] for name, ids in pieces.items()}).T
 
 # %% [markdown]
-# READ: Follow one column: what must be predicted in it is given in the next. The start token is given and never
+# **Read:** Follow one column: what must be predicted in it is given in the next. The start token is given and never
 # predicted; the end token is predicted and never given. Words fall into pieces, far more of them in Czech than in
 # English: more steps to get wrong. (Whisper's tokens are made of bytes; a `�` would be a part of a letter.)
 #
@@ -336,7 +336,7 @@ print("one start token :", round(text_loss(inputs, labels, first, skip=3), 3))
 print("two start tokens:", round(text_loss(wrong_inputs[0].tolist(), wrong_labels[0].tolist(), first, skip=4), 3))
 
 # %% [markdown]
-# READ: The same text, the same sound, another loss. The library builds the decoder's inputs itself
+# **Read:** The same text, the same sound, another loss. The library builds the decoder's inputs itself
 # (`batches.Collator`), and a test holds every id fixed.
 
 # %% [markdown] tags=["exercise"]
@@ -448,7 +448,7 @@ pd.DataFrame([{"margin": margin or "native 30 s", "seconds": round(seconds[margi
 pd.DataFrame({"0.5 s": texts[0.5], "6 s": texts[6.0], "native 30 s": texts[None]}).map(lambda text: text[:90]).head(8)
 
 # %% [markdown]
-# READ: With a margin of half a second some texts run on: the model does not find the end and repeats itself (**loops**),
+# **Read:** With a margin of half a second some texts run on: the model does not find the end and repeats itself (**loops**),
 # until the limit of new tokens stops it. That costs words *and* time. With enough silence the loops are gone. Many texts
 # still differ from the native ones in a letter or two, but in both directions: the number of errors is the same.
 #
@@ -485,7 +485,7 @@ for name, batches in (("random batches", at_random), ("sorted by length", length
     print(f"{name:17}: {work:5.0f} s for {durations.sum():.0f} s of speech; native {30 * len(durations)} s")
 
 # %% [markdown]
-# READ: Sorting saves a further part of the encoder's work and costs nothing. Training does it too, with some chance in
+# **Read:** Sorting saves a further part of the encoder's work and costs nothing. Training does it too, with some chance in
 # the order so that the batches are not the same in every epoch (`batches.LengthOrder`).
 
 # %% [markdown] tags=["exercise"]

@@ -14,9 +14,9 @@
 #
 # | preset | machine | time | memory |
 # |---|---|---|---|
-# | smoke | 2 cores | ? | ? |
-# | laptop | 2 cores | ? (most of it: training the teacher stand-in, once) | ? |
-# | colab | T4 | ? | ? |
+# | smoke | 2 cores | not measured yet | not measured yet |
+# | laptop | 2 cores | not measured yet (most of it: training the teacher stand-in, once) | not measured yet |
+# | colab | T4 | not measured yet | not measured yet |
 
 # %% tags=["setup"]
 
@@ -142,7 +142,7 @@ scores = pd.DataFrame([comparison.score(lab, "student", key) for key in (inside,
 scores[columns].round(1)
 
 # %% [markdown]
-# READ: `n` clips, WER with its 95 % interval, CER, and the share of clips whose text loops, all in per cent. Errors are
+# **Read:** `n` clips, WER with its 95 % interval, CER, and the share of clips whose text loops, all in per cent. Errors are
 # far more frequent with the other characters. CER is well below WER in-domain: most wrong words are nearly right.
 #
 # ## 3. The teacher, and its stand-in
@@ -171,7 +171,7 @@ teacher = {key: comparison.counts(lab, "teacher", key) for key in (inside, outsi
 teacher[inside].drop(columns=["id", "speaker"]).head(5)
 
 # %% [markdown]
-# READ: The same five clips. Compare the texts: whole phrases are right now; what is still wrong are rare words and names.
+# **Read:** The same five clips. Compare the texts: whole phrases are right now; what is still wrong are rare words and names.
 #
 # ## 4. The gap, with intervals
 #
@@ -217,7 +217,7 @@ plots.plot_gap(heard)
 # %% [markdown]
 # *The figure shows, for each test, the WER of the student and of the teacher stand-in as two bars with 95 % intervals.*
 #
-# READ: In Czech the stand-in is far ahead in both domains, and the intervals are far apart; in Catalan, the second language,
+# **Read:** In Czech the stand-in is far ahead in both domains, and the intervals are far apart; in Catalan, the second language,
 # too. In the languages it was not tuned on, it has no advantage: look for those in which it is *worse* than the student.
 # That is forgetting, and it is the reason why one does not simply fine-tune. The wide intervals belong to tests in which a few
 # looping clips hold many errors.
@@ -229,7 +229,7 @@ translation = gap[gap["task"] == "translate"].set_index("system")
 translation[["n", "bleu", "bleu_low", "bleu_high", "chrf", "chrf_low", "chrf_high", "loops"]].astype(float).round(1)
 
 # %% [markdown]
-# READ: The student translates a little of this Czech. The stand-in was only ever asked to *transcribe*: see whether it
+# **Read:** The student translates a little of this Czech. The stand-in was only ever asked to *transcribe*: see whether it
 # still obeys the token `<|translate|>`, or writes Czech where English was asked for:
 
 # %%
@@ -312,7 +312,7 @@ plots.plot_error_kinds({f"{name}, {key}": table[key] for key in (inside, outside
 # *The figure shows four bars, student and stand-in in both domains, each made of deletions, substitutions and insertions
 # in per cent of the reference's words.*
 #
-# READ: In-domain nearly all errors are wrong words. Out-of-domain the insertions grow most, and they come from few clips:
+# **Read:** In-domain nearly all errors are wrong words. Out-of-domain the insertions grow most, and they come from few clips:
 # **loops**. A text counts as a loop if it can be compressed to less than 1/2.4 of its length (the measure and threshold
 # of OpenAI's own decoder). By hand:
 
@@ -337,7 +337,7 @@ shares = {(name, key): loop_share(table[key]) for name, table in systems.items()
 pd.DataFrame(shares).T.round(1)
 
 # %% [markdown]
-# READ: Compare the two columns. Where a few per cent of the clips hold a large part of all errors, WER can fall by many
+# **Read:** Compare the two columns. Where a few per cent of the clips hold a large part of all errors, WER can fall by many
 # points because three clips stopped looping, and rise by as many by chance. So every table of this course has the share of
 # loops in a column beside it. (Notebook 00 has shown that a window that is too short makes more of them.)
 #
@@ -365,7 +365,7 @@ most = {name: confusions(table[inside]).most_common(12) for name, table in syste
 pd.DataFrame({name: pd.Series([f"{r} → {h} ({n})" for (r, h), n in pairs]) for name, pairs in most.items()})
 
 # %% [markdown]
-# READ: Look for three families: short words that sound alike, a Czech word written as in a neighbouring language
+# **Read:** Look for three families: short words that sound alike, a Czech word written as in a neighbouring language
 # (Slovak or Polish spelling), and endings. The last two are what a model that hears well and knows little Czech does.
 #
 # ### By length of the clip, and by speaker
@@ -376,7 +376,7 @@ plots.plot_wer_by({"Whisper (student)": student[inside], "Teacher stand-in": tea
 # %% [markdown]
 # *The figure shows WER with its interval for clips of growing length, student beside stand-in, in-domain.*
 #
-# READ: Look whether very short clips are harder (one or two words without context) and where the stand-in gains most. `n`
+# **Read:** Look whether very short clips are harder (one or two words without context) and where the stand-in gains most. `n`
 # is the number of clips behind a bar: a bar without a visible interval stands on one or two clips and says nothing.
 
 # %%
@@ -385,7 +385,7 @@ plots.plot_wer_by({"Whisper (student)": student[outside], "Teacher stand-in": te
 # %% [markdown]
 # *The figure shows WER with its interval for each character of the out-of-domain test, student beside stand-in.*
 #
-# READ: "Out-of-domain" is not one thing: some characters are nearly as easy as the leads, others, with a voice that is
+# **Read:** "Out-of-domain" is not one thing: some characters are nearly as easy as the leads, others, with a voice that is
 # distorted or sung, are lost on both models. A mean over all of them hides that.
 #
 # ### The worst ones
@@ -404,7 +404,7 @@ worst(student[outside])
 worst(teacher[outside])
 
 # %% [markdown]
-# READ: The worst are loops, which only the limit of new tokens stops, and short clips of which every word is wrong. Not every
+# **Read:** The worst are loops, which only the limit of new tokens stops, and short clips of which every word is wrong. Not every
 # bad score is the model's fault: shouting, singing, several voices at once, and subtitles that say something else than the
 # voice are in the data too.
 #
@@ -432,7 +432,7 @@ harder = heard[heard["test_set"].isin(["in-domain", "noise", "reverberation"])]
 harder.pivot_table(index="system", columns="test_set", values=["n", "wer", "loops"], sort=False).round(1)
 
 # %% [markdown]
-# READ: Compare along a row. The stand-in was trained on clean clips only; see whether its lead over the student becomes
+# **Read:** Compare along a row. The stand-in was trained on clean clips only; see whether its lead over the student becomes
 # smaller as the sound becomes harder. (The changed tests hold fewer clips than `in-domain`, see `n`.)
 
 # %% [markdown]
@@ -530,7 +530,7 @@ texts = {"teacher forcing": forced_texts(key, ids), "generate": list(free["predi
 pd.DataFrame({"reference": list(free["text"]), **texts}).map(lambda text: text[:100]).head(6)
 
 # %% [markdown]
-# READ: On ordinary clips the number may even look right, because two mistakes pull in opposite directions: the model is
+# **Read:** On ordinary clips the number may even look right, because two mistakes pull in opposite directions: the model is
 # put back on its way after each error, and where it would have spelled a word in other pieces, its guesses and the given
 # pieces collide ("zaase" for *zase*). On clips where `generate` fails, teacher forcing does not notice: it cannot loop,
 # cannot stop too early, and always has as many tokens as the reference. It measures how well the next token is guessed, and

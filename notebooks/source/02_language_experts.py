@@ -14,8 +14,8 @@
 # | preset | time | memory |
 # |---|---|---|
 # | smoke | under 1 min | 1 GB |
-# | laptop (2 cores) | ? | ? |
-# | colab | ? | ? |
+# | laptop (2 cores) | not measured yet | not measured yet |
+# | colab | not measured yet | not measured yet |
 #
 # Nothing is trained here.
 
@@ -296,7 +296,7 @@ plain, routed = seconds(None), seconds(first)
 print(f"plain {plain:.3f} s, with experts {routed:.3f} s: {routed / plain:.2f} times")
 
 # %% [markdown]
-# READ: the factor is what computing both FFNs costs on this machine; the FFNs are only a part of the work, so it
+# **Read:** the factor is what computing both FFNs costs on this machine; the FFNs are only a part of the work, so it
 # stays below 2.
 
 # %% [markdown] tags=["exercise"]
@@ -458,7 +458,7 @@ print("gates:", n, f"- encoder's share {n['encoder'] / sum(n.values()):.0%}")
 print(f"a 30 s window, unmasked, and 30 tokens, as in the release: {1500 / (1500 + 30):.0%}")
 
 # %% [markdown]
-# READ: most gates are the encoder's, and in the release, which counts the 1,500 positions of a 30 s window whatever
+# **Read:** most gates are the encoder's, and in the release, which counts the 1,500 positions of a 30 s window whatever
 # the clip's length, nearly all of them are.
 #
 # **Common trap.** Such a mean says nothing about the decoder. We make up gates for two models. In the first, one half

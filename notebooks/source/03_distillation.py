@@ -15,8 +15,8 @@
 # | preset | time | memory |
 # |---|---|---|
 # | smoke | under 1 min | 1 GB |
-# | laptop (2 cores) | ? | ? |
-# | colab | ? | ? |
+# | laptop (2 cores) | not measured yet | not measured yet |
+# | colab | not measured yet | not measured yet |
 #
 # Three systems are trained here (section 8), and the teacher where notebook 01 has not trained it yet. What has been
 # trained once is kept: a second run of this notebook takes a minute or two.
@@ -187,7 +187,7 @@ full = {"JS": float(js_divergence(teacher_logits, student_logits)),
 print(", ".join(f"{name} {value:.4f}" for name, value in full.items()))
 
 # %% [markdown]
-# READ: on clips that neither has seen the teacher's cross-entropy is half of the student's, and it names the right
+# **Read:** on clips that neither has seen the teacher's cross-entropy is half of the student's, and it names the right
 # token far more often: that is what there is to learn from it. (The tokens for language and task count as well.)
 #
 # Now the same with less and less of the teacher. Two things are compared with the full JS: its value, and, as
@@ -229,7 +229,7 @@ fig.tight_layout()
 # *The picture: how much of JS and of its gradient's direction is left when only k tokens are stored; the preset's k
 # is the dotted line.*
 #
-# READ: the **value** comes back slowly: even some thousand tokens leave a tenth of JS out. The **gradient** is nearly
+# **Read:** the **value** comes back slowly: even some thousand tokens leave a tenth of JS out. The **gradient** is nearly
 # that of the full JS with a few dozen: what is lost is how the two spread what is left over tens of thousands of
 # tokens, and each of those gets next to no gradient. How much *is* left?
 
@@ -306,7 +306,7 @@ for extra in (0, 5, 20, 60):
 pd.DataFrame(rows).set_index("more padding").map("{:.5f}".format)
 
 # %% [markdown]
-# READ: the first column changes with padding alone, so a clip counts for more or less according to its neighbours in
+# **Read:** the first column changes with padding alone, so a clip counts for more or less according to its neighbours in
 # the batch, and what both models say after the end of a sentence is trained as if it meant something. The second
 # column stays. Our losses take `labelled` positions only; that is one of the few places where we leave the release,
 # on purpose.
@@ -423,7 +423,7 @@ table = pd.DataFrame(rows).set_index(["trainer", "batches"])
 table.round(4)
 
 # %% [markdown]
-# READ: with the stock `Trainer` both loss and gradient are about four times too large: the `Trainer` believes that
+# **Read:** with the stock `Trainer` both loss and gradient are about four times too large: the `Trainer` believes that
 # Whisper divides its loss by the number of tokens of *all* accumulated batches, and Whisper takes the mean of each
 # batch for itself; so four means are added up. Adam hides it, for it divides the gradient by its own size; gradient
 # clipping (at norm 1, the default) and the logged loss do not.
@@ -504,7 +504,7 @@ table.loc["last validation CE"] = {name: values[-1] for name, values in measured
 table.map("{:,.6g}".format)
 
 # %% [markdown]
-# READ: the three train the same number of parameters for the same number of steps; distillation costs a little time,
+# **Read:** the three train the same number of parameters for the same number of steps; distillation costs a little time,
 # for the divergence over the stored tokens (the teacher's own run is in section 4).
 
 # %%
@@ -516,7 +516,7 @@ plot_curves(logs, keys=("ce", "eval_loss", "kd", "budget"))
 # *The picture: four panels over the epochs: the smoothed training CE, the validation CE, the divergence to the
 # teacher (only where there is one), and the budget loss.*
 #
-# READ: training CE falls in all three; with label smoothing it cannot reach zero. Look at the validation CE for the
+# **Read:** training CE falls in all three; with label smoothing it cannot reach zero. Look at the validation CE for the
 # end of learning: where it rises again, the experts have begun to learn the training clips by heart.
 
 # %%
@@ -525,7 +525,7 @@ plot_curves(logs, keys=("gate_encoder", "gate_decoder"))
 # %% [markdown]
 # *The picture: the mean gate of the encoder (left) and of the decoder (right) over training, a line for each system.*
 #
-# READ: gates start at one half, for $G = 0$. With the pooled budget the encoder may go where it likes as long as the
+# **Read:** gates start at one half, for $G = 0$. With the pooled budget the encoder may go where it likes as long as the
 # sum is right, and so may the decoder; per stack both are held near 0.5. These are the soft, noisy gates of training;
 # section 10 looks at the hard ones.
 #
@@ -639,7 +639,7 @@ mean = {name: {stack: sum(layers) / len(layers) for stack, layers in found.items
 pd.DataFrame(mean).T.round(2)
 
 # %% [markdown]
-# READ: with the pooled budget the mean over the encoder alone is near what the budget wants, and the decoder's gates
+# **Read:** with the pooled budget the mean over the encoder alone is near what the budget wants, and the decoder's gates
 # are (nearly) all closed: its experts have been trained and are never used. Per stack, half of the decoder's gates
 # stay open. The experts that write the language are the decoder's, so this should be seen in the comparison (notebook
 # 05).

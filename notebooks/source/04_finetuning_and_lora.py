@@ -17,7 +17,7 @@
 # | preset | time | memory |
 # |---|---|---|
 # | smoke | under a minute | 1 GB |
-# | laptop (2 cores) | ? (`?` where notebook 03 has trained the experts before) | ? |
+# | laptop (2 cores) | not measured yet | not measured yet |
 # | colab (one GPU) | not measured yet | not measured yet |
 
 # %% tags=["setup"]
@@ -63,7 +63,7 @@ pd.DataFrame(rows).T
 
 # %% [markdown]
 # *total* counts what is in memory, *trained* what training changes, *experts* the experts and gates among them;
-# the last column is relative to the student. READ: fine-tuning trains nearly everything, the experts about as
+# the last column is relative to the student. **Read:** fine-tuning trains nearly everything, the experts about as
 # much as the feed-forward blocks of the student hold, LoRA a small fraction of it. (At the smoke preset the model
 # is narrower than LoRA's rank, so that the order is another one: low rank pays only where the matrices are
 # large.)
@@ -211,7 +211,7 @@ columns = ["clips", "epochs", "steps", "batch_size", "learning_rate", "trained_p
 pd.DataFrame(runs).loc[columns].T
 
 # %% [markdown]
-# Clips, epochs, steps and batch size are the same in every row. READ: the seconds are much alike, although LoRA
+# Clips, epochs, steps and batch size are the same in every row. **Read:** the seconds are much alike, although LoRA
 # trains few parameters: forward and backward pass go through the whole model in any case, and what LoRA saves is
 # the optimiser's memory (Adam keeps two numbers for each trained parameter), not the time.
 
@@ -226,7 +226,7 @@ plot_curves(logs, ("ce", "eval_loss"))
 # validation after each epoch, one line for each system.*
 #
 # Look at the right-hand side first. A line that still falls at its end belongs to a system that is not converged;
-# a line that rises belongs to one that has begun to learn its training clips by heart. READ: say which of the
+# a line that rises belongs to one that has begun to learn its training clips by heart. **Read:** say which of the
 # lines does what.
 
 # %% [markdown]
@@ -274,7 +274,7 @@ verdicts = [verdict(first, other, key) for key in tests for first, other in pair
 print(*verdicts, sep="\n")
 
 # %% [markdown]
-# These sentences are computed from your own run. READ: both methods against the student, then the two against
+# These sentences are computed from your own run. **Read:** both methods against the student, then the two against
 # each other, in both domains.
 
 # %% [markdown]
@@ -295,7 +295,7 @@ plot_forgetting(pd.DataFrame(kept))
 # *Figure: a row for each trained system, a column for each other language; the change of WER against the student
 # in points, red where it is worse. The experts' row is zero by construction.*
 #
-# READ: where fine-tuning and LoRA lose, where they gain (a language can gain from the same game's voices and
+# **Read:** where fine-tuning and LoRA lose, where they gain (a language can gain from the same game's voices and
 # words), and how large that is beside the intervals of some points that these small tests have.
 #
 # It would be unfair to stop here. An adapter can be switched off just as experts can; what the row of LoRA shows
@@ -353,7 +353,7 @@ for n in (1, 8, 99):  # with the student, where it is needed beside the file
 sizes.rename(index=lambda name: SYSTEMS[name].label).round(1)  # MB
 
 # %% [markdown]
-# READ: LoRA is by far the smallest, the experts lie between it and a copy per language. The authors' released
+# **Read:** LoRA is by far the smallest, the experts lie between it and a copy per language. The authors' released
 # experts for whisper-small have 458 MB a language (114.5 million parameters, 47 % of the base model). That is
 # stored; at any one position only one of the two blocks is *used* (notebook 02).
 

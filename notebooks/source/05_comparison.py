@@ -17,7 +17,7 @@
 # | preset | time | memory |
 # |---|---|---|
 # | smoke | a minute | 1 GB |
-# | laptop (2 cores) | ? after notebooks 01 to 04 | ? |
+# | laptop (2 cores) | not measured yet after notebooks 01 to 04 | not measured yet |
 # | colab (one GPU) | not measured yet | not measured yet |
 
 # %% tags=["setup"]
@@ -49,7 +49,7 @@ main
 # %% [markdown]
 # In brackets the 95 % bootstrap interval over utterances; *loops* is the share of outputs that repeat themselves,
 # which make WER jump (notebook 01); the last column is the mean WER over the languages that were never trained
-# on, with experts switched off. READ: best and worst row of each column; whether the experts profit from
+# on, with experts switched off. **Read:** best and worst row of each column; whether the experts profit from
 # distillation; whether the budget per stack matters.
 
 # %%
@@ -122,7 +122,7 @@ print(*(sentence(row) for _, row in differences.iterrows()), sep="\n")
 # - There are several comparisons. Each 95 % interval misses the truth one time in twenty, so that among many of
 #   them some "decided" by luck is to be expected (exercise 5.1).
 #
-# READ: what is decided in both domains, and what is not.
+# **Read:** what is decided in both domains, and what is not.
 #
 # How large must a difference be, to be seen here?
 
@@ -152,7 +152,7 @@ wide = sound.pivot(index="system", columns="test_set", values="wer").reindex(SYS
 wide.rename(index=label).round(1)
 
 # %% [markdown]
-# Compare within a column: the columns have different numbers of clips. READ: whether the order of the systems is
+# Compare within a column: the columns have different numbers of clips. **Read:** whether the order of the systems is
 # that of the in-domain column.
 
 # %% [markdown]
@@ -173,7 +173,7 @@ plots.save_figure(plots.plot_forgetting(table), figures / "forgetting.png")
 # Zero by construction: the experts are switched off for other languages and for translation, and the frozen
 # student is what remains. Fine-tuning and LoRA are on. For LoRA that is a choice (it could be switched off as
 # well, notebook 04); for fine-tuning it is not. So the rows of zeros are a property of *switchable* adaptation,
-# not evidence that experts are the better adapter. READ: size and sign of the other rows, beside intervals of
+# not evidence that experts are the better adapter. **Read:** size and sign of the other rows, beside intervals of
 # some points.
 
 # %%
@@ -204,7 +204,7 @@ second.set_index("system")[columns].rename(index=label).round(1)
 
 # %% [markdown]
 # Nothing: the first language's experts are other tensors. The clips of the second language are short (mean about
-# one second at the laptop preset), so that a WER is made of few words. READ: student, teacher and experts.
+# one second at the laptop preset), so that a WER is made of few words. **Read:** student, teacher and experts.
 #
 # Now both languages in one batch: a list with a language for each row, for the experts and for the decoder's
 # tokens.
@@ -282,7 +282,7 @@ plots.save_figure(plots.plot_gate_layers(shares, budget=lab.preset.gate_budget),
 #
 # The budget holds in training for the *mean* of soft, noisy gates; in evaluation a gate is 0 or 1, and the shares
 # of the layers may be anything. A layer without a bar never uses its expert, so that this expert was trained for
-# nothing. READ: which layers are open under the pooled budget and under the budget per stack, and what this says
+# nothing. **Read:** which layers are open under the pooled budget and under the budget per stack, and what this says
 # about the encoder's weight in the pooled mean.
 
 # %%
@@ -330,7 +330,7 @@ result.round(0)
 
 # %% [markdown]
 # Shares in per cent. If a layer has the same share in all rows, its gate has become a switch for the whole layer;
-# if the rows differ, it looks at what it reads. READ: which of the two, and in which layers.
+# if the rows differ, it looks at what it reads. **Read:** which of the two, and in which layers.
 
 # %% [markdown]
 # ## 7. Cost against quality
@@ -381,7 +381,7 @@ shown.rename(columns={"seconds": "training (s)", "stored_mb": "stored (MB)", "we
 # The stored size of experts is that of a copy of all feed-forward blocks, about half of a small Whisper; what
 # makes them cheap is the last column: at inference a position does hardly more than in the student. LoRA's extra
 # is zero after merging. The time of the teacher's own training is not in the table: with a real teacher, somebody
-# else has paid it. READ: who is cheap, and whether the most expensive system is also the best.
+# else has paid it. **Read:** who is cheap, and whether the most expensive system is also the best.
 
 # %% [markdown]
 # ## 8. What we may conclude
