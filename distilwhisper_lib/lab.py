@@ -119,15 +119,16 @@ class Lab:
 
     def teacher_outputs(self, language: str | None = None) -> TeacherOutputs:
         """Return the teacher's stored top k on the training clips, computed at the first call."""
-        language = language or self.preset.language
-        clips = self.clips("train", language, self.preset.train_clips)
-        source = self.preset.teacher or self.train_teacher().name
-        folder = self.folder / "teacher-outputs" / f"{language}-{short_hash([source, clips.ids, self.preset.top_k])}"
+        p, language = self.preset, language or self.preset.language
+        clips = self.clips("train", language, p.train_clips)
+        depends = [p.teacher or self.train_teacher().name, clips.ids, p.top_k, p.train_margin_seconds,
+                   p.eval_batch_size]  # fmt: skip
+        folder = self.folder / "teacher-outputs" / f"{language}-{short_hash(depends)}"
         if (folder / "complete").exists():
             return TeacherOutputs(folder)
         with timed_step(self.folder, f"teacher outputs {language}"):
-            outputs = compute_teacher(self.teacher(), clips, self.train_collator, folder, self.preset.top_k,
-                                      self.preset.eval_batch_size)  # fmt: skip
+            outputs = compute_teacher(self.teacher(), clips, self.train_collator, folder, p.top_k,
+                                      p.eval_batch_size)  # fmt: skip
         (folder / "complete").touch()
         return outputs
 

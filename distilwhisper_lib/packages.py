@@ -1,11 +1,9 @@
 """Packages: finding a corpus's files on this machine, in an archive, or in the distribution's package."""
 
-import errno
 import json
 import shutil
 import subprocess
 import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from tqdm import tqdm
 
 from .apt import apt_download
 from .archives import deb_fields, file_hash, is_archive, unpack
-from .presets import cache_dir
+from .presets import cache_dir, disk_errors
 
 
 @dataclass(frozen=True)
@@ -203,15 +201,3 @@ def _installed_versions(corpus: str) -> dict[str, dict]:
     pairs = [line.split() for line in lines if len(line.split()) == 2]
     return {name: {"version": version, "sha256": None, "tested": version == PACKAGES[corpus][name].version}
             for name, version in pairs}  # fmt: skip
-
-
-@contextmanager
-def disk_errors(folder: Path):
-    """Turn a full disk into an error that names the folder and says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise OSError(errno.ENOSPC, f"no space left under {folder}: free some (1 GB is enough for both corpora), "
-                      "or set LAB_CACHE to a folder on another disk; then run it again") from error  # fmt: skip
