@@ -15,9 +15,10 @@ CLIPS = 16
 
 
 def check_lab() -> Lab:
-    """Return the laptop preset cut down to CLIPS utterances."""
-    lab = Lab("laptop", name="check", train_clips=CLIPS, teacher_clips=3 * CLIPS, validation_clips=8, epochs=20,
-              teacher_epochs=4, batch_size=8, eval_batch_size=8, max_new_tokens=64)  # fmt: skip
+    """Return the laptop preset cut down to CLIPS utterances; experts learn by heart sooner without their dropout."""
+    lab = Lab("laptop", name="check", train_clips=CLIPS, teacher_clips=CLIPS, validation_clips=8, epochs=24,
+              teacher_epochs=4, batch_size=4, eval_batch_size=8, max_new_tokens=48,
+              experts={"expert_dropout": 0.0, "gate_dropout": 0.0, "skip_gate": 0.0})  # fmt: skip
     key = f"{lab.preset.language}/training"
     lab.test_sets[key] = TestSet("training", lab.preset.language, lab.preset.corpus, "train", limit=CLIPS)
     return lab
