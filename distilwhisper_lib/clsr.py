@@ -89,6 +89,7 @@ class ClsrFeedForward(nn.Module):
         self.gates[language] = Gate(weight.shape[1], self.routing.settings).to(weight).train(self.training)
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """Route h (B, T, d) by the languages that are set; returns (B, T, d)."""
         self.last_gate = None
         language = self.routing.language
         if language is None:

@@ -136,6 +136,7 @@ class MarkComplete(TrainerCallback):
         control.should_log = True  # what is logged starts anew at a checkpoint, in a resumed run as in another
 
     def on_save(self, args, state, control, **_):
+        """Mark the checkpoint that has just been written, then remove the older ones."""
         folder, newest = Path(args.output_dir), f"checkpoint-{state.global_step}"
         (folder / "mark.part").write_text(f"{self.elapsed():.1f}")
         os.replace(folder / "mark.part", folder / newest / "complete")
