@@ -141,20 +141,20 @@ class Lab:
         p, kind, language = self.preset, get_system(system), language or self.preset.language
         rate = changes.pop("learning_rate", None) or p.learning_rates[system]
         epochs, seed = changes.pop("epochs", p.epochs), changes.pop("seed", p.seed)
-        settings = {"label_smoothing": p.label_smoothing, "budget": p.gate_budget,
+        settings = {"label_smoothing": p.label_smoothing, "budget": p.gate_budget if kind.budget is None else kind.budget,
                     "per_stack": kind.budget_per_stack} | changes  # fmt: skip
         teacher = self.teacher_outputs(language) if kind.distils else None
         clips = self.clips("train", language, p.train_clips)
         return self._train(system, clips, Objective(**settings, teacher=teacher), language, rate, epochs, seed)
 
     def _train(self, name, clips, objective: Objective, language: str, rate: float, epochs: int, seed: int) -> Path:
-        p = self.preset
+        p, system = self.preset, get_system("fine-tuning" if name == "teacher" else name)
         depends = [p.student, clips.ids, objective.key(), rate, epochs, p.batch_size, p.accumulation,
-                   p.train_margin_seconds, p.warmup_ratio, p.experts]  # fmt: skip
+                   p.train_margin_seconds, p.warmup_ratio,
+                   system.experts | p.experts if system.trains == "experts" else {}]  # fmt: skip
         folder = self.folder / "runs" / f"{name}-{language}-seed{seed}-{short_hash(depends)}"
         if not (folder / "run.json").exists():
             validation = self.clips("validation", language, p.validation_clips)
-            system = get_system("fine-tuning" if name == "teacher" else name)
             with timed_step(self.folder, f"train {name} {language}"):
                 train_system(system, folder, p, objective, clips, validation, self.train_collator, language, rate,
                              epochs, seed, name)  # fmt: skip

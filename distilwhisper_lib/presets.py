@@ -46,7 +46,7 @@ class Preset:
     eval_batch_size: int = 16
     top_k: int = 256  # teacher probabilities stored per position
     gate_budget: float = 0.5
-    experts: dict[str, float] = field(default_factory=dict)  # fields of clsr.ExpertSettings other than the release's
+    experts: dict[str, float] = field(default_factory=dict)  # fields of ExpertSettings other than the system's
     validation_wer_every: int | None = None  # epochs between validations by generation; None: at the end only
     seed: int = 77
     minutes: str = ""  # how long `make course` takes, and on what

@@ -15,19 +15,20 @@ from .lab import Lab
 from .scoring import paired_difference
 from .systems import TRAINED, get_system
 
-FACTORS = (1 / 3, 1.0, 3.0)  # of the preset's learning rate: three trials a system
+FACTORS = (1.0, 2.0, 0.5)  # of the preset's learning rate: three trials a system
 
 
 def tune(lab: Lab, systems: list[str], factors: tuple[float, ...] = FACTORS) -> pd.DataFrame:
     """Train every system at every learning rate and return validation WER, CER, loops and cross-entropy."""
     rows = []
-    for system in systems:
-        for factor in factors:
-            rate = float(f"{lab.preset.learning_rates[system] * factor:.1g}")
+    for factor in factors:
+        for system in systems:
+            rate = float(f"{lab.preset.learning_rates[system] * factor:.2g}")
             row = score(lab, system, f"{lab.preset.language}/validation", learning_rate=rate)
             row["learning_rate"] = rate
             row["validation_loss"] = lab.run_log(system, learning_rate=rate)[-1]["eval_loss"]
             rows.append(row)
+            rows.sort(key=lambda r: (systems.index(r["system"]), r["learning_rate"]))
             _write(lab, "tuning.csv", rows)
     return pd.DataFrame(rows)
 
@@ -55,7 +56,7 @@ def paired_over_seeds(lab: Lab, first: str, second: str, name: str, numbers: lis
 
 def _write(lab: Lab, name: str, rows: list[dict]) -> None:
     lab.results.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).round(3).to_csv(lab.results / name, index=False)
+    pd.DataFrame(rows).to_csv(lab.results / name, index=False, float_format="%.4g")
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The systems that are compared: what each one trains, and how it is built, saved and loaded."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -13,14 +13,19 @@ from .weights import load_whisper
 
 @dataclass(frozen=True)
 class System:
-    """One row of the comparison; `trains` is "nothing", "everything", "adapter" or "experts"."""
+    """One row of the comparison; `trains` is "nothing", "everything", "adapter" or "experts".
+
+    budget: of the gates, None takes the preset's; experts: fields of `ExpertSettings` other than the release's.
+    """
 
     name: str
     label: str  # in tables and plots
     colour: str
     trains: str
     distils: bool = False
+    budget: float | None = None
     budget_per_stack: bool = False
+    experts: dict[str, float] = field(default_factory=dict)
 
 
 SYSTEMS: dict[str, System] = {
@@ -32,8 +37,8 @@ SYSTEMS: dict[str, System] = {
         System("lora", "LoRA", "#ff9f1c", "adapter"),
         System("clsr-ft", "Experts (CLSR-FT)", "#7fb8e6", "experts"),
         System("distilwhisper-released", "DistilWhisper, pooled budget", "#2a78b8", "experts", distils=True),
-        System("distilwhisper", "DistilWhisper, budget per stack", "#10427a", "experts", distils=True,
-               budget_per_stack=True),
+        System("distilwhisper", "DistilWhisper, 0.8 per stack", "#10427a", "experts", distils=True, budget=0.8,
+               budget_per_stack=True, experts={"expert_dropout": 0.1, "gate_dropout": 0.0, "skip_gate": 0.0}),
     )
 }  # fmt: skip
 TRAINED = [name for name, system in SYSTEMS.items() if system.trains != "nothing"]

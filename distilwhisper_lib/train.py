@@ -13,7 +13,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import disable_progress_bar
 
-from .batches import Clips, Collator, LengthOrder, position_masks
+from .batches import Clips, Collator, LengthOrder, length_batches, position_masks
 from .clsr import ExpertSettings, clsr_blocks, last_gates, set_noise
 from .device import mixed_precision, peak_memory_gb, pick_device
 from .losses import cross_entropy, gate_budget_loss, labelled, top_k_divergence, total_loss
@@ -53,6 +53,9 @@ class LabTrainer(Trainer):
 
     def _get_train_sampler(self, *_):
         return self.order
+
+    def _get_eval_sampler(self, clips: Clips):
+        return sum(length_batches(clips.durations, self.args.eval_batch_size), [])  # short windows for short clips
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the loss of one batch; in evaluation the plain cross-entropy."""
@@ -214,7 +217,8 @@ def train_system(system: System, folder: Path, preset: Preset, objective: Object
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         return folder
     torch.manual_seed(seed)  # the new gates and adapters are drawn from it
-    model = prepare_for_training(load_whisper(preset.student), system, language, ExpertSettings(**preset.experts))
+    settings = ExpertSettings(**system.experts | preset.experts)
+    model = prepare_for_training(load_whisper(preset.student), system, language, settings)
     arguments = training_arguments(folder / "checkpoints", preset, learning_rate, epochs, len(clips), seed)
     resumed = last_complete_checkpoint(folder / "checkpoints")
     clock = MarkComplete(resumed)
