@@ -1,11 +1,13 @@
 """DistilWhisper Lab: language-specific experts and distillation for Whisper, small enough to read in an hour.
 
 The modules, in the order in which they import each other:
-data: presets, text, audio, archives, apt, packages, items, fillets, stamps, toy, corpora;
-Whisper: conversion, tiny, mirror, weights;
-the method: clsr, storage, losses;
-training: device, batches, teacher, systems, train;
-results: scoring, evaluate, testsets, record, lab, comparison, drawing, plots, study, course, check_real.
+basics: presets, text, audio, device;
+corpora/: archives, apt, packages, items, fillets, stamps, toy, loading;
+checkpoints/: conversion, tiny, mirror;
+the method: weights, clsr, storage, losses;
+training: batches, teacher, systems, train;
+results: scoring, evaluate, testsets, record, lab, comparison, drawing, plots;
+programs: study, course, check_real.
 """
 
 from .clsr import (

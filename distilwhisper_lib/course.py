@@ -20,9 +20,8 @@ from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 
 from .comparison import main_table
-from .corpora import load_corpus
+from .corpora import download_size, load_corpus
 from .lab import Lab
-from .packages import download_size
 from .presets import REPOSITORY, cache_dir
 from .record import write_json
 from .weights import load_processor, load_whisper

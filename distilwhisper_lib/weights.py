@@ -19,8 +19,7 @@ from huggingface_hub.errors import (
 )  # fmt: skip
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-from distilwhisper_lib.mirror import MIRRORED, VERSION, fetch_mirror, mirror_folder, without_bars
-from distilwhisper_lib.tiny import tiny_processor, tiny_whisper
+from .checkpoints import MIRRORED, VERSION, fetch_mirror, mirror_folder, tiny_processor, tiny_whisper, without_bars
 
 __all__ = ["Source", "find_weights", "load_processor", "load_whisper", "tiny_whisper", "use_window"]
 

@@ -5,7 +5,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from distilwhisper_lib.systems import lora_config
-from distilwhisper_lib.tiny import tiny_whisper
+from distilwhisper_lib.checkpoints.tiny import tiny_whisper
 
 
 def check_lora_parameters(answer) -> str:

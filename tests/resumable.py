@@ -17,7 +17,7 @@ import torch
 from distilwhisper_lib import evaluate, systems, teacher, train
 from distilwhisper_lib.batches import Collator
 from distilwhisper_lib.presets import get_preset
-from distilwhisper_lib.tiny import tiny_processor, tiny_whisper
+from distilwhisper_lib.checkpoints.tiny import tiny_processor, tiny_whisper
 from random_data import RandomClips
 
 PRESET = replace(get_preset("smoke"), batch_size=4, eval_batch_size=4)

@@ -8,19 +8,20 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from distilwhisper_lib import corpora, packages
 from distilwhisper_lib.audio import SAMPLE_RATE, read_audio
 from distilwhisper_lib.corpora import (
     CORPORA,
     FEATURES,
-    corpus_folder,
     corpus_report,
     held_out_lead,
     load_corpus,
+    loading,
+    packages,
     select,
 )
-from distilwhisper_lib.items import SPLITS, without_duplicates
-from distilwhisper_lib.presets import cache_dir
+from distilwhisper_lib.corpora.items import SPLITS, without_duplicates
+from distilwhisper_lib.corpora.loading import corpus_folder
+from distilwhisper_lib.presets import REPOSITORY, cache_dir
 from distilwhisper_lib.text import LANGUAGES, normalise
 
 from made_corpora import make_fillets, make_stamps
@@ -66,7 +67,7 @@ def test_the_same_data_give_the_same_fingerprint_from_anywhere(fillets, tmp_path
 
 
 def test_prepared_once_then_loaded(fillets, monkeypatch):
-    monkeypatch.setattr(corpora, "_prepare", lambda *_: pytest.fail("prepared again"))
+    monkeypatch.setattr(loading, "_prepare", lambda *_: pytest.fail("prepared again"))
     assert load_corpus("fillets", "cs")["id"][:] == fillets["id"][:]
 
 
@@ -74,7 +75,7 @@ def test_what_an_older_builder_made_is_prepared_anew(fillets, tmp_path):
     path = corpus_folder("fillets", "cs") / "report.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"builder": 0}))
     load_corpus("fillets", "cs", make_fillets(tmp_path))
-    assert corpus_report("fillets", "cs")["builder"] == corpora.BUILDER
+    assert corpus_report("fillets", "cs")["builder"] == loading.BUILDER
 
 
 def row(name: str, split: str, text: str, sound: bytes) -> dict:
@@ -171,7 +172,7 @@ def test_a_full_disk_leaves_nothing_half_made(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left under .*corpora.*LAB_CACHE"):
-        patch.setattr(corpora, "_save", full)
+        patch.setattr(loading, "_save", full)
         load_corpus("toy", "cs")
     assert [path.name for path in (cache_dir() / "corpora").iterdir() if path.is_dir()] == []
     assert len(load_corpus("toy", "cs")) == 28
@@ -179,7 +180,7 @@ def test_a_full_disk_leaves_nothing_half_made(tmp_path, monkeypatch):
 
 def prepare_slowly(folder: Path, target: str, moment: str, ready) -> None:
     """Prepare the corpus, but stop for a minute before or after one of its steps."""
-    real = getattr(corpora, target)
+    real = getattr(loading, target)
 
     def slow(*arguments, **settings):
         result = real(*arguments, **settings) if moment == "after" else None
@@ -187,7 +188,7 @@ def prepare_slowly(folder: Path, target: str, moment: str, ready) -> None:
         time.sleep(60)
         return result
 
-    setattr(corpora, target, slow)
+    setattr(loading, target, slow)
     load_corpus("fillets", "cs", folder)
 
 
@@ -234,7 +235,7 @@ def test_rooms_and_stamps_are_in_the_same_split_in_every_language():
 @pytest.mark.real
 @pytest.mark.parametrize("name", ["fillets", "stamps"])
 def test_the_dataset_cards_state_what_was_measured(name):
-    card = (Path(corpora.__file__).parent.parent / "data" / name / "README.md").read_text(encoding="utf-8")
+    card = (REPOSITORY / "data" / name / "README.md").read_text(encoding="utf-8")
     prepared = [language for language in CORPORA[name] if corpus_folder(name, language).exists()]
     assert prepared
     for language in prepared:

@@ -22,7 +22,7 @@ from distilwhisper_lib.storage import load_experts, save_experts
 from distilwhisper_lib.systems import get_system
 from distilwhisper_lib.teacher import compute_teacher
 from distilwhisper_lib.text import encode_labels, language_code, normalise
-from distilwhisper_lib.tiny import tiny_whisper
+from distilwhisper_lib.checkpoints.tiny import tiny_whisper
 from distilwhisper_lib.train import Objective, train_system
 from distilwhisper_lib.weights import load_processor, load_whisper, use_window
 from random_data import RandomClips

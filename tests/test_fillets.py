@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from distilwhisper_lib.fillets import (
+from distilwhisper_lib.corpora.fillets import (
     LEADS,
     TEST_ROOMS,
     TRAIN_ROOMS,
@@ -14,8 +14,8 @@ from distilwhisper_lib.fillets import (
     room_split,
     unescape,
 )
-from distilwhisper_lib.items import reason_to_drop, stable_hash
-from distilwhisper_lib.packages import find_package
+from distilwhisper_lib.corpora.items import reason_to_drop, stable_hash
+from distilwhisper_lib.corpora.packages import find_package
 from distilwhisper_lib.text import normalise
 
 from made_corpora import make_fillets, write_ogg

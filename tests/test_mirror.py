@@ -12,10 +12,10 @@ import pytest
 import soundfile
 import soxr
 import torch
-from distilwhisper_lib import mirror
-from distilwhisper_lib.conversion import convert, read_variables
+from distilwhisper_lib.checkpoints import mirror
+from distilwhisper_lib.checkpoints.conversion import convert, read_variables
 from distilwhisper_lib.presets import cache_dir
-from distilwhisper_lib.tiny import tiny_tokenizer, tiny_whisper
+from distilwhisper_lib.checkpoints.tiny import tiny_tokenizer, tiny_whisper
 from distilwhisper_lib.weights import load_processor, load_whisper
 
 SETTINGS = {"suppress_ids": [257, 358], "suppress_ids_begin": [220, 256], "alignment_heads": [[1, 0]]}

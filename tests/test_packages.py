@@ -10,9 +10,9 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from distilwhisper_lib import packages
-from distilwhisper_lib.archives import deb_fields, unpack
-from distilwhisper_lib.packages import PACKAGES, Pinned, disk_errors, download_size, find_package
+from distilwhisper_lib.corpora import packages
+from distilwhisper_lib.corpora.archives import deb_fields, unpack
+from distilwhisper_lib.corpora.packages import PACKAGES, Pinned, disk_errors, download_size, find_package
 from distilwhisper_lib.presets import cache_dir
 
 from made_corpora import make_deb, make_fillets, make_stamps, tar_bytes, tree

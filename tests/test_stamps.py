@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 from distilwhisper_lib.corpora import corpus_report, load_corpus
-from distilwhisper_lib.stamps import stamp_split, stamps_items, texts
+from distilwhisper_lib.corpora.stamps import stamp_split, stamps_items, texts
 
 from made_corpora import make_stamps, write_ogg
 

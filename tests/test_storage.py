@@ -11,7 +11,7 @@ from distilwhisper_lib.clsr import (
     set_language, use_language,
 )  # fmt: skip
 from distilwhisper_lib.storage import base_fingerprint, load_experts, save_experts
-from distilwhisper_lib.tiny import tiny_whisper
+from distilwhisper_lib.checkpoints.tiny import tiny_whisper
 from distilwhisper_lib.weights import load_whisper
 from peft import LoraConfig, get_peft_model
 from random_data import logits, random_batch, same_state, shake_experts

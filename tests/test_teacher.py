@@ -5,7 +5,7 @@ import torch
 from distilwhisper_lib.batches import Collator
 from distilwhisper_lib.losses import labelled, top_k_log_probs
 from distilwhisper_lib.teacher import TeacherOutputs, compute_teacher
-from distilwhisper_lib.tiny import tiny_whisper
+from distilwhisper_lib.checkpoints.tiny import tiny_whisper
 from distilwhisper_lib.weights import use_window
 from random_data import RandomClips
 from safetensors.torch import load_file

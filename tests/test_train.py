@@ -14,7 +14,7 @@ from distilwhisper_lib.systems import (
     SYSTEMS, TRAINED, count_parameters, get_system, load_trained, prepare_for_training, save_trained,
 )  # fmt: skip
 from distilwhisper_lib.teacher import compute_teacher
-from distilwhisper_lib.tiny import tiny_whisper
+from distilwhisper_lib.checkpoints.tiny import tiny_whisper
 from distilwhisper_lib.train import LabTrainer, Objective, make_trainer, train_system, training_arguments
 from distilwhisper_lib.weights import load_whisper
 from random_data import FRAMES, RandomClips, frozen_state, logits, random_batch, same_state, shake_experts

@@ -6,7 +6,7 @@ import huggingface_hub
 import pytest
 import torch
 from distilwhisper_lib import weights
-from distilwhisper_lib.tiny import CODES, SPECIAL
+from distilwhisper_lib.checkpoints.tiny import CODES, SPECIAL
 from distilwhisper_lib.weights import find_weights, load_processor, load_whisper, tiny_whisper, use_window
 
 

@@ -127,16 +127,21 @@ def fill_minutes(text: str, folder: Path) -> str:
     return re.sub(r"^(?P<cells>\| \[\d\d\]\(notebooks/(?P<stem>\w+)\.ipynb\).*\|)[^|\n]*\|$", minutes, text, flags=re.M)
 
 
+def module_name(path: Path) -> str:
+    """Return a module's dotted name inside the library; a package has the name of its folder."""
+    parts = path.relative_to(LIBRARY).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
 def imports_of(path: Path) -> list[str]:
-    """Return the modules of the library that a module imports, in alphabetical order."""
+    """Return the modules of the library that a module imports, in alphabetical order, as `module_name` gives them."""
+    package = path.relative_to(LIBRARY).parent.parts
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            name = node.module or ""
-            if node.level == 1:
-                found |= {name.split(".")[0]} if name else {alias.name for alias in node.names}
-            elif name.startswith(f"{LIBRARY.name}."):
-                found.add(name.split(".")[1])
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        inside = [*package[: len(package) - node.level + 1], *filter(None, [node.module])]
+        found |= {".".join([*inside, *([] if node.module else [alias.name])]) for alias in node.names}
     return sorted(found)
 
 
@@ -154,7 +159,8 @@ def in_order(imports: dict[str, list[str]]) -> list[str]:
 
 def modules() -> str:
     """Return the map of the library: module, first line of its docstring, imports; a row imports only earlier rows."""
-    paths = {path.stem: path for path in LIBRARY.glob("*.py") if path.stem != "__init__"}
+    paths = {module_name(path): path for path in LIBRARY.rglob("*.py")}
+    del paths["__init__"]
     imports = {name: imports_of(path) for name, path in paths.items()}
     rows = []
     for name in in_order(imports):

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from .apt import apt_download
 from .archives import deb_fields, file_hash, is_archive, unpack
-from .presets import cache_dir, disk_errors
+from ..presets import cache_dir, disk_errors
 
 
 @dataclass(frozen=True)

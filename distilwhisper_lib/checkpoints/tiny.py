@@ -10,7 +10,7 @@ from transformers import (
     WhisperTokenizer,
 )  # fmt: skip
 
-from distilwhisper_lib.text import LANGUAGES
+from ..text import LANGUAGES
 
 END, START = "<|endoftext|>", "<|startoftranscript|>"
 CODES = list(LANGUAGES)[:99]  # the languages of Whisper before large-v3, in the order of their tokens

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .audio import SAMPLE_RATE
+from ..audio import SAMPLE_RATE
 from .items import Item
 
 CLIPS = {"train": 8, "teacher": 8, "validation": 4, "test": 4, "test-other": 4}

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .audio import SAMPLE_RATE, EmptyAudioError, encode_flac, read_audio
-from .text import normalise
+from ..audio import SAMPLE_RATE, EmptyAudioError, encode_flac, read_audio
+from ..text import normalise
 
 SPLITS = ("test", "test-other", "validation", "train", "teacher")  # the earlier keeps a text that both have
 PLACEHOLDER = re.compile(r"%\d")  # what the game fills in: the clip does not say it

@@ -18,9 +18,9 @@ from filelock import FileLock
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperProcessor, WhisperTokenizer
 from transformers.utils import logging
 
-from distilwhisper_lib.conversion import convert, read_variables
-from distilwhisper_lib.presets import cache_dir
-from distilwhisper_lib.tiny import END, SPECIAL, generation_settings
+from ..presets import cache_dir
+from .conversion import convert, read_variables
+from .tiny import END, SPECIAL, generation_settings
 
 MIRRORED = "openai/whisper-base"
 VERSION = "1.0.0"

@@ -16,8 +16,8 @@ from filelock import FileLock
 from . import fillets, stamps, toy
 from .items import SPLITS, fingerprint, read_rows, stable_hash, summary, without_duplicates
 from .packages import Package, find_package
-from .presets import cache_dir, disk_errors
-from .text import language_code
+from ..presets import cache_dir, disk_errors
+from ..text import language_code
 
 CORPORA: dict[str, tuple[str, ...]] = {  # corpus -> languages
     "fillets": ("cs", "nl"),
