@@ -141,7 +141,8 @@ class Lab:
         p, kind, language = self.preset, get_system(system), language or self.preset.language
         rate = changes.pop("learning_rate", None) or p.learning_rates[system]
         epochs, seed = changes.pop("epochs", p.epochs), changes.pop("seed", p.seed)
-        settings = {"label_smoothing": p.label_smoothing, "budget": p.gate_budget if kind.budget is None else kind.budget,
+        budget = p.gate_budget if kind.budget is None else kind.budget
+        settings = {"label_smoothing": p.label_smoothing, "budget": budget,
                     "per_stack": kind.budget_per_stack} | changes  # fmt: skip
         teacher = self.teacher_outputs(language) if kind.distils else None
         clips = self.clips("train", language, p.train_clips)
