@@ -3,6 +3,8 @@
 A system has the same label and colour everywhere (SYSTEMS). Error bars are 95 % intervals.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -140,14 +142,17 @@ def plot_curves(logs: dict[str, list[dict]], keys: tuple[str, ...] = ("loss",)) 
     return figure
 
 
-def plot_gate_layers(shares: dict[str, dict[str, list[float]]], budget: float | None = 0.5) -> Figure:
-    """Draw the share of positions that go to the expert, by layer. shares: label -> {"encoder": [...], "decoder"}."""
+def plot_gate_layers(shares: dict[str, dict[str, list[float]]], budgets: Iterable[float] = (0.5,)) -> Figure:
+    """Draw the share of positions that go to the expert, by layer, and the budgets that training held them to.
+
+    shares: label -> {"encoder": [...], "decoder": [...]}, between 0 and 1.
+    """
     figure, axes = new_figure(WIDE, 2, sharey=True)
     for ax, stack in zip(axes, ("encoder", "decoder"), strict=True):
         layers = [str(i + 1) for i in range(max(len(share[stack]) for share in shares.values()))]
         grouped_bars(ax, layers, {name: (100 * np.asarray(s[stack], float), None) for name, s in shares.items()})
-        if budget is not None:
-            ax.axhline(100 * budget, color="#888888", linestyle="--", linewidth=1, label="budget b")
+        for budget in budgets:
+            ax.axhline(100 * budget, color="#888888", linestyle="--", linewidth=1, label=f"budget {budget:g}")
         ax.set(title=stack, xlabel="layer", ylim=(0, 103))
     axes[0].set_ylabel("positions routed to the expert (%)")
     add_legend(figure, axes[0])

@@ -99,12 +99,12 @@ def test_generated_parts_are_up_to_date():
 
 def test_map_of_the_code_names_every_module_and_imports_go_one_way():
     table = re.search(r"<!-- modules:.*?<!-- /modules -->", CONTRIBUTING, re.S)[0]
-    rows = re.findall(r"^\| `(\w+)` \|.*\| ([\w, –]+) \|$", table, flags=re.M)
-    files = {path.stem for path in (ROOT / "distilwhisper_lib").glob("*.py")} - {"__init__"}
+    rows = re.findall(r"^\| `([\w.]+)` \|.*\| ([\w., –]+) \|$", table, flags=re.M)
+    files = {readme_results.module_name(path) for path in readme_results.LIBRARY.rglob("*.py")} - {"__init__"}
     assert {name for name, _ in rows} == files and len(rows) == len(files), STALE
     before: set[str] = set()
     for name, imports in rows:
-        assert set(re.findall(r"\w+", imports)) <= before, f"{name} imports from below"
+        assert set(re.findall(r"[\w.]+", imports)) <= before, f"{name} imports from below"
         before.add(name)
 
 
@@ -120,7 +120,7 @@ def test_colours_in_the_style_guide_are_those_of_the_systems():
 
 def test_variables_of_the_readme_are_those_of_the_code():
     code = "".join(path.read_text() for folder in ("distilwhisper_lib", "notebooks", "notebooks/source")
-                   for path in (ROOT / folder).glob("*.py"))  # fmt: skip
+                   for path in (ROOT / folder).rglob("*.py"))  # fmt: skip
     assert set(re.findall(r"LAB_[A-Z]+", README)) == set(re.findall(r"LAB_[A-Z]+", code))
 
 

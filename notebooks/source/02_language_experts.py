@@ -484,7 +484,7 @@ for name, gates in (("half and half", fair), ("decoder closed", closed)):
 # %% [markdown]
 # Pooled, both models are perfect: the budget loss is zero with all the decoder's experts unused. Per stack, each half
 # of the model has its own budget, $\frac12(|\bar g_{enc} - b| + |\bar g_{dec} - b|)$, and a closed decoder costs.
-# That is the one change of our variant "budget per stack"; notebook 03 trains both and looks at the gates.
+# Our variant counts so, with a larger budget; notebook 03 trains both and looks at the gates.
 #
 # By hand, from the definition, and equal to the library's:
 
