@@ -96,7 +96,7 @@ def write_record(lab: Lab) -> None:
     for system in TRAINED:
         folder = lab.train(system)
         models[system] = {path.name: file_sha256(path) for path in sorted((folder / "model").glob("*.safetensors"))}
-    write_json(lab.results / "run.json", run_record(p, lab.folder, data, models))
+    write_json(lab.results / "run.json", run_record(p, lab.steps(), data, models))
 
 
 def main_table(table: pd.DataFrame, language: str) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from .corpora import held_out_lead, load_corpus, select
 from .device import describe_machine, pick_device
 from .evaluate import stored_predictions, transcribe
 from .presets import Preset, cache_dir, get_preset, results_dir
-from .record import short_hash, timed_step
+from .record import read_steps, short_hash, timed_step
 from .storage import load_experts
 from .systems import get_system, load_trained
 from .teacher import TeacherOutputs, compute_teacher
@@ -36,8 +36,13 @@ class Lab:
         self.folder: Path = cache_dir() / "runs" / self.preset.name
         self.results: Path = results_dir(self.preset)
         self.test_sets: dict[str, TestSet] = test_sets(self.preset)
+        self.used: set[str] = set()  # names of the results that this lab was asked for
         self._clips: dict[str, Clips] = {}
         self._held: tuple | None = None  # (name, model) used last
+
+    def steps(self) -> list[dict]:
+        """Return step, result, seconds and peak memory of what this lab was asked for, whenever it was computed."""
+        return read_steps(self.folder, self.used)
 
     # ---- data
 
@@ -124,9 +129,10 @@ class Lab:
         depends = [p.teacher or self.train_teacher().name, clips.ids, p.top_k, p.train_margin_seconds,
                    p.eval_batch_size]  # fmt: skip
         folder = self.folder / "teacher-outputs" / f"{language}-{short_hash(depends)}"
+        self.used.add(folder.name)
         if (folder / "complete").exists():
             return TeacherOutputs(folder)
-        with timed_step(self.folder, f"teacher outputs {language}"):
+        with timed_step(self.folder, f"teacher outputs {language}", folder.name):
             outputs = compute_teacher(self.teacher(), clips, self.train_collator, folder, p.top_k,
                                       p.eval_batch_size)  # fmt: skip
         (folder / "complete").touch()
@@ -154,9 +160,10 @@ class Lab:
                    p.train_margin_seconds, p.warmup_ratio,
                    system.experts | p.experts if system.trains == "experts" else {}]  # fmt: skip
         folder = self.folder / "runs" / f"{name}-{language}-seed{seed}-{short_hash(depends)}"
+        self.used.add(folder.name)
         if not (folder / "run.json").exists():
             validation = self.clips("validation", language, p.validation_clips)
-            with timed_step(self.folder, f"train {name} {language}"):
+            with timed_step(self.folder, f"train {name} {language}", folder.name):
                 train_system(system, folder, p, objective, clips, validation, self.train_collator, language, rate,
                              epochs, seed, name)  # fmt: skip
         return folder
@@ -197,10 +204,12 @@ class Lab:
         depends = [clips.ids, test.task, test.change, self.preset.margin_seconds, self.preset.max_new_tokens,
                    self.preset.eval_batch_size]  # fmt: skip
         name = f"{test.language}-{test.name}-{short_hash(depends)}.csv"
-        path = self.folder / "predictions" / self._source(system, changes) / name
+        result = f"{self._source(system, changes)}/{name}"
+        path = self.folder / "predictions" / result
+        self.used.add(result)
         if (table := stored_predictions(clips, path)) is not None:
             return table
-        with timed_step(self.folder, f"transcribe {system} {key}"):
+        with timed_step(self.folder, f"transcribe {system} {key}", result):
             return transcribe(self._held_model(system, changes), clips, self.collator, self.preset, path,
                               test.language, test.task, f"{system}: {key}")  # fmt: skip
 

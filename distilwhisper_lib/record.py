@@ -30,25 +30,28 @@ def short_hash(value) -> str:
 
 
 @contextlib.contextmanager
-def timed_step(folder: Path, name: str):
-    """Note the seconds and the process's peak memory of the block in folder/steps.jsonl, if it ends well."""
+def timed_step(folder: Path, name: str, result: str):
+    """Note the seconds and the process's peak memory of the block in folder/steps.jsonl, if it ends well.
+
+    result: the name on disk of what the block computes.
+    """
     began = time.perf_counter()
     yield
-    row = {"step": name, "seconds": round(time.perf_counter() - began, 1),
+    row = {"step": name, "result": result, "seconds": round(time.perf_counter() - began, 1),
            "peak_memory_gb": round(peak_memory_gb(pick_device()), 2)}  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "steps.jsonl", "a") as lines:
         lines.write(json.dumps(row) + "\n")
 
 
-def read_steps(folder: Path) -> list[dict]:
-    """Return what `timed_step` has noted; a line cut off by a kill is left out."""
+def read_steps(folder: Path, results: set[str]) -> list[dict]:
+    """Return what `timed_step` has noted of these results; a line cut off by a kill is left out."""
     path = folder / "steps.jsonl"
     rows = []
     for line in path.read_text().splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
-    return rows
+    return [row for row in rows if row["result"] in results]
 
 
 def commit() -> str | None:
@@ -71,10 +74,10 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def run_record(preset, folder: Path, data: dict, models: dict) -> dict:
+def run_record(preset, steps: list[dict], data: dict, models: dict) -> dict:
     """Return the record of a comparison: everything but the figures themselves.
 
-    data: fingerprint by corpus and language; models: fingerprint by role.
+    steps: as `read_steps` gives them; data: fingerprint by corpus and language; models: fingerprint by role.
     """
     return {
         "commit": commit(),
@@ -85,5 +88,5 @@ def run_record(preset, folder: Path, data: dict, models: dict) -> dict:
                      "window_margin_seconds": preset.margin_seconds},  # fmt: skip
         "data": data,
         "models": models,
-        "steps": read_steps(folder),
+        "steps": steps,
     }

@@ -12,6 +12,7 @@ import pandas as pd
 
 from .comparison import counts, score
 from .lab import Lab
+from .record import run_record, write_json
 from .scoring import paired_difference
 from .systems import TRAINED, get_system
 
@@ -29,7 +30,7 @@ def tune(lab: Lab, systems: list[str], factors: tuple[float, ...] = FACTORS) -> 
             row["validation_loss"] = lab.run_log(system, learning_rate=rate)[-1]["eval_loss"]
             rows.append(row)
             rows.sort(key=lambda r: (systems.index(r["system"]), r["learning_rate"]))
-            _write(lab, "tuning.csv", rows)
+            _write(lab, "tuning", rows)
     return pd.DataFrame(rows)
 
 
@@ -40,7 +41,7 @@ def seeds(lab: Lab, systems: list[str], numbers: list[int]) -> pd.DataFrame:
         for system in systems:
             for name in ("in-domain", "out-of-domain"):
                 rows.append(score(lab, system, f"{lab.preset.language}/{name}", seed=seed))
-                _write(lab, "seeds.csv", rows)
+                _write(lab, "seeds", rows)
     return pd.DataFrame(rows)
 
 
@@ -55,8 +56,11 @@ def paired_over_seeds(lab: Lab, first: str, second: str, name: str, numbers: lis
 
 
 def _write(lab: Lab, name: str, rows: list[dict]) -> None:
-    lab.results.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_csv(lab.results / name, index=False, float_format="%.4g")
+    """Write the rows so far as studies/<name>.csv, and the record of the runs beside it."""
+    folder = lab.results / "studies"
+    folder.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False, float_format="%.4g")
+    write_json(folder / f"{name}.json", run_record(lab.preset, lab.steps(), {}, {}))
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
-from distilwhisper_lib import comparison, lab as lab_module
+from distilwhisper_lib import comparison, lab as lab_module, study
 from distilwhisper_lib.clsr import expert_languages, get_language, use_language
 from distilwhisper_lib.comparison import counts, main_table, paired, plan, score, write_record
 from distilwhisper_lib.lab import Lab, open_lab
@@ -120,7 +120,7 @@ def test_training_is_kept_and_found_again(lab, monkeypatch):
     again = Lab("smoke", **CHANGES)
     assert again.train("distilwhisper") == folder and again.train_teacher() == teacher
     assert len(again.teacher_outputs()) == 4
-    steps = [row["step"] for row in read_steps(lab.folder)]
+    steps = [row["step"] for row in lab.steps()]
     assert {"train teacher cs", "teacher outputs cs", "train distilwhisper cs"} <= set(steps)
 
 
@@ -255,15 +255,38 @@ def test_record_says_what_the_figures_hang_on(lab, monkeypatch):
     assert socket.gethostname() not in json.dumps(record["machine"])
 
 
+def test_tuning_tries_each_rate_on_validation(lab):
+    found = study.tune(lab, ["lora", "clsr-ft"], factors=(1.0, 0.5))
+    saved = pd.read_csv(lab.results / "studies" / "tuning.csv")
+    assert list(saved["system"]) == ["lora", "lora", "clsr-ft", "clsr-ft"] and set(saved["test_set"]) == {"validation"}
+    assert list(saved["learning_rate"]) == [0.0005, 0.001, 0.0005, 0.001] and (saved["validation_loss"] > 0).all()
+    assert saved["wer"].tolist() == pytest.approx(found["wer"].tolist(), rel=1e-3)
+    record = json.loads((lab.results / "studies" / "tuning.json").read_text())
+    assert [step["step"] for step in record["steps"]].count("train lora cs") == 2
+
+
+def test_seeds_are_other_runs_and_an_utterance_stays_one_unit(lab):
+    found = study.seeds(lab, ["lora"], [77, 78])
+    assert list(found["seed"]) == [77, 77, 78, 78] and list(found["test_set"])[:2] == ["in-domain", "out-of-domain"]
+    assert lab.train("lora") != lab.train("lora", seed=78) and (lab.results / "studies" / "seeds.csv").is_file()
+    one = study.paired_over_seeds(lab, "lora", "student", "in-domain", [77])
+    table = paired(lab, against=("student",), first="lora")
+    assert one["difference"] == pytest.approx(table.loc[0, "difference"])
+    two = study.paired_over_seeds(lab, "lora", "student", "in-domain", [77, 78])
+    mean = found.loc[found["test_set"] == "in-domain", "wer"].mean() - score(lab, "student", "cs/in-domain")["wer"]
+    assert two["difference"] == pytest.approx(mean)
+
+
 def test_hash_and_steps(tmp_path):
     assert short_hash([1, None, "a"]) == short_hash([1, None, "a"]) != short_hash([1, None, "b"])
-    with timed_step(tmp_path, "one"):
+    with timed_step(tmp_path, "one", "first"):
         pass
-    with pytest.raises(ZeroDivisionError), timed_step(tmp_path, "failed"):
+    with pytest.raises(ZeroDivisionError), timed_step(tmp_path, "failed", "second"):
         1 / 0  # noqa: B018
     with open(tmp_path / "steps.jsonl", "a") as lines:
         lines.write('{"step": "cut of')
-    assert [row["step"] for row in read_steps(tmp_path)] == ["one"]
+    assert [row["step"] for row in read_steps(tmp_path, {"first", "second"})] == ["one"]
+    assert read_steps(tmp_path, {"second"}) == []
     write_json(tmp_path / "new" / "a.json", {"b": "č"})
     assert json.loads((tmp_path / "new" / "a.json").read_text()) == {"b": "č"}
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.json"]

@@ -125,8 +125,9 @@ def publish(results: Path = ROOT / "results", preset: str = "laptop") -> None:
         clean_outputs(notebook)
         nbformat.write(notebook, NOTEBOOKS / f"{path.stem}.ipynb")
     reference = results / "reference" / preset
-    shutil.rmtree(reference, ignore_errors=True)
-    shutil.copytree(results / preset, reference, ignore=shutil.ignore_patterns("notebooks", "*.html", "*.part"))
+    shutil.rmtree(reference / "figures", ignore_errors=True)
+    hidden = shutil.ignore_patterns("notebooks", "*.html", "*.part")
+    shutil.copytree(results / preset, reference, ignore=hidden, dirs_exist_ok=True)  # studies made earlier stay
 
 
 if __name__ == "__main__":

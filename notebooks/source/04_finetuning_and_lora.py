@@ -197,7 +197,20 @@ print("LoRA before training: exactly the student, logits", tuple(plain.shape))
 #
 # A comparison of methods is only as fair as their training. Here all systems see the same clips, in batches of
 # the same size, for the same number of steps, under one trainer, with the cross-entropy CE smoothed by 0.1; the
-# learning rate is each method's own, tuned on validation with equally many trials.
+# learning rate is each method's own, tuned on validation with equally many trials. These are the trials at the preset
+# `laptop` (made once, by `python -m distilwhisper_lib.study tune`, and committed with their record):
+
+# %%
+from distilwhisper_lib.presets import REPOSITORY
+
+trials = pd.read_csv(REPOSITORY / "results" / "reference" / "laptop" / "studies" / "tuning.csv")
+columns = ["wer", "wer_low", "wer_high", "cer", "loops", "validation_loss"]
+trials.set_index(["system", "learning_rate"])[columns]
+
+# %% [markdown]
+# Per system three learning rates; validation clips, WER with its 95 % interval, and the plain cross-entropy at the end.
+# The trials were made with one seed, and on so few clips neighbours are often not decided: the aim is that no system is
+# held back by a rate that does not suit it.
 #
 # Two traps of training are shown elsewhere: gradient accumulation, which today's Trainer scales wrongly for
 # Whisper (notebook 03), and WER of teacher-forced outputs (notebook 01). The second one matters here: the LoRA
@@ -207,8 +220,8 @@ print("LoRA before training: exactly the student, logits", tuple(plain.shape))
 # %%
 compared = ["fine-tuning", "lora", "clsr-ft"]
 runs = {name: json.loads((lab.train(name) / "run.json").read_text()) for name in compared}
-columns = ["clips", "epochs", "steps", "batch_size", "learning_rate", "trained_parameters", "seconds", "peak_memory_gb"]
-pd.DataFrame(runs).loc[columns].T
+facts = ["clips", "epochs", "steps", "batch_size", "learning_rate", "trained_parameters", "seconds", "peak_memory_gb"]
+pd.DataFrame(runs).loc[facts].T
 
 # %% [markdown]
 # Clips, epochs, steps and batch size are the same in every row. **Read:** the seconds are much alike, although LoRA

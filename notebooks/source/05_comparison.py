@@ -343,9 +343,8 @@ result.round(0)
 
 # %%
 from distilwhisper_lib.clsr import expert_parameters
-from distilwhisper_lib.record import read_steps
 
-steps = {step["step"]: step["seconds"] for step in read_steps(lab.folder)}
+steps = {step["step"]: step["seconds"] for step in lab.steps()}
 teacher_pass = steps.get(f"teacher outputs {main_language}", np.nan)
 base = count_parameters(lab.student())["total"]
 
