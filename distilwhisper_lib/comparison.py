@@ -10,6 +10,7 @@ from .systems import SYSTEMS, TRAINED, get_system
 from .testsets import DOMAINS
 
 NORMALISER = "whisper-basic"
+OTHERS = ("student", "fine-tuning", "lora", "clsr-ft", "distilwhisper-released")  # what our variant is compared with
 NOT_COMPARED = ("validation", "second-language")  # for tuning; scored for the systems that learned the language
 
 
@@ -74,8 +75,7 @@ def predictions(lab: Lab) -> pd.DataFrame:
     return pd.concat(tables)
 
 
-def paired(lab: Lab, against: tuple[str, ...] = ("student", "fine-tuning", "lora", "clsr-ft"),
-           first: str = "distilwhisper") -> pd.DataFrame:  # fmt: skip
+def paired(lab: Lab, against: tuple[str, ...] = OTHERS, first: str = "distilwhisper") -> pd.DataFrame:
     """Return WER differences first - other in both domains, with paired 95 % intervals; negative: first is better."""
     rows = []
     for name in [test.name for test in lab.test_sets.values() if test.name in DOMAINS]:

@@ -112,6 +112,13 @@ def sentence(row):
 print(*(sentence(row) for _, row in differences.iterrows()), sep="\n")
 
 # %% [markdown]
+# Distillation alone: the pooled budget with a teacher and without one, everything else alike.
+
+# %%
+distilled = comparison.paired(lab, against=("clsr-ft",), first="distilwhisper-released")
+print(*(sentence(row) for _, row in distilled.iterrows()), sep="\n")
+
+# %% [markdown]
 # These lines are computed from your own run; read *them*, not a text that was written before it. What they say,
 # exactly:
 #
