@@ -64,7 +64,11 @@ class Lab:
     def rows(self, split: str, language: str | None = None, limit: int | None = None):
         """Return a split ("teacher", "train", "validation", "test", "test-other") as a Dataset."""
         language = language or self.preset.language
-        return select(self._dataset(corpus_of(self.preset, language), language), split, limit)
+        dataset = self._dataset(corpus_of(self.preset, language), language)
+        longest = self.preset.max_train_seconds if split in ("teacher", "train") else None
+        if longest is not None:
+            dataset = dataset.select([i for i, seconds in enumerate(dataset["duration"][:]) if seconds <= longest])
+        return select(dataset, split, limit)
 
     def _dataset(self, corpus: str, language: str):
         """Return a corpus; where a lead is held out, without it in training and with only it in the test."""

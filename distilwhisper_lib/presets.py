@@ -28,6 +28,7 @@ class Preset:
     retention: tuple[tuple[str, str], ...] = ()  # (corpus, language): never trained on
     held_out_lead: str | None = None  # a speaker of the first language that is kept out of training
     train_clips: int | None = None
+    max_train_seconds: float | None = None  # longer clips are left out of training: they set the peak of memory
     teacher_clips: int | None = None  # per language, for the stand-in
     validation_clips: int | None = None
     test_clips: int | None = None  # per test set of the adapted language

@@ -213,6 +213,16 @@ def test_counts_and_scores_of_a_test(lab):
     assert sorted(counts(lab, "student", "cs/translation")["text"]) == sorted(english)
 
 
+def test_clips_that_are_too_long_are_left_out_of_training_only(lab):
+    durations = lab.rows("train")["duration"][:]
+    longest = sorted(durations)[len(durations) // 2]
+    short = Lab("smoke", max_train_seconds=longest)
+    assert sorted(short.rows("train")["duration"][:]) == sorted(d for d in durations if d <= longest)
+    assert max(short.rows("teacher")["duration"][:]) <= longest
+    for split in ("validation", "test"):
+        assert short.rows(split)["id"][:] == lab.rows(split)["id"][:]
+
+
 def test_plan_scores_every_system_on_every_test_of_the_comparison(lab):
     jobs = plan(lab)
     assert len({json.dumps(job, sort_keys=True) for job in jobs}) == len(jobs)
