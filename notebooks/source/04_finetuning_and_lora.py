@@ -208,9 +208,9 @@ columns = ["wer", "wer_low", "wer_high", "cer", "loops", "validation_loss"]
 trials.set_index(["system", "learning_rate"])[columns]
 
 # %% [markdown]
-# Per system three learning rates; validation clips, WER with its 95 % interval, and the plain cross-entropy at the end.
-# The trials were made with one seed, and on so few clips neighbours are often not decided: the aim is that no system is
-# held back by a rate that does not suit it.
+# A row per trial; validation clips, WER with its 95 % interval, and the plain cross-entropy at the end. The trials were
+# made with one seed, and on so few clips neighbours are often not decided: the aim is that no system is held back by a
+# rate that does not suit it. The preset takes the rate with the lowest WER.
 #
 # Two traps of training are shown elsewhere: gradient accumulation, which today's Trainer scales wrongly for
 # Whisper (notebook 03), and WER of teacher-forced outputs (notebook 01). The second one matters here: the LoRA
