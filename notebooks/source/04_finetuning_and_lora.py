@@ -197,7 +197,7 @@ print("LoRA before training: exactly the student, logits", tuple(plain.shape))
 #
 # A comparison of methods is only as fair as their training. Here all systems see the same clips, in batches of
 # the same size, for the same number of steps, under one trainer, with the cross-entropy CE smoothed by 0.1; the
-# learning rate is each method's own, tuned on validation with equally many trials. These are the trials at the preset
+# learning rate is each method's own, tuned on validation. Equally many trials are the aim, not yet the state. These are the trials at the preset
 # `laptop` (made once, by `python -m distilwhisper_lib.study tune`, and committed with their record):
 
 # %%
@@ -211,6 +211,7 @@ trials.set_index(["system", "learning_rate"])[columns]
 # A row per trial; validation clips, WER with its 95 % interval, and the plain cross-entropy at the end. The trials were
 # made with one seed, and on so few clips neighbours are often not decided: the aim is that no system is held back by a
 # rate that does not suit it. The preset takes the rate with the lowest WER.
+# Not in the table: five more trials of our variant (budget, dropout, KL), that the other systems did not have.
 #
 # Two traps of training are shown elsewhere: gradient accumulation, which today's Trainer scales wrongly for
 # Whisper (notebook 03), and WER of teacher-forced outputs (notebook 01). The second one matters here: the LoRA
