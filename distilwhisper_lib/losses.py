@@ -80,12 +80,13 @@ def gate_budget_loss(gates: dict, masks: dict, budget: float = 0.5, per_stack: b
 
     gates: {"encoder": [(B, S), ...], "decoder": [(B, T), ...]}; masks: {"encoder": (B, S), "decoder": (B, T)},
     true where there is sound or text. Pooled over both stacks, as in paper and release, the encoder's many
-    positions decide the mean; per stack each half of the model has its own budget (our variant).
+    positions decide the mean; per stack each half of the model has its own budget (our variant). Rows without an
+    expert, whose gates are NaN, do not count.
     """
     sums, counts = [], []
     for stack, layers in gates.items():
-        mask = masks[stack]
-        sums.append(sum((g.float() * mask).sum() for g in layers))
+        mask = masks[stack].bool() & ~layers[0].isnan()
+        sums.append(sum(torch.where(mask, g.float(), 0).sum() for g in layers))
         counts.append(mask.sum() * len(layers))
     if per_stack:
         return sum((s / n - budget).abs() for s, n in zip(sums, counts, strict=True)) / len(sums)

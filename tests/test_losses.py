@@ -288,3 +288,14 @@ def test_gates_are_counted_at_sound_and_text_alone(setting):
     assert [int(row.sum()) for row in masks["encoder"]] == [-(-clips[i]["frames"] // 2) for i in range(4)]
     assert [int(row.sum()) for row in masks["decoder"]] == [len(clips[i]["labels"]) for i in range(4)]
     assert torch.equal(masks["encoder"], masks["encoder"].cummin(1).values)  # from the start on
+
+
+@pytest.mark.parametrize("per_stack", [False, True])
+def test_rows_without_an_expert_do_not_count_in_the_budget(per_stack):
+    nobody = {name: [torch.cat([g, torch.full((1, g.shape[1]), torch.nan)]).requires_grad_() for g in layers]
+              for name, layers in GATES.items()}  # fmt: skip
+    masks = {name: torch.cat([mask, torch.ones(1, mask.shape[1]).bool()]) for name, mask in MASKS.items()}
+    loss = gate_budget_loss(nobody, masks, 0.4, per_stack)
+    assert torch.equal(loss, gate_budget_loss(GATES, MASKS, 0.4, per_stack))
+    loss.backward()
+    assert all(g.grad.isfinite().all() for layers in nobody.values() for g in layers)
