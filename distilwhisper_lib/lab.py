@@ -1,5 +1,6 @@
 """The laboratory that the notebooks work in: data, models, training and scores by name, everything kept once."""
 
+import gc
 import json
 from dataclasses import replace
 from functools import cached_property
@@ -167,9 +168,11 @@ class Lab:
         self.used.add(folder.name)
         if not (folder / "run.json").exists():
             validation = self.clips("validation", language, p.validation_clips)
+            self._held = None  # no second model in memory
             with timed_step(self.folder, f"train {name} {language}", folder.name):
                 train_system(system, folder, p, objective, clips, validation, self.train_collator, language, rate,
                              epochs, seed, name)  # fmt: skip
+            gc.collect()  # a Trainer refers to itself: its model and Adam's states would stay
         return folder
 
     def run_log(self, system: str, **changes) -> list[dict]:

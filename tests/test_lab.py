@@ -2,12 +2,13 @@
 
 import json
 import os
+import weakref
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
-from distilwhisper_lib import comparison, lab as lab_module, study
+from distilwhisper_lib import comparison, lab as lab_module, study, train
 from distilwhisper_lib.clsr import expert_languages, get_language, use_language
 from distilwhisper_lib.comparison import counts, main_table, paired, plan, score, write_record
 from distilwhisper_lib.lab import Lab, open_lab
@@ -197,6 +198,20 @@ def test_latest_model_alone_is_held(lab, monkeypatch):
 
 
 # ---- scores
+
+
+def test_nothing_of_a_training_stays_in_memory(lab, monkeypatch):
+    models, prepare = [], train.prepare_for_training
+
+    def watched(*arguments):
+        model = prepare(*arguments)
+        models.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(train, "prepare_for_training", watched)
+    lab.transcribe("student", "cs/in-domain")
+    lab.train("clsr-ft", learning_rate=2e-3, epochs=1)
+    assert len(models) == 1 and models[0]() is None and lab._held is None
 
 
 def test_counts_and_scores_of_a_test(lab):

@@ -589,6 +589,6 @@ check(check_share_changed, share_changed)
 # ## Where in the library, where in the paper
 #
 # - `audio.py` (reading, log-mel), `text.py` (prefix, labels, normaliser), `batches.py` (collator, window), `weights.py`
-#   (`use_window`), `corpora.py` (splits), `presets.py`, `lab.py`.
+#   (`use_window`), `corpora/` (splits), `presets.py`, `lab.py`.
 # - Paper: abstract and introduction for the claims; the experimental settings for languages, data and student/teacher.
 #   The paper's prefix and window are Whisper's own: the short window and the room split are ours.
