@@ -2,7 +2,7 @@
 
 import gc
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from .batches import Clips, Collator, JoinedClips
-from .clsr import clsr_blocks, set_language
+from .clsr import ExpertSettings, clsr_blocks, set_language
 from .corpora import held_out_lead, load_corpus, select
 from .device import describe_machine, pick_device
 from .evaluate import stored_predictions, transcribe
@@ -161,9 +161,9 @@ class Lab:
 
     def _train(self, name, clips, objective: Objective, language: str, rate: float, epochs: int, seed: int) -> Path:
         p, system = self.preset, get_system("fine-tuning" if name == "teacher" else name)
+        settings = asdict(ExpertSettings(**system.experts | p.experts)) if system.trains == "experts" else {}
         depends = [p.student, clips.ids, objective.key(), rate, epochs, p.batch_size, p.accumulation,
-                   p.train_margin_seconds, p.warmup_ratio,
-                   system.experts | p.experts if system.trains == "experts" else {}]  # fmt: skip
+                   p.train_margin_seconds, p.warmup_ratio, settings]  # fmt: skip
         folder = self.folder / "runs" / f"{name}-{language}-seed{seed}-{short_hash(depends)}"
         self.used.add(folder.name)
         if not (folder / "run.json").exists():

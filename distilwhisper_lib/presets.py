@@ -48,7 +48,6 @@ class Preset:
     top_k: int = 256  # teacher probabilities stored per position
     gate_budget: float = 0.5
     experts: dict[str, float] = field(default_factory=dict)  # fields of ExpertSettings other than the system's
-    validation_wer_every: int | None = None  # epochs between validations by generation; None: at the end only
     seed: int = 77
     minutes: str = ""  # how long `make course` takes, and on what
     memory: str = ""

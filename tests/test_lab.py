@@ -281,17 +281,32 @@ def test_record_says_what_the_figures_hang_on(lab, monkeypatch):
 
 
 def test_tuning_tries_each_rate_on_validation(lab):
-    found = study.tune(lab, ["lora", "clsr-ft"], factors=(1.0, 0.5))
+    found = study.tune(lab, ["lora", "clsr-ft"], factors=(2, 4))
     saved = pd.read_csv(lab.results / "studies" / "tuning.csv")
     assert list(saved["system"]) == ["lora", "lora", "clsr-ft", "clsr-ft"] and set(saved["test_set"]) == {"validation"}
-    assert list(saved["learning_rate"]) == [0.0005, 0.001, 0.0005, 0.001] and (saved["validation_loss"] > 0).all()
+    assert list(saved["learning_rate"]) == [5e-4, 1e-3, 1.5e-4, 3e-4] and (saved["validation_loss"] > 0).all()
     assert saved["wer"].tolist() == pytest.approx(found["wer"].tolist(), rel=1e-3)
     record = json.loads((lab.results / "studies" / "tuning.json").read_text())
     assert [step["step"] for step in record["steps"]].count("train lora cs") == 2
 
 
+def test_variants_are_runs_of_ours_with_other_settings(lab):
+    found = study.variants(lab, ({"budget": 0.8, "learning_rate": 1e-3, "noise": 5.0},
+                                 {"budget": 0.3, "learning_rate": 1e-3, "noise": 1.0}))  # fmt: skip
+    saved = pd.read_csv(lab.results / "studies" / "variants.csv")
+    assert list(saved["budget"]) == [0.8, 0.3] and list(saved["noise"]) == [5.0, 1.0]
+    assert set(saved["system"]) == {"distilwhisper"} and saved["gate_encoder"].between(0, 1).all()
+    assert found["validation_loss"].nunique() == 2  # two runs
+    assert lab.train("distilwhisper", learning_rate=1e-3).name in lab.used  # the first is the system as it is
+
+
 def test_seeds_are_other_runs_and_an_utterance_stays_one_unit(lab):
-    found = study.seeds(lab, ["lora"], [77, 78])
+    found = study.seeds(lab, ["lora", "distilwhisper"], [77, 78])
+    folder = lab.results / "studies"
+    pairs, curves = (pd.read_csv(folder / f"seeds-{name}.csv") for name in ("paired", "validation"))
+    assert list(pairs["other"]) == ["lora", "lora"] and list(pairs["test_set"]) == ["in-domain", "out-of-domain"]
+    assert len(curves) == 4 and set(curves["epoch"]) == {1.0}
+    found = found[found["system"] == "lora"]
     assert list(found["seed"]) == [77, 77, 78, 78] and list(found["test_set"])[:2] == ["in-domain", "out-of-domain"]
     assert lab.train("lora") != lab.train("lora", seed=78) and (lab.results / "studies" / "seeds.csv").is_file()
     one = study.paired_over_seeds(lab, "lora", "student", "in-domain", [77])
