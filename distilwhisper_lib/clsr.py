@@ -27,7 +27,6 @@ class ExpertSettings:
     gate_dropout: float = 0.1  # on the gate's input, in training
     skip_gate: float = 0.2  # probability that a layer uses the shared block alone for a batch, in training
     noise: float = 5.0  # alpha at the end of training; it rises linearly from 0
-    start: float = 0.0  # G before training; 0 is undecided, and open in evaluation
 
 
 class Routing:
@@ -49,8 +48,8 @@ class Gate(nn.Module):
         self.linear1 = nn.Linear(d_model, settings.gate_dim)
         self.linear2 = nn.Linear(settings.gate_dim, 1, bias=False)
         nn.init.normal_(self.linear1.weight, std=0.01)
-        nn.init.constant_(self.linear1.bias, float(settings.start != 0))
-        nn.init.constant_(self.linear2.weight, settings.start / settings.gate_dim)  # G = start, about
+        nn.init.zeros_(self.linear1.bias)
+        nn.init.zeros_(self.linear2.weight)  # G = 0: the gate starts undecided, and open in evaluation
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
         return self.linear2(torch.relu(self.linear1(self.dropout(h))))

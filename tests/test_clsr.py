@@ -72,18 +72,6 @@ def test_untrained_gates_are_open_so_that_the_experts_are_used_from_the_start(mo
         assert all(bool(g.all()) for stack in last_gates(model).values() for g in stack)
 
 
-@pytest.mark.parametrize("start", [3.0, -3.0])
-def test_gates_may_start_open_or_closed_and_change_no_logit_either(model, batch, start):
-    plain = logits(model, batch)
-    attach_experts(model, ["cs"], ExpertSettings(start=start, gate_dropout=0.0))
-    with use_language(model, "cs"):
-        assert torch.equal(logits(model, batch), plain)
-        gates = torch.cat([g.flatten() for stack in last_gates(model).values() for g in stack])
-    assert gates.unique().tolist() == [float(start > 0)]
-    gate = clsr_blocks(model)[0].gates["cs"]
-    assert gate(torch.randn(4, 5, model.config.d_model)).mean().item() == pytest.approx(start, rel=0.05)
-
-
 # ---- after training
 
 

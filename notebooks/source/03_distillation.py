@@ -486,7 +486,7 @@ print(f"without a teacher: {total_loss(ce, gate):.4f}")
 # - **DistilWhisper, pooled budget**: the same and JS to the teacher, as released;
 # - **DistilWhisper, 0.8 per stack**: our variant. The budget is 0.8 and counted per stack (notebook 02, section 8), and
 #   the experts are trained with less dropout and without skipped gates: the release's were made for thousands of steps.
-#   Chosen on validation; notebook 04 shows the trials of the learning rate.
+#   Chosen on validation; notebook 04 shows the trials.
 #
 # This is the longest cell of the notebook. **Predict:** which of the three ends with the lowest validation CE?
 
