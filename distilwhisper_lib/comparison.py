@@ -5,7 +5,7 @@ import pandas as pd
 from .corpora import corpus_report
 from .lab import Lab
 from .record import file_sha256, run_record, write_json
-from .scoring import count_errors, paired_difference, summarise, translation_scores
+from .scoring import ERRORS, count_errors, paired_difference, summarise, translation_scores
 from .systems import SYSTEMS, TRAINED, get_system
 from .testsets import DOMAINS
 
@@ -75,13 +75,22 @@ def predictions(lab: Lab) -> pd.DataFrame:
     return pd.concat(tables)
 
 
-def paired(lab: Lab, against: tuple[str, ...] = OTHERS, first: str = "distilwhisper") -> pd.DataFrame:
-    """Return WER differences first - other in both domains, with paired 95 % intervals; negative: first is better."""
+def paired(lab: Lab, against: tuple[str, ...] = OTHERS, first: str = "distilwhisper",
+           seeds: list[int] | None = None, **changes) -> pd.DataFrame:  # fmt: skip
+    """Return WER differences first - other in both domains, with paired 95 % intervals; negative: first is better.
+
+    seeds: over the runs with these seeds together. An utterance stays one unit of resampling, its errors are summed;
+    how far the seeds lie apart the interval does not say. changes: as for `Lab.train`, for both systems.
+    """
+    def summed(system: str, key: str) -> pd.DataFrame:
+        runs = [counts(lab, system, key, seed=seed, **changes) for seed in seeds or [lab.preset.seed]]
+        return pd.concat(runs).groupby("id", sort=False)[["words", *ERRORS]].sum(min_count=1)
+
     rows = []
     for name in [test.name for test in lab.test_sets.values() if test.name in DOMAINS]:
         key = f"{lab.preset.language}/{name}"
         for other in against:
-            difference = paired_difference(counts(lab, first, key), counts(lab, other, key))
+            difference = paired_difference(summed(first, key), summed(other, key))
             rows.append({"first": first, "other": other, "test_set": name} | difference)
     return pd.DataFrame(rows)
 

@@ -68,8 +68,8 @@ LAPTOP = Preset(
     name="laptop", student="openai/whisper-base", teacher=None, corpus="fillets", second_corpus="stamps",
     retention=(("fillets", "nl"), ("stamps", "es"), ("stamps", "fr"), ("stamps", "ru"), ("stamps", "ro")),
     epochs=6, batch_size=8, max_train_seconds=12.0, retention_clips=80,
-    learning_rates={"fine-tuning": 2.5e-5, "lora": 1e-3, "clsr-ft": 6e-4,
-                    "distilwhisper-released": 3e-4, "distilwhisper": 3e-4},
+    learning_rates={"fine-tuning": 2.5e-5, "lora": 2e-3, "clsr-ft": 6e-4,
+                    "distilwhisper-released": 6e-4, "distilwhisper": 1.5e-4},
     minutes="60 min on 2 cores", memory="6 GB",
 )  # fmt: skip
 

@@ -12,6 +12,7 @@ from .text import normalise
 LOOP_RATIO = 2.4  # a text that compresses better than this repeats itself (openai/whisper's own threshold)
 RESAMPLES = 2000
 TRANSLATION_RESAMPLES = 200  # sacrebleu takes its time, and its own bootstrap fails on short texts
+ERRORS = ["insertions", "deletions", "substitutions"]  # of words
 
 
 def is_loop(text: str) -> bool:
@@ -49,7 +50,7 @@ def _count(reference: str, prediction: str) -> dict:
 
 def word_errors(counts: pd.DataFrame) -> pd.Series:
     """Return insertions + deletions + substitutions of each utterance."""
-    return counts[["insertions", "deletions", "substitutions"]].sum(axis=1)
+    return counts[ERRORS].sum(axis=1)
 
 
 def summarise(counts: pd.DataFrame, seed: int = 0) -> dict:
@@ -59,7 +60,7 @@ def summarise(counts: pd.DataFrame, seed: int = 0) -> dict:
         raise ValueError("nothing to score: every reference is empty after normalisation")
     words = scored["words"].sum()
     low, high = np.percentile(_resampled_rates(scored, _draws(len(scored), seed)), [2.5, 97.5])
-    kinds = {kind: 100 * scored[kind].sum() / words for kind in ("insertions", "deletions", "substitutions")}
+    kinds = {kind: 100 * scored[kind].sum() / words for kind in ERRORS}
     cer = 100 * scored["character_errors"].sum() / scored["characters"].sum()
     return {"n": len(scored), "wer": sum(kinds.values()), "wer_low": low, "wer_high": high, "cer": cer, **kinds,
             "loops": 100 * scored["loop"].mean()}  # fmt: skip

@@ -13,15 +13,13 @@ from dataclasses import replace
 import pandas as pd
 
 from .clsr import ExpertSettings
-from .comparison import counts, score
+from .comparison import paired, score
 from .lab import Lab
 from .record import run_record, write_json
-from .scoring import paired_difference
-from .systems import SYSTEMS, TRAINED, get_system
+from .systems import TRAINED, get_system
 from .testsets import DOMAINS
 
-EXPERTS = [name for name, system in SYSTEMS.items() if system.trains == "experts"]
-LOWEST = {"fine-tuning": 1.25e-5, "lora": 2.5e-4} | dict.fromkeys(EXPERTS, 7.5e-5)  # learning rates
+LOWEST = {"fine-tuning": 1.25e-5, "lora": 2.5e-4}  # learning rates; of experts 7.5e-5
 FACTORS = (1, 2, 4, 8)  # of the lowest: four trials a system
 
 OURS = "distilwhisper"
@@ -37,15 +35,11 @@ TRIED = (  # what our variant was chosen from, beside its learning rate: fields 
 
 
 def tune(lab: Lab, systems: list[str], factors: tuple[float, ...] = FACTORS) -> pd.DataFrame:
-    """Train every system at every learning rate and return validation WER, CER, loops and cross-entropy.
-
-    factors: of the system's rate in LOWEST, or of half of the preset's where it has none there.
-    """
+    """Train every system at every learning rate and return validation WER, CER, loops and cross-entropy."""
     rows = []
     for system in systems:
-        lowest = LOWEST.get(system, lab.preset.learning_rates[system] / 2)
         for factor in factors:
-            rows.append(_trial(lab, system, learning_rate=float(f"{lowest * factor:.3g}")))
+            rows.append(_trial(lab, system, learning_rate=float(f"{LOWEST.get(system, 7.5e-5) * factor:.3g}")))
             _write(lab, "tuning", rows)
     return pd.DataFrame(rows)
 
@@ -66,10 +60,8 @@ def variants(lab: Lab, tried: tuple[dict, ...] = TRIED) -> pd.DataFrame:
 def _trial(lab: Lab, system: str, **changes) -> dict:
     """Return a row of scores on validation, with learning rate, end cross-entropy and, of experts, mean soft gates."""
     row, log = score(lab, system, f"{lab.preset.language}/validation", **changes), lab.run_log(system, **changes)
-    row |= {"learning_rate": changes["learning_rate"], "validation_loss": log[-1]["eval_loss"]}
-    for entry in [entry for entry in log if "gate_encoder" in entry][-1:]:
-        row |= {name: entry[name] for name in ("gate_encoder", "gate_decoder")}
-    return row
+    gates = {name: value for entry in log for name, value in entry.items() if name.startswith("gate_")}  # the last ones
+    return row | {"learning_rate": changes["learning_rate"], "validation_loss": log[-1]["eval_loss"]} | gates
 
 
 def seeds(lab: Lab, systems: list[str], numbers: list[int], epochs: int | None = None) -> pd.DataFrame:
@@ -79,7 +71,7 @@ def seeds(lab: Lab, systems: list[str], numbers: list[int], epochs: int | None =
     and seeds-validation.csv the cross-entropy on validation after each epoch.
     """
     changes = {"epochs": epochs or lab.preset.epochs}
-    domains = [test.name for test in lab.test_sets.values() if test.name in DOMAINS]
+    domains = [key for key, test in lab.test_sets.items() if test.name in DOMAINS]
     rows, curves = [], []
     for seed in numbers:
         for system in systems:
@@ -87,27 +79,11 @@ def seeds(lab: Lab, systems: list[str], numbers: list[int], epochs: int | None =
             curves += [{"system": system, "seed": seed} | {name: row[name] for name in ("epoch", "eval_loss")}
                        for row in log if "eval_loss" in row]  # fmt: skip
             _write(lab, "seeds-validation", curves)
-            for name in domains:
-                key = f"{lab.preset.language}/{name}"
-                rows.append(score(lab, system, key, seed=seed, **changes) | changes)
+            rows += [score(lab, system, key, seed=seed, **changes) | changes for key in domains]
             _write(lab, "seeds", rows)
-    pairs = [{"first": OURS, "other": other, "test_set": name}
-             | paired_over_seeds(lab, OURS, other, name, numbers, **changes)
-             for name in domains for other in systems if OURS in systems and other != OURS]  # fmt: skip
-    _write(lab, "seeds-paired", pairs)
+    others = [system for system in systems if system != OURS]
+    _write(lab, "seeds-paired", paired(lab, others, OURS, numbers, **changes).to_dict("records"))
     return pd.DataFrame(rows)
-
-
-def paired_over_seeds(lab: Lab, first: str, second: str, name: str, numbers: list[int], **changes) -> dict:
-    """Return `paired_difference` of two systems over the utterances of all seeds' runs together.
-
-    An utterance stays one unit of resampling: its errors are summed over the seeds. The interval covers the choice
-    of utterances; how far the seeds lie apart is in the rows of `seeds`.
-    """
-    key, errors = f"{lab.preset.language}/{name}", ["insertions", "deletions", "substitutions"]
-    tables = [[counts(lab, system, key, seed=seed, **changes) for seed in numbers] for system in (first, second)]
-    summed = [pd.concat(runs).groupby("id", sort=False)[["words", *errors]].sum(min_count=1) for runs in tables]
-    return paired_difference(*summed)
 
 
 def _write(lab: Lab, name: str, rows: list[dict]) -> None:
