@@ -82,7 +82,8 @@ def run_notebook(path: Path, folder: Path) -> bool:
     if done.exists() and nbformat.read(done, as_version=4).metadata.get("lab", {}).get("source") == source:
         return False
     try:
-        Runner(notebook, timeout=None, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
+        Runner(notebook, timeout=None, resources={"metadata": {"path": str(NOTEBOOKS)}},
+               extra_arguments=["--log-level=ERROR"]).execute()  # no warning for every kernel that starts
     except CellExecutionError:
         nbformat.write(notebook, done.with_suffix(".failed.ipynb"))
         raise

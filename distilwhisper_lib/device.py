@@ -1,6 +1,7 @@
 """Which device and which precision a run uses, and what the machine is."""
 
 import contextlib
+import ctypes
 import os
 import platform
 import sys
@@ -56,6 +57,12 @@ def peak_memory_gb(device: torch.device) -> float:
         return psutil.Process().memory_info().peak_wset / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system: glibc keeps it, and batches of many lengths make it grow (else no-op)."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def describe_machine() -> dict:

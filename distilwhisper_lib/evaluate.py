@@ -54,14 +54,12 @@ def generate_batch(model, tokenizer, features: torch.Tensor, language: str, task
 def _read(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return dict(zip(table["id"], table["prediction"], strict=True))
+    return pd.read_csv(path, dtype=str, keep_default_na=False, index_col="id")["prediction"].to_dict()
 
 
 def _write(path: Path, predictions: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    table = pd.DataFrame({"id": list(predictions), "prediction": list(predictions.values())})
     with disk_errors(path.parent):
-        table.to_csv(part, index=False)
+        pd.Series(predictions, name="prediction").rename_axis("id").to_csv(part)
         os.replace(part, path)

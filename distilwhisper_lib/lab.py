@@ -12,7 +12,7 @@ import torch
 from .batches import Clips, Collator, JoinedClips
 from .clsr import ExpertSettings, clsr_blocks, set_language
 from .corpora import held_out_lead, load_corpus, select
-from .device import describe_machine, pick_device
+from .device import describe_machine, pick_device, release_memory
 from .evaluate import stored_predictions, transcribe
 from .presets import Preset, cache_dir, get_preset, results_dir
 from .record import read_steps, short_hash, timed_step
@@ -173,6 +173,7 @@ class Lab:
                 train_system(system, folder, p, objective, clips, validation, self.train_collator, language, rate,
                              epochs, seed, name)  # fmt: skip
             gc.collect()  # a Trainer refers to itself: its model and Adam's states would stay
+            release_memory()
         return folder
 
     def run_log(self, system: str, **changes) -> list[dict]:

@@ -67,11 +67,8 @@ def commit() -> str | None:
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file."""
-    digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def run_record(preset, steps: list[dict], data: dict, models: dict) -> dict:

@@ -1,6 +1,5 @@
 """One trainer for every system: transformers' Trainer with our loss, an explicit batch order and safe resuming."""
 
-import json
 import os
 import shutil
 import time
@@ -15,9 +14,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from .batches import Clips, Collator, LengthOrder, length_batches, position_masks
 from .clsr import ExpertSettings, clsr_blocks, last_gates, set_noise
-from .device import mixed_precision, peak_memory_gb, pick_device
+from .device import mixed_precision, peak_memory_gb, pick_device, release_memory
 from .losses import cross_entropy, gate_budget_loss, labelled, top_k_divergence, total_loss
 from .presets import Preset, disk_errors
+from .record import write_json
 from .systems import System, prepare_for_training, save_trained
 from .teacher import TeacherOutputs
 from .weights import load_whisper, use_window
@@ -108,7 +108,8 @@ class GateNoise(TrainerCallback):
 
 
 class Progress(TrainerCallback):
-    """A bar in plain text with the time left; it goes on from the step that a run resumes at."""
+    """A bar in plain text with the time left; it goes on from the step that a run resumes at. Every few steps freed
+    memory is given back, or a run would take half as much again."""
 
     def __init__(self, label: str):
         self.label, self.bar = label, None
@@ -118,6 +119,8 @@ class Progress(TrainerCallback):
 
     def on_step_end(self, args, state, control, **_):
         self.bar.update(state.global_step - self.bar.n)
+        if state.global_step % 16 == 0:
+            release_memory()
 
     def on_train_end(self, args, state, control, **_):
         self.bar.close()
@@ -246,6 +249,4 @@ def _write_run(folder: Path, trainer: LabTrainer, **facts) -> None:
         "peak_memory_gb": round(peak_memory_gb(pick_device()), 2),
         "log": [row for row in trainer.state.log_history if "train_runtime" not in row],
     }
-    part = folder / "run.part"
-    part.write_text(json.dumps(run, indent=1) + "\n")
-    os.replace(part, folder / "run.json")
+    write_json(folder / "run.json", run)
