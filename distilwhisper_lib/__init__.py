@@ -1,12 +1,12 @@
 """DistilWhisper Lab: language-specific experts and distillation for Whisper, small enough to read in an hour.
 
 The modules, in the order in which they import each other:
-basics: presets, text, audio, device;
+basics: presets, text, audio, device, record;
 corpora/: archives, apt, packages, items, fillets, stamps, toy, loading;
 checkpoints/: conversion, tiny, mirror;
 the method: weights, clsr, storage, losses;
 training: batches, teacher, systems, train;
-results: scoring, evaluate, testsets, record, lab, comparison, drawing, plots;
+results: scoring, evaluate, testsets, lab, comparison, drawing, plots;
 programs: study, course, check_real.
 """
 

@@ -61,5 +61,5 @@ def _write(path: Path, predictions: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     with disk_errors(path.parent):
-        pd.Series(predictions, name="prediction").rename_axis("id").to_csv(part)
+        pd.Series(predictions, name="prediction").rename_axis("id").to_frame().to_csv(part)
         os.replace(part, path)
