@@ -12,7 +12,7 @@ from .systems import TRAINED
 from .testsets import TestSet
 
 CLIPS = 16
-RATES = {"fine-tuning": 1e-4, "lora": 1e-3, "clsr-ft": 3e-4, "distilwhisper-released": 3e-4, "distilwhisper": 3e-4}
+RATES = {"fine-tuning": 1e-4, "lora": 1e-3, "clsr-ft": 3e-4, "distilwhisper-released": 3e-4, "distilwhisper": 6e-4}
 
 
 def check_lab() -> Lab:
