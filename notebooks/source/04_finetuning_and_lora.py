@@ -233,6 +233,8 @@ results = ["wer", "wer_low", "wer_high", "validation_loss", "gate_encoder", "gat
 tried.set_index(settings)[results].round(2)
 
 # %% [markdown]
+# The outputs below are of a run made before the last trials (LoRA at 1e-3); a run of your own has the rates above.
+#
 # Two traps of training are shown elsewhere: gradient accumulation, which today's Trainer scales wrongly for
 # Whisper (notebook 03), and WER of teacher-forced outputs (notebook 01). The second one matters here: the LoRA
 # script of the authors' release computes its WER in that way, so that its figures are not comparable with those

@@ -29,6 +29,9 @@
 # normaliser, and writes `comparison.csv`, `paired.csv`, `predictions.csv` and `run.json` into the results folder.
 # `main_table` shows the part that corresponds to the paper's main table: WER and CER in-domain and out-of-domain.
 #
+# The outputs shown are of a run made before the tuning was complete: LoRA at a learning rate of 1e-3, both DistilWhispers
+# at 3e-4 (notebook 04 has the trials).
+#
 # **Predict:** sort the seven rows by in-domain WER before you run the cell.
 
 # %%
