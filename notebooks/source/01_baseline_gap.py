@@ -378,8 +378,8 @@ plots.plot_wer_by({"Whisper (student)": student[inside], "Teacher stand-in": tea
 # *The figure shows WER with its interval for clips of growing length, student beside stand-in, in-domain.*
 #
 # **Read:** Length matters less than one would think: the student has 60 to 70 % at every length, and the stand-in gains
-# most on one to two seconds. Its wide interval at two to three seconds is one looping clip. `n` is the number of clips
-# behind a bar: a bar without a visible interval stands on one or two clips and says nothing.
+# most on one to three seconds. `n` is the number of clips behind a bar: a bar without a visible interval stands on one or
+# two clips and says nothing.
 
 # %%
 plots.plot_wer_by({"Whisper (student)": student[outside], "Teacher stand-in": teacher[outside]}, by="speaker")
@@ -435,7 +435,8 @@ harder.pivot_table(index="system", columns="test_set", values=["n", "wer", "loop
 
 # %% [markdown]
 # **Read:** Compare along a row. The stand-in was trained on clean clips only, and yet it keeps its lead of about twenty
-# points in noise and echo. (The changed tests hold fewer clips than `in-domain`, see `n`.)
+# points in echo. In noise the lead is gone, and the column of loops says how: two of its 64 clips loop, which is enough
+# for an interval from 57 to 116. (The changed tests hold fewer clips than `in-domain`, see `n`.)
 
 # %% [markdown]
 # ## 7. Common trap: the normaliser on Tamil and Thai

@@ -241,6 +241,7 @@ tried.set_index(settings)[results].round(2)
 # of `generate`.
 
 # %%
+del model, lora, layer, wrong, fresh  # training needs their memory
 compared = ["fine-tuning", "lora", "clsr-ft"]
 runs = {name: json.loads((lab.train(name) / "run.json").read_text()) for name in compared}
 facts = ["clips", "epochs", "steps", "batch_size", "learning_rate", "trained_parameters", "seconds", "peak_memory_gb"]
