@@ -42,7 +42,7 @@ class Preset:
     warmup_ratio: float = 0.1
     label_smoothing: float = 0.1
     margin_seconds: float | None = 6.0  # silence after the longest clip of a batch; None: Whisper's 30 s window
-    train_margin_seconds: float | None = 3.0  # the same in training, where shorter is cheaper and does no harm
+    train_margin_seconds: float | None = 3.0  # the same in training, where shorter is cheaper
     max_new_tokens: int = 128
     eval_batch_size: int = 16
     top_k: int = 256  # teacher probabilities stored per position
@@ -70,7 +70,7 @@ LAPTOP = Preset(
     epochs=6, batch_size=8, max_train_seconds=8.0, train_margin_seconds=1.5, retention_clips=64,
     learning_rates={"fine-tuning": 2.5e-5, "lora": 2e-3, "clsr-ft": 6e-4,
                     "distilwhisper-released": 6e-4, "distilwhisper": 1.5e-4},
-    minutes="65 min on 2 cores (estimate)", memory="6 GB",
+    minutes="105 min on 2 cores", memory="6 GB",
 )  # fmt: skip
 
 COLAB = Preset(

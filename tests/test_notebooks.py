@@ -108,7 +108,7 @@ def test_committed_notebooks_are_those_of_their_source(source):
 def test_a_notebook_can_be_read_on_the_web(source):
     text = (ROOT / "notebooks" / f"{source.stem}.ipynb").read_text()
     notebook = nbformat.reads(text, as_version=4)
-    assert "widgets" not in notebook.metadata
+    assert "widgets" not in notebook.metadata and tool.WIDGET not in text
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert code[0].source == tool.setup_cell()
     assert all(len(cell.source.splitlines()) <= 22 for cell in code[1:])

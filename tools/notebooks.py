@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 IN_SOLUTIONS = {"setup", "exercise", "solution", "check"}
 NOT_IN_NOTEBOOK = {"solution", "wrong"}
+WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar that only lives while the notebook runs
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -90,7 +91,8 @@ def clean_outputs(notebook) -> None:
         if cell.cell_type != "code":
             continue
         cell.metadata.pop("execution", None)
-        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"
+                        and WIDGET not in output.get("data", {})]  # fmt: skip
         for output in cell.outputs:
             data = output.get("data", {})
             if "<audio" in str(data.get("text/html", "")):
