@@ -70,7 +70,7 @@ LAPTOP = Preset(
     epochs=6, batch_size=8, max_train_seconds=8.0, train_margin_seconds=1.5, retention_clips=64,
     learning_rates={"fine-tuning": 2.5e-5, "lora": 2e-3, "clsr-ft": 6e-4,
                     "distilwhisper-released": 6e-4, "distilwhisper": 1.5e-4},
-    minutes="105 min on 2 cores", memory="6 GB",
+    minutes="105 min on 2 cores", memory="6.5 GB",
 )  # fmt: skip
 
 COLAB = Preset(

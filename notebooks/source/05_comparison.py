@@ -404,8 +404,8 @@ shown.rename(columns={"seconds": "training (s)", "stored_mb": "stored (MB)", "we
 # ## 8. More than one seed
 #
 # The seed draws the new gates, the adapters, dropout and the order of the clips. One run is one draw, and the intervals
-# above know nothing of it. So our variant and LoRA, the closest to it in-domain, were trained with a second seed at the
-# preset `laptop` (77 is the table's own). This was done once, by
+# above know nothing of it. So our variant and LoRA, the best of the others in-domain, were trained with a second seed
+# at the preset `laptop` (77 is the table's own). This was done once, by
 # `python -m distilwhisper_lib.study seeds --systems lora distilwhisper --seeds 77 78`, and is committed with its record;
 # the tables below are read from there, at every preset.
 #
@@ -440,8 +440,8 @@ plots.plot_curves({name: rows.to_dict("records") for name, rows in means.groupby
 # %% [markdown]
 # *Figure: plain cross-entropy on validation after each epoch, mean over both seeds, a line for each system.*
 #
-# **Read:** LoRA's hardly moves after three epochs and rises in the last; our variant's still falls at the end. Longer training is the first
-# thing to try for the experts, and it would cost the others the same.
+# **Read:** LoRA's hardly moves after three epochs and rises in the last; our variant's still falls at the end. Longer
+# training is the first thing to try for the experts.
 
 # %% [markdown]
 # ## 9. What we may conclude
