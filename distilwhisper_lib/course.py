@@ -11,6 +11,8 @@ import os
 import shutil
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import nbformat
@@ -47,8 +49,9 @@ def course_notebooks() -> list[Path]:
     return sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
 
 
-def prepare(lab: Lab) -> None:
+def prepare(preset: str) -> None:
     """Fetch and prepare weights and speech, with the terminal's own progress bars."""
+    lab = Lab(preset)
     load_whisper(lab.preset.student)
     load_processor(lab.preset.student)
     for test in lab.test_sets.values():
@@ -158,7 +161,8 @@ def main() -> None:
     lab = Lab(arguments.preset)
     os.environ["LAB_PRESET"] = lab.preset.name  # the notebooks' kernels open the same one
     announce(lab)
-    prepare(lab)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
+        apart.submit(prepare, lab.preset.name).result()  # what it needs of memory is free again for the notebooks
     run_course(lab, arguments.only)
     if not arguments.only:
         finish(lab)

@@ -15,12 +15,12 @@ from transformers.utils.logging import disable_progress_bar
 from .batches import Clips, Collator, LengthOrder, length_batches, position_masks
 from .clsr import ExpertSettings, clsr_blocks, last_gates, set_noise
 from .device import mixed_precision, peak_memory_gb, pick_device, release_memory
-from .losses import cross_entropy, gate_budget_loss, labelled, top_k_divergence, total_loss
+from .losses import IGNORED, cross_entropy, gate_budget_loss, top_k_divergence, total_loss
 from .presets import Preset, disk_errors
 from .record import write_json
 from .systems import System, prepare_for_training, save_trained
 from .teacher import TeacherOutputs
-from .weights import load_whisper, use_window
+from .weights import load_whisper, logits_where, use_window
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,10 @@ class LabTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the loss of one batch; in evaluation the plain cross-entropy."""
-        with use_window(self.model, inputs["input_features"].shape[-1]):
+        keep = inputs["labels"] != IGNORED
+        with use_window(self.model, inputs["input_features"].shape[-1]), logits_where(self.model, keep):
             outputs = model(input_features=inputs["input_features"], decoder_input_ids=inputs["decoder_input_ids"])
-        logits, labels = labelled(outputs.logits, inputs["labels"])  # (N, V), (N,)
+        logits, labels = outputs.logits.float(), inputs["labels"][keep]  # (N, V), (N,)
         if not model.training:
             loss = cross_entropy(logits, labels)
             return (loss, outputs) if return_outputs else loss
@@ -171,7 +172,7 @@ def training_arguments(folder: Path, preset: Preset, learning_rate: float, epoch
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=preset.batch_size,
-        per_device_eval_batch_size=preset.eval_batch_size,
+        per_device_eval_batch_size=preset.batch_size,
         gradient_accumulation_steps=preset.accumulation,
         num_train_epochs=epochs,
         learning_rate=learning_rate,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from distilwhisper_lib import weights
 from distilwhisper_lib.checkpoints.tiny import CODES, SPECIAL
-from distilwhisper_lib.weights import find_weights, load_processor, load_whisper, tiny_whisper, use_window
+from distilwhisper_lib.weights import find_weights, load_processor, load_whisper, logits_where, tiny_whisper, use_window
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_tiny_is_the_same_every_time_and_leaves_random_numbers_alone(model, feat
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    again = tiny_whisper()
+    again = load_whisper("tiny")
     assert torch.equal(torch.rand(1), expected)
     assert torch.equal(logits(model, features), logits(again, features))
     assert not torch.equal(logits(model, features), logits(tiny_whisper(seed=1), features))
@@ -100,7 +100,8 @@ def test_dtype_and_attention_are_as_asked(model, tmp_path):
     model.half().save_pretrained(tmp_path)
     assert load_whisper(tmp_path).dtype == torch.float32  # though the checkpoint is in fp16
     assert load_whisper(tmp_path, dtype=torch.bfloat16).dtype == torch.bfloat16
-    assert load_whisper("tiny", attn_implementation="eager").config._attn_implementation == "eager"
+    assert load_whisper("tiny", attn_implementation="sdpa").config._attn_implementation == "sdpa"
+    assert load_whisper("tiny").config._attn_implementation == ("sdpa" if torch.cuda.is_available() else "eager")
 
 
 def test_folder_without_a_checkpoint_says_what_it_lacks(model, tmp_path):
@@ -207,3 +208,14 @@ def test_window_works_below_a_peft_adapter(model, features):
     with use_window(adapted, 200):
         assert adapted.generate(input_features=features[..., :200], language="cs", max_new_tokens=3).shape == (2, 3)
     assert logits(adapted, features).isfinite().all()
+
+
+def test_logits_where_gives_the_same_logits_at_the_kept_positions_only():
+    model, keep = load_whisper("tiny"), torch.tensor([[True, True, False], [True, False, False]])
+    inputs = {"input_features": torch.randn(2, 80, 200), "decoder_input_ids": torch.tensor([[1, 2, 3], [4, 5, 6]])}
+    with use_window(model, 200):
+        everywhere = model(**inputs).logits  # (B, T, V)
+        with logits_where(model, keep):
+            kept = model(**inputs).logits  # (N, V)
+        assert torch.equal(model(**inputs).logits, everywhere)  # the hook is gone
+    torch.testing.assert_close(kept, everywhere[keep])
