@@ -4,7 +4,7 @@ The modules, in the order in which they import each other:
 basics: presets, text, audio, device, record;
 corpora/: archives, apt, packages, items, fillets, stamps, toy, loading;
 checkpoints/: conversion, tiny, mirror;
-the method: weights, clsr, storage, losses;
+the method: weights, clsr, storage, released, losses;
 training: batches, teacher, systems, train;
 results: scoring, evaluate, testsets, lab, comparison, drawing, plots;
 programs: study, course, check_real.
@@ -23,6 +23,7 @@ from .clsr import (
 from .lab import Lab, open_lab
 from .losses import cross_entropy, gate_budget_loss, js_divergence, kl_divergence, total_loss
 from .presets import get_preset
+from .released import load_released
 from .storage import load_experts, save_experts
 from .text import normalise
 from .weights import load_processor, load_whisper, use_window
@@ -30,6 +31,6 @@ from .weights import load_processor, load_whisper, use_window
 __all__ = [
     "ExpertSettings", "Lab", "attach_experts", "cross_entropy", "detach_experts", "expert_languages",
     "gate_budget_loss", "get_language", "get_preset", "js_divergence", "kl_divergence", "last_gates", "load_experts",
-    "load_processor", "load_whisper", "normalise", "open_lab", "save_experts", "set_language", "total_loss",
-    "use_language", "use_window",
+    "load_processor", "load_released", "load_whisper", "normalise", "open_lab", "save_experts", "set_language",
+    "total_loss", "use_language", "use_window",
 ]  # fmt: skip

@@ -100,13 +100,22 @@ def load_experts(model, folder: str | Path, languages: list[str] | None = None):
                                 f"it has {', '.join(about['languages'])}")  # fmt: skip
     settings = ExpertSettings(**about["settings"])
     loaded = {language: _read_tensors(folder / f"experts.{language}.safetensors") for language in wanted}
-    for language, tensors in loaded.items():
-        _check_shapes(model, settings, language, tensors, f"{folder} ({about['base_model']})")
+    source = f"{folder} ({about['base_model']})"
+    _check_shapes(model, settings, loaded, source)
     if base_fingerprint(model) != about["base_fingerprint"]:
         raise ValueError(f"the experts in {folder} were trained on another Whisper: their shapes fit, but the frozen "
                          f"weights differ; load {about['base_model']} in fp32 or fp16")  # fmt: skip
-    attach_experts(model, wanted, settings)
-    for language, tensors in loaded.items():
+    return attach_trained(model, settings, loaded, source)
+
+
+def attach_trained(model, settings: ExpertSettings, experts: dict[str, dict], source: str):
+    """Attach experts whose tensors are given, {language: {name as in `expert_parameters`: tensor}}; returns the model.
+
+    Raises ValueError, which names `source`, where names or shapes don't fit; the model is then as it was.
+    """
+    _check_shapes(model, settings, experts, source)
+    attach_experts(model, list(experts), settings)
+    for language, tensors in experts.items():
         for name, parameter in expert_parameters(model, language):
             parameter.data.copy_(tensors[name])
     return model
@@ -121,18 +130,25 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} cannot be read ({error}): copy it again, or train the experts again") from error
 
 
-def _check_shapes(model, settings: ExpertSettings, language: str, tensors: dict, source: str) -> None:
+def _check_shapes(model, settings: ExpertSettings, experts: dict[str, dict], source: str) -> None:
     """Compare names and shapes before anything is attached, so that a wrong folder leaves the model as it was."""
-    needed, found = {}, {name: tensor.shape for name, tensor in tensors.items()}
+    for language, tensors in experts.items():
+        needed, found = _shapes(model, settings, language), {name: tensor.shape for name, tensor in tensors.items()}
+        if found != needed:
+            raise ValueError(f"the {language} experts in {source} are for {_describe(found)}; "
+                             f"this Whisper needs {_describe(needed)}")  # fmt: skip
+
+
+def _shapes(model, settings: ExpertSettings, language: str) -> dict[str, torch.Size]:
+    """Return the shapes that a language's experts have in this Whisper, by name."""
+    shapes = {}
     for stack, index, layer in whisper_layers(model):
         shared = shared_block(layer)
         with torch.device("meta"):  # only its shapes are wanted
             gate = Gate(shared.fc1.weight.shape[1], settings)
         for kind, module in (("experts", shared), ("gates", gate)):
-            needed |= {f"{stack}.{index}.{kind}.{language}.{name}": p.shape for name, p in module.named_parameters()}
-    if found != needed:
-        raise ValueError(f"the {language} experts in {source} are for {_describe(found)}; "
-                         f"this Whisper needs {_describe(needed)}")  # fmt: skip
+            shapes |= {f"{stack}.{index}.{kind}.{language}.{name}": p.shape for name, p in module.named_parameters()}
+    return shapes
 
 
 def _describe(shapes: dict[str, torch.Size]) -> str:

@@ -1,5 +1,7 @@
 """Text: language codes, the token ids that Whisper is trained on, and normalisers."""
 
+import re
+import unicodedata
 from collections.abc import Callable
 
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer
@@ -7,9 +9,35 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES as NAMES
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 LANGUAGES: dict[str, str] = dict(NAMES)  # code -> English name, Whisper's languages
+BASIC = BasicTextNormalizer()
+UNSPACED = re.compile("([\u0e00-\u0fff\u1000-\u109f\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff])")
+ASIDES = re.compile(r"[<\[][^>\]]*[>\]]|\([^)]*\)")  # what Whisper's own normaliser drops as well
+APOSTROPHE = re.compile(r"(?<=\w)['’ʼ](?=\w)")
+
+
+def released_normaliser(text: str) -> str:
+    """Return what the authors' release scores: Whisper's basic normaliser, then every letter of Chinese, Japanese,
+    Korean, Thai, Lao, Tibetan and Burmese on its own (release, train_utils.py: ExtendedTextNormalizer).
+
+    Marks become spaces: Tamil words are cut at vowel signs, Thai becomes consonants. So neither has a word error rate.
+    """
+    return UNSPACED.sub(r" \1 ", BASIC(text))
+
+
+def keep_marks(text: str) -> str:
+    """Return text in small letters without asides, punctuation and symbols; vowel signs and tones stay.
+
+    An apostrophe inside a word stays too, as the letter U+02BC. Thai has no spaces between words: score its CER.
+    """
+    text = APOSTROPHE.sub("\u02bc", ASIDES.sub("", unicodedata.normalize("NFKC", text.lower())))
+    return "".join(" " if unicodedata.category(char)[0] in "PS" else char for char in text)
+
+
 NORMALISERS: dict[str, Callable[[str], str]] = {
     "none": lambda text: text,
-    "whisper-basic": BasicTextNormalizer(),
+    "whisper-basic": BASIC,
+    "released": released_normaliser,
+    "keep-marks": keep_marks,
 }
 
 

@@ -106,3 +106,19 @@ def test_no_normaliser_but_spaces():
     assert normalise(" Ahoj,\n  Světe! ", "none") == "Ahoj, Světe!"
     with pytest.raises(ValueError, match=f"unknown normaliser 'mine': one of {', '.join(NORMALISERS)}"):
         normalise("x", "mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("வணக்கம் உலகம்!", "வணக்கம் உலகம்"),  # two Tamil words, vowel signs and all
+        ("สวัสดีครับ", "สวัสดีครับ"),
+        ("Здоров'я — це найголовніше", "здоровʼя це найголовніше"),
+        ("Здоров’я", "здоровʼя"),
+        ("L'avió 'vermell' (riu) s'enlaira.", "lʼavió vermell sʼenlaira"),
+        ("Žluťoučký kůň [smích] úpěl — 10:30, 5 €", "žluťoučký kůň úpěl 10 30 5"),
+    ],
+)
+def test_normaliser_that_keeps_marks(text, expected):
+    assert normalise(text, "keep-marks") == expected
+    assert normalise(normalise(text, "keep-marks"), "keep-marks") == expected

@@ -1,0 +1,162 @@
+"""Parity with the authors' release: what its code computes is in data/parity, and met here."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from distilwhisper_lib import released
+from distilwhisper_lib.clsr import expert_languages, last_gates, set_language
+from distilwhisper_lib.losses import cross_entropy, js_divergence, kl_divergence, total_loss
+from distilwhisper_lib.released import load_released
+from distilwhisper_lib.storage import load_experts, save_experts
+from distilwhisper_lib.text import normalise
+from distilwhisper_lib.weights import load_whisper
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+PARITY = Path(__file__).parent / "data" / "parity"
+FORWARD = np.load(PARITY / "forward.npz")
+LOSSES = np.load(PARITY / "losses.npz")
+CODES = {"catalan": "ca", "tamil": "ta"}
+
+
+def tensor(numbers):
+    return torch.from_numpy(np.asarray(numbers))
+
+
+def logits_of(model, language):
+    set_language(model, language)
+    with torch.no_grad():
+        return model(input_features=tensor(FORWARD["input_features"]),
+                     decoder_input_ids=tensor(FORWARD["decoder_input_ids"])).logits  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_released(PARITY / "released", ["catalan", "ta"])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Path(shutil.copytree(PARITY / "released", tmp_path / "released"))
+
+
+# ---- numbers
+
+
+def test_plain_whisper_without_a_language(model):
+    expected = tensor(FORWARD["logits.whisper"])
+    torch.testing.assert_close(logits_of(model, None), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits_of(load_whisper(PARITY / "whisper"), None), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("language", CODES)
+@pytest.mark.parametrize("named", ["by name", "by code"])
+def test_logits_and_gates_of_each_language(model, language, named):
+    expected = tensor(FORWARD[f"logits.{language}.transcribe"])
+    assert (expected - tensor(FORWARD["logits.whisper"])).abs().max() > 0.1  # the experts do something
+    found = logits_of(model, language if named == "by name" else CODES[language])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    gates = last_gates(model)
+    for stack, layers in gates.items():
+        for index, gate in enumerate(layers):
+            assert torch.equal(gate, tensor(FORWARD[f"gates.{language}.transcribe.{stack}.{index}"]))
+    mean = torch.cat([gate.flatten() for layers in gates.values() for gate in layers]).mean()
+    assert mean.item() == pytest.approx(FORWARD[f"gate_mean.{language}.transcribe"].item(), abs=1e-6)
+
+
+def test_rows_of_different_languages_in_one_batch(model):
+    found = logits_of(model, ["tamil", None, "ca"])
+    for row, source in enumerate(("tamil.transcribe", "whisper", "catalan.transcribe")):
+        torch.testing.assert_close(found[row], tensor(FORWARD[f"logits.{source}"])[row], atol=1e-5, rtol=0)
+
+
+def test_saved_in_our_format_and_loaded_again_it_is_the_same(model, tmp_path):
+    save_experts(model, tmp_path / "experts")
+    again = load_experts(load_whisper(PARITY / "whisper"), tmp_path / "experts")
+    assert expert_languages(again) == ["ca", "ta"]
+    for language in (None, "ca", "ta"):
+        assert torch.equal(logits_of(again, language), logits_of(model, language))
+
+
+@pytest.mark.parametrize("kind", ["js", "kl"])
+@pytest.mark.parametrize("temperature", [1, 2, 3])
+def test_divergences(kind, temperature):
+    divergence = {"js": js_divergence, "kl": kl_divergence}[kind]
+    found = divergence(tensor(LOSSES["teacher_logits"]), tensor(LOSSES["student_logits"]), temperature)
+    assert found.item() == pytest.approx(LOSSES[f"{kind}.tau{temperature}"].item(), abs=1e-5)
+
+
+def test_cross_entropy_and_total():
+    ce = cross_entropy(tensor(LOSSES["student_logits"]), tensor(LOSSES["labels"]), label_smoothing=0.1)
+    assert ce.item() == pytest.approx(LOSSES["ce.smoothing0.1"].item(), abs=1e-5)
+    js = js_divergence(tensor(LOSSES["teacher_logits"]), tensor(LOSSES["student_logits"]))
+    total = total_loss(ce, torch.tensor(0.8 - 0.5), js)
+    assert total.item() == pytest.approx(LOSSES["total.js.tau1.gate_mean0.8"].item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("case", json.loads((PARITY / "normaliser.json").read_text(encoding="utf-8")))
+def test_normaliser(case):
+    assert normalise(case["text"], "released") == case["normalised"]
+
+
+# ---- errors
+
+
+def test_language_that_is_not_there_says_which_are(folder):
+    with pytest.raises(FileNotFoundError, match="expert.czech.bin is missing.*catalan, tamil"):
+        load_released(folder, ["cs"])
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "expert.catalan.bin"])
+def test_truncated_file_is_named(folder, name):
+    (folder / name).write_bytes((folder / name).read_bytes()[:5000])
+    with pytest.raises(ValueError, match=f"{name} can't be read"):
+        load_released(folder, ["catalan"])
+
+
+def test_nothing_that_is_pickled_runs(folder):
+    torch.save({"x": Path("/")}, folder / "expert.catalan.bin")  # an object: what an attack would be
+    with pytest.raises(ValueError, match="more than tensors"):
+        load_released(folder, ["catalan"])
+
+
+def test_other_folders_and_models_are_refused(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.json is missing"):
+        load_released(tmp_path, ["catalan"])
+    with pytest.raises(ValueError, match="load_experts"):
+        load_released(PARITY / "whisper", ["catalan"])
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"clsr_gate_dim": 32}))
+    with pytest.raises(ValueError, match="ca experts in"):
+        load_released(folder, ["catalan"])
+    (folder / "config.json").write_text(json.dumps(config | {"encoder_layers": 1}))
+    with pytest.raises(ValueError, match="does not fit its config.json"):
+        load_released(folder, ["catalan"])
+
+
+# ---- the hub
+
+
+def test_from_the_hub_only_what_is_needed(monkeypatch, folder):
+    asked = {}
+
+    def download(name, revision, allow_patterns):
+        asked.update(name=name, revision=revision, files=allow_patterns)
+        return folder
+
+    monkeypatch.setattr(released, "snapshot_download", download)
+    model = load_released("naver/multilingual-distilwhisper-3k", "tamil", revision="main")
+    assert expert_languages(model) == ["ta"] and model.name_or_path == asked["name"]
+    assert asked["files"] == ["config.json", "generation_config.json", "pytorch_model.bin", "expert.tamil.bin"]
+
+
+def test_no_network_says_what_to_do(monkeypatch):
+    def download(*_, **__):
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(released, "snapshot_download", download)
+    with pytest.raises(OSError, match="naver/nothing.*check its spelling.*network"):
+        load_released("naver/nothing", ["ta"])
