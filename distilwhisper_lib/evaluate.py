@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from .batches import Clips, Collator, length_batches
-from .device import autocast, device_of
+from .device import autocast, device_of, release_memory
 from .presets import Preset, disk_errors
 from .weights import use_window
 
@@ -31,6 +31,7 @@ def transcribe(model, clips: Clips, collator: Collator, preset: Preset, path: Pa
         texts = generate_batch(model, collator.tokenizer, batch["input_features"], language, task, preset)
         done |= dict(zip(batch["ids"], texts, strict=True))
         _write(path, done)
+        release_memory()
     return stored_predictions(clips, path)
 
 

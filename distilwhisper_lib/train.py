@@ -120,7 +120,7 @@ class Progress(TrainerCallback):
 
     def on_step_end(self, args, state, control, **_):
         self.bar.update(state.global_step - self.bar.n)
-        if state.global_step % 16 == 0:
+        if state.global_step % 4 == 0:
             release_memory()
 
     def on_train_end(self, args, state, control, **_):
