@@ -3,28 +3,21 @@
 The modules, in the order in which they import each other:
 basics: presets, text, audio, device, record;
 corpora/: archives, apt, packages, items, fillets, stamps, toy, loading;
-checkpoints/: conversion, tiny, mirror;
-the method: weights, clsr, storage, released, losses;
+checkpoints/: conversion, tiny, mirror, released;
+the method: weights, clsr, storage, losses;
 training: batches, teacher, systems, train;
 results: scoring, evaluate, testsets, lab, comparison, drawing, plots;
 programs: study, course, check_real.
 """
 
 from .clsr import (
-    ExpertSettings,
-    attach_experts,
-    detach_experts,
-    expert_languages,
-    get_language,
-    last_gates,
-    set_language,
+    ExpertSettings, attach_experts, detach_experts, expert_languages, get_language, last_gates, set_language,
     use_language,
-)
+)  # fmt: skip
 from .lab import Lab, open_lab
 from .losses import cross_entropy, gate_budget_loss, js_divergence, kl_divergence, total_loss
 from .presets import get_preset
-from .released import load_released
-from .storage import load_experts, save_experts
+from .storage import load_experts, load_released, save_experts
 from .text import normalise
 from .weights import load_processor, load_whisper, use_window
 

@@ -11,8 +11,6 @@ import os
 import shutil
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import nbformat
@@ -23,6 +21,7 @@ from nbconvert import HTMLExporter
 
 from .comparison import main_table
 from .corpora import download_size, load_corpus
+from .device import release_memory
 from .lab import Lab
 from .presets import REPOSITORY, cache_dir
 from .record import write_json
@@ -49,9 +48,8 @@ def course_notebooks() -> list[Path]:
     return sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
 
 
-def prepare(preset: str) -> None:
+def prepare(lab: Lab) -> None:
     """Fetch and prepare weights and speech, with the terminal's own progress bars."""
-    lab = Lab(preset)
     load_whisper(lab.preset.student)
     load_processor(lab.preset.student)
     for test in lab.test_sets.values():
@@ -161,8 +159,8 @@ def main() -> None:
     lab = Lab(arguments.preset)
     os.environ["LAB_PRESET"] = lab.preset.name  # the notebooks' kernels open the same one
     announce(lab)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
-        apart.submit(prepare, lab.preset.name).result()  # what it needs of memory is free again for the notebooks
+    prepare(lab)
+    release_memory()  # for the notebooks
     run_course(lab, arguments.only)
     if not arguments.only:
         finish(lab)

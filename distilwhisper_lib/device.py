@@ -4,15 +4,10 @@ import contextlib
 import ctypes
 import os
 import platform
+import resource
 import sys
 
-import psutil
 import torch
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
 
 
 def pick_device() -> torch.device:
@@ -53,8 +48,6 @@ def peak_memory_gb(device: torch.device) -> float:
     """Return the peak so far: of this process (resident set) on a CPU, of torch's allocator on a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    if resource is None:
-        return psutil.Process().memory_info().peak_wset / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 

@@ -10,18 +10,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from .checkpoints.released import STUDENT, read_expert, read_whisper, released_folder
 from .clsr import (
-    ExpertSettings,
-    Gate,
-    attach_experts,
-    clsr_blocks,
-    expert_languages,
-    expert_parameters,
-    shared_block,
+    ExpertSettings, Gate, attach_experts, clsr_blocks, expert_languages, expert_parameters, shared_block,
     whisper_layers,
-)
+)  # fmt: skip
 from .presets import disk_errors
+from .record import write_json
 from .text import language_code
+from .weights import REVISIONS, fastest_attention
 
 FORMAT = 1
 
@@ -66,9 +63,7 @@ def _write_about(model, folder: Path, languages: list[str]) -> None:
         "languages": languages,
         "settings": asdict(clsr_blocks(model)[0].routing.settings),
     }
-    part = folder / "experts.part"
-    part.write_text(json.dumps(about, indent=2) + "\n")
-    os.replace(part, folder / "experts.json")
+    write_json(folder / "experts.json", about)
 
 
 def _read_about(folder: Path) -> dict:
@@ -100,25 +95,38 @@ def load_experts(model, folder: str | Path, languages: list[str] | None = None):
                                 f"it has {', '.join(about['languages'])}")  # fmt: skip
     settings = ExpertSettings(**about["settings"])
     loaded = {language: _read_tensors(folder / f"experts.{language}.safetensors") for language in wanted}
-    source = f"{folder} ({about['base_model']})"
-    _check_shapes(model, settings, loaded, source)
+    _check_shapes(model, settings, loaded, f"{folder} ({about['base_model']})")
     if base_fingerprint(model) != about["base_fingerprint"]:
         raise ValueError(f"the experts in {folder} were trained on another Whisper: their shapes fit, but the frozen "
                          f"weights differ; load {about['base_model']} in fp32 or fp16")  # fmt: skip
-    return attach_trained(model, settings, loaded, source)
+    return _attach_trained(model, settings, loaded)
 
 
-def attach_trained(model, settings: ExpertSettings, experts: dict[str, dict], source: str):
-    """Attach experts whose tensors are given, {language: {name as in `expert_parameters`: tensor}}; returns the model.
-
-    Raises ValueError, which names `source`, where names or shapes don't fit; the model is then as it was.
-    """
-    _check_shapes(model, settings, experts, source)
+def _attach_trained(model, settings: ExpertSettings, experts: dict[str, dict]):
+    """Attach experts whose tensors are given, {language: {name in `expert_parameters`: tensor}}; returns the model."""
     attach_experts(model, list(experts), settings)
     for language, tensors in experts.items():
         for name, parameter in expert_parameters(model, language):
             parameter.data.copy_(tensors[name])
     return model
+
+
+def load_released(name: str | Path, languages: list[str], revision: str | None = None):
+    """Return a Whisper with the authors' published experts of `languages`; none is switched on (`set_language`).
+
+    name: a hub id or a folder in the release's format; languages: codes or English names; revision: of the hub.
+    Raises OSError where the hub can't be reached, FileNotFoundError for a file that is not there (the message lists the
+    languages that are), ValueError for a damaged file or one that holds more than tensors, or experts that don't fit.
+    """
+    codes = [language_code(language) for language in ([languages] if isinstance(languages, str) else languages)]
+    folder = released_folder(name, codes, revision)
+    model, about = read_whisper(folder, REVISIONS[STUDENT])
+    model.set_attn_implementation(fastest_attention())
+    model.config._name_or_path = model.name_or_path = str(name)
+    settings = ExpertSettings(gate_dim=about["clsr_gate_dim"], skip_gate=about["skip_gate_prob"])
+    experts = {code: read_expert(folder, code) for code in codes}
+    _check_shapes(model, settings, experts, str(folder))
+    return _attach_trained(model, settings, experts)
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -9,9 +9,9 @@ from tqdm import tqdm
 
 from .batches import Clips, Collator, length_batches
 from .device import autocast, device_of
-from .losses import IGNORED, top_k_log_probs
+from .losses import labelled, top_k_log_probs
 from .presets import disk_errors
-from .weights import logits_where, use_window
+from .weights import use_window
 
 
 class TeacherOutputs:
@@ -70,12 +70,11 @@ def compute_teacher(model, clips: Clips, collator: Collator, folder: str | Path,
 def _teacher_batch(model, batch: dict, k: int) -> dict[str, torch.Tensor]:
     device = device_of(model)
     features, inputs = batch["input_features"].to(device, model.dtype), batch["decoder_input_ids"].to(device)
-    keep = batch["labels"].to(device) != IGNORED
-    with use_window(model, features.shape[-1]), logits_where(model, keep), autocast(device):
-        logits = model(input_features=features, decoder_input_ids=inputs).logits  # (N, V)
-    tensors, lengths = {}, keep.sum(1).tolist()  # labels come first in a row
-    for clip, row in zip(batch["ids"], logits.split(lengths), strict=True):
-        words, log_probs = top_k_log_probs(row, k)  # (T, k), (T, k + 1)
+    with use_window(model, features.shape[-1]), autocast(device):
+        logits = model(input_features=features, decoder_input_ids=inputs).logits  # (B, T, V)
+    tensors = {}
+    for clip, row, labels in zip(batch["ids"], logits, batch["labels"].to(device), strict=True):
+        words, log_probs = top_k_log_probs(labelled(row, labels)[0], k)  # (T, k), (T, k + 1)
         tensors[f"words|{clip}"] = words.to("cpu", torch.int32)
         tensors[f"log_probs|{clip}"] = log_probs.to("cpu", torch.float16)
     return tensors

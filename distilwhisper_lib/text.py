@@ -15,15 +15,6 @@ ASIDES = re.compile(r"[<\[][^>\]]*[>\]]|\([^)]*\)")  # what Whisper's own normal
 APOSTROPHE = re.compile(r"(?<=\w)['’ʼ](?=\w)")
 
 
-def released_normaliser(text: str) -> str:
-    """Return what the authors' release scores: Whisper's basic normaliser, then every letter of Chinese, Japanese,
-    Korean, Thai, Lao, Tibetan and Burmese on its own (release, train_utils.py: ExtendedTextNormalizer).
-
-    Marks become spaces: Tamil words are cut at vowel signs, Thai becomes consonants. So neither has a word error rate.
-    """
-    return UNSPACED.sub(r" \1 ", BASIC(text))
-
-
 def keep_marks(text: str) -> str:
     """Return text in small letters without asides, punctuation and symbols; vowel signs and tones stay.
 
@@ -36,7 +27,9 @@ def keep_marks(text: str) -> str:
 NORMALISERS: dict[str, Callable[[str], str]] = {
     "none": lambda text: text,
     "whisper-basic": BASIC,
-    "released": released_normaliser,
+    # the release (train_utils.py: ExtendedTextNormalizer): basic, then each letter of Chinese, Japanese, Korean, Thai,
+    # Lao, Tibetan and Burmese on its own. Tamil is cut at vowel signs, Thai into consonants: neither has a WER
+    "released": lambda text: UNSPACED.sub(r" \1 ", BASIC(text)),
     "keep-marks": keep_marks,
 }
 

@@ -15,12 +15,12 @@ from transformers.utils.logging import disable_progress_bar
 from .batches import Clips, Collator, LengthOrder, length_batches, position_masks
 from .clsr import ExpertSettings, clsr_blocks, last_gates, set_noise
 from .device import mixed_precision, peak_memory_gb, pick_device, release_memory
-from .losses import IGNORED, cross_entropy, gate_budget_loss, top_k_divergence, total_loss
+from .losses import cross_entropy, gate_budget_loss, labelled, top_k_divergence, total_loss
 from .presets import Preset, disk_errors
 from .record import write_json
 from .systems import System, prepare_for_training, save_trained
 from .teacher import TeacherOutputs
-from .weights import load_whisper, logits_where, use_window
+from .weights import load_whisper, use_window
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,9 @@ class LabTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the loss of one batch; in evaluation the plain cross-entropy."""
-        keep = inputs["labels"] != IGNORED
-        with use_window(self.model, inputs["input_features"].shape[-1]), logits_where(self.model, keep):
+        with use_window(self.model, inputs["input_features"].shape[-1]):
             outputs = model(input_features=inputs["input_features"], decoder_input_ids=inputs["decoder_input_ids"])
-        logits, labels = outputs.logits.float(), inputs["labels"][keep]  # (N, V), (N,)
+        logits, labels = labelled(outputs.logits, inputs["labels"])  # (N, V), (N,)
         if not model.training:
             loss = cross_entropy(logits, labels)
             return (loss, outputs) if return_outputs else loss
@@ -170,32 +169,16 @@ def training_arguments(folder: Path, preset: Preset, learning_rate: float, epoch
     device = pick_device()
     steps = -(-clips // (preset.batch_size * preset.accumulation)) * epochs
     return TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=preset.batch_size,
-        per_device_eval_batch_size=preset.batch_size,
+        output_dir=str(folder), seed=seed, num_train_epochs=epochs,
+        per_device_train_batch_size=preset.batch_size, per_device_eval_batch_size=preset.batch_size,
         gradient_accumulation_steps=preset.accumulation,
-        num_train_epochs=epochs,
-        learning_rate=learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=int(preset.warmup_ratio * steps),
-        adam_beta2=0.98,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        bf16=mixed_precision(device) == "bf16",
-        fp16=mixed_precision(device) == "fp16",
-        use_cpu=device.type == "cpu",
-        seed=seed,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        logging_steps=max(1, min(5, steps // 4)),
-        prediction_loss_only=True,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_num_workers=0,
-        dataloader_pin_memory=device.type == "cuda",
-    )
+        learning_rate=learning_rate, lr_scheduler_type="linear", warmup_steps=int(preset.warmup_ratio * steps),
+        adam_beta2=0.98, weight_decay=0.0, max_grad_norm=1.0,
+        bf16=mixed_precision(device) == "bf16", fp16=mixed_precision(device) == "fp16", use_cpu=device.type == "cpu",
+        eval_strategy="epoch", save_strategy="epoch", prediction_loss_only=True,
+        logging_steps=max(1, min(5, steps // 4)), report_to=[], disable_tqdm=True,
+        remove_unused_columns=False, label_names=["labels"], dataloader_pin_memory=device.type == "cuda",
+    )  # fmt: skip
 
 
 def make_trainer(model, arguments: TrainingArguments, objective: Objective, clips: Clips, validation: Clips,

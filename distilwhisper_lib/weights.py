@@ -21,7 +21,7 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from .checkpoints import MIRRORED, VERSION, fetch_mirror, mirror_folder, tiny_processor, tiny_whisper, without_bars
 
-__all__ = ["Source", "find_weights", "load_processor", "load_whisper", "logits_where", "tiny_whisper", "use_window"]
+__all__ = ["Source", "find_weights", "load_processor", "load_whisper", "tiny_whisper", "use_window"]
 
 REVISIONS = {  # commits on the hub; a model that is not here is taken as it is on its main branch
     "openai/whisper-base": "e37978b90ca9030d5170a5c07aadb050351a65bb",
@@ -166,17 +166,6 @@ def _from_hub(name: str, revision: str | None, problem: str | None) -> Path:
             error, problem = caught, f"{type(caught).__name__}: {caught}".splitlines()[0]
     raise OSError(f"model {name!r} could not be fetched from the hub ({problem}): check the network and the disk's "
                   "free space, or give the folder of a Whisper checkpoint instead of its name") from error  # fmt: skip
-
-
-@contextlib.contextmanager
-def logits_where(model: torch.nn.Module, keep: torch.Tensor) -> Iterator[None]:
-    """Make the model compute logits only where `keep` (B, T) is true, within the block: (N, V), not (B, T, V)."""
-    whisper = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hook = whisper.proj_out.register_forward_pre_hook(lambda _, inputs: (inputs[0][keep],))  # (B, T, d) -> (N, d)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 @contextlib.contextmanager

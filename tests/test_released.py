@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from distilwhisper_lib import released
+from distilwhisper_lib.checkpoints import released
 from distilwhisper_lib.clsr import expert_languages, last_gates, set_language
 from distilwhisper_lib.losses import cross_entropy, js_divergence, kl_divergence, total_loss
-from distilwhisper_lib.released import load_released
-from distilwhisper_lib.storage import load_experts, save_experts
+from distilwhisper_lib.storage import load_experts, load_released, save_experts
 from distilwhisper_lib.text import normalise
-from distilwhisper_lib.weights import load_whisper
+from distilwhisper_lib.weights import REVISIONS, load_whisper
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 PARITY = Path(__file__).parent / "data" / "parity"
@@ -124,16 +123,15 @@ def test_nothing_that_is_pickled_runs(folder):
 
 
 def test_other_folders_and_models_are_refused(folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match="config.json is missing"):
-        load_released(tmp_path, ["catalan"])
-    with pytest.raises(ValueError, match="load_experts"):
-        load_released(PARITY / "whisper", ["catalan"])
+    for other in (tmp_path, PARITY / "whisper"):
+        with pytest.raises(ValueError, match="config.json is not that of a released.*load_experts"):
+            load_released(other, ["catalan"])
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"clsr_gate_dim": 32}))
     with pytest.raises(ValueError, match="ca experts in"):
         load_released(folder, ["catalan"])
     (folder / "config.json").write_text(json.dumps(config | {"encoder_layers": 1}))
-    with pytest.raises(ValueError, match="does not fit its config.json"):
+    with pytest.raises(ValueError, match="does not fit Whisper.*unknown"):
         load_released(folder, ["catalan"])
 
 
@@ -151,6 +149,22 @@ def test_from_the_hub_only_what_is_needed(monkeypatch, folder):
     model = load_released("naver/multilingual-distilwhisper-3k", "tamil", revision="main")
     assert expert_languages(model) == ["ta"] and model.name_or_path == asked["name"]
     assert asked["files"] == ["config.json", "generation_config.json", "pytorch_model.bin", "expert.tamil.bin"]
+
+
+def test_settings_of_generate_come_from_the_folder_or_from_the_release_s_student(monkeypatch, folder):
+    asked = []
+    monkeypatch.setattr(released.GenerationConfig, "from_pretrained",
+                        lambda *name, **options: asked.append((*name, options)) or released.GenerationConfig())  # fmt: skip
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    words = torch.zeros(51865, 32)
+    torch.save(state | {"model.decoder.embed_tokens.weight": words, "proj_out.weight": words}, folder / "pytorch_model.bin")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 51865}))
+    load_released(folder, ["catalan"])
+    (folder / "generation_config.json").write_text("{}")
+    load_released(folder, ["catalan"])
+    student = "openai/whisper-small"
+    assert asked == [(student, {"revision": REVISIONS[student]}), (folder, {})]
 
 
 def test_no_network_says_what_to_do(monkeypatch):

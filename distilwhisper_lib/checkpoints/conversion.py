@@ -82,10 +82,15 @@ def convert(variables: dict[str, np.ndarray]) -> WhisperForConditionalGeneration
     for name, value in variables.items():
         state |= _translate(name, value)
     model = WhisperForConditionalGeneration(_config(variables))
+    fill(model, state, "the CTranslate2 model")
+    return model.eval()
+
+
+def fill(model: WhisperForConditionalGeneration, state: dict[str, torch.Tensor], source: str) -> None:
+    """Load all weights of `model` from `state`; raises ValueError that names `source` where it lacks or has others."""
     missing, unexpected = model.load_state_dict(state, strict=False)
     if set(missing) - {"proj_out.weight"} or unexpected:  # the projection is tied to the embeddings
-        raise ValueError(f"the CTranslate2 model does not fit Whisper: missing {missing}, unknown {unexpected}")
-    return model.eval()
+        raise ValueError(f"{source} does not fit Whisper: missing {missing}, unknown {unexpected}")
 
 
 def _translate(name: str, value: np.ndarray) -> dict[str, torch.Tensor]:

@@ -7,7 +7,6 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from contextlib import contextmanager
-from hashlib import file_digest
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -20,12 +19,6 @@ SUFFIXES = (".deb", ".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 def is_archive(path: Path) -> bool:
     """Return whether the file's name is one of an archive that `unpack` reads."""
     return path.name.lower().endswith(SUFFIXES)
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

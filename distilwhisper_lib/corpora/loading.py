@@ -3,10 +3,8 @@
 import json
 import shutil
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 
-import datasets
 import pyarrow as pa
 import soundfile
 import soxr
@@ -119,21 +117,8 @@ def _prepare(name: str, language: str, folder: Path, source) -> None:
 def _save(name: str, language: str, rows: list[dict], report: dict, folder: Path) -> None:
     data = Dataset(pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema))  # from_dict would need torchcodec
     data.info.dataset_name, data.info.config_name = name, language
-    with _no_bars():
-        data.save_to_disk(str(folder))
+    data.save_to_disk(str(folder))
     (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
-
-
-@contextmanager
-def _no_bars():
-    """Switch the bars of `datasets` off for a while: saving takes a moment."""
-    shown = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
 
 
 def _counts(dropped: dict[str, list[str]]) -> dict[str, int]:

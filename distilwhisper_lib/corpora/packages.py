@@ -11,8 +11,9 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from .apt import apt_download
-from .archives import deb_fields, file_hash, is_archive, unpack
+from .archives import deb_fields, is_archive, unpack
 from ..presets import cache_dir, disk_errors
+from ..record import file_sha256
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def describe(corpus: str, path: Path, trusted: bool) -> tuple[str, dict]:
     A version other than the tested one gives a warning. The tested version with other content raises ValueError,
     unless `trusted`: apt has checked its signature, as for Ubuntu's own build.
     """
-    digest = file_hash(path)
+    digest = file_sha256(path)
     if path.suffix != ".deb":
         return path.name, {"version": None, "sha256": digest, "tested": False}
     fields = deb_fields(path)

@@ -1,0 +1,76 @@
+"""The authors' published checkpoints, read without unpickling (naver/multilingual-distilwhisper-3k, -10k, -28k).
+
+A folder holds `config.json`, `pytorch_model.bin` (the frozen Whisper) and `expert.<language>.bin`.
+Source: the authors' release, commit 6faf22a (model/DistilWhisper.py: CLSRFFN).
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
+
+from ..text import LANGUAGES
+from .conversion import fill
+
+STUDENT = "openai/whisper-small"  # the release's: settings of `generate` come from it where the folder has none
+NAMES = {"gate_in": "gates.{}.linear1", "gate_out": "gates.{}.linear2", "proj": "experts.{}"}  # theirs -> ours
+
+
+def released_folder(name: str | Path, codes: list[str], revision: str | None = None) -> Path:
+    """Return the folder `name`, or the files of these languages from the hub; OSError where they can't be had."""
+    if Path(name).expanduser().is_dir():
+        return Path(name).expanduser()
+    files = ["config.json", "generation_config.json", "pytorch_model.bin", *map(_expert_file, codes)]
+    try:
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=files))
+    except (OSError, ValueError) as error:  # what the hub's own errors derive from
+        raise OSError(f"{name!r} is no folder here and can't be fetched from the hub ({type(error).__name__}): check "
+                      "its spelling (like naver/multilingual-distilwhisper-3k) and the network") from error  # fmt: skip
+
+
+def _expert_file(code: str) -> str:
+    return f"expert.{LANGUAGES[code]}.bin"
+
+
+def read_whisper(folder: Path, revision: str) -> tuple[WhisperForConditionalGeneration, dict]:
+    """Return the frozen Whisper (fp32), its shared blocks in their usual places, and the release's settings.
+
+    revision: of STUDENT. Raises FileNotFoundError for a missing file, ValueError for a damaged or other one.
+    """
+    path = folder / "config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if settings.get("model_type") != "distilwhisper":
+        raise ValueError(f"{path} is not that of a released 'distilwhisper': this kit's own experts are loaded by "
+                         "load_experts")  # fmt: skip
+    known = set(WhisperConfig().to_dict()) - {"model_type", "architectures", "dtype", "transformers_version"}
+    model = WhisperForConditionalGeneration(WhisperConfig(**{k: v for k, v in settings.items() if k in known}))
+    state = _read_tensors(folder / "pytorch_model.bin")
+    fill(model, {name.replace("ffn_clsr.proj.shared.", ""): tensor for name, tensor in state.items()}, str(folder))
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    elif model.config.vocab_size == 51865:  # Whisper's own multilingual vocabulary
+        model.generation_config = GenerationConfig.from_pretrained(STUDENT, revision=revision)
+    return model.eval(), settings
+
+
+def read_expert(folder: Path, code: str) -> dict[str, torch.Tensor]:
+    """Return a language's tensors under the names of `expert_parameters`; what is no expert's keeps another name."""
+    tensors = {}
+    for name, tensor in _read_tensors(folder / _expert_file(code)).items():
+        for theirs, ours in NAMES.items():
+            name = name.replace(f"ffn_clsr.{theirs}.{LANGUAGES[code]}", ours.format(code))
+        tensors[name.removeprefix("model.").replace(".layers.", ".")] = tensor
+    return tensors
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        there = sorted(file.name.split(".")[1] for file in path.parent.glob("expert.*.bin"))
+        raise FileNotFoundError(f"{path} is missing; the folder has experts for {', '.join(there) or 'no language'}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001  torch has errors of many kinds for a file that it can't read or won't
+        raise ValueError(f"{path} can't be read: it is damaged, or holds more than tensors; fetch it again "
+                         f"({str(error).splitlines()[0][:80]})") from error  # fmt: skip
