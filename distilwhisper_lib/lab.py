@@ -66,7 +66,7 @@ class Lab:
         """Return a split ("teacher", "train", "validation", "test", "test-other") as a Dataset."""
         language = language or self.preset.language
         dataset = self._dataset(corpus_of(self.preset, language), language)
-        longest = self.preset.max_train_seconds if split in ("teacher", "train") else None
+        longest = self.preset.max_train_seconds if split in ("teacher", "train", "validation") else None
         if longest is not None:
             dataset = dataset.select([i for i, seconds in enumerate(dataset["duration"][:]) if seconds <= longest])
         return select(dataset, split, limit)

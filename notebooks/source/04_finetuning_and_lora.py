@@ -197,7 +197,7 @@ print("LoRA before training: exactly the student, logits", tuple(plain.shape))
 #
 # A comparison of methods is only as fair as their training. Here all systems see the same clips, in batches of
 # the same size, for the same number of steps, under one trainer, with the cross-entropy CE smoothed by 0.1. The
-# learning rate is each method's own, tuned on validation: four rates for each, a factor of two apart. These are the
+# learning rate is each method's own, tuned on validation: three rates for each, a factor of two apart. These are the
 # trials at the preset `laptop` (made once, by `python -m distilwhisper_lib.study tune`, and committed with their
 # record).
 #
@@ -228,8 +228,9 @@ trials.set_index(["system", "learning_rate"])[columns].round(2)
 # is to be kept in mind where it wins by little:
 
 # %%
-tried = pd.read_csv(studies / "variants.csv")
-settings = ["budget", "divergence", "expert_dropout", "gate_dropout", "skip_gate", "learning_rate"]
+parts = {"6 epochs": "longer/variants.csv", "4 epochs": "variants.csv"}
+tried = pd.concat([pd.read_csv(studies / name).assign(run=run) for run, name in parts.items()])
+settings = ["run", "budget", "divergence", "expert_dropout", "gate_dropout", "skip_gate", "noise", "learning_rate"]
 results = ["wer", "wer_low", "wer_high", "validation_loss", "gate_encoder", "gate_decoder"]
 tried["learning_rate"] = tried["learning_rate"].map("{:g}".format)
 tried.set_index(settings)[results].round(2)
