@@ -9,7 +9,6 @@ from .scoring import ERRORS, count_errors, paired_difference, summarise, transla
 from .systems import SYSTEMS, TRAINED, get_system
 from .testsets import DOMAINS
 
-NORMALISER = "whisper-basic"
 OTHERS = ("student", "fine-tuning", "lora", "clsr-ft", "distilwhisper-released")  # what our variant is compared with
 NOT_COMPARED = ("validation", "second-language")  # for tuning; scored for the systems that learned the language
 
@@ -20,7 +19,7 @@ def counts(lab: Lab, system: str, key: str, experts: bool = True, **changes) -> 
     table = lab.transcribe(system, key, experts, **changes)
     rows = lab.test_rows(key).remove_columns("audio").to_pandas().set_index("id").loc[table["id"]].reset_index()
     table = rows[["id", "speaker", "duration"]].assign(text=rows[test.text_column], prediction=table["prediction"])
-    return table.join(count_errors(list(table["text"]), list(table["prediction"]), NORMALISER))
+    return table.join(count_errors(list(table["text"]), list(table["prediction"]), lab.preset.normaliser))
 
 
 def score(lab: Lab, system: str, key: str, experts: bool = True, **changes) -> dict:
@@ -33,7 +32,7 @@ def score(lab: Lab, system: str, key: str, experts: bool = True, **changes) -> d
     if test.task == "translate":
         return row | {"n": len(table), "loops": 100 * table["loop"].mean()} | translation_scores(
             list(table["text"]), list(table["prediction"]))  # fmt: skip
-    return row | summarise(table) | {"normaliser": NORMALISER}
+    return row | summarise(table) | {"normaliser": lab.preset.normaliser}
 
 
 def plan(lab: Lab) -> list[dict]:
@@ -109,8 +108,14 @@ def write_record(lab: Lab) -> None:
 
 
 def main_table(table: pd.DataFrame, language: str) -> pd.DataFrame:
-    """Return the paper's table in miniature: a row per system, WER with interval and CER, by test."""
-    wide = {}
+    """Return the paper's table in miniature: a row per system, WER with interval and CER, by test.
+
+    Raises ValueError for rows that were scored with different text normalisers: their WERs cannot be compared.
+    """
+    wide, names = {}, sorted(table["normaliser"].dropna().unique())
+    if len(names) > 1:
+        raise ValueError(f"WERs of {len(names)} normalisers ({', '.join(names)}) cannot be compared: score all rows "
+                         "with one, open_lab(normaliser=...)")  # fmt: skip
     for name in [name for name in DOMAINS if name in set(table["test_set"])]:
         rows = table[(table["language"] == language) & (table["test_set"] == name)].set_index("system")
         wide[f"{name} WER"] = rows.apply(lambda r: f"{r.wer:.1f} [{r.wer_low:.1f}, {r.wer_high:.1f}]", axis=1)

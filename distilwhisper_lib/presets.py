@@ -44,6 +44,7 @@ class Preset:
     margin_seconds: float | None = 6.0  # silence after the longest clip of a batch; None: Whisper's 30 s window
     train_margin_seconds: float | None = 3.0  # the same in training, where shorter is cheaper
     max_new_tokens: int = 128
+    normaliser: str = "whisper-basic"  # of texts before they are scored: a name in text.NORMALISERS
     eval_batch_size: int = 16
     top_k: int = 256  # teacher probabilities stored per position
     gate_budget: float = 0.5

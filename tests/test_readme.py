@@ -154,7 +154,8 @@ def fake_reference(folder: Path) -> Path:
     """Write a made-up reference run, with one system missing from retention."""
     folder.mkdir(parents=True)
     rows = [{"system": name, "language": "cs", "test_set": test, "wer": 50.0 + i, "wer_low": 48.0, "wer_high": 53.0,
-             "cer": 20.0, "loops": 1.0} for i, name in enumerate(SYSTEMS) for test in ("in-domain", "out-of-domain")]  # fmt: skip
+             "cer": 20.0, "loops": 1.0, "normaliser": "whisper-basic"}
+            for i, name in enumerate(SYSTEMS) for test in ("in-domain", "out-of-domain")]  # fmt: skip
     rows += [{"system": "student", "language": "nl", "test_set": "retention", "wer": 70.0}]
     pd.DataFrame(rows).to_csv(folder / "comparison.csv", index=False)
     pd.DataFrame([{"first": "distilwhisper", "other": "lora", "test_set": "in-domain", "difference": -2.0, "low": -3.0,

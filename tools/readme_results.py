@@ -2,7 +2,8 @@
 
     .venv/bin/python tools/readme_results.py
 
-README.md: "results" from results/reference/laptop, "presets" from presets.py, and the notebooks' minutes.
+README.md: "results" from results/reference/laptop, "presets" from presets.py, "method" from method_table.py, and the
+notebooks' minutes.
 CONTRIBUTING.md: "modules" from the library's own first lines and imports. A test compares; run this to update.
 """
 
@@ -20,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 from distilwhisper_lib.comparison import main_table  # noqa: E402
 from distilwhisper_lib.presets import PRESETS, Preset  # noqa: E402
 from distilwhisper_lib.systems import SYSTEMS  # noqa: E402
+from method_table import method_rows  # noqa: E402
 
 LIBRARY = ROOT / "distilwhisper_lib"
 REFERENCE = ROOT / "results" / "reference" / "laptop"
@@ -78,7 +80,7 @@ def about_run(folder: Path, record: dict) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items()
                          if name in ("torch", "transformers", "peft"))  # fmt: skip
     return (f"WER and CER in %, 95 % bootstrap intervals in brackets, corpus level, greedy decoding, normaliser "
-            f"`whisper-basic`. Measured on {machine['gpu'] or machine['processor']} ({machine['cores']} cores, "
+            f"`{record['preset'].get('normaliser', 'whisper-basic')}`. Measured on {machine['gpu'] or machine['processor']} ({machine['cores']} cores, "
             f"precision {machine['precision']}) in {minutes:.0f} minutes, peak memory {peak:.1f} GB, commit "
             f"`{(record['commit'] or 'none')[:10]}`, {versions}. Everything else: "
             f"[`run.json`]({(folder / 'run.json').relative_to(ROOT).as_posix()}).")  # fmt: skip
@@ -113,6 +115,11 @@ def _speech(preset: Preset) -> str:
         return "made up"
     window = "30 s window" if preset.margin_seconds is None else f"clip + {preset.margin_seconds:g} s"
     return f"{preset.corpus}, {preset.second_corpus}; {window}"
+
+
+def method() -> str:
+    """Return the table of settings: release, source, presets."""
+    return markdown_table(method_rows(), ["setting", "release", "where it stands", "`laptop`", "`colab`"])
 
 
 def fill_minutes(text: str, folder: Path) -> str:
@@ -179,7 +186,10 @@ def fill(text: str, name: str, content: str) -> str:
 
 def readme(text: str, folder: Path = REFERENCE) -> str:
     """Return README.md's text with its generated parts."""
-    return fill_minutes(fill(fill(text, "results", results(folder)), "presets", presets()), folder)
+    parts = {"results": results(folder), "presets": presets(), "method": method()}
+    for name, content in parts.items():
+        text = fill(text, name, content)
+    return fill_minutes(text, folder)
 
 
 def contributing(text: str) -> str:

@@ -1,0 +1,87 @@
+"""The table "paper, release, kit" of README.md: each setting's released value, where it stands, and the presets' own.
+
+The kit's columns are read from presets.py, clsr.py, systems.py and train.py, so that they cannot be out of date.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from distilwhisper_lib.clsr import ExpertSettings
+from distilwhisper_lib.losses import SIGMA_CE, SIGMA_KD
+from distilwhisper_lib.presets import COLAB, LAPTOP, Preset
+from distilwhisper_lib.systems import SYSTEMS, lora_config
+from distilwhisper_lib.train import training_arguments
+
+POOLED, OURS = SYSTEMS["distilwhisper-released"], SYSTEMS["distilwhisper"]
+Value = str | float | Callable[[Preset], object]
+
+
+def rates(preset: Preset) -> str:
+    """Return a preset's learning rates as text: each with the systems that it is for."""
+    by_rate: dict[float, list[str]] = {}
+    for name, rate in preset.learning_rates.items():
+        by_rate.setdefault(rate, []).append(SYSTEMS[name].label)
+    shown = {rate: np.format_float_scientific(rate, trim="-", exp_digits=1) for rate in by_rate}
+    return "; ".join(f"{shown[rate]}: {' / '.join(labels)}" for rate, labels in by_rate.items())
+
+
+def optimiser(preset: Preset) -> str:
+    """Return optimiser and schedule as they are handed to transformers."""
+    a = training_arguments("unused", preset, 1e-4, preset.epochs, 1000, preset.seed)
+    return (f"{a.optim.value}, beta2 {a.adam_beta2:g}, weight decay {a.weight_decay:g}, {a.lr_scheduler_type.value}, "
+            f"warm-up {preset.warmup_ratio:g}")  # fmt: skip
+
+
+def expert(name: str) -> Callable[[Preset], str]:
+    """Return what shows a field of ExpertSettings: with the pooled budget, and in our variant where it differs."""
+    def shown(preset: Preset) -> str:
+        pooled, ours = (getattr(ExpertSettings(**system.experts | preset.experts), name) for system in (POOLED, OURS))
+        return f"{pooled:g}" if pooled == ours else f"{pooled:g}; our variant {ours:g}"
+
+    return shown
+
+
+def window(preset: Preset) -> str:
+    """Return the encoder's window in tests and in training."""
+    if preset.margin_seconds is None:
+        return "30 s"
+    return f"longest clip + {preset.margin_seconds:g} s, in training + {preset.train_margin_seconds:g} s"
+
+
+def lora(_: Preset) -> str:
+    """Return LoRA's settings."""
+    c = lora_config()
+    return f"r {c.r}, alpha {c.lora_alpha}, dropout {c.lora_dropout:g}, on {' and '.join(sorted(c.target_modules))}"
+
+
+ROWS: tuple[tuple[str, str, str, Value], ...] = (  # setting, release, where it stands, the kit's
+    ("student", "openai/whisper-small", "paper; train_distilwhisper.py", lambda p: p.student),
+    ("teacher", "openai/whisper-large-v2", "paper; train_distilwhisper.py", lambda p: p.teacher or "stand-in"),
+    ("epochs", "10", "paper; train/*.sh", lambda p: p.epochs),
+    ("clips a step", "8 x 2 accumulated", "paper (16); defaults", lambda p: f"{p.batch_size} x {p.accumulation}"),
+    ("learning rate", "1e-4 (its fine-tuning: not released)", "paper; default", rates),
+    ("optimiser, schedule", "AdamW, beta2 0.98, weight decay 0, linear, warm-up 0.1", "train/*.sh, defaults",
+     optimiser),
+    ("seed", "77", "train/*.sh", lambda p: p.seed),
+    ("label smoothing", "0.1", "DistilWhisper.py", lambda p: p.label_smoothing),
+    ("total loss", "0.5 * ((CE + gate) / 1.41^2 + KD / 1.0^2)", "DistillationTrainer",
+     f"0.5 * ((CE + gate) / {SIGMA_CE:g}^2 + KD / {SIGMA_KD:.1f}^2)"),
+    ("temperature of JS and KL", "1", "train_js, train_kl", "1"),
+    ("gate budget", "0.5 over both stacks", "paper; default",
+     lambda p: f"{p.gate_budget:g} over both stacks; our variant {OURS.budget:g} in each"),
+    ("gate's inner width", "64", "default; published config.json", expert("gate_dim")),
+    ("gate noise at the end", "5, rising linearly", "CLSRFFN; Zhang et al. 2021", expert("noise")),
+    ("dropout on the expert's output", "0.3", "CLSRFFN", expert("expert_dropout")),
+    ("dropout on the gate's input", "0.1", "CLSRFFN", expert("gate_dropout")),
+    ("layer without its expert", "0.2 of the forward passes", "load_student_model", expert("skip_gate")),
+    ("LoRA", "r 64, alpha 64, dropout 0.05, on fc1 and fc2", "train_lora.py", lora),
+    ("longest output", "225 tokens, greedy", "defaults", lambda p: f"{p.max_new_tokens} tokens, greedy"),
+    ("window", "30 s", "Whisper", window),
+    ("scored text", "`released`", "train_utils.py", lambda p: f"`{p.normaliser}`"),
+)  # fmt: skip
+
+
+def method_rows() -> list[list[str]]:
+    """Return the table's rows: setting, release, source, preset laptop, preset colab."""
+    return [[setting, release, source, *(str(kit(p) if callable(kit) else kit) for p in (LAPTOP, COLAB))]
+            for setting, release, source, kit in ROWS]  # fmt: skip
