@@ -16,31 +16,22 @@ def check_at_least_one(answer) -> str:
     return f"about {right:.2f}: among eight comparisons of equals, one in three times something looks decided"
 
 
-def check_paired_interval(paired_interval) -> str:
+def check_utterances_needed(utterances_needed) -> str:
     """Exercise 5.2."""
-    rng = np.random.default_rng(0)
-    words = rng.integers(1, 20, 80)
-    hard = rng.random(80)  # an utterance that is hard for one is hard for the other
-    first, second = rng.binomial(words, 0.5 * hard), rng.binomial(words, 0.6 * hard)
-    draws = rng.integers(0, 80, (500, 80))
-    rates = [100 * errors[draws].sum(1) / words[draws].sum(1) for errors in (first, second)]
-    right = np.percentile(rates[0] - rates[1], [2.5, 97.5])
-    found = paired_interval(first.copy(), second.copy(), words.copy(), draws.copy())
-    assert found is not None and np.shape(found) == (2,), "return two numbers, (low, high)"
-    low, high = map(float, found)
-    assert low <= high, "low is above high: the 2.5th percentile comes first"
-    assert not np.allclose([low, high], right / 100), "the unit is points: multiply the rates by 100"
-    assert not np.allclose([-high, -low], right), "the sign is the other way round: WER(first) - WER(second)"
-    mean = np.percentile((100 * (first - second) / words)[draws].mean(1), [2.5, 97.5])
-    assert not np.allclose([low, high], mean), (
-        "you average the rates of the utterances, so that a clip of one word counts as much as one of twenty: "
-        "WER is all errors over all words, so sum both over a row of `draws` before dividing")
-    total = np.percentile(100 * (first - second)[draws].sum(1) / words.sum(), [2.5, 97.5])
-    assert not np.allclose([low, high], total), "divide by the words of the same resample, not by those of the test set"
-    assert np.allclose([low, high], right), (
-        f"[{low:.2f}, {high:.2f}] is not it, [{right[0]:.2f}, {right[1]:.2f}] is; the same draws must go to errors "
-        "of both systems and to words")
-    return f"[{low:.1f}, {high:.1f}] points, as the library's paired bootstrap computes it"
+    cases = [(-2.0, -6.0, 2.0, 160), (1.5, -4.5, 7.5, 160), (-10.0, -12.0, -8.0, 100), (3.0, 0.0, 6.0, 250)]
+    for difference, low, high, n in cases:
+        found, half = utterances_needed(difference, low, high, n), (high - low) / 2
+        assert found is not None and found == int(found), "return a whole number: round up"
+        assert found > 0, f"{found} utterances: take the size of the difference, without its sign"
+        right = int(np.ceil(n * (half / difference) ** 2 - 1e-9))
+        linear = int(np.ceil(n * half / abs(difference) - 1e-9))
+        assert found == right or found != linear, (
+            f"{found} would do if the interval shrank in proportion to the number of utterances; it shrinks with the "
+            "square root: half as wide needs four times as many")
+        full = int(np.ceil(n * (2 * half / difference) ** 2 - 1e-9))
+        assert found == right or found != full, "the interval reaches half its width to either side: (high - low) / 2"
+        assert abs(found - right) <= 1, f"{found} for {(difference, low, high, n)} is not it, {right} is"
+    return "a difference of half the half-width needs four times the utterances; that is why small gains are hard to show"
 
 
 def check_beaten(beaten) -> str:

@@ -169,6 +169,8 @@ table.sort_values("all", ascending=False).head(12)
 # **Read:** The speakers are named after the font of their subtitles. Two voices, the leads, make up all splits but the
 # last; `test-other` holds none of them. It is our **out-of-domain** test: new voices, many of them with effects (robots,
 # creatures, talk through a helmet). `test`, the leads in rooms that no training has seen, is the **in-domain** test.
+# From `train`, `teacher` and `validation` the clips over the preset's `max_train_seconds` are left out, for they would
+# set the peak of memory; where a WER on validation is given, it is over all clips of that split.
 #
 # The second language has a corpus of its own, with other data: spoken descriptions of pictures, about a second each.
 

@@ -218,9 +218,10 @@ plots.plot_gap(heard)
 # *The figure shows, for each test, the WER of the student and of the teacher stand-in as two bars with 95 % intervals.*
 #
 # **Read:** In Czech in-domain the stand-in is far ahead, and the intervals are far apart. Out-of-domain it is ahead by
-# fifteen points, but the intervals overlap widely: there a few looping clips hold many errors, and after the next exercise
-# you see that even the paired difference is not decided. In the languages it was not tuned on, look for those in which it is
-# *worse* than the student. That is forgetting, and it is the reason why one does not simply fine-tune.
+# 23 points, but there a few looping clips hold many errors, so that the student's interval is sixty points wide. After
+# the next exercise you see that even the paired difference is not decided, if only just. In the languages it was not
+# tuned on, look for those in which it is *worse* than the student. That is forgetting, and it is the reason why one
+# does not simply fine-tune.
 #
 # Translation is scored with BLEU and chrF, where higher is better:
 
@@ -377,9 +378,9 @@ plots.plot_wer_by({"Whisper (student)": student[inside], "Teacher stand-in": tea
 # %% [markdown]
 # *The figure shows WER with its interval for clips of growing length, student beside stand-in, in-domain.*
 #
-# **Read:** Length matters less than one would think: the student has 60 to 70 % at every length, and the stand-in gains
-# most on one to three seconds. `n` is the number of clips behind a bar: a bar without a visible interval stands on one or
-# two clips and says nothing.
+# **Read:** Length matters less than one would think: the student has 60 to 70 % at every length above one second, and
+# the stand-in gains most on clips of one to three. `n` is the number of clips behind a bar: a bar without a visible interval
+# stands on one or two clips and says nothing.
 
 # %%
 plots.plot_wer_by({"Whisper (student)": student[outside], "Teacher stand-in": teacher[outside]}, by="speaker")
@@ -387,8 +388,9 @@ plots.plot_wer_by({"Whisper (student)": student[outside], "Teacher stand-in": te
 # %% [markdown]
 # *The figure shows WER with its interval for each character of the out-of-domain test, student beside stand-in.*
 #
-# **Read:** "Out-of-domain" is not one thing: one character is about as easy as the leads, most are lost on both models,
-# and the student's highest bar is made of a few short shouts on which it loops. A mean over all of them hides that.
+# **Read:** "Out-of-domain" is not one thing: the snail and "white" are about as easy as the leads, most others are lost
+# on both models, and the student's highest bar is made of a few short shouts on which it loops. A mean over all of them hides
+# that.
 #
 # ### The worst ones
 
@@ -435,7 +437,7 @@ harder.pivot_table(index="system", columns="test_set", values=["n", "wer", "loop
 
 # %% [markdown]
 # **Read:** Compare along a row. Echo costs both more than noise does. The stand-in was trained on clean clips only, and yet
-# it keeps most of its lead of about twenty points. Look at the loops before you believe a difference: in a test of 64
+# it keeps most of its lead of about eighteen points. Look at the loops before you believe a difference: in a test of 48
 # clips one loop can move WER by ten points. (The changed tests hold fewer clips than `in-domain`, see `n`.)
 
 # %% [markdown]

@@ -530,51 +530,51 @@ from exercise import check
 check(check_at_least_one, at_least_one)
 
 # %% [markdown] tags=["exercise"]
-# ### Exercise 5.2: the paired bootstrap
+# ### Exercise 5.2: how many utterances would decide it?
 #
-# ●●○ · 20 minutes · you learn: what is resampled, and of what the interval is one
+# ●●○ · 15 minutes · you learn: what a test set must be able to do before you ask it something
 #
-# Write `paired_interval(first, second, words, draws)`. `first` and `second` (n,) are the word errors that two
-# systems make in each of n utterances, `words` (n,) the words of the references, all numpy arrays. Each row of
-# `draws` (R, n) holds n utterance numbers, drawn with replacement. Return (low, high): the 2.5th and 97.5th
-# percentile, over the R rows, of WER(first) − WER(second) in points (per cent). WER is that of the whole
-# resampled set: all errors over all words.
+# An interval gets narrower as the square root of the number of utterances grows. Write
+# `utterances_needed(difference, low, high, n)`: with n utterances the paired difference had the 95 % interval
+# [low, high]. How many utterances of the same kind would be needed so that half the interval is no wider than the
+# difference itself, if the difference stayed the same? Return a whole number, rounded up.
+#
+# Then the open part: apply it to the rows of `differences`. Which comparisons could this corpus decide at all? (Its
+# tests hold 305 and 263 utterances.)
 
 # %% [markdown] tags=["hint"]
 # <details><summary>Hint</summary>
 #
-# `first[draws]` has the shape of `draws`. The same draws go to both systems: that is what makes it paired. Sum
-# the errors and the words of a row first, then divide.
+# Half the interval at m utterances is `(high - low) / 2 * (n / m) ** 0.5`. Set it equal to the size of the
+# difference and solve for m.
 #
 # </details>
 
 
 # %% tags=["stub"]
-def paired_interval(first, second, words, draws):
+def utterances_needed(difference, low, high, n):
     raise NotImplementedError
 
 
 # %% tags=["solution"]
-def paired_interval(first, second, words, draws):
-    import numpy as np
+def utterances_needed(difference, low, high, n):
+    import math
 
-    difference = (first - second)[draws].sum(1)  # (R,)
-    return tuple(np.percentile(100 * difference / words[draws].sum(1), [2.5, 97.5]))
+    return math.ceil(n * ((high - low) / 2 / difference) ** 2)
 
 
 # %% tags=["wrong"]
-def paired_interval(first, second, words, draws):
-    import numpy as np
+def utterances_needed(difference, low, high, n):
+    import math
 
-    rates = 100 * (first - second) / words
-    return tuple(np.percentile(rates[draws].mean(1), [2.5, 97.5]))
+    return math.ceil(n * (high - low) / 2 / abs(difference))
 
 
 # %% tags=["check"]
-from checks_05 import check_paired_interval
+from checks_05 import check_utterances_needed
 from exercise import check
 
-check(check_paired_interval, paired_interval)
+check(check_utterances_needed, utterances_needed)
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 5.3: what may be claimed
