@@ -15,7 +15,7 @@
 # | preset | machine | time | memory |
 # |---|---|---|---|
 # | smoke | 2 cores | under a minute | 1 GB |
-# | laptop | 2 cores | 1 min (alone, the first time, it also fetches weights and speech: 450 MB) | 2 GB |
+# | laptop | 2 cores | 1 min (alone, the first time, it also fetches weights and speech: 450 MB) | 2.6 GB |
 # | colab | T4 | not measured yet | not measured yet |
 
 # %% tags=["setup"]
