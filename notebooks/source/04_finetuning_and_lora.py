@@ -197,9 +197,9 @@ print("LoRA before training: exactly the student, logits", tuple(plain.shape))
 #
 # A comparison of methods is only as fair as their training. Here all systems see the same clips, in batches of
 # the same size, for the same number of steps, under one trainer, with the cross-entropy CE smoothed by 0.1. The
-# learning rate is each method's own, tuned on validation: three rates for each, a factor of two apart. These are the
-# trials at the preset `laptop` (made once, by `python -m distilwhisper_lib.study tune`, and committed with their
-# record).
+# learning rate is each method's own, tuned on validation: three rates for each, a factor of two apart (two for our
+# variant, which had other trials, below). These are the trials at the preset `laptop` (made once, by
+# `python -m distilwhisper_lib.study tune`, and committed with their record).
 #
 # **Predict:** which method needs the highest rate, and which the lowest?
 
@@ -217,10 +217,11 @@ trials.set_index(["system", "learning_rate"])[columns].round(2)
 # were made with one seed, and on so few clips neighbours are often not decided: the aim is that no system is held back by
 # a rate that does not suit it. The preset takes the rate with the lowest WER.
 #
-# **Read:** the best rate is the middle one of three for every system, so that none was cut off at an end, and its neighbour
-# is often hardly worse. Fine-tuning, which moves every weight, needs the lowest rate; LoRA, whose update is a product of two
-# small matrices, one 40 times as high. Cross-entropy and WER do not choose the same rate: most systems have their lowest
-# CE at the lowest rate, for CE is the model's confidence on forced texts, WER what `generate` makes of them.
+# **Read:** of three rates the middle one is the best for every system, so that none was cut off at an end, and a neighbour
+# is often hardly worse; for our variant the higher of two is, so that a still higher one might suit it. Fine-tuning, which
+# moves every weight, needs the lowest rate; LoRA, whose update is a product of two small matrices, one 40 times as high.
+# Cross-entropy and WER do not choose the same rate: most systems have their lowest CE at the lowest rate, for CE is the
+# model's confidence on forced texts, WER what `generate` makes of them.
 #
 # Our variant has settings that the other systems do not have. Budget, divergence, dropout and skipped gates were chosen in
 # trials of six epochs (every training clip, 3 s of silence in training), at one rate but for the last; the strength
