@@ -176,7 +176,7 @@ def test_results_are_filled_in(tmp_path, monkeypatch):
     text = readme_results.readme(README, folder)
     assert "| Fine-tuning | 52.0 [48.0, 53.0] | 20.0 | 1.0 |" in text and "nan" not in text.split("## The two")[0]
     assert "| LoRA | in-domain | -2.0 [-3.0, -1.0] | yes |" in text
-    assert "in 10 minutes, peak memory 3.5 GB, commit `0123456789`" in text
+    assert "in 10 minutes of training and transcribing, at most 3.5 GB of memory in a process, commit `0123456789`" in text
     assert "](results/reference/laptop/figures/comparison.png)" in text
     assert re.search(r"^\| \[01\].*\| 5\.5 \|$", text, flags=re.M) and readme_results.readme(text, folder) == text
     assert readme_results.ABSENT not in text

@@ -13,7 +13,7 @@ from distilwhisper_lib.systems import SYSTEMS, lora_config
 from distilwhisper_lib.train import training_arguments
 
 POOLED, OURS = SYSTEMS["distilwhisper-released"], SYSTEMS["distilwhisper"]
-Value = str | float | Callable[[Preset], object]
+Value = str | Callable[[Preset], object]
 
 
 def rates(preset: Preset) -> str:

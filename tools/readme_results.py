@@ -80,8 +80,9 @@ def about_run(folder: Path, record: dict) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items()
                          if name in ("torch", "transformers", "peft"))  # fmt: skip
     return (f"WER and CER in %, 95 % bootstrap intervals in brackets, corpus level, greedy decoding, normaliser "
-            f"`{record['preset'].get('normaliser', 'whisper-basic')}`. Measured on {machine['gpu'] or machine['processor']} ({machine['cores']} cores, "
-            f"precision {machine['precision']}) in {minutes:.0f} minutes, peak memory {peak:.1f} GB, commit "
+            f"`{record['preset'].get('normaliser', 'whisper-basic')}`. Measured on "
+            f"{machine['gpu'] or machine['processor']} ({machine['cores']} cores, precision {machine['precision']}) in "
+            f"{minutes:.0f} minutes of training and transcribing, at most {peak:.1f} GB of memory in a process, commit "
             f"`{(record['commit'] or 'none')[:10]}`, {versions}. Everything else: "
             f"[`run.json`]({(folder / 'run.json').relative_to(ROOT).as_posix()}).")  # fmt: skip
 

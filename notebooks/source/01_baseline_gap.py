@@ -476,6 +476,7 @@ def keep_marks(text):
     return " ".join("".join(" " if unicodedata.category(c)[0] in "SP" else c for c in text).split())
 
 
+assert all(keep_marks(text) == normalise(text, "keep-marks") for text in (tamil, misheard, thai))  # the library's
 print("Tamil: WER", 100 * jiwer.wer(keep_marks(tamil), keep_marks(misheard)), "%,", keep_marks(tamil))
 print("Thai: ", len(keep_marks(thai).split()), "words, so CER:", keep_marks(thai))
 texts = student[inside]["text"]

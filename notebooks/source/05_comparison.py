@@ -405,8 +405,8 @@ shown.rename(columns={"seconds": "training (s)", "stored_mb": "stored (MB)", "we
 # %% [markdown]
 # ## 8. Longer training, and more than one seed
 #
-# The course trains for four epochs, so that all of it fits into about an hour. Once it was run at a longer setting: six epochs, a
-# teacher of three, clips of up to 8 s, and tests of 305 and 263 utterances. That run is committed with its record
+# The course trains for four epochs, so that all of it fits into about an hour. Once it was run at a longer setting: six
+# epochs, a teacher of three, clips of up to 8 s, and tests of 305 and 263 utterances. That run is committed with its record
 # (`results/reference/laptop/studies/longer`; our variant, as it is now, was trained later, with the same settings); the
 # tables below are read from there, at every preset.
 
@@ -422,8 +422,9 @@ print(*(sentence(row) for _, row in pd.read_csv(longer / "paired.csv").iterrows(
 # %% [markdown]
 # **Read:** in-domain two epochs more bring our variant level with LoRA and fine-tuning; nothing is decided between the three.
 # It is well ahead of experts without a teacher in both domains, and of the student in-domain (out-of-domain that is just not
-# decided). Out-of-domain it is level with LoRA and the pooled budget, and fine-tuning is better than our variant, decided by a hair. So in-domain the distance to fine-tuning and
-# LoRA was a matter of how long one trains; the claim that experts are *better* than both is not repeated in either domain.
+# decided). Out-of-domain it is level with LoRA and the pooled budget, and fine-tuning is better than our variant, decided by
+# a hair. So in-domain the distance to fine-tuning and LoRA was a matter of how long one trains; the claim that experts are
+# *better* than both is not repeated in either domain.
 #
 # The seed draws the new gates, the adapters, dropout and the order of the clips. One run is one draw, and the intervals
 # above know nothing of it. So our variant and LoRA, the best of the others in-domain, were trained with a second seed
