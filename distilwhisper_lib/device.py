@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import sys
+from collections.abc import Iterator
 
 import torch
 
@@ -42,6 +43,23 @@ def autocast(device: torch.device):
     if precision == "no":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+
+
+@contextlib.contextmanager
+def weights_cast_once(model) -> Iterator[None]:
+    """Let autocast keep its 16-bit copy of every weight within the block, frozen ones too.
+
+    It keeps those of trainable weights only, and casts frozen ones anew at each decoding step. For use without
+    gradients; the weights are frozen again afterwards.
+    """
+    frozen = [weight for weight in model.parameters() if not weight.requires_grad]
+    for weight in frozen:
+        weight.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
 
 
 def peak_memory_gb(device: torch.device) -> float:

@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from .batches import Clips, Collator, length_batches
-from .device import autocast, device_of, release_memory
+from .device import autocast, device_of, release_memory, weights_cast_once
 from .presets import Preset, disk_errors
 from .weights import use_window
 
@@ -46,7 +46,7 @@ def stored_predictions(clips: Clips, path: Path) -> pd.DataFrame | None:
 def generate_batch(model, tokenizer, features: torch.Tensor, language: str, task: str, preset: Preset) -> list[str]:
     """Return the greedy texts of log-mel features (B, 80, F) in a window of F frames, each on one line."""
     device = device_of(model)
-    with use_window(model, features.shape[-1]), autocast(device):
+    with torch.no_grad(), use_window(model, features.shape[-1]), autocast(device), weights_cast_once(model):
         ids = model.generate(input_features=features.to(device), language=language, task=task, do_sample=False,
                              num_beams=1, max_new_tokens=preset.max_new_tokens, use_cache=True)  # fmt: skip
     return [" ".join(text.split()) for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]

@@ -1,10 +1,13 @@
-"""Memory that a run has freed goes back to the system."""
+"""Memory that a run has freed goes back to the system; autocast casts frozen weights once."""
 
+import contextlib
 import platform
 
 import psutil
 import pytest
-from distilwhisper_lib.device import release_memory
+import torch
+from distilwhisper_lib.device import release_memory, weights_cast_once
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps freed memory")
@@ -15,3 +18,29 @@ def test_freed_memory_is_given_back():
     before = psutil.Process().memory_info().rss
     release_memory()
     assert before - psutil.Process().memory_info().rss > 200e6 and top
+
+
+def copies(linear: torch.nn.Linear, block) -> int:
+    """Return how often the weight is copied while it is used three times under autocast, within `block(linear)`."""
+    class Count(TorchDispatchMode):
+        number = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.number += "_to_copy" in str(function) and args[0].shape == linear.weight.shape
+            return function(*args, **(kwargs or {}))
+
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), block(linear), Count() as count:
+        for _ in range(3):
+            linear(torch.zeros(1, 8))
+    return count.number
+
+
+def test_frozen_weights_are_cast_once_under_autocast_and_are_frozen_afterwards():
+    linear = torch.nn.Linear(8, 4).requires_grad_(False)
+    linear.bias.requires_grad_(True)
+    assert copies(linear, lambda _: contextlib.nullcontext()) == 3  # what the block is for; 1: autocast does it itself by now
+    assert copies(linear, weights_cast_once) == 1
+    assert not linear.weight.requires_grad and linear.bias.requires_grad
+    with pytest.raises(KeyError), weights_cast_once(linear):
+        raise KeyError
+    assert not linear.weight.requires_grad
