@@ -101,16 +101,33 @@ class ClsrFeedForward(nn.Module):
 
     def _mix(self, h: torch.Tensor, language: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the routed output (B, T, d) and the gate (B, T) of one language."""
-        settings, shared = self.routing.settings, self.shared(h)
         logit = self.gates[language](h)  # (B, T, 1)
         if not self.training:
             g = logit >= 0
-            return torch.where(g, self.experts[language](h), shared), g.squeeze(-1).to(h.dtype)
+            return self._choose(h, language, g), g.squeeze(-1).to(h.dtype)
+        settings, shared = self.routing.settings, self.shared(h)
         g = torch.sigmoid(logit + self.routing.noise * torch.randn_like(logit))
         if torch.rand(()) < settings.skip_gate:
             return shared, g.squeeze(-1)
         expert = nn.functional.dropout(self.experts[language](h), settings.expert_dropout)
         return g * expert + (1 - g) * shared, g.squeeze(-1)
+
+    def _choose(self, h: torch.Tensor, language: str, g: torch.Tensor) -> torch.Tensor:
+        """Return expert(h) where g (B, T, 1) is true and shared(h) elsewhere, (B, T, d).
+
+        On a CPU each position goes through one of the two. On a GPU both are computed: to count the positions, the
+        device would have to be waited for in every layer.
+        """
+        shared, expert = self.shared, self.experts[language]
+        if h.is_cuda:
+            return torch.where(g, expert(h), shared(h))
+        rows, opened = h.flatten(0, -2), g.flatten()  # (B T, d), (B T,)
+        if opened.all() or not opened.any():
+            return expert(h) if opened.all() else shared(h)
+        chosen = expert(rows[opened])
+        y = chosen.new_empty(rows.shape)
+        y[opened], y[~opened] = chosen, shared(rows[~opened])
+        return y.view(h.shape)
 
     def _mix_rows(self, h: torch.Tensor, languages: list[str | None]) -> torch.Tensor:
         """Route each row by its own language; beams of a row follow one another, as `generate` expands them."""

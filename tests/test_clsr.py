@@ -139,8 +139,23 @@ def test_evaluation_takes_expert_or_shared_block_token_by_token(block):
     opened = gate_logit(block, h) >= 0
     assert 0.1 < opened.float().mean() < 0.9  # both ways are taken
     expected = torch.where(opened, block.experts["cs"](h), block.shared(h))
-    assert torch.equal(block(h), expected)
+    rows = {}
+    for name, part in (("expert", block.experts["cs"]), ("shared", block.shared)):
+        part.register_forward_hook(lambda module, inputs, y, name=name: rows.update({name: inputs[0].numel() // 6}))
+    assert torch.allclose(block(h), expected, atol=1e-6)
     assert torch.equal(block.last_gate, opened.squeeze(-1).float())
+    assert rows == {"expert": int(opened.sum()), "shared": int((~opened).sum())}  # each position went through one of them
+
+
+@pytest.mark.parametrize(("sign", "used"), [(1.0, "expert"), (-1.0, "shared")])
+def test_where_all_gates_agree_the_other_block_is_not_computed(block, sign, used):
+    h, block = torch.randn(3, 5, 6), block.eval()
+    block.gates["cs"].register_forward_hook(lambda module, inputs, G: torch.full_like(G, sign))
+    parts = {"expert": block.experts["cs"], "shared": block.shared}
+    expected = parts[used](h)
+    other = parts["shared" if used == "expert" else "expert"]
+    other.register_forward_hook(lambda *_: pytest.fail("both blocks were computed"))
+    assert torch.equal(block(h), expected)
 
 
 def test_training_mixes_both_by_a_noisy_gate(block):

@@ -273,9 +273,9 @@ table.map("{:,.1f}".format).replace(r"\.0$", "", regex=True)
 # **storage**; the small overhead that the paper speaks of is in what is **active**: the gate, half a percent. On a
 # phone with one or two languages that is a good trade; with fifty languages the experts outweigh any teacher.
 #
-# One more honest point: to choose per token *and* keep the batch together, our library computes both blocks and
-# picks. So this implementation does not get the saving; a kernel that sorts tokens by gate would. How much does it
-# cost here?
+# The authors' released code computes both blocks for every token and mixes them, so that its user pays for two. On a CPU our
+# library sorts the positions by their gates in evaluation: those that are open go through the expert, the others through the
+# shared block. (In training, and on a GPU, both are computed here too.) How much do the experts cost on this machine?
 
 # %%
 import time
@@ -296,8 +296,8 @@ plain, routed = seconds(None), seconds(first)
 print(f"plain {plain:.3f} s, with experts {routed:.3f} s: {routed / plain:.2f} times")
 
 # %% [markdown]
-# **Read:** the factor is what computing both FFNs costs on this machine; the FFNs are only a part of the work, so it
-# stays below 2.
+# **Read:** on a CPU the factor is near 1: a position goes through one FFN and the small gate. Where both FFNs are computed it
+# lies well above 1, but below 2, for the FFNs are only a part of the work.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2.1: What does a language weigh? (by hand)
