@@ -1,5 +1,6 @@
 # DistilWhisper Lab: `make help` lists the commands.
 PRESET ?= laptop
+NOTEBOOKS ?=
 PYTHON ?= python3
 JOBS ?= 2
 PY = .venv/bin/python
@@ -10,13 +11,13 @@ PY = .venv/bin/python
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r command text; do \
 		printf '%-15s %s\n' "$$command" "$$text"; done
-	@echo "Variables: PRESET=$(PRESET) (smoke, laptop, colab), PYTHON=$(PYTHON) (3.11 or newer), JOBS=$(JOBS) (tests)"
+	@echo "Variables: PRESET=$(PRESET) (smoke, laptop, colab), NOTEBOOKS (such as 06 07), PYTHON=$(PYTHON) (3.11 or newer), JOBS=$(JOBS) (tests)"
 
 setup: ## make the environment in .venv (the other commands do it when needed)
 	@$(PYTHON) tools/setup_env.py
 
-course: setup ## run every notebook in order at PRESET, then print the main table
-	@LAB_PRESET=$(PRESET) $(PY) -m distilwhisper_lib.course
+course: setup ## run notebooks 00 to 05 in order at PRESET, then print the main table; or those of NOTEBOOKS
+	@LAB_PRESET=$(PRESET) $(PY) -m distilwhisper_lib.course $(if $(NOTEBOOKS),--only $(NOTEBOOKS))
 
 test: setup ## run the tests: no download, under 10 minutes on 2 cores
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist worksteal

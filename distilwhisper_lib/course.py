@@ -1,4 +1,4 @@
-"""`python -m distilwhisper_lib.course`: weights, speech, every notebook in order, then the main table.
+"""`python -m distilwhisper_lib.course`: weights, speech, the notebooks in order, then the main table.
 
 What exists is reused: a notebook that has run with its present source is skipped, and inside a notebook every
 training, teacher and evaluation goes on where it was stopped.
@@ -28,6 +28,7 @@ from .record import write_json
 from .weights import load_processor, load_whisper
 
 NOTEBOOKS = REPOSITORY / "notebooks"
+BEYOND = ("06", "07")  # notebooks beyond the paper in miniature: run when they are asked for by number
 DISK_GB = 4.0  # corpora, weights and trained systems at the laptop preset
 
 
@@ -43,9 +44,12 @@ class Runner(NotebookClient):
         return super().output(outs, msg, display_id, cell_index)
 
 
-def course_notebooks() -> list[Path]:
-    """Return the notebooks in the order of the course."""
-    return sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+def course_notebooks(numbers: list[str] | None = None) -> list[Path]:
+    """Return the notebooks with these numbers, or those of the course, in order; ValueError for an unknown number."""
+    every = {path.name[:2]: path for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))}
+    if unknown := set(numbers or ()) - set(every):
+        raise ValueError(f"no notebook {', '.join(sorted(unknown))}: there are {', '.join(every)}")
+    return [path for number, path in every.items() if (number in numbers if numbers else number not in BEYOND)]
 
 
 def prepare(lab: Lab) -> None:
@@ -95,11 +99,11 @@ def run_notebook(path: Path, folder: Path) -> bool:
 
 
 def run_course(lab: Lab, only: list[str] | None = None) -> None:
-    """Run the notebooks (those whose number is in `only`, or all), and print the time left after each."""
+    """Run the course's notebooks (or those whose number is in `only`), and print the time left after each."""
     folder = lab.results / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
     expected = _expected(lab)
-    paths = [path for path in course_notebooks() if not only or path.name.split("_")[0] in only]
+    paths = course_notebooks(only)
     began, spent, planned = time.perf_counter(), {}, 0.0
     for number, path in enumerate(paths, 1):
         left = sum(expected.get(later.stem, 0) for later in paths[number - 1 :])

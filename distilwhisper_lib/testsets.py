@@ -13,6 +13,7 @@ CHANGES = {  # what is done to the sound of a test set
 
 DOMAINS = ("in-domain", "out-of-domain", "held-out-lead")
 WITH_OTHER_VOICES = {"fillets": ("cs",), "toy": CORPORA["toy"]}  # corpus -> languages with a split "test-other"
+WITH_ENGLISH = ("fillets", "stamps", "toy", "fleurs")  # corpora whose lines come with an English one
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,21 @@ def corpus_of(preset: Preset, language: str) -> str:
 def test_sets(preset: Preset) -> dict[str, TestSet]:
     """Return the tests of a preset by key, such as "cs/in-domain".
 
-    Out-of-domain needs a corpus with other voices, translation one with English lines that say the same.
+    Out-of-domain needs a corpus with other voices, translation one with English lines that say the same: the
+    first corpus, or else the preset's other_corpus.
     """
     main, second, few = preset.language, preset.second_language, preset.retention_clips
-    corpus = corpus_of(preset, main)
+    corpus, other = corpus_of(preset, main), preset.other_corpus
     sets = [TestSet("in-domain", main, corpus, limit=preset.test_clips)]
     if main in WITH_OTHER_VOICES.get(corpus, ()):
         sets.append(TestSet("out-of-domain", main, corpus, "test-other", limit=preset.test_clips))
+    elif other and main in CORPORA[other]:
+        sets.append(TestSet("out-of-domain", main, other, limit=preset.test_clips))
     if preset.held_out_lead:
         sets.append(TestSet("held-out-lead", main, corpus, limit=preset.test_clips, held_out_lead=True))
     sets += [TestSet(change, main, corpus, change=change, limit=few) for change in CHANGES]
-    sets.append(TestSet("translation", main, corpus, task="translate", limit=few))
+    english = [name for name in (corpus, other) if name in WITH_ENGLISH and main in CORPORA[name]]
+    sets += [TestSet("translation", main, name, task="translate", limit=few) for name in english[:1]]
     sets += [TestSet("retention", code, name, limit=few)
              for name, code in preset.retention if code not in (main, second)]  # fmt: skip
     sets.append(TestSet("validation", main, corpus, "validation", limit=preset.validation_clips))

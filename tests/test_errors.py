@@ -56,7 +56,6 @@ TABLE = {
     "language without speech": (lambda _: Lab("smoke", language="ja"), ValueError, "'ja' at preset smoke.* cs"),
     "unknown corpus": (lambda _: load_corpus("librispeech", "cs"), ValueError, "'librispeech': one of fillets, stamps"),
     "unknown preset": (lambda _: open_lab("huge"), ValueError, "'huge': set LAB_PRESET to one of smoke, laptop, colab"),
-    "preset that is not there yet": (lambda _: get_preset("paper"), ValueError, "needs Common Voice.*use one of smoke"),
     "unknown system": (lambda _: get_system("bert"), ValueError, "'bert': one of student, teacher, fine-tuning"),
     "unknown test": (lambda _: Lab("smoke").test_rows("cs/easy"), ValueError, "'cs/easy': one of cs/in-domain"),
     "unknown split": (lambda _: Lab("smoke").rows("dev"), ValueError, "'dev': one of .*validation"),

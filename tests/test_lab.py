@@ -72,6 +72,23 @@ def test_open_lab_says_what_it_runs_on(capsys):
     assert "preset smoke: student tiny, teacher a stand-in" in said and "cores" in said and lab.preset.minutes in said
 
 
+def test_paper_is_tested_out_of_domain_and_on_translation_with_the_other_corpus():
+    sets = test_sets(get_preset("paper"))
+    assert (sets["ca/in-domain"].corpus, sets["ca/in-domain"].limit) == ("common-voice-10k", None)
+    assert (sets["ca/out-of-domain"].corpus, sets["ca/out-of-domain"].split) == ("fleurs", "test")
+    assert sets["ca/translation"].corpus == sets["es/retention"].corpus == "fleurs"
+    assert sets["gl/second-language"].corpus == "common-voice-10k"
+
+
+@pytest.mark.parametrize(("language", "out_of_domain"), [("cs", "fillets"), ("ta", None)])
+def test_another_corpus_without_the_language_gives_no_out_of_domain_test(language, out_of_domain):
+    preset = replace(get_preset("paper"), corpus="fleurs", other_corpus="fillets", language=language)
+    sets = test_sets(preset)
+    found = sets.get(f"{language}/out-of-domain")
+    assert (found.corpus if found else None) == out_of_domain
+    assert sets[f"{language}/translation"].corpus == "fleurs"  # which has English lines itself
+
+
 # ---- data
 
 

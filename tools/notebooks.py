@@ -120,10 +120,12 @@ def build() -> None:
 
 
 def publish(results: Path = ROOT / "results", preset: str = "laptop") -> None:
-    """Write the notebooks with the outputs of a course run, and its tables and figures as the reference."""
+    """Write the notebooks that a run has executed with their outputs, and its tables and figures as the reference."""
     for path in sources():
+        if not (executed := results / preset / "notebooks" / f"{path.stem}.ipynb").exists():
+            continue
         notebook = build_notebook(path)
-        keep_outputs(notebook, nbformat.read(results / preset / "notebooks" / path.name.replace(".py", ".ipynb"), 4))
+        keep_outputs(notebook, nbformat.read(executed, 4))
         clean_outputs(notebook)
         nbformat.write(notebook, NOTEBOOKS / f"{path.stem}.ipynb")
     reference = results / "reference" / preset
