@@ -2,7 +2,7 @@
 
 The modules, in the order in which they import each other:
 basics: presets, text, audio, device, record;
-corpora/: archives, apt, packages, items, fillets, stamps, toy, loading;
+corpora/: archives, apt, packages, items, fillets, stamps, toy, tables, common_voice, fleurs, recorded, shards, loading;
 checkpoints/: conversion, tiny, mirror, released;
 the method: weights, clsr, storage, losses;
 training: batches, teacher, systems, train;

@@ -109,6 +109,11 @@ def cache_dir() -> Path:
     return Path(os.environ.get("LAB_CACHE") or REPOSITORY / "cache").expanduser()
 
 
+def data_dir() -> Path:
+    """Return the folder of speech data that was downloaded by hand (variable LAB_DATA, else `data/` in the cache)."""
+    return Path(os.environ.get("LAB_DATA") or cache_dir() / "data").expanduser()
+
+
 def results_dir(preset: Preset) -> Path:
     """Return the folder for tables and pictures (variable LAB_RESULTS, else `results/` here) of one preset."""
     return Path(os.environ.get("LAB_RESULTS") or REPOSITORY / "results").expanduser() / preset.name

@@ -1,12 +1,15 @@
 """Small made-up corpora in the formats of the real ones, whole and damaged."""
 
+import gzip
 import io
 import lzma
+import shutil
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import soundfile
 
 
@@ -98,3 +101,92 @@ def make_deb(path: Path, package: str, version: str, files: dict[str, bytes], ki
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
+
+
+CV_COLUMNS = ("client_id", "path", "sentence", "up_votes", "down_votes", "age", "gender", "accents", "locale")
+CV_ROWS = {  # table -> (number of the clip, up-votes, down-votes)
+    "train": [(1, 2, 0), (2, 5, 1), (3, 5, 0), (4, 2, 0), (5, 2, 1), (6, 9, 4)],
+    "dev": [(11, 2, 1), (12, 2, 0), (13, 3, 0)],
+    "test": [(21, 0, 2), (22, 2, 0)],
+}
+
+
+def write_sound(path: Path, seconds: float = 0.3, pitch: float = 220.0, kind: str = "MP3") -> None:
+    """Write a tone at 16 kHz."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, tone(seconds, 16_000, pitch), 16_000, format=kind)
+
+
+def cv_row(locale: str, number: int, up: object, down: object) -> str:
+    """Return a line of a table of Common Voice."""
+    cells = (f"speaker{number % 3}", f"common_voice_{locale}_{number}.mp3", f'Frase "{number}.', up, down, "", "", "",
+             locale)  # fmt: skip
+    return "\t".join(map(str, cells)) + "\n"
+
+
+def make_common_voice(root: Path, locale: str = "ca", release: str = "cv-corpus-13.0-2023-03-09") -> Path:
+    """Write a release of eleven clips; returns the locale's folder."""
+    folder = root / release / locale
+    for table, rows in CV_ROWS.items():
+        for number, _, _ in rows:
+            write_sound(folder / "clips" / f"common_voice_{locale}_{number}.mp3", pitch=200 + 10 * number)
+        lines = ["\t".join(CV_COLUMNS) + "\n"] + [cv_row(locale, *row) for row in rows]
+        (folder / f"{table}.tsv").write_text("".join(lines), encoding="utf-8")
+    (folder / "validated.tsv").write_text("not read\n", encoding="utf-8")
+    return folder
+
+
+def pack(folder: Path, archive: Path, extra: dict[str, bytes] | None = None, root: Path | None = None) -> Path:
+    """Write a folder as .tar.gz, its members named as under `root` (by default the folder's parent)."""
+    root = root or folder.parent
+    files = {name.removeprefix("./"): content for name, content in tree(root).items()
+             if (root / name).is_relative_to(folder)}  # fmt: skip
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    archive.write_bytes(gzip.compress(tar_bytes(files | (extra or {}))))
+    return archive
+
+
+FLEURS_ROWS = {"train": [(7, "700", "MALE"), (8, "800", "FEMALE")], "dev": [(9, "900", "FEMALE")],
+               "test": [(7, "701", "FEMALE"), (5, "501", "MALE"), (4, "401", "MALE")]}  # fmt: skip
+ENGLISH_ROWS = {"train": [(7, "1", "MALE")], "dev": [(9, "2", "MALE")], "test": [(7, "3", "MALE"), (5, "4", "MALE")]}
+
+
+def make_fleurs(root: Path, code: str = "ca_es", rows: dict | None = None, packed: bool = True) -> Path:
+    """Write a language in the published layout under data/, its sounds in archives or unpacked."""
+    folder = root / "data" / code
+    for table, lines in (rows or FLEURS_ROWS).items():
+        for _, name, _ in lines:
+            write_sound(folder / "audio" / table / f"{name}.wav", pitch=100 + int(name) % 500, kind="WAV")
+        cells = ((i, f"{name}.wav", f'Raw "{i}, {code}.', f"{code} {table} {i}", "r a w |", 4800, gender)
+                 for i, name, gender in lines)  # fmt: skip
+        (folder / f"{table}.tsv").write_text("".join("\t".join(map(str, row)) + "\n" for row in cells), encoding="utf-8")
+        if packed:
+            pack(folder / "audio" / table, folder / "audio" / f"{table}.tar.gz")
+            shutil.rmtree(folder / "audio" / table)
+    return folder
+
+
+def make_fleurs_parquet(root: Path, published: Path) -> Path:
+    """Write an unpacked language in the hub's parquet layout."""
+    folder = root / published.name
+    for table, split in (("train", "train"), ("dev", "validation"), ("test", "test")):
+        rows = []
+        for line in (published / f"{table}.tsv").read_text(encoding="utf-8").splitlines():
+            number, name, raw, text, _, samples, gender = line.split("\t")
+            sound = {"bytes": (published / "audio" / table / name).read_bytes(), "path": f"{table}/{name}"}
+            rows.append({"id": int(number), "num_samples": int(samples), "path": f"cache/{name}", "audio": sound,
+                         "transcription": text, "raw_transcription": raw, "gender": int(gender == "FEMALE")})  # fmt: skip
+        (folder / split).mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows), folder / split / "0000.parquet")
+    return folder
+
+
+def make_recordings(root: Path, count: int = 60, header: str = "path,text,speaker") -> Path:
+    """Write recordings of fifteen speakers; returns the folder."""
+    root.mkdir(parents=True, exist_ok=True)
+    lines = [header]
+    for i in range(count):
+        write_sound(root / "sound" / f"{i}.wav", 0.2, 200 + 5 * i, "WAV")
+        lines.append(f'sound/{i}.wav,"Hola, {i % 20}.",speaker {i % 15}')
+    (root / "recordings.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root

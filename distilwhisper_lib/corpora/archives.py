@@ -2,6 +2,7 @@
 
 import io
 import lzma
+import shutil
 import tarfile
 import zipfile
 import zlib
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
+from tqdm import tqdm
 
 AR_MAGIC, AR_HEADER = b"!<arch>\n", 60  # a .deb is an ar archive: debian-binary, control.tar.*, data.tar.*
 DAMAGE = (EOFError, lzma.LZMAError, zlib.error, tarfile.TarError, zipfile.BadZipFile, pa.ArrowException)
@@ -22,7 +24,7 @@ def is_archive(path: Path) -> bool:
 
 
 @contextmanager
-def _damage_named(name: str):
+def damage_named(name: str):
     """Turn what the unpackers raise for a damaged archive into a ValueError that names it."""
     try:
         yield
@@ -62,7 +64,7 @@ def open_tar(name: str, content: bytes) -> tarfile.TarFile:
 
 def deb_fields(path: Path) -> dict[str, str]:
     """Return the fields of a .deb's control file: Package, Version, ...; raises ValueError for a damaged one."""
-    with _damage_named(path.name), open_tar(*deb_member(path, "control.tar")) as tar:
+    with damage_named(path.name), open_tar(*deb_member(path, "control.tar")) as tar:
         control = next((member for member in tar if PurePosixPath(member.name).name == "control"), None)
         if control is None:
             raise EOFError("no control file")
@@ -76,7 +78,7 @@ def unpack(path: Path, target: Path, wanted: Callable[[str], bool]) -> None:
     Raises ValueError for a damaged archive, and for one with a file that leads outside `target` (nothing of it
     lands there).
     """
-    with _damage_named(path.name):
+    with damage_named(path.name):
         if path.name.endswith(".zip"):
             with zipfile.ZipFile(path) as archive:
                 _unpack_zip(archive, path.name, target, wanted)
@@ -86,8 +88,20 @@ def unpack(path: Path, target: Path, wanted: Callable[[str], bool]) -> None:
             _unpack_tar(tar, path.name, target, wanted)
 
 
+def unpack_once(path: Path, target: Path, wanted: Callable[[str], bool]) -> Path:
+    """Unpack into the folder `target`, whole or not at all, unless it is there already; returns it."""
+    if not target.is_dir():
+        partial = target.with_name(f"{target.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        unpack(path, partial, wanted)
+        partial.rename(target)
+    return target
+
+
 def _unpack_tar(tar: tarfile.TarFile, name: str, target: Path, wanted: Callable[[str], bool]) -> None:
-    for member in tar:
+    for member in tqdm(tar, f"reading {name}", unit=" files", delay=10):
+        tar.members = []  # they are kept otherwise: a gigabyte for Common Voice's million clips
         if not member.isfile():
             continue
         try:

@@ -15,8 +15,19 @@ from ..text import normalise
 
 SPLITS = ("test", "test-other", "validation", "train", "teacher")  # the earlier keeps a text that both have
 PLACEHOLDER = re.compile(r"%\d")  # what the game fills in: the clip does not say it
-SHORTEST, LONGEST = 0.1, 29.0  # seconds
-FASTEST = 25.0  # normalised characters per second: what is written to the clip cannot all be said in it
+SHORTEST = 0.1  # seconds
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is dropped: clips over `longest` seconds, texts of over `fastest` characters a second or with a placeholder.
+
+    The defaults are for the games, whose texts are not always what is said; None and False switch a rule off.
+    """
+
+    longest: float = 29.0
+    fastest: float | None = 25.0  # normalised characters: more than that cannot be said in the time
+    placeholders: bool = True
 
 
 @dataclass(frozen=True)
@@ -39,18 +50,18 @@ def stable_hash(text: str) -> str:
     return sha256(text.encode()).hexdigest()
 
 
-def reason_to_drop(item: Item) -> str:
+def reason_to_drop(item: Item, rules: Rules = Rules()) -> str:
     """Return why an item cannot be used, as far as that shows without its sound, or ""."""
     if item.sound is None:
         return "no sound file"
     if not normalise(item.text):
         return "empty text"
-    if PLACEHOLDER.search(item.text):
+    if rules.placeholders and PLACEHOLDER.search(item.text):
         return "text with a placeholder"
     return "" if item.split else item.reason
 
 
-def to_row(item: Item) -> dict | str:
+def to_row(item: Item, rules: Rules = Rules()) -> dict | str:
     """Return the item as a row of the corpus, its sound as FLAC, or the reason why it has to be dropped."""
     try:
         made = isinstance(item.sound, np.ndarray)
@@ -63,25 +74,29 @@ def to_row(item: Item) -> dict | str:
     duration = len(audio) / SAMPLE_RATE
     if duration < SHORTEST:
         return "empty audio"
-    if duration > LONGEST:
-        return f"longer than {LONGEST:.0f} s"
-    if len(normalise(item.text)) > FASTEST * duration:
-        return f"text too long for the sound (over {FASTEST:.0f} characters a second)"
+    if duration > rules.longest:
+        return f"longer than {rules.longest:.0f} s"
+    if rules.fastest and len(normalise(item.text)) > rules.fastest * duration:
+        return f"text too long for the sound (over {rules.fastest:.0f} characters a second)"
     fields = ("id", "text", "language", "speaker", "room_or_category", "translation_en", "split")
     sound = {"bytes": encode_flac(audio), "path": item.id.replace("/", "--") + ".flac"}
     return {name: getattr(item, name) for name in fields} | {"audio": sound, "duration": duration}
 
 
-def read_rows(items: list[Item], title: str) -> tuple[list[dict], dict[str, list[str]]]:
-    """Return the usable rows in the items' order, and the ids of the others by reason; two threads, one bar."""
+def read_rows(items: list[Item], title: str | None, rules: Rules = Rules()) -> tuple[list[dict], dict[str, list[str]]]:
+    """Return the usable rows in the items' order, and the ids of the others by reason; two threads.
+
+    title: of the progress bar; None: no bar.
+    """
     dropped: dict[str, list[str]] = {}
     rows: list[dict] = []
     keep = []
     for item in items:
-        reason = reason_to_drop(item)
+        reason = reason_to_drop(item, rules)
         dropped.setdefault(reason, []).append(item.id) if reason else keep.append(item)
     with ThreadPoolExecutor(2) as pool:
-        for item, row in zip(keep, tqdm(pool.map(to_row, keep), title, len(keep), unit=" clips"), strict=True):
+        found = pool.map(lambda item: to_row(item, rules), keep)
+        for item, row in zip(keep, tqdm(found, title, len(keep), unit=" clips", disable=title is None), strict=True):
             dropped.setdefault(row, []).append(item.id) if isinstance(row, str) else rows.append(row)
     return rows, dropped
 

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import soundfile
 import soxr
@@ -12,17 +14,28 @@ from datasets import Audio, Dataset, Features, Value, load_from_disk
 from filelock import FileLock
 
 from . import fillets, stamps, toy
+from .common_voice import SIZES, read_common_voice
+from .fleurs import CODES, read_fleurs
 from .items import SPLITS, fingerprint, read_rows, stable_hash, summary, without_duplicates
 from .packages import Package, find_package
+from .recorded import read_recordings
+from .shards import load_shards, write_shards
 from ..presets import cache_dir, disk_errors
-from ..text import language_code
+from ..record import file_sha256, write_json
+from ..text import LANGUAGES, language_code
 
 CORPORA: dict[str, tuple[str, ...]] = {  # corpus -> languages
     "fillets": ("cs", "nl"),
     "stamps": stamps.LANGUAGES,
     "toy": tuple(sorted({"cs", "nl", *stamps.LANGUAGES})),
+    **dict.fromkeys(SIZES, tuple(sorted(LANGUAGES))),
+    "fleurs": tuple(sorted(CODES)),
+    "recordings": tuple(sorted(LANGUAGES)),
 }
 ITEMS: dict[str, Callable] = {"fillets": fillets.fillets_items, "stamps": stamps.stamps_items, "toy": toy.toy_items}
+READERS: dict[str, Callable] = {  # of paper scale: prepared in shards
+    **dict.fromkeys(SIZES, read_common_voice), "fleurs": read_fleurs, "recordings": read_recordings,
+}  # fmt: skip
 BUILDER = 1  # raise it when rows or splits change: what an older one prepared is then prepared anew
 
 FEATURES = Features(
@@ -43,8 +56,10 @@ FEATURES = Features(
 def load_corpus(name: str, language: str, source: str | Path | None = None) -> Dataset:
     """Return a corpus in a language, all splits in one; the first call prepares it, later calls load it.
 
-    source: a folder, .deb files or an archive to prepare it from; else it is looked for (`packages.find_package`).
-    A corpus that is prepared already is loaded whatever the source: delete its folder to prepare it anew.
+    source: a folder, .deb files or an archive to prepare it from; else it is looked for (`packages.find_package`;
+    Common Voice, FLEURS and recordings: in the folder that LAB_DATA names).
+    A corpus that is prepared already is loaded whatever the source, also where the archive has changed or another
+    release lies there (`corpus_release` names the one that was used): delete its folder to prepare it anew.
     Columns: see FEATURES. Raises ValueError for a corpus or language that does not exist (lists those that do),
     OSError where the data cannot be had.
     """
@@ -54,8 +69,8 @@ def load_corpus(name: str, language: str, source: str | Path | None = None) -> D
         folder.parent.mkdir(parents=True, exist_ok=True)
         with disk_errors(folder.parent), FileLock(f"{folder}.lock"):
             if _report(folder).get("builder") != BUILDER:
-                _prepare(name, language, folder, source)
-    return load_from_disk(str(folder))
+                (_prepare_large if name in READERS else _prepare)(name, language, folder, source)
+    return load_shards(folder, name, language) if name in READERS else load_from_disk(str(folder))
 
 
 def corpus_report(name: str, language: str) -> dict:
@@ -68,6 +83,14 @@ def corpus_report(name: str, language: str) -> dict:
     if not report:
         raise FileNotFoundError(f"{name}-{language} is not prepared yet: call load_corpus({name!r}, {language!r})")
     return report
+
+
+def corpus_release(name: str, language: str) -> str | None:
+    """Return the release a prepared corpus was made from (Common Voice: "cv-corpus-13.0-2023-03-09" or "unknown").
+
+    None where there are no releases. Raises FileNotFoundError if the corpus is not prepared yet.
+    """
+    return corpus_report(name, language).get("release")
 
 
 def check_names(name: str, language: str) -> tuple[str, str]:
@@ -105,13 +128,49 @@ def _prepare(name: str, language: str, folder: Path, source) -> None:
                          f"{_counts(dropped | duplicates)}; is the package with the voices there?")  # fmt: skip
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    report = _describe(name, language, package, items, rows, dropped | duplicates)
+    report = _describe(name, language, package.source, items, rows, dropped | duplicates, fingerprint(rows))
+    report["packages"] = package.versions
     try:
         _save(name, language, rows, report, partial)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _prepare_large(name: str, language: str, folder: Path, source) -> None:
+    """Build a corpus of paper scale beside `folder`, in shards that a killed run leaves for the next."""
+    reading = READERS[name](name, language, source)
+    items = {item.id: item for item in reversed(reading.items)}  # of two with one name the first
+    partial = folder.with_name(f"{folder.name}.partial")
+    shards = write_shards(list(reversed(items.values())), partial, FEATURES, f"{name} {language}")
+    dropped = {"named twice": [item.id for item in reading.items if items[item.id] is not item]}
+    for reason, ids in (pair for shard in shards for pair in shard["dropped"].items()):
+        dropped.setdefault(reason, []).extend(ids)
+    dropped = {reason: ids for reason, ids in dropped.items() if ids}
+    if not any(shard["clips"] for shard in shards):
+        shutil.rmtree(partial, ignore_errors=True)
+        raise ValueError(f"{name} has nothing to hear in {language!r}: {_counts(dropped)}, malformed rows: "
+                         f"{len(reading.flaws)} ({'; '.join(reading.flaws[:3])}); looked at "
+                         f"{', '.join(map(str, reading.tables))}")  # fmt: skip
+    rows = load_shards(partial, name, language).select_columns(["id", "speaker", "split", "duration"]).to_list()
+    prints = [shard["fingerprint"] for shard in shards]
+    report = _describe(name, language, reading.source, reading.items, rows, dropped, stable_hash("".join(prints)))
+    report |= reading.about | {
+        "dropped_by_split": {split: Counter(reason for reason, ids in dropped.items() for key in ids
+                                            if items[key].split == split) for split in SPLITS},
+        "malformed": len(reading.flaws),
+        "malformed_rows": reading.flaws[:1000],
+        "tables": {f"{path.parent.name}/{path.name}": file_sha256(path) for path in reading.tables},
+        "shards": prints,
+    }  # fmt: skip
+    if reading.ids:
+        pd.DataFrame(reading.ids).to_csv(partial / "ids.csv", index=False)
+    write_json(partial / "report.json", report)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    if reading.scratch:
+        shutil.rmtree(reading.scratch, ignore_errors=True)
 
 
 def _save(name: str, language: str, rows: list[dict], report: dict, folder: Path) -> None:
@@ -125,13 +184,12 @@ def _counts(dropped: dict[str, list[str]]) -> dict[str, int]:
     return {reason: len(ids) for reason, ids in sorted(dropped.items())}
 
 
-def _describe(name: str, language: str, package: Package, items: list, rows: list, dropped: dict) -> dict:
+def _describe(name: str, language: str, source: str, items: list, rows: list, dropped: dict, content: str) -> dict:
     return {
         "corpus": name,
         "language": language,
         "builder": BUILDER,
-        "source": package.source,
-        "packages": package.versions,
+        "source": source,
         "libraries": {"soundfile": soundfile.__version__, "libsndfile": soundfile.__libsndfile_version__,
                       "soxr": soxr.__version__},
         "items": len(items),
@@ -139,7 +197,7 @@ def _describe(name: str, language: str, package: Package, items: list, rows: lis
         "minutes": round(sum(row["duration"] for row in rows) / 60, 2),
         "dropped": _counts(dropped),
         "splits": summary(rows),
-        "fingerprint": fingerprint(rows),
+        "fingerprint": content,
         "dropped_ids": {reason: sorted(ids) for reason, ids in sorted(dropped.items())},
     }  # fmt: skip
 

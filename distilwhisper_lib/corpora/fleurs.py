@@ -1,0 +1,134 @@
+"""FLEURS (google/fleurs on the hub, CC-BY 4.0): the published tables and sounds, or the hub's parquet files."""
+
+import re
+from pathlib import Path, PurePosixPath
+
+import pyarrow.parquet as pq
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from .archives import damage_named, unpack_once
+from .tables import Reading, find_folder, read_table, scratch_folder
+from .items import Item
+from ..presets import data_dir
+
+REVISION = "70bb2e84b976b7e960aa89f1c648e09c59f894dd"  # of the dataset google/fleurs
+CODES: dict[str, str] = {code.split("_")[0]: code for code in (  # Whisper's code -> FLEURS's
+    "af_za am_et ar_eg as_in az_az be_by bg_bg bn_in bs_ba ca_es cs_cz cy_gb da_dk de_de el_gr en_us es_419 et_ee "
+    "fa_ir fi_fi fr_fr gl_es gu_in ha_ng he_il hi_in hr_hr hu_hu hy_am id_id is_is it_it ja_jp ka_ge kk_kz km_kh "
+    "kn_in ko_kr lb_lu ln_cd lo_la lt_lt lv_lv mi_nz mk_mk ml_in mn_mn mr_in ms_my mt_mt my_mm ne_np nl_nl oc_fr "
+    "pa_in pl_pl ps_af pt_br ro_ro ru_ru sd_in sk_sk sl_si sn_zw so_so sr_rs sv_se sw_ke ta_in te_in tg_tj th_th "
+    "tr_tr uk_ua ur_pk uz_uz vi_vn yo_ng").split()}  # fmt: skip
+CODES |= {"jw": "jv_id", "no": "nb_no", "tl": "fil_ph", "zh": "cmn_hans_cn", "yue": "yue_hant_hk"}
+COLUMNS = ("id", "file_name", "raw_transcription", "transcription", "characters", "num_samples", "gender")
+TABLES = {"train": "train", "dev": "validation", "test": "test"}  # name of a table -> split
+GENDERS = ("male", "female", "other")  # the hub's numbers
+
+
+def read_fleurs(name: str, language: str, source: str | Path | None) -> Reading:
+    """Return every clip of a language, with the English sentence of the same id where en_us lies beside it.
+
+    The English sentence is the first of en_us's train, dev and test. Fetched from the hub where there is no folder.
+    Raises FileNotFoundError (no such folder, no test split), ValueError (damaged archive or parquet, missing column)
+    or OSError (the hub cannot be reached), each with what to do.
+    """
+    code = CODES[language]
+    folder, where = _find(code, source)
+    archives = sorted([*folder.glob("audio/*.tar.gz"), *folder.glob("*/*.parquet")])
+    scratch = scratch_folder(f"{name}-{code}", archives)
+    english = folder.parent / "en_us"
+    folder, english = (_published(place, scratch, sound) for place, sound in ((folder, True), (english, False)))
+    tables = [folder / f"{table}.tsv" for table in TABLES if (folder / f"{table}.tsv").is_file()]
+    flaws: list[str] = []
+    sentences = _english(english, flaws)
+    items = []
+    for path in tables:
+        sounds = _sounds(folder, path.stem, scratch)
+        for _, row in read_table(path, COLUMNS, flaws, header=COLUMNS):
+            file = PurePosixPath(row["file_name"])
+            items.append(Item(f"fleurs/{code}/{TABLES[path.stem]}/{file.stem}", sounds.get(file.name),
+                              row["transcription"].strip(), language, row["gender"].lower(), "fleurs",
+                              sentences.get(row["id"], ""), TABLES[path.stem]))  # fmt: skip
+    about = {"release": REVISION if where == "hub" else None, "with_english": sum(i.translation_en != "" for i in items),
+             "archives": {path.name: path.stat().st_size for path in archives}}  # fmt: skip
+    return Reading(items, where, tables, flaws, about, scratch=scratch)
+
+
+def _find(code: str, source: str | Path | None) -> tuple[Path, str]:
+    """Return the folder of a language and where it comes from."""
+    root, where = Path(source or data_dir() / "fleurs").expanduser(), "folder"
+    folder = find_folder(root, code)
+    if folder is None and source is None:
+        folder, where = _from_hub(code, root), "hub"
+    if folder is None:
+        raise FileNotFoundError(f"no folder {code} under {root}: it needs data/{code} of google/fleurs (test.tsv, "
+                                "audio/test.tar.gz, ...); give no source to have it fetched from the hub")  # fmt: skip
+    if not (folder / "test.tsv").is_file() and not any(folder.glob("test/*.parquet")):
+        raise FileNotFoundError(f"{folder} has no test split (test.tsv or test/*.parquet): fetch it again, or remove "
+                                "the folder to have it fetched from the hub")  # fmt: skip
+    return folder, where
+
+
+def _from_hub(code: str, root: Path) -> Path:
+    """Fetch the published tables and sounds of a language, and the English tables; never a loading script."""
+    patterns = [f"data/{code}/*.tsv", f"data/{code}/audio/*.tar.gz", "data/en_us/*.tsv"]
+    try:
+        place = snapshot_download("google/fleurs", repo_type="dataset", revision=REVISION, allow_patterns=patterns)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        problem = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise OSError(f"no FLEURS in {code}: looked for a folder {code} under {root}, and could not fetch it from the "
+                      f"hub, google/fleurs ({problem}): check the network (no account is needed), or put data/{code} "
+                      "and data/en_us of another machine there") from error  # fmt: skip
+    return Path(place) / "data" / code
+
+
+def _published(folder: Path, scratch: Path, sound: bool) -> Path:
+    """Return a folder in the published layout: the same one, or one that is written from its parquet files."""
+    if not any(folder.glob("*/*.parquet")):
+        return folder
+    target = scratch / folder.name
+    for table, split in TABLES.items():
+        files = sorted((folder / split).glob("*.parquet"))
+        if files and not (target / f"{table}.tsv").is_file():
+            (target / "audio" / table).mkdir(parents=True, exist_ok=True)
+            lines = [line for path in files for line in _parquet_lines(path, target / "audio" / table, sound)]
+            part = target / f"{table}.part"
+            part.write_text("".join(lines), encoding="utf-8")
+            part.rename(target / f"{table}.tsv")
+    return target
+
+
+def _parquet_lines(path: Path, sounds: Path, sound: bool):
+    """Yield the rows of a parquet file as lines of a table, and write their sounds."""
+    columns = ["id", "path", "raw_transcription", "transcription", "num_samples", "gender"] + ["audio"] * sound
+    with damage_named(path.name):
+        file = pq.ParquetFile(path)
+        if missing := [column for column in columns if column not in file.schema_arrow.names]:
+            raise ValueError(f"{path} lacks the column {', '.join(missing)}: is it FLEURS?")
+        for batch in file.iter_batches(64, columns=columns):
+            for row in batch.to_pylist():
+                name = PurePosixPath(row["path"] or "").stem + ".wav"
+                if sound and row["audio"] and row["audio"]["bytes"] is not None:
+                    (sounds / name).write_bytes(row["audio"]["bytes"])
+                gender = GENDERS[row["gender"]] if isinstance(row["gender"], int) else row["gender"]
+                texts = row["raw_transcription"], row["transcription"]
+                cells = (row["id"], name, *texts, "", row["num_samples"], gender)
+                yield "\t".join(re.sub(r"[\t\r\n]", " ", str("" if cell is None else cell)) for cell in cells) + "\n"
+
+
+def _sounds(folder: Path, table: str, scratch: Path) -> dict[str, Path]:
+    """Return the sounds of a table by file name: of its archive, or unpacked beside it."""
+    archive = folder / "audio" / f"{table}.tar.gz"
+    places = [folder / "audio" / table, folder / table]
+    if archive.is_file():
+        places = [unpack_once(archive, scratch / table, lambda member: member.endswith(".wav"))]
+    return {path.name: path for place in places for path in place.rglob("*.wav")}
+
+
+def _english(folder: Path, flaws: list[str]) -> dict[str, str]:
+    """Return the first English sentence of each id."""
+    sentences: dict[str, str] = {}
+    for path in (folder / f"{table}.tsv" for table in TABLES):
+        for _, row in read_table(path, COLUMNS, flaws, header=COLUMNS) if path.is_file() else ():
+            sentences.setdefault(row["id"], row["transcription"].strip())
+    return sentences

@@ -1,0 +1,356 @@
+"""Common Voice: the choice by votes, id lists, folder and archive, shards and killed runs, damage of every kind."""
+
+import errno
+import json
+import tarfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import soundfile
+from distilwhisper_lib.audio import read_audio
+from distilwhisper_lib.corpora import (
+    FEATURES, common_voice, corpus_release, corpus_report, items, load_corpus, select, shards,
+)  # fmt: skip
+from distilwhisper_lib.corpora.common_voice import most_voted
+from distilwhisper_lib.corpora.loading import corpus_folder
+from distilwhisper_lib.presets import cache_dir
+
+from made_corpora import CV_COLUMNS, CV_ROWS, cv_row, make_common_voice, pack, tone
+
+NAME = "common-voice-3k"
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, tmp_path):
+    """Four clips of training, two of validation, shards of three; data in a folder of the test."""
+    monkeypatch.setattr(common_voice, "SIZES", {NAME: (4, 2), "common-voice-10k": (5, 3)})
+    monkeypatch.setattr(shards, "SHARD", 3)
+    monkeypatch.setenv("LAB_DATA", str(tmp_path / "data"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make_common_voice(tmp_path / "data" / "common-voice")
+
+
+def numbers(data, split: str) -> list[int]:
+    return [int(name.rsplit("_", 1)[1]) for name, other in zip(data["id"][:], data["split"][:], strict=True)
+            if other == split]  # fmt: skip
+
+
+def rows_of(data) -> list[dict]:
+    return sorted(data.to_list(), key=lambda row: row["id"])
+
+
+def append(path: Path, line: str | bytes) -> None:
+    with open(path, "ab") as file:
+        file.write(line if isinstance(line, bytes) else line.encode())
+
+
+def test_most_up_votes_then_fewest_down_votes_then_first_in_the_file():
+    votes = [(2, 0), (5, 1), (5, 0), (2, 0), (2, 1), (10, 4), (2, 0)]
+    rows = [{"path": i, "up_votes": str(up), "down_votes": str(down)} for i, (up, down) in enumerate(votes)]
+    assert [row["path"] for row in most_voted(rows, 99)] == [5, 2, 1, 0, 3, 6, 4]
+    assert [row["path"] for row in most_voted(iter(rows), 5)] == [5, 2, 1, 0, 3]
+
+
+def test_a_release_becomes_a_dataset(folder):
+    data = load_corpus(NAME, "catalan")
+    assert data.features == FEATURES and data.info.dataset_name == NAME
+    assert numbers(data, "train") == [6, 3, 2, 1] and numbers(data, "validation") == [13, 12]
+    assert numbers(data, "test") == [21, 22]  # all of it, whatever its votes
+    row = next(row for row in data if row["id"] == "common-voice/ca/common_voice_ca_21")
+    assert row["text"] == 'Frase "21.' and row["speaker"] == "speaker0" and row["language"] == "ca"
+    assert row["room_or_category"] == "common-voice" and row["translation_en"] == "" and row["split"] == "test"
+    assert row["audio"]["bytes"][:4] == b"fLaC" and 0.3 <= row["duration"] < 0.4  # mp3 pads
+    sound = read_audio(folder / "clips" / "common_voice_ca_21.mp3")
+    assert abs(read_audio(row["audio"]) - sound).max() < 1e-4
+    assert len(select(data, "train", 2)) == 2
+
+
+def test_the_report_has_release_counts_and_hashes(folder):
+    data, report = load_corpus(NAME, "ca"), corpus_report(NAME, "ca")
+    assert report["release"] == corpus_release(NAME, "ca") == "cv-corpus-13.0-2023-03-09"
+    assert report["items"] == report["kept"] == len(data) == 8 and not report["dropped"] and report["malformed"] == 0
+    assert report["splits"]["test"]["clips"] == 2 and report["splits"]["train"]["minutes"] > 0
+    assert set(report["tables"]) == {"ca/train.tsv", "ca/dev.tsv", "ca/test.tsv"} and len(report["shards"]) == 3
+    assert report["source"] == "folder" and report["chosen_by"] == "votes" and len(report["fingerprint"]) == 64
+
+
+def test_a_larger_size_has_the_smaller_one_in_it_and_the_same_test(folder):
+    small, large = load_corpus(NAME, "ca"), load_corpus("common-voice-10k", "ca")
+    assert numbers(large, "train") == [6, 3, 2, 1, 4] and numbers(large, "test") == numbers(small, "test")
+    assert set(small["id"]) < set(large["id"])
+
+
+def test_archive_and_folder_give_the_same_corpus(folder, tmp_path, monkeypatch):
+    first, report = rows_of(load_corpus(NAME, "ca")), corpus_report(NAME, "ca")
+    archive = pack(folder, tmp_path / "packed" / "mcv-scripted-ca-v13.0.tar.gz", root=folder.parent.parent)
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "second"))
+    assert rows_of(load_corpus(NAME, "ca", archive)) == first
+    again = corpus_report(NAME, "ca")
+    assert again["fingerprint"] == report["fingerprint"] and again["shards"] == report["shards"]
+    assert again["source"] == "archive" and again["release"] == "cv-corpus-13.0-2023-03-09"
+    assert again["archives"] == {archive.name: archive.stat().st_size} and again["tables"] == report["tables"]
+    assert not list((cache_dir() / "unpacked").iterdir())
+
+
+def test_an_archive_is_found_by_the_locale_in_its_name(folder, tmp_path, monkeypatch):
+    data = tmp_path / "other"
+    archives = [pack(folder, data / "common-voice" / name, root=folder.parent.parent)
+                for name in ("mcv-scripted-ca-v24.0.tar.gz", "mcv-scripted-cs-v24.0.tar.gz")]  # fmt: skip
+    monkeypatch.setenv("LAB_DATA", str(data))
+    assert len(load_corpus(NAME, "ca")) == 8
+    with pytest.raises(FileNotFoundError, match=f"{archives[1].name} has no cs/train.tsv: is it Common Voice in 'cs'"):
+        load_corpus(NAME, "cs")
+    archives[1].rename(archives[1].with_name("cv-corpus-13.0-2023-03-09-ca.tar.gz"))
+    with pytest.raises(ValueError, match="several archives with ca in their names .*cv-corpus.*mcv.*give one as source"):
+        load_corpus("common-voice-10k", "ca")
+
+
+@pytest.mark.parametrize(("place", "archive", "release"), [
+    ("cv-corpus-24.0-2025-12-05", "mcv-scripted-ca-v24.0.tar.gz", "cv-corpus-24.0-2025-12-05"),
+    ("data", "mcv-scripted-ca-v24.0.tar.gz", "mcv-scripted-ca-v24.0"), ("data", "ca.tar.gz", "unknown"),
+])  # fmt: skip
+def test_the_release_is_named_by_folder_or_archive(tmp_path, place, archive, release):
+    folder = make_common_voice(tmp_path / "x", release=place)
+    load_corpus(NAME, "ca", pack(folder, tmp_path / archive, root=folder.parent.parent))
+    assert corpus_release(NAME, "ca") == release
+
+
+def test_only_the_chosen_clips_are_unpacked_and_read(folder, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(items, "read_audio", lambda path: seen.append(path) or read_audio(path))
+    unpacked, extract = [], tarfile.TarFile.extract
+
+    def noting(self, member, *args, **kwargs):
+        unpacked.append(Path(member.name).name)
+        return extract(self, member, *args, **kwargs)
+
+    monkeypatch.setattr(tarfile.TarFile, "extract", noting)
+    load_corpus(NAME, "ca", pack(folder, tmp_path / "ca.tar.gz", root=folder.parent.parent))
+    chosen = {f"common_voice_ca_{i}.mp3" for i in (1, 2, 3, 6, 12, 13, 21, 22)}
+    assert {path.name for path in seen} == chosen and len(seen) == 8
+    assert set(unpacked) == chosen | {"train.tsv", "dev.tsv", "test.tsv"} and len(unpacked) == 11
+
+
+def test_the_ids_are_written_and_a_given_list_replaces_the_rule(folder, tmp_path, monkeypatch):
+    load_corpus(NAME, "ca")
+    written = pd.read_csv(corpus_folder(NAME, "ca") / "ids.csv")
+    assert list(written.columns) == ["split", "path", "up_votes", "down_votes"] and len(written) == 8
+    assert written.iloc[0].tolist() == ["train", "common_voice_ca_6.mp3", 9, 4]
+    lines = [("train", 4), ("train", 99), ("train", 1), ("validation", 11)]
+    listed = "split,path\n" + "".join(f"{split},common_voice_ca_{i}.mp3\n" for split, i in lines)
+    (folder / "ids-3k.csv").write_text(listed)
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "second"))
+    data, report = load_corpus(NAME, "ca"), corpus_report(NAME, "ca")
+    assert numbers(data, "train") == [4, 1] and numbers(data, "validation") == [11] and numbers(data, "test") == [21, 22]
+    assert report["chosen_by"] == "ids-3k.csv" and "ca/ids-3k.csv" in report["tables"]
+    assert report["malformed_rows"] == ["id list: common_voice_ca_99.mp3 is not in train.tsv"]
+    (folder / "ids-10k.csv").write_text("split,path\ndev,common_voice_ca_1.mp3\n")
+    with pytest.raises(ValueError, match="ca/ids-10k.csv:2: split 'dev' in the id list: use one of train, validation"):
+        load_corpus("common-voice-10k", "ca")
+
+
+def test_an_id_list_written_for_one_is_read_by_another_also_beside_an_archive(folder, tmp_path, monkeypatch):
+    first = load_corpus(NAME, "ca")["id"][:]
+    listed = (corpus_folder(NAME, "ca") / "ids.csv").read_bytes()
+    archive = pack(folder, tmp_path / "packed" / "ca.tar.gz", root=folder.parent.parent)
+    (archive.parent / "ca").mkdir()
+    (archive.parent / "ca" / "ids-3k.csv").write_bytes(listed)
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "second"))
+    monkeypatch.setattr(common_voice, "most_voted", lambda *_: pytest.fail("chosen by votes"))
+    assert load_corpus(NAME, "ca", archive.parent)["id"][:] == first
+
+
+# ---- killed runs
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_at(monkeypatch, owner, name: str, call: int):
+    """Have the call of that number of a function end the run."""
+    original, calls = getattr(owner, name), []
+
+    def function(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == call:
+            raise Killed
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, function)
+    return calls
+
+
+def test_a_run_killed_in_the_second_shard_goes_on_with_it(folder, tmp_path, monkeypatch):
+    whole, report = rows_of(load_corpus(NAME, "ca")), corpus_report(NAME, "ca")
+    archive = pack(folder, tmp_path / "ca.tar.gz", root=folder.parent.parent)
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "second"))
+    for owner, name in ((shards, "read_rows"), (shards.os, "replace")):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            killed_at(patch, owner, name, 2)
+            load_corpus(NAME, "ca", archive)
+        assert not corpus_folder(NAME, "ca").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(common_voice, "unpack_once", lambda path, target, wanted: target)  # both are there
+        calls = killed_at(patch, shards, "read_rows", 9)
+        assert rows_of(load_corpus(NAME, "ca", archive)) == whole and len(calls) == 2
+    assert corpus_report(NAME, "ca")["fingerprint"] == report["fingerprint"]
+    assert corpus_report(NAME, "ca")["splits"] == report["splits"]
+    assert not [path for path in (cache_dir() / "corpora").iterdir() if "partial" in path.name]
+
+
+def test_shards_of_other_clips_are_not_kept(folder, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_at(patch, shards, "read_rows", 3)
+        load_corpus(NAME, "ca")
+    append(folder / "train.tsv", cv_row("ca", 1, 9, 0).replace("_1.mp3", "_7.mp3"))
+    (folder / "clips" / "common_voice_ca_1.mp3").rename(folder / "clips" / "common_voice_ca_7.mp3")
+    assert numbers(load_corpus(NAME, "ca"), "train") == [7, 6, 3, 2]
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on(folder, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left under .*corpora.*goes on where"):
+        patch.setattr(shards, "_write", full)
+        load_corpus(NAME, "ca")
+    assert len(load_corpus(NAME, "ca")) == 8
+
+
+def test_prepared_once_then_loaded(folder, monkeypatch):
+    first = load_corpus(NAME, "ca")["id"][:]
+    monkeypatch.setattr(common_voice, "find_folder", lambda *_: pytest.fail("looked for again"))
+    assert load_corpus(NAME, "ca")["id"][:] == first
+
+
+# ---- damage
+
+
+def test_clips_that_cannot_be_used_are_dropped_and_counted_by_name(folder):
+    clips = folder / "clips"
+    (clips / "common_voice_ca_6.mp3").unlink()
+    (clips / "common_voice_ca_3.mp3").write_bytes(b"")
+    (clips / "common_voice_ca_2.mp3").write_bytes(bytes(range(256)) * 9)
+    soundfile.write(clips / "common_voice_ca_13.mp3", tone(30.5, 16_000), 16_000, format="MP3")
+    soundfile.write(clips / "common_voice_ca_12.mp3", tone(29.8, 16_000), 16_000, format="MP3")
+    append(folder / "test.tsv", cv_row("ca", 22, 0, 0))
+    append(folder / "test.tsv", cv_row("ca", 11, 0, 0).replace('Frase "11.', "?!"))
+    append(folder / "test.tsv", cv_row("ca", 5, 0, 0).replace('Frase "5.', "100%1 " + "molt de pressa " * 9))
+    data, report = load_corpus(NAME, "ca"), corpus_report(NAME, "ca")
+    name = "common-voice/ca/common_voice_ca_"
+    assert report["dropped_ids"] == {"named twice": [f"{name}22"], "no sound file": [f"{name}6"], "longer than 30 s":
+                                     [f"{name}13"], "empty audio": [f"{name}3"], "unreadable audio": [f"{name}2"],
+                                     "empty text": [f"{name}11"]}  # fmt: skip
+    assert report["dropped_by_split"]["train"] == {"no sound file": 1, "empty audio": 1, "unreadable audio": 1}
+    assert report["items"] == 11 == report["kept"] + sum(report["dropped"].values())
+    assert numbers(data, "test") == [21, 22, 5] and numbers(data, "validation") == [12]  # a fast text stays
+
+
+def test_malformed_rows_are_counted_and_named(folder):
+    table = folder / "train.tsv"
+    append(table, "a\tb\n")
+    append(table, cv_row("ca", 7, "many", 0))
+    append(table, cv_row("ca", 8, 3, -1))
+    append(table, cv_row("ca", 8, 99, 0).encode().replace(b"Frase", b"Fr\xe9se"))
+    append(table, cv_row("ca", 9, 99, 0).replace("Frase", "Fra\rse"))
+    append(table, "\n")
+    append(folder / "test.tsv", cv_row("ca", 1, "", "") + "cut off")
+    data, report = load_corpus(NAME, "ca"), corpus_report(NAME, "ca")
+    assert numbers(data, "train") == [6, 3, 2, 1] and numbers(data, "test") == [21, 22]  # 1 is in train
+    assert report["malformed"] == 6 and report["malformed_rows"][:4] == [
+        "ca/train.tsv:8: 2 columns instead of 9",
+        "ca/train.tsv:9: up_votes 'many', down_votes '0' are no numbers",
+        "ca/train.tsv:10: up_votes '3', down_votes '-1' are no numbers",
+        "ca/train.tsv:11: not UTF-8",
+    ]
+    assert report["malformed_rows"][4].startswith("ca/train.tsv:12: new-line character")
+    assert report["malformed_rows"][5] == "ca/test.tsv:5: 1 columns instead of 9"
+
+
+def test_columns_are_read_by_name_whatever_their_order(folder):
+    before = {table: (folder / f"{table}.tsv").read_text(encoding="utf-8").splitlines() for table in CV_ROWS}
+    for table, lines in before.items():
+        cells = [["sentence_id" if i == 0 else f"s{i}", *reversed(line.split("\t"))] for i, line in enumerate(lines)]
+        text = "\r\n".join("\t".join(row) for row in cells)
+        (folder / f"{table}.tsv").write_text("\ufeff" + text, encoding="utf-8", newline="")
+    data = load_corpus(NAME, "ca")
+    assert numbers(data, "train") == [6, 3, 2, 1] and data["text"][0] == 'Frase "6.'
+
+
+@pytest.mark.parametrize("column", ["path", "sentence", "up_votes"])
+def test_a_missing_column_is_named_with_its_file(folder, column):
+    table = folder / "dev.tsv"
+    table.write_text(table.read_text(encoding="utf-8").replace(column, "other", 1), encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"ca/dev.tsv lacks the column {column} \(it has .*other"):
+        load_corpus(NAME, "ca")
+    table.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"dev.tsv lacks the column client_id, path, .* \(it has none\): .*whole\?"):
+        load_corpus(NAME, "ca")
+
+
+def test_a_release_without_a_table_or_a_clip_is_told(folder):
+    (folder / "test.tsv").rename(folder / "test")
+    with pytest.raises(FileNotFoundError, match="ca has no test.tsv: unpack the whole release"):
+        load_corpus(NAME, "ca")
+    (folder / "test").rename(folder / "test.tsv")
+    (folder / "clips").rename(folder / "sound")
+    with pytest.raises(ValueError, match=r"nothing to hear in 'ca': {'no sound file': 8}, malformed rows: 0.*test.tsv"):
+        load_corpus(NAME, "ca")
+    (folder / "sound").rename(folder / "clips")
+    assert len(load_corpus(NAME, "ca")) == 8  # nothing of the failed run is kept
+
+
+@pytest.mark.parametrize("source", [None, "nowhere", "wrong"])
+def test_nothing_there_says_what_was_looked_for_and_how_to_get_it(tmp_path, source):
+    make_common_voice(tmp_path / "wrong", "cs")
+    with pytest.raises(FileNotFoundError, match=r"looked for ca/train.tsv and .*cv-corpus-13.0-2023-03-09-ca.tar.gz\) "
+                       "under .*account.*Mozilla Data Collective.*accept.*LAB_DATA") as caught:  # fmt: skip
+        load_corpus(NAME, "ca", source and tmp_path / source)
+    assert str(tmp_path / source if source else tmp_path / "data" / "common-voice") in str(caught.value)
+    assert not corpus_folder(NAME, "ca").exists()
+
+
+def test_two_releases_side_by_side_are_not_mixed_up(folder):
+    make_common_voice(folder.parent.parent, release="cv-corpus-17.0-2024-03-15")
+    with pytest.raises(ValueError, match="several folders ca under .*13.0.*17.0.*; give one as source"):
+        load_corpus(NAME, "ca")
+    assert len(load_corpus(NAME, "ca", folder)) == 8
+
+
+@pytest.mark.parametrize("part", [0.3, 0.95, 0.999])
+def test_a_truncated_archive_is_named(folder, tmp_path, part):
+    archive = pack(folder, tmp_path / "ca.tar.gz", root=folder.parent.parent)
+    content = archive.read_bytes()
+    archive.write_bytes(content[: int(part * len(content))])
+    with pytest.raises(ValueError, match=r"ca.tar.gz is damaged or cut off .*: download it again"):
+        load_corpus(NAME, "ca", archive)
+    archive.write_bytes(content)
+    assert len(load_corpus(NAME, "ca", archive)) == 8
+
+
+@pytest.mark.parametrize("name", ["../outside.tsv", "/outside.tsv/../../x", "cv/ca/../../../clips.mp3"])
+def test_an_archive_with_a_member_that_leads_outside_is_refused(folder, tmp_path, name):
+    archive = pack(folder, tmp_path / "ca.tar.gz", {name: b"x"}, folder.parent.parent)
+    with pytest.raises(ValueError, match=r"refused ca.tar.gz: its member '.*' leads outside"):
+        load_corpus(NAME, "ca", archive)
+    assert not list(tmp_path.rglob("outside.tsv")) and not list(tmp_path.rglob("tables"))
+
+
+def test_a_path_in_a_table_never_leads_outside_of_the_clips(folder):
+    (folder / "secret.mp3").write_bytes((folder / "clips" / "common_voice_ca_1.mp3").read_bytes())
+    append(folder / "test.tsv", cv_row("ca", 3, 0, 0).replace("common_voice_ca_3.mp3", "../secret.mp3"))
+    load_corpus(NAME, "ca")
+    assert corpus_report(NAME, "ca")["dropped_ids"] == {"no sound file": ["common-voice/ca/secret"]}
+
+
+def test_a_report_without_the_rest_is_no_corpus(folder):
+    load_corpus(NAME, "ca")
+    path = corpus_folder(NAME, "ca") / "report.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"builder": 0}))
+    (folder / "clips" / "common_voice_ca_6.mp3").unlink()
+    assert len(load_corpus(NAME, "ca")) == 7  # an older builder's is prepared anew

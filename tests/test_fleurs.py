@@ -1,0 +1,181 @@
+"""FLEURS: published layout and parquet give the same, English sentences by id, the hub's files, damage."""
+
+import gzip
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+from distilwhisper_lib.audio import read_audio
+from distilwhisper_lib.corpora import FEATURES, CORPORA, corpus_release, corpus_report, fleurs, load_corpus, shards
+from distilwhisper_lib.corpora.fleurs import CODES, REVISION
+from distilwhisper_lib.presets import cache_dir
+from distilwhisper_lib.text import LANGUAGES
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from made_corpora import ENGLISH_ROWS, make_fleurs, make_fleurs_parquet, tar_bytes
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, tmp_path):
+    """Shards of two, data in a folder of the test, and no hub."""
+    monkeypatch.setattr(shards, "SHARD", 2)
+    monkeypatch.setenv("LAB_DATA", str(tmp_path / "lab"))
+    monkeypatch.setattr(fleurs, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    make_fleurs(tmp_path / "lab" / "fleurs", "en_us", ENGLISH_ROWS)
+    return make_fleurs(tmp_path / "lab" / "fleurs")
+
+
+def elsewhere(monkeypatch, tmp_path, source, language: str = "ca"):
+    """Return the rows prepared in another cache."""
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "caches" / str(len(list(tmp_path.glob("caches/*"))))))
+    return load_corpus("fleurs", language, source).to_list()
+
+
+def test_the_published_layout_becomes_a_dataset(folder):
+    data, report = load_corpus("fleurs", "ca"), corpus_report("fleurs", "ca")
+    assert data.features == FEATURES and data["id"][:] == [
+        "fleurs/ca_es/train/700", "fleurs/ca_es/train/800", "fleurs/ca_es/validation/900", "fleurs/ca_es/test/701",
+        "fleurs/ca_es/test/501", "fleurs/ca_es/test/401"]  # fmt: skip
+    assert data["split"][:] == ["train", "train", "validation", "test", "test", "test"]
+    row = data[3]
+    assert row["text"] == "ca_es test 7" and row["speaker"] == "female" and row["room_or_category"] == "fleurs"
+    assert row["language"] == "ca" and row["duration"] == 0.3 and len(read_audio(row["audio"])) == 4800
+    assert report["source"] == "folder" and report["release"] is None and report["malformed"] == 0
+    assert set(report["archives"]) == {"train.tar.gz", "dev.tar.gz", "test.tar.gz"}
+    assert not list((cache_dir() / "unpacked").iterdir())
+
+
+def test_the_english_sentence_is_the_first_of_the_same_id(folder):
+    data = load_corpus("fleurs", "ca")
+    english = dict(zip(data["id"][:], data["translation_en"][:], strict=True))
+    assert english["fleurs/ca_es/train/700"] == english["fleurs/ca_es/test/701"] == "en_us train 7"
+    assert english["fleurs/ca_es/validation/900"] == "en_us dev 9" and english["fleurs/ca_es/test/501"] == "en_us test 5"
+    assert english["fleurs/ca_es/train/800"] == english["fleurs/ca_es/test/401"] == ""
+    assert corpus_report("fleurs", "ca")["with_english"] == 4
+
+
+def test_without_english_beside_it_there_are_no_english_sentences(folder):
+    shutil.rmtree(folder.parent / "en_us")
+    assert set(load_corpus("fleurs", "ca")["translation_en"]) == {""}
+    assert corpus_report("fleurs", "ca")["with_english"] == 0
+
+
+def test_archives_unpacked_sounds_and_parquet_give_the_same(folder, tmp_path, monkeypatch):
+    first = load_corpus("fleurs", "ca").to_list()
+    fingerprint = corpus_report("fleurs", "ca")["fingerprint"]
+    other = make_fleurs(tmp_path / "unpacked", packed=False)
+    english = make_fleurs(tmp_path / "unpacked", "en_us", ENGLISH_ROWS, packed=False)
+    assert elsewhere(monkeypatch, tmp_path, other.parent) == first
+    for split in ("train", "dev", "test"):
+        (other / "audio" / split).rename(other / split)
+    assert elsewhere(monkeypatch, tmp_path, other.parent) == first
+    for split in ("train", "dev", "test"):
+        (other / split).rename(other / "audio" / split)
+    hub = make_fleurs_parquet(tmp_path / "parquet", other)
+    make_fleurs_parquet(tmp_path / "parquet", english)
+    assert elsewhere(monkeypatch, tmp_path, hub.parent) == first
+    report = corpus_report("fleurs", "ca")
+    assert report["fingerprint"] == fingerprint and report["with_english"] == 4
+    assert not list((cache_dir() / "unpacked").iterdir())
+
+
+def test_english_itself_is_its_own_translation(folder):
+    data = load_corpus("fleurs", "en")
+    assert data["translation_en"][2:] == ["en_us train 7", "en_us test 5"] and data["text"][2] == "en_us test 7"
+
+
+def test_without_a_folder_the_published_files_of_the_pinned_commit_are_fetched(tmp_path, monkeypatch):
+    make_fleurs(tmp_path / "hub", "en_us", ENGLISH_ROWS)
+    make_fleurs(tmp_path / "hub")
+    calls = []
+    monkeypatch.setattr(fleurs, "snapshot_download", lambda *args, **kw: calls.append((args, kw)) or tmp_path / "hub")
+    assert len(load_corpus("fleurs", "ca")) == 6
+    assert calls == [(("google/fleurs",), {
+        "repo_type": "dataset", "revision": "70bb2e84b976b7e960aa89f1c648e09c59f894dd",
+        "allow_patterns": ["data/ca_es/*.tsv", "data/ca_es/audio/*.tar.gz", "data/en_us/*.tsv"]})]  # fmt: skip
+    assert corpus_report("fleurs", "ca")["source"] == "hub" and corpus_release("fleurs", "ca") == REVISION
+
+
+def test_without_the_hub_it_is_said_what_to_do(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise LocalEntryNotFoundError("no connection\nmore")
+
+    monkeypatch.setattr(fleurs, "snapshot_download", fail)
+    with pytest.raises(OSError, match=r"no FLEURS in ca_es: looked for a folder ca_es under .*lab/fleurs, and could not "
+                       r"fetch .*google/fleurs \(LocalEntryNotFoundError: no connection\).*no account.*put data/ca_es"):
+        load_corpus("fleurs", "ca")
+
+
+def test_codes():
+    assert set(CORPORA["fleurs"]) == set(CODES) <= set(LANGUAGES) and len(set(CODES.values())) == len(CODES) > 75
+    named = {code: CODES[code] for code in "ca cs gl hu pl ta th uk en es fr nl ro ru de it pt zh no".split()}
+    assert " ".join(named.values()) == ("ca_es cs_cz gl_es hu_hu pl_pl ta_in th_th uk_ua en_us es_419 fr_fr nl_nl ro_ro "
+                                        "ru_ru de_de it_it pt_br cmn_hans_cn nb_no")  # fmt: skip
+    with pytest.raises(ValueError, match="fleurs has no language 'latin': it has af, am"):
+        load_corpus("fleurs", "latin")
+
+
+# ---- damage
+
+
+def test_a_split_that_is_not_there_is_empty_and_the_test_must_be(folder, tmp_path):
+    (folder / "train.tsv").unlink()
+    assert set(load_corpus("fleurs", "ca")["split"]) == {"validation", "test"}
+    english = folder.parent / "en_us"
+    (english / "test.tsv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"en_us has no test split \(test.tsv or test/\*.parquet\): fetch it"):
+        load_corpus("fleurs", "en")
+    with pytest.raises(FileNotFoundError, match=f"no folder th_th under {tmp_path}/lab.*audio/test.tar.gz.*no source"):
+        load_corpus("fleurs", "th", tmp_path / "lab")
+
+
+def test_sounds_and_rows_that_cannot_be_used_are_counted_by_name(tmp_path):
+    folder = make_fleurs(tmp_path / "own", packed=False)
+    (folder / "audio" / "test" / "701.wav").unlink()
+    (folder / "audio" / "test" / "501.wav").write_bytes(b"")
+    (folder / "audio" / "dev" / "900.wav").write_bytes(b"\x00\xff" * 500)
+    with open(folder / "test.tsv", "ab") as table:
+        table.write(b"1\t2.wav\n\n3\t4.wav\tr\t\xff\t\t0\tMALE\n")
+    load_corpus("fleurs", "ca", tmp_path / "own")
+    report = corpus_report("fleurs", "ca")
+    assert report["dropped_ids"] == {"no sound file": ["fleurs/ca_es/test/701"],
+                                     "empty audio": ["fleurs/ca_es/test/501"],
+                                     "unreadable audio": ["fleurs/ca_es/validation/900"]}  # fmt: skip
+    assert report["dropped_by_split"]["test"] == {"no sound file": 1, "empty audio": 1}
+    assert report["malformed_rows"] == ["ca_es/test.tsv:4: 2 columns instead of 7", "ca_es/test.tsv:6: not UTF-8"]
+    assert report["items"] == 6 and report["kept"] == 3
+
+
+def test_a_damaged_archive_is_named_and_replacing_it_is_enough(folder):
+    archive = folder / "audio" / "test.tar.gz"
+    content = archive.read_bytes()
+    for damaged in (content[:-9], b"\x00" * 100):
+        archive.write_bytes(damaged)
+        with pytest.raises(ValueError, match="(?s)test.tar.gz is damaged or cut off .*: download it again"):
+            load_corpus("fleurs", "ca")
+    archive.write_bytes(gzip.compress(tar_bytes({"../evil.wav": b"x"})))
+    with pytest.raises(ValueError, match="refused test.tar.gz: its member '../evil.wav' leads outside"):
+        load_corpus("fleurs", "ca")
+    archive.write_bytes(content)
+    assert len(load_corpus("fleurs", "ca")) == 6
+
+
+def test_damaged_parquet_is_named(tmp_path):
+    hub = make_fleurs_parquet(tmp_path / "parquet", make_fleurs(tmp_path / "own", packed=False))
+    path = hub / "test" / "0000.parquet"
+    content, table = path.read_bytes(), pq.read_table(path)
+    path.write_bytes(content[:-20])
+    with pytest.raises(ValueError, match="0000.parquet is damaged or cut off .*: download it again"):
+        load_corpus("fleurs", "ca", hub)
+    pq.write_table(table.drop_columns(["transcription"]), path)
+    with pytest.raises(ValueError, match="test/0000.parquet lacks the column transcription: is it FLEURS"):
+        load_corpus("fleurs", "ca", hub)
+    rows = table.to_pylist()
+    rows[0]["audio"]["bytes"], rows[1]["transcription"] = None, None
+    pq.write_table(table.from_pylist(rows, schema=table.schema), path)
+    load_corpus("fleurs", "ca", hub)
+    assert corpus_report("fleurs", "ca")["dropped"] == {"no sound file": 1, "empty text": 1}
