@@ -15,6 +15,7 @@ from distilwhisper_lib.lab import Lab, open_lab
 from distilwhisper_lib.presets import PRESETS, cache_dir, get_preset, results_dir
 from distilwhisper_lib.record import commit, read_steps, short_hash, timed_step, write_json
 from distilwhisper_lib.systems import SYSTEMS, TRAINED
+from distilwhisper_lib.testsets import test_sets, with_paper_data
 from random_data import logits, random_batch
 
 CHANGES = {"train_clips": 4, "teacher_clips": 4, "validation_clips": 2, "test_clips": 3}
@@ -87,6 +88,20 @@ def test_another_corpus_without_the_language_gives_no_out_of_domain_test(languag
     found = sets.get(f"{language}/out-of-domain")
     assert (found.corpus if found else None) == out_of_domain
     assert sets[f"{language}/translation"].corpus == "fleurs"  # which has English lines itself
+
+
+def test_colab_takes_common_voice_where_it_is_and_else_fleurs(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_DATA", str(tmp_path))
+    assert with_paper_data(get_preset("smoke")) == get_preset("smoke")
+    preset = with_paper_data(get_preset("colab"))
+    assert (preset.corpus, preset.other_corpus, preset.name) == ("fleurs", "fillets", "colab-fleurs")
+    assert test_sets(preset)["cs/out-of-domain"].corpus == "fillets"
+    folder = tmp_path / "common-voice" / "cv-corpus-13.0-2023-03-09" / "cs"
+    folder.mkdir(parents=True)
+    (folder / "train.tsv").touch()
+    preset = with_paper_data(get_preset("colab"))
+    assert (preset.corpus, preset.other_corpus, preset.name) == ("common-voice-3k", "fleurs", "colab-common-voice-3k")
+    assert {test.corpus for test in test_sets(preset).values()} == {"common-voice-3k", "fleurs"}
 
 
 # ---- data

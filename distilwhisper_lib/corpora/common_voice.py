@@ -30,7 +30,7 @@ def read_common_voice(name: str, language: str, source: str | Path | None) -> Re
     column), each with what to do.
     """
     locale, size = LOCALES.get(language, language), name.removeprefix("common-voice-")
-    folder, archive, scratch = _find(name, locale, source)
+    folder, archive, scratch = find_release(name, locale, source)
     flaws: list[str] = []
     places = (folder, archive.parent / locale) if archive else (folder,)
     listed = next((place / f"ids-{size}.csv" for place in places if (place / f"ids-{size}.csv").is_file()), None)
@@ -58,8 +58,11 @@ def most_voted(rows: Iterable[dict], limit: int) -> list[dict]:
     return heapq.nsmallest(limit, rows, key=lambda row: (-int(row["up_votes"]), int(row["down_votes"])))
 
 
-def _find(name: str, locale: str, source: str | Path | None) -> tuple[Path, Path | None, Path | None]:
-    """Return the folder with the tables; if they come from an archive, that too and the folder for its clips."""
+def find_release(name: str, locale: str, source: str | Path | None = None) -> tuple[Path, Path | None, Path | None]:
+    """Return the folder with the tables; if they come from an archive, that too and the folder for its clips.
+
+    Raises as `read_common_voice` does.
+    """
     root = Path(source or data_dir() / "common-voice").expanduser()
     if folder := find_folder(root, locale, "train.tsv"):
         return folder, None, None

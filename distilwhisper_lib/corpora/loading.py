@@ -14,7 +14,7 @@ from datasets import Audio, Dataset, Features, Value, load_from_disk
 from filelock import FileLock
 
 from . import fillets, stamps, toy
-from .common_voice import SIZES, read_common_voice
+from .common_voice import LOCALES, SIZES, find_release, read_common_voice
 from .fleurs import CODES, read_fleurs
 from .items import SPLITS, fingerprint, read_rows, stable_hash, summary, without_duplicates
 from .packages import Package, find_package
@@ -91,6 +91,14 @@ def corpus_release(name: str, language: str) -> str | None:
     None where there are no releases. Raises FileNotFoundError if the corpus is not prepared yet.
     """
     return corpus_report(name, language).get("release")
+
+
+def has_common_voice(name: str, language: str) -> bool:
+    """Return whether a corpus of Common Voice is prepared, or its release lies in the data folder."""
+    try:
+        return bool(_report(corpus_folder(name, language)) or find_release(name, LOCALES.get(language, language)))
+    except FileNotFoundError:
+        return False
 
 
 def check_names(name: str, language: str) -> tuple[str, str]:
