@@ -280,6 +280,13 @@ def test_lab_transcribes_with_such_a_teacher(lab, folder):
         "id": clips.ids, "prediction": [texts[items.index(i)] for i in range(3)]}))  # fmt: skip
 
 
+def test_what_a_teacher_says_is_read_by_its_own_tokenizer(lab, monkeypatch):
+    monkeypatch.setattr(lab_module, "transcribe", lambda model, clips, collator, *_: (clips, collator))
+    for system, size, bands in (("teacher", 1865, 128), ("student", 1864, 80)):
+        clips, collator = lab.transcribe(system, "cs/noise")
+        assert len(collator.tokenizer) == size and clips[0]["features"].shape[0] == bands
+
+
 def test_teacher_with_the_students_vocabulary_is_run_as_before(tmp_path, processor, monkeypatch):
     tiny.tiny_whisper(seed=3).save_pretrained(tmp_path / "alike")
     processor.save_pretrained(tmp_path / "alike")
