@@ -28,7 +28,7 @@ class Clips(Dataset):
     """Rows of a corpus as items for `Collator`; features are computed at first use and kept in memory.
 
     change: what is done to the sound, a function of (audio, seed), as for a noisy test.
-    Items: id (str), features (80, frames), labels (list of ids), frames (int: mel frames of sound).
+    Items: id (str), features (M mel bands, frames), labels (list of ids), frames (int: mel frames of sound).
     Raises ValueError at once, with the row's id, for a label that is too long.
     """
 
@@ -66,7 +66,7 @@ class Clips(Dataset):
         audio = read_audio(self.rows[i]["audio"])
         if self.change is not None:
             audio = self.change(audio, seed=i)
-        return torch.as_tensor(log_mel(audio, self.extractor))  # (80, frames)
+        return torch.as_tensor(log_mel(audio, self.extractor))  # (M, frames)
 
 
 class JoinedClips(ConcatDataset):
@@ -82,7 +82,7 @@ class JoinedClips(ConcatDataset):
 class Collator:
     """Pads a list of `Clips` items.
 
-    Gives input_features (B, 80, F), labels and decoder_input_ids (B, T), frames (B,), ids (list of B strings).
+    Gives input_features (B, M, F), labels and decoder_input_ids (B, T), frames (B,), ids (list of B strings).
     """
 
     tokenizer: object

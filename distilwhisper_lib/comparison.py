@@ -1,13 +1,18 @@
 """The comparison: scores of every system on every test, with intervals, and the tables in results/<preset>."""
 
+from dataclasses import replace
+
 import pandas as pd
 
 from .corpora import corpus_report
 from .lab import Lab
+from .losses import labelled
 from .record import file_sha256, run_record, write_json
 from .scoring import ERRORS, count_errors, paired_difference, summarise, translation_scores
 from .systems import SYSTEMS, TRAINED, get_system
+from .teacher import forced_logits, top_k_errors
 from .testsets import DOMAINS
+from .text import vocabulary_map
 
 OTHERS = ("student", "fine-tuning", "lora", "clsr-ft", "distilwhisper-released")  # what our variant is compared with
 NOT_COMPARED = ("validation", "second-language")  # for tuning; scored for the systems that learned the language
@@ -33,6 +38,16 @@ def score(lab: Lab, system: str, key: str, experts: bool = True, **changes) -> d
         return row | {"n": len(table), "loops": 100 * table["loop"].mean()} | translation_scores(
             list(table["text"]), list(table["prediction"]))  # fmt: skip
     return row | summarise(table) | {"normaliser": lab.preset.normaliser}
+
+
+def top_k_curve(lab: Lab, ks: tuple[int, ...] = (1, 4, 16, 64, 256, 1024)) -> pd.DataFrame:
+    """Return `top_k_errors` of the lab's teacher and student on a batch of validation clips: how to choose top_k."""
+    logits, processors = [], (lab.teacher_processor, lab.processor)
+    for system, processor in zip(("teacher", "student"), processors, strict=True):
+        clips = lab.clips("validation", limit=lab.preset.eval_batch_size, processor=processor)
+        batch = replace(lab.collator, tokenizer=processor.tokenizer)([clips[i] for i in range(len(clips))])
+        logits.append(labelled(forced_logits(lab.model(system), batch).cpu(), batch["labels"])[0])
+    return top_k_errors(*logits, ks, vocabulary_map(*(processor.tokenizer for processor in processors)))
 
 
 def plan(lab: Lab) -> list[dict]:

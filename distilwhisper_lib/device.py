@@ -37,10 +37,13 @@ def mixed_precision(device: torch.device) -> str:
     return "bf16" if native else "no"
 
 
-def autocast(device: torch.device):
-    """Return the context in which forward passes run: autocast to `mixed_precision`, or nothing."""
+def autocast(device: torch.device, dtype: torch.dtype = torch.float32):
+    """Return the context in which forward passes run: autocast to `mixed_precision`, or nothing.
+
+    dtype: of the model; one in half precision computes in it.
+    """
     precision = mixed_precision(device)
-    if precision == "no":
+    if precision == "no" or dtype != torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
 

@@ -45,9 +45,10 @@ def stored_predictions(clips: Clips, path: Path) -> pd.DataFrame | None:
 
 def generate_batch(model, tokenizer, features: torch.Tensor, language: str, task: str, preset: Preset) -> list[str]:
     """Return the greedy texts of log-mel features (B, 80, F) in a window of F frames, each on one line."""
-    device = device_of(model)
-    with torch.no_grad(), use_window(model, features.shape[-1]), autocast(device), weights_cast_once(model):
-        ids = model.generate(input_features=features.to(device), language=language, task=task, do_sample=False,
+    device, dtype = device_of(model), model.dtype
+    with (torch.no_grad(), use_window(model, features.shape[-1]), autocast(device, dtype),
+          weights_cast_once(model)):  # fmt: skip
+        ids = model.generate(input_features=features.to(device, dtype), language=language, task=task, do_sample=False,
                              num_beams=1, max_new_tokens=preset.max_new_tokens, use_cache=True)  # fmt: skip
     return [" ".join(text.split()) for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 

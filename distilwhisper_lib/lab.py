@@ -18,7 +18,7 @@ from .presets import Preset, cache_dir, get_preset, results_dir
 from .record import read_steps, short_hash, timed_step
 from .storage import load_experts
 from .systems import get_system, load_trained
-from .teacher import TeacherOutputs, compute_teacher
+from .teacher import TeacherOutputs, compute_teacher, teacher_processor
 from .testsets import CHANGES, TestSet, corpus_of, test_sets
 from .train import Objective, train_system
 from .weights import load_processor, load_whisper
@@ -53,6 +53,12 @@ class Lab:
         return load_processor(self.preset.student)
 
     @cached_property
+    def teacher_processor(self):
+        """The same for the teacher: the student's, unless large-v3 or turbo teaches, which have their own."""
+        name = self.preset.teacher
+        return teacher_processor(name, self.processor) if name else self.processor
+
+    @cached_property
     def collator(self) -> Collator:
         """The collator for tests, with the preset's window."""
         return Collator(self.processor.tokenizer, self.preset.margin_seconds)
@@ -76,9 +82,14 @@ class Lab:
         dataset, lead = load_corpus(corpus, language), self.preset.held_out_lead
         return held_out_lead(dataset, lead) if lead and language == self.preset.language else dataset
 
-    def clips(self, split: str, language: str | None = None, limit: int | None = None) -> Clips:
-        """Return the same as items for the collator, labelled with the language's own token."""
+    def clips(self, split: str, language: str | None = None, limit: int | None = None, processor=None) -> Clips:
+        """Return the same as items for the collator, labelled with the language's own token.
+
+        processor: the student's unless given; clips of another one are not kept in memory.
+        """
         language = language or self.preset.language
+        if processor not in (None, self.processor):
+            return Clips(self.rows(split, language, limit), processor, language)
         key = f"{language}/{split}/{limit}"
         if key not in self._clips:
             self._clips[key] = Clips(self.rows(split, language, limit), self.processor, language)
@@ -99,10 +110,10 @@ class Lab:
         seen = [i for i, speaker in enumerate(dataset["speaker"][:]) if speaker != lead]
         return select(dataset.select(seen) if lead else dataset, test.split, test.limit)
 
-    def test_clips(self, key: str) -> Clips:
+    def test_clips(self, key: str, processor=None) -> Clips:
         """Return a test set as items for the collator, its sound changed where the test says so."""
         test = self.test_set(key)
-        return Clips(self.test_rows(key), self.processor, test.language, test.task, test.text_column,
+        return Clips(self.test_rows(key), processor or self.processor, test.language, test.task, test.text_column,
                      CHANGES.get(test.change))  # fmt: skip
 
     # ---- models and training
@@ -111,10 +122,14 @@ class Lab:
         """Return a fresh copy of the student."""
         return load_whisper(self.preset.student).to(self.device)
 
-    def teacher(self):
-        """Return the teacher: the preset's own, or the stand-in, which is trained here at the first call."""
+    def teacher(self, half: bool = False):
+        """Return the teacher: the preset's own, or the stand-in, which is trained here at the first call.
+
+        half: in half precision where there is a GPU, so that large-v2 and large-v3 take 3.1 GB there.
+        """
         name = self.preset.teacher or str(self.train_teacher() / "model")
-        return load_whisper(name).to(self.device)
+        dtype = torch.float16 if half and self.device.type == "cuda" else torch.float32
+        return load_whisper(name, dtype=dtype).to(self.device)
 
     def train_teacher(self) -> Path:
         """Fine-tune the stand-in on the split "teacher" of both languages, which no other system sees.
@@ -133,13 +148,18 @@ class Lab:
         clips = self.clips("train", language, p.train_clips)
         depends = [p.teacher or self.train_teacher().name, clips.ids, p.top_k, p.train_margin_seconds,
                    p.eval_batch_size]  # fmt: skip
+        if p.teacher and "<|yue|>" in self.processor.tokenizer.get_vocab():  # large-v3's ids, not those of before
+            depends.append(p.student)
         folder = self.folder / "teacher-outputs" / f"{language}-{short_hash(depends)}"
         self.used.add(folder.name)
         if (folder / "complete").exists():
             return TeacherOutputs(folder)
+        self._held, own = None, self.teacher_processor  # no second model in memory
+        clips = self.clips("train", language, p.train_clips, own)
         with timed_step(self.folder, f"teacher outputs {language}", folder.name):
-            outputs = compute_teacher(self.teacher(), clips, self.train_collator, folder, p.top_k,
-                                      p.eval_batch_size)  # fmt: skip
+            collator = replace(self.train_collator, tokenizer=own.tokenizer)
+            outputs = compute_teacher(self.teacher(half=True), clips, collator, folder, p.top_k, p.eval_batch_size,
+                                      self.processor.tokenizer)  # fmt: skip
         (folder / "complete").touch()
         return outputs
 
@@ -184,7 +204,7 @@ class Lab:
     def model(self, system: str, **changes):
         """Return a system ready to transcribe; experts are switched to the preset's language."""
         if system in ("student", "teacher"):
-            return self.student() if system == "student" else self.teacher()
+            return self.student() if system == "student" else self.teacher(half=True)
         model = load_trained(get_system(system), self.train(system, **changes) / "model", self.preset.student)
         if clsr_blocks(model):
             set_language(model, changes.get("language") or self.preset.language)
@@ -218,8 +238,10 @@ class Lab:
         if (table := stored_predictions(clips, path)) is not None:
             return table
         with timed_step(self.folder, f"transcribe {system} {key}", result):
-            return transcribe(self._held_model(system, changes), clips, self.collator, self.preset, path,
-                              test.language, test.task, f"{system}: {key}")  # fmt: skip
+            own = self.teacher_processor if system == "teacher" else self.processor
+            collator = replace(self.collator, tokenizer=own.tokenizer)
+            return transcribe(self._held_model(system, changes), self.test_clips(key, own), collator, self.preset,
+                              path, test.language, test.task, f"{system}: {key}")  # fmt: skip
 
     def _source(self, system: str, changes: dict) -> str:
         """Return a folder name that changes with the model: the run's, or the name of the weights."""

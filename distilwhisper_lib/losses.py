@@ -49,14 +49,20 @@ def js_divergence(teacher_logits, student_logits, temperature: float = 1.0) -> t
     return _js(log_t, log_s).mean() * temperature**2
 
 
-def top_k_log_probs(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def top_k_log_probs(logits: torch.Tensor, k: int, mapping: torch.Tensor | None = None):
     """Return what is stored of a teacher: the k likeliest words (N, k) and log-probabilities (N, k + 1).
 
-    The last column is the log of the mass of all other words, so that a row still sums to one.
+    The last column is the log of the mass of all other words, so that a row still sums to one. mapping: the student's
+    id of each of the teacher's tokens (`text.vocabulary_map`); the words are then the student's ids, and what the
+    student has no token for (-1, or a row of the embedding beyond the tokenizer) is never among them.
     """
     log_p = F.log_softmax(logits.float(), -1)
+    if mapping is not None:
+        mapping = mapping[: log_p.shape[-1]].to(log_p.device)
+        known = torch.where(mapping >= 0)[0]
+        log_p, mapping = log_p[:, known], mapping[known]
     top, words = log_p.topk(min(k, log_p.shape[-1]), -1)
-    return words, torch.cat([top, _log_tail(top)], -1)
+    return words if mapping is None else mapping[words], torch.cat([top, _log_tail(top)], -1)
 
 
 def _log_tail(log_p: torch.Tensor) -> torch.Tensor:

@@ -3,19 +3,24 @@
 import os
 from pathlib import Path
 
+import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from .batches import Clips, Collator, length_batches
 from .device import autocast, device_of
-from .losses import labelled, top_k_log_probs
+from .losses import EPSILON, labelled, top_k_divergence, top_k_log_probs
 from .presets import disk_errors
-from .weights import use_window
+from .text import vocabulary_map
+from .weights import load_processor, use_window
 
 
 class TeacherOutputs:
-    """Stored teacher distributions by clip id: words (T, k) int32 and log-probabilities (T, k + 1) fp16."""
+    """Stored teacher distributions by clip id: words (T, k) and log-probabilities (T, k + 1).
+
+    Words are the student's ids in int32, log-probabilities fp16.
+    """
 
     def __init__(self, folder: str | Path):
         self.folder, self._clips = Path(folder), {}
@@ -43,14 +48,21 @@ class TeacherOutputs:
         log_probs = torch.cat([self._clips[clip]["log_probs"] for clip in ids]).float()
         return words.to(labels.device), log_probs.to(labels.device)
 
+    def size(self) -> dict[str, int]:
+        """Return the size on disk: {"bytes", "bytes_per_1000_clips"}."""
+        total = sum(path.stat().st_size for path in self.folder.glob("batch-*.safetensors"))
+        return {"bytes": total, "bytes_per_1000_clips": round(1000 * total / max(1, len(self)))}
 
-@torch.no_grad()
-def compute_teacher(model, clips: Clips, collator: Collator, folder: str | Path, k: int,
-                    batch_size: int = 16) -> TeacherOutputs:  # fmt: skip
+
+def compute_teacher(model, clips: Clips, collator: Collator, folder: str | Path, k: int, batch_size: int = 16,
+                    student_tokenizer=None) -> TeacherOutputs:  # fmt: skip
     """Run the teacher over `clips` with teacher forcing and store its top k; one file a batch.
 
-    A batch whose file exists is not computed again, so a stopped run goes on where it was.
+    clips and collator: with the teacher's own processor; what is stored is in the ids of `student_tokenizer` (None: the
+    same). A batch whose file exists is not computed again, so a stopped run goes on where it was. Raises ValueError
+    where the two vocabularies do not fit (`vocabulary_map`).
     """
+    mapping = vocabulary_map(collator.tokenizer, student_tokenizer or collator.tokenizer)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model.eval()
@@ -59,7 +71,7 @@ def compute_teacher(model, clips: Clips, collator: Collator, folder: str | Path,
         path = folder / f"batch-{number:05d}.safetensors"
         if path.exists():
             continue
-        tensors = _teacher_batch(model, collator([clips[i] for i in indices]), k)
+        tensors = _teacher_batch(model, collator([clips[i] for i in indices]), k, mapping)
         part = path.with_suffix(".part")
         with disk_errors(folder):
             save_file(tensors, part)
@@ -67,14 +79,56 @@ def compute_teacher(model, clips: Clips, collator: Collator, folder: str | Path,
     return TeacherOutputs(folder)
 
 
-def _teacher_batch(model, batch: dict, k: int) -> dict[str, torch.Tensor]:
-    device = device_of(model)
+def teacher_processor(name: str, student):
+    """Return the processor that a teacher is run with: the student's, unless the teacher has other mel bands or ids.
+
+    Of Whisper's large-v3 and turbo, which have both, it is their own. A folder without a tokenizer, as of a model
+    fine-tuned here, is read with the student's. Raises ValueError for another vocabulary (`vocabulary_map`).
+    """
+    try:
+        own = load_processor(name)
+    except FileNotFoundError:
+        return student
+    mapping, bands = vocabulary_map(own.tokenizer, student.tokenizer), own.feature_extractor.feature_size
+    alike = bands == student.feature_extractor.feature_size and torch.equal(mapping, torch.arange(len(mapping)))
+    return student if alike else own
+
+
+@torch.no_grad()
+def forced_logits(model, batch: dict) -> torch.Tensor:
+    """Return what a model says of a collated batch with teacher forcing: (B, T, V), on the model's device.
+
+    Raises ValueError where the batch's mel bands are not the model's.
+    """
+    bands, wanted, device = batch["input_features"].shape[1], model.config.num_mel_bins, device_of(model)
+    if bands != wanted:
+        raise ValueError(f"the model takes {wanted} mel bands, the clips have {bands}: make the clips with the model's "
+                         "own processor, and keep that in its folder")  # fmt: skip
     features, inputs = batch["input_features"].to(device, model.dtype), batch["decoder_input_ids"].to(device)
-    with use_window(model, features.shape[-1]), autocast(device):
-        logits = model(input_features=features, decoder_input_ids=inputs).logits  # (B, T, V)
-    tensors = {}
-    for clip, row, labels in zip(batch["ids"], logits, batch["labels"].to(device), strict=True):
-        words, log_probs = top_k_log_probs(labelled(row, labels)[0], k)  # (T, k), (T, k + 1)
+    with use_window(model, features.shape[-1]), autocast(device, model.dtype):
+        return model(input_features=features, decoder_input_ids=inputs).logits
+
+
+def top_k_errors(teacher_logits: torch.Tensor, student_logits: torch.Tensor, ks,
+                 mapping: torch.Tensor | None = None) -> pd.DataFrame:  # fmt: skip
+    """Return what is lost, and stored, with each k of `ks`: the curve by which k is chosen.
+
+    Logits (N, V) of the same positions; mapping as for `top_k_log_probs`. Columns: k; error: the share of the full
+    JS, mean over positions, that is missing from the JS over top k and tail; outside: the teacher's mass outside the
+    top k, mean over positions; bytes: of a position on disk.
+    """
+    stored = {k: top_k_log_probs(teacher_logits, k, mapping) for k in (*ks, teacher_logits.shape[-1])}
+    js = {k: float(top_k_divergence(*pair, student_logits)) for k, pair in stored.items()}
+    full = js[teacher_logits.shape[-1]]
+    return pd.DataFrame([{"k": k, "error": (full - js[k]) / max(full, EPSILON),
+                          "outside": float(stored[k][1][:, -1].exp().mean()), "bytes": 4 * k + 2 * (k + 1)}
+                         for k in ks])  # fmt: skip
+
+
+def _teacher_batch(model, batch: dict, k: int, mapping: torch.Tensor) -> dict[str, torch.Tensor]:
+    logits, tensors = forced_logits(model, batch), {}
+    for clip, row, labels in zip(batch["ids"], logits, batch["labels"].to(logits.device), strict=True):
+        words, log_probs = top_k_log_probs(labelled(row, labels)[0], k, mapping)  # (T, k), (T, k + 1)
         tensors[f"words|{clip}"] = words.to("cpu", torch.int32)
         tensors[f"log_probs|{clip}"] = log_probs.to("cpu", torch.float16)
     return tensors

@@ -4,12 +4,14 @@ import re
 import unicodedata
 from collections.abc import Callable
 
+import torch
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 from transformers.models.whisper.tokenization_whisper import LANGUAGES as NAMES
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 LANGUAGES: dict[str, str] = dict(NAMES)  # code -> English name, Whisper's languages
 BASIC = BasicTextNormalizer()
+NEEDED = ("<|endoftext|>", "<|startoftranscript|>", "<|translate|>", "<|transcribe|>", "<|notimestamps|>")
 UNSPACED = re.compile("([\u0e00-\u0fff\u1000-\u109f\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff])")
 ASIDES = re.compile(r"[<\[][^>\]]*[>\]]|\([^)]*\)")  # what Whisper's own normaliser drops as well
 APOSTROPHE = re.compile(r"(?<=\w)['’ʼ](?=\w)")
@@ -51,7 +53,8 @@ def prefix_tokens(tokenizer, language: str, task: str = "transcribe") -> list[in
     words = ("<|startoftranscript|>", f"<|{language_code(language)}|>", f"<|{task}|>", "<|notimestamps|>")
     ids = tokenizer.convert_tokens_to_ids(list(words))
     if None in ids or tokenizer.unk_token_id in ids and tokenizer.unk_token_id != ids[0]:
-        raise ValueError(f"the tokenizer lacks one of {words}: task must be 'transcribe' or 'translate'")
+        raise ValueError(f"the tokenizer lacks one of {words}: task must be 'transcribe' or 'translate', and the "
+                         "language one that this model knows")  # fmt: skip
     return ids
 
 
@@ -71,6 +74,28 @@ def encode_labels(tokenizer, text: str, language: str, task: str = "transcribe",
 def decoder_inputs(tokenizer, labels: list[int]) -> list[int]:
     """Return the decoder's input ids for `labels`: the start token once, then the labels less their last."""
     return [tokenizer.convert_tokens_to_ids("<|startoftranscript|>"), *labels[:-1]]
+
+
+def vocabulary_map(teacher, student) -> torch.Tensor:
+    """Return the student's id of each token of the teacher's tokenizer: int64 (V_teacher,), -1 where it has none.
+
+    Text tokens must have the same ids in both; those from <|endoftext|> on go by name: large-v3 has one language
+    more, before its tasks, so that all ids after it are shifted. <|nocaptions|> is the older name of <|nospeech|>.
+    Raises ValueError that says what differs, for a tokenizer that is English-only or of another family.
+    """
+    theirs, ours = ({name.replace("nocaptions", "nospeech"): i for name, i in tokenizer.get_vocab().items()}
+                    for tokenizer in (teacher, student))  # fmt: skip
+    if lacking := [name for name in NEEDED if name not in theirs.keys() & ours.keys()]:
+        whose = "teacher" if lacking[0] in ours else "student"
+        raise ValueError(f"the {whose}'s tokenizer lacks {' '.join(lacking)}: it is not one of Whisper")
+    texts = [{(i, name) for name, i in names.items() if i < names[NEEDED[0]]} for names in (theirs, ours)]
+    if texts[0] != texts[1]:
+        i, name = min(texts[0] ^ texts[1])
+        raise ValueError(f"text tokens of teacher ({len(texts[0])}) and student ({len(texts[1])}) differ, first at id "
+                         f"{i} ({name!r}): distillation needs two multilingual Whispers")  # fmt: skip
+    mapping = torch.full((max(theirs.values()) + 1,), -1)
+    mapping[list(theirs.values())] = torch.tensor([ours.get(name, -1) for name in theirs])
+    return mapping
 
 
 def normalise(text: str, name: str = "whisper-basic") -> str:

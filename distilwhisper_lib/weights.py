@@ -24,10 +24,13 @@ from .checkpoints import MIRRORED, VERSION, fetch_mirror, mirror_folder, tiny_pr
 __all__ = ["Source", "find_weights", "load_processor", "load_whisper", "tiny_whisper", "use_window"]
 
 REVISIONS = {  # commits on the hub; a model that is not here is taken as it is on its main branch
+    "openai/whisper-tiny": "169d4a4341b33bc18d8881c4b69c2e104e1cc0af",
     "openai/whisper-base": "e37978b90ca9030d5170a5c07aadb050351a65bb",
     "openai/whisper-small": "973afd24965f72e36ca33b3055d56a652f456b4d",
     "openai/whisper-medium": "abdf7c39ab9d0397620ccaea8974cc764cd0953e",
     "openai/whisper-large-v2": "ae4642769ce2ad8fc292556ccea8e901f1530655",
+    "openai/whisper-large-v3": "06f233fe06e710322aca913c1bc4249a0d71fce1",
+    "openai/whisper-large-v3-turbo": "41f01f3fe87f28c78e2fbf8b568835947dd65ed9",
 }
 FILES = ["*.json", "*.txt", "model.safetensors", "model-*.safetensors"]  # nothing that has to be unpickled
 PROBE_SECONDS = 5
