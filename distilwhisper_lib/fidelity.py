@@ -16,16 +16,18 @@ class Fidelity:
     compare WER. Our batches hold clips of similar length, so less padding than the release's.
     """
 
-    noise_at_start: bool = False  # alpha = 5 in step 0: a zero is taken for "not given" (CLSRFFN.forward)
+    noise_at_start: bool = False  # alpha = 5 in step 0, its 0.0 being taken for "not given" (CLSRFFN.forward)
     padding_in_divergence: bool = False  # JS, KL: mean over all B x T positions (DistillationTrainer.compute_loss)
     padding_in_budget: bool = False  # mean of all gates, of silence and padded words too (the same)
     labels_without_language: bool = False  # the processor is made with a task alone (train_distilwhisper.py)
-    labels_with_start: bool = False  # the collator cuts bos, which is <|endoftext|>: the input has the start token twice
+    labels_with_start: bool = False  # the collator cuts "bos", which is <|endoftext|>: start twice in the input
     equal_batches: bool = False  # accumulated batches weigh the same, however few their words (transformers 4.30.1)
-    lora_on_both: bool = False  # adapters on shared block and expert, gates as they begin (train_lora.py). As released
-    # its forward pass fails without a language; here the language is set
-    unscaled_loss: bool = False  # paper: CE + gate + 2 KD; else as released, 0.5 ((CE + gate) / 1.41^2 + KD), about a
-    # quarter of it, which matters only where gradients are clipped
+    # adapters on shared blocks and experts, all else as it begins (train_lora.py): as released no language is set and
+    # the forward pass fails, here it is set. In use these gates are open: only the experts' adapters count
+    lora_on_both: bool = False
+    # paper: CE + gate + 2 KD. Else, as released, 0.5 ((CE + gate) / 1.41^2 + KD), about a quarter of that, which
+    # matters only where gradients are clipped
+    unscaled_loss: bool = False
 
     def on(self, *among: str) -> list[str]:
         """Return the names of the switches that are on, of `among` or of all."""

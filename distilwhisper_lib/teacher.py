@@ -45,8 +45,7 @@ class TeacherOutputs:
                 raise ValueError(f"{clip}: the teacher saw {stored} label tokens, the student has {wanted}")
         words, log_probs = (torch.cat([self._clips[clip][kind][:n] for clip, n in zip(ids, counts, strict=True)])
                             for kind in ("words", "log_probs"))  # fmt: skip
-        words, log_probs = words.long(), log_probs.float()
-        return words.to(labels.device), log_probs.to(labels.device)
+        return words.long().to(labels.device), log_probs.float().to(labels.device)
 
 
 @torch.no_grad()

@@ -68,7 +68,7 @@ class LabTrainer(Trainer):
         if not model.training:
             loss = cross_entropy(logits, labels)
             return (loss, outputs) if return_outputs else loss
-        parts = self._losses(inputs, outputs.logits, logits, labels)
+        parts = self._losses(inputs, logits, labels, outputs.logits)
         self._parts.append((len(labels), {name: value.detach().float().item() for name, value in parts.items()}))
         share = 1.0 if num_items_in_batch is None else len(labels) / float(num_items_in_batch)
         if self.objective.fidelity.equal_batches:
@@ -76,7 +76,8 @@ class LabTrainer(Trainer):
         loss = parts["loss"] * share
         return (loss, outputs) if return_outputs else loss
 
-    def _losses(self, inputs: dict, everywhere: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> dict:
+    def _losses(self, inputs: dict, logits: torch.Tensor, labels: torch.Tensor, everywhere=None) -> dict:
+        """Return the parts and "loss". logits (N, V) and labels (N,) of labelled positions, everywhere (B, T, V)."""
         goal, fidelity, parts = self.objective, self.objective.fidelity, {}
         parts["ce"] = loss = cross_entropy(logits, labels, goal.label_smoothing)
         gates = last_gates(self.model)

@@ -311,13 +311,13 @@ class Stored:
 
 @pytest.fixture
 def released_parts(monkeypatch, tmp_path, clips, collator):
-    """Return a function from labels (4, 10) and gates to the parts that a trainer computes from the release's logits."""
+    """Return a function from labels (4, 10) and gates to what a trainer computes from the release's logits."""
     def parts(labels, gates):
         monkeypatch.setattr("distilwhisper_lib.train.last_gates", lambda model: gates)
         trainer = trainer_of(load_whisper("tiny"), clips, collator, tmp_path, FIDELITIES["released"], teacher=Stored())
         batch = {"labels": labels, "ids": list("abcd"), "frames": torch.tensor([40, 50, 60, 100])}
         student = tensor("student_logits").view(4, 10, -1)
-        found = trainer._losses(batch, student, *labelled(student, labels))
+        found = trainer._losses(batch, *labelled(student, labels), student)
         return {name: value.item() for name, value in found.items()}
 
     return parts

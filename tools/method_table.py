@@ -1,5 +1,5 @@
-"""The tables "paper, release, kit" of README.md: each setting's released value, where it stands, and the presets' own;
-and what each fidelity does about the differences.
+"""Two tables of README.md: each setting's released value, where it stands, and the presets' own; and what each fidelity
+does about the differences.
 
 The kit's columns are read from presets.py, clsr.py, systems.py and train.py, so that they cannot be out of date.
 """
@@ -84,14 +84,14 @@ ROWS: tuple[tuple[str, str, str, Value], ...] = (  # setting, release, where it 
 
 
 MODES = ("paper", "released", "corrected")
-DIFFERENCES: tuple[tuple[str, str, str, str, str], ...] = (  # setting, its switch, with it off, with it on, where it stands
+DIFFERENCES: tuple[tuple[str, str, str, str, str], ...] = (  # setting, switch, with it off, with it on, where it stands
     ("gate noise in the very first step", "noise_at_start", "0", "5 (a zero is taken for \"not given\")", "CLSRFFN"),
     ("padding in JS and KL", "padding_in_divergence", "not counted", "counted", "DistillationTrainer"),
     ("padding in the gate budget", "padding_in_budget", "not counted",
      "counted, so that 98 % of the mean gate is the encoder's at 30 tokens", "DistillationTrainer"),
     ("language token in the labels", "labels_without_language", "yes", "no", "train_distilwhisper.py"),
     ("start token in the decoder's input", "labels_with_start", "once", "twice, so that it is a label too",
-     "its collator"),
+     "its data collator"),
     ("accumulated batches", "equal_batches", "weigh by their label tokens", "weigh the same", "transformers 4.30.1"),
     ("LoRA", "lora_on_both", "on the model's own blocks", "on shared blocks and experts", "train_lora.py"),
     ("total loss", "unscaled_loss", "0.5 * ((CE + gate) / 1.41^2 + KD)", "CE + gate + 2 KD", "DistillationTrainer"),

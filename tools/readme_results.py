@@ -2,8 +2,8 @@
 
     .venv/bin/python tools/readme_results.py
 
-README.md: "results" from results/reference/laptop, "presets" from presets.py, "method" and "fidelity" from method_table.py,
-and the notebooks' minutes.
+README.md: "results" from results/reference/laptop, "presets" from presets.py, "method" and "fidelity" from
+method_table.py, and the notebooks' minutes.
 CONTRIBUTING.md: "modules" from the library's own first lines and imports. A test compares; run this to update.
 """
 
