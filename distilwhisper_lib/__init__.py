@@ -1,7 +1,7 @@
 """DistilWhisper Lab: language-specific experts and distillation for Whisper, small enough to read in an hour.
 
 The modules, in the order in which they import each other:
-basics: presets, text, audio, device, record;
+basics: fidelity, presets, text, audio, device, record;
 corpora/: archives, apt, packages, items, fillets, stamps, toy, tables, common_voice, fleurs, recorded, shards, loading;
 checkpoints/: conversion, tiny, mirror, released;
 the method: weights, clsr, storage, losses;

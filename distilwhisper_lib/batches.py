@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset, Sampler
 
 from .audio import log_mel, pad_features, read_audio
+from .fidelity import Fidelity
 from .losses import IGNORED
 from .text import decoder_inputs, encode_labels
 
@@ -27,26 +28,26 @@ def window_frames(longest: int, margin_seconds: float | None) -> int:
 class Clips(Dataset):
     """Rows of a corpus as items for `Collator`; features are computed at first use and kept in memory.
 
-    change: what is done to the sound, a function of (audio, seed), as for a noisy test.
+    change: what is done to the sound, a function of (audio, seed), as for a noisy test; fidelity: of the labels.
     Items: id (str), features (M mel bands, frames), labels (list of ids), frames (int: mel frames of sound).
     Raises ValueError at once, with the row's id, for a label that is too long.
     """
 
     def __init__(self, rows, processor, language: str, task: str = "transcribe", text_column: str = "text",
-                 change=None):  # fmt: skip
+                 change=None, fidelity: Fidelity = Fidelity()):  # fmt: skip
         if not len(rows):
             raise ValueError("there are no clips: the split is empty")
         self.rows, self.extractor, self.change = rows, processor.feature_extractor, change
         self.ids: list[str] = list(rows["id"])
         self.durations: list[float] = list(rows["duration"])
-        self.labels = [self._labels(processor.tokenizer, row_id, text, language, task)
+        self.labels = [self._labels(processor.tokenizer, row_id, text, language, task, fidelity)
                        for row_id, text in zip(self.ids, rows[text_column], strict=True)]  # fmt: skip
         self._features: dict[int, torch.Tensor] = {}
 
     @staticmethod
-    def _labels(tokenizer, row_id: str, text: str, language: str, task: str) -> list[int]:
+    def _labels(tokenizer, row_id: str, text: str, language: str, task: str, fidelity: Fidelity) -> list[int]:
         try:
-            return encode_labels(tokenizer, text, language, task)
+            return encode_labels(tokenizer, text, language, task, fidelity=fidelity)
         except ValueError as error:
             raise ValueError(f"{row_id}: {error}") from None
 
@@ -83,10 +84,12 @@ class Collator:
     """Pads a list of `Clips` items.
 
     Gives input_features (B, M, F), labels and decoder_input_ids (B, T), frames (B,), ids (list of B strings).
+    T is that of the longest label, or `width` where that is more.
     """
 
     tokenizer: object
     margin_seconds: float | None
+    width: int = 0
 
     def __call__(self, items: list[dict]) -> dict:
         longest = max(item["features"].shape[-1] for item in items)
@@ -94,15 +97,15 @@ class Collator:
         inputs = [decoder_inputs(self.tokenizer, item["labels"]) for item in items]
         return {
             "input_features": pad_features([item["features"] for item in items], frames),
-            "labels": _pad([item["labels"] for item in items], IGNORED),
-            "decoder_input_ids": _pad(inputs, self.tokenizer.eos_token_id),
+            "labels": _pad([item["labels"] for item in items], IGNORED, self.width),
+            "decoder_input_ids": _pad(inputs, self.tokenizer.eos_token_id, self.width),
             "frames": torch.tensor([item["frames"] for item in items]),
             "ids": [item["id"] for item in items],
         }
 
 
-def _pad(rows: list[list[int]], value: int) -> torch.Tensor:
-    width = max(map(len, rows))
+def _pad(rows: list[list[int]], value: int, width: int) -> torch.Tensor:
+    width = max(width, *map(len, rows))
     return torch.tensor([row + [value] * (width - len(row)) for row in rows])
 
 

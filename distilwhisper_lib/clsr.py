@@ -150,8 +150,8 @@ class ClsrFeedForward(nn.Module):
 
 
 def _to_whisper_names(block, state: dict, prefix: str, _) -> None:
-    """Give the shared block's tensors the names that they have in a plain Whisper."""
-    for key in [key for key in state if key.startswith(f"{prefix}shared.")]:
+    """Give the shared block's tensors the names that they have in a plain Whisper; PEFT needs LoRA's as they are."""
+    for key in [key for key in state if key.startswith(f"{prefix}shared.") and ".lora_" not in key]:
         state[prefix.removesuffix("fc1.") + key.removeprefix(f"{prefix}shared.")] = state.pop(key)
 
 

@@ -14,6 +14,7 @@ from .clsr import ExpertSettings, clsr_blocks, set_language
 from .corpora import held_out_lead, load_corpus, select
 from .device import describe_machine, pick_device, release_memory
 from .evaluate import stored_predictions, transcribe
+from .fidelity import LABELS, Fidelity, get_fidelity
 from .presets import Preset, cache_dir, get_preset, results_dir
 from .record import read_steps, short_hash, timed_step
 from .storage import load_experts
@@ -33,12 +34,13 @@ class Lab:
     def __init__(self, preset: str | Preset | None = None, **changes):
         base = preset if isinstance(preset, Preset) else get_preset(preset)
         self.preset: Preset = replace(base, **changes)
+        self.fidelity: Fidelity = get_fidelity(self.preset.fidelity)
         self.device: torch.device = pick_device()
         self.folder: Path = cache_dir() / "runs" / self.preset.name
         self.results: Path = results_dir(self.preset)
         self.test_sets: dict[str, TestSet] = test_sets(self.preset)
         self.used: set[str] = set()  # names of the results that this lab was asked for
-        self._clips: dict[str, Clips] = {}
+        self._clips: dict[tuple, Clips] = {}
         self._held: tuple | None = None  # (name, model) used last
 
     def steps(self) -> list[dict]:
@@ -82,17 +84,19 @@ class Lab:
         dataset, lead = load_corpus(corpus, language), self.preset.held_out_lead
         return held_out_lead(dataset, lead) if lead and language == self.preset.language else dataset
 
-    def clips(self, split: str, language: str | None = None, limit: int | None = None, processor=None) -> Clips:
-        """Return the same as items for the collator, labelled with the language's own token.
+    def clips(self, split: str, language: str | None = None, limit: int | None = None, processor=None,
+              fidelity: Fidelity | None = None) -> Clips:  # fmt: skip
+        """Return the same as items for the collator, labelled as fidelity (the preset's) says.
 
         processor: the student's unless given; clips of another one are not kept in memory.
         """
-        language = language or self.preset.language
+        language, fidelity = language or self.preset.language, fidelity or self.fidelity
         if processor not in (None, self.processor):
-            return Clips(self.rows(split, language, limit), processor, language)
-        key = f"{language}/{split}/{limit}"
+            return Clips(self.rows(split, language, limit), processor, language, fidelity=fidelity)
+        key = (split, language, limit, fidelity)
         if key not in self._clips:
-            self._clips[key] = Clips(self.rows(split, language, limit), self.processor, language)
+            self._clips[key] = Clips(self.rows(split, language, limit), self.processor, language,
+                                     fidelity=fidelity)  # fmt: skip
         return self._clips[key]
 
     def test_set(self, key: str) -> TestSet:
@@ -136,9 +140,11 @@ class Lab:
 
         Without label smoothing: a teacher that has learnt to spread probability evenly teaches less (Müller et al.,
         "When does label smoothing help?", NeurIPS 2019), and the paper's teacher was not trained so.
+        It is the same at every fidelity.
         """
         p = self.preset
-        clips = JoinedClips([self.clips("teacher", code, p.teacher_clips) for code in (p.language, p.second_language)])
+        clips = JoinedClips([self.clips("teacher", code, p.teacher_clips, fidelity=Fidelity())
+                             for code in (p.language, p.second_language)])  # fmt: skip
         objective = Objective(label_smoothing=0.0, budget=None)
         return self._train("teacher", clips, objective, p.language, p.teacher_learning_rate, p.teacher_epochs, p.seed)
 
@@ -147,7 +153,7 @@ class Lab:
         p, language = self.preset, language or self.preset.language
         clips = self.clips("train", language, p.train_clips)
         depends = [p.teacher or self.train_teacher().name, clips.ids, p.top_k, p.train_margin_seconds,
-                   p.eval_batch_size]  # fmt: skip
+                   p.eval_batch_size, *self.fidelity.on("padding_in_divergence", *LABELS)]  # fmt: skip
         if p.teacher and "<|yue|>" in self.processor.tokenizer.get_vocab():  # large-v3's ids, not those of before
             depends.append(p.student)
         folder = self.folder / "teacher-outputs" / f"{language}-{short_hash(depends)}"
@@ -159,7 +165,7 @@ class Lab:
         with timed_step(self.folder, f"teacher outputs {language}", folder.name):
             collator = replace(self.train_collator, tokenizer=own.tokenizer)
             outputs = compute_teacher(self.teacher(half=True), clips, collator, folder, p.top_k, p.eval_batch_size,
-                                      self.processor.tokenizer)  # fmt: skip
+                                      self.processor.tokenizer, self.fidelity.padding_in_divergence)  # fmt: skip
         (folder / "complete").touch()
         return outputs
 
@@ -177,17 +183,20 @@ class Lab:
                     "per_stack": kind.budget_per_stack} | changes  # fmt: skip
         teacher = self.teacher_outputs(language) if kind.distils else None
         clips = self.clips("train", language, p.train_clips)
-        return self._train(system, clips, Objective(**settings, teacher=teacher), language, rate, epochs, seed)
+        objective = Objective(**settings, teacher=teacher, fidelity=self.fidelity)
+        return self._train(system, clips, objective, language, rate, epochs, seed)
 
     def _train(self, name, clips, objective: Objective, language: str, rate: float, epochs: int, seed: int) -> Path:
         p, system = self.preset, get_system("fine-tuning" if name == "teacher" else name)
-        settings = asdict(ExpertSettings(**system.experts | p.experts)) if system.trains == "experts" else {}
+        has_experts = system.trains == "experts" or objective.fidelity.lora_on_both
+        settings = asdict(ExpertSettings(**system.experts | p.experts)) if has_experts else {}
         depends = [p.student, clips.ids, objective.key(), rate, epochs, p.batch_size, p.accumulation,
                    p.train_margin_seconds, p.warmup_ratio, settings]  # fmt: skip
         folder = self.folder / "runs" / f"{name}-{language}-seed{seed}-{short_hash(depends)}"
         self.used.add(folder.name)
         if not (folder / "run.json").exists():
-            validation = self.clips("validation", language, p.validation_clips)
+            validation = self.clips("validation", language, p.validation_clips,
+                                    fidelity=objective.fidelity)  # fmt: skip
             self._held = None  # no second model in memory
             with timed_step(self.folder, f"train {name} {language}", folder.name):
                 train_system(system, folder, p, objective, clips, validation, self.train_collator, language, rate,
@@ -205,9 +214,11 @@ class Lab:
         """Return a system ready to transcribe; experts are switched to the preset's language."""
         if system in ("student", "teacher"):
             return self.student() if system == "student" else self.teacher(half=True)
-        model = load_trained(get_system(system), self.train(system, **changes) / "model", self.preset.student)
+        language = changes.get("language") or self.preset.language
+        model = load_trained(get_system(system), self.train(system, **changes) / "model", self.preset.student,
+                             lora_on_both=language if self.fidelity.lora_on_both else None)  # fmt: skip
         if clsr_blocks(model):
-            set_language(model, changes.get("language") or self.preset.language)
+            set_language(model, language)
         return model.to(self.device)
 
     def model_with_both_languages(self, system: str = "distilwhisper"):

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 IGNORED = -100  # label of a padded position
 SIGMA_CE, SIGMA_KD = 1.41, 1.0  # the release's weights: 0.5 * ((CE + gate) / 1.41^2 + KD / 1.0^2)
+ALPHA = 2.0  # the paper's weight of KD beside CE + gate; the release's two give 1.41^2 = 1.99
 EPSILON = 1e-10
 
 
@@ -99,8 +100,14 @@ def gate_budget_loss(gates: dict, masks: dict, budget: float = 0.5, per_stack: b
     return (sum(sums) / sum(counts) - budget).abs()
 
 
-def total_loss(ce: torch.Tensor, gate: torch.Tensor, kd: torch.Tensor | None = None) -> torch.Tensor:
-    """0.5 * ((CE + gate) / 1.41^2 + KD) with distillation, CE + gate without (release)."""
+def total_loss(ce: torch.Tensor, gate: torch.Tensor, kd: torch.Tensor | None = None,
+               unscaled: bool = False) -> torch.Tensor:  # fmt: skip
+    """0.5 * ((CE + gate) / 1.41^2 + KD) with distillation, CE + gate without (release).
+
+    unscaled: CE + gate + 2 KD, as in the paper, which is about four times that.
+    """
     if kd is None:
         return ce + gate
+    if unscaled:
+        return ce + gate + ALPHA * kd
     return 0.5 * ((ce + gate) / SIGMA_CE**2 + kd / SIGMA_KD**2)

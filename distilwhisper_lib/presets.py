@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from .fidelity import get_fidelity
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -51,8 +53,12 @@ class Preset:
     gate_budget: float = 0.5
     experts: dict[str, float] = field(default_factory=dict)  # fields of ExpertSettings other than the system's
     seed: int = 77
+    fidelity: str = "corrected"  # or "paper", "released", a single difference: see fidelity.py
     minutes: str = ""  # how long `make course` takes, and on what
     memory: str = ""
+
+    def __post_init__(self):
+        get_fidelity(self.fidelity)  # an unknown name is told at once
 
 
 SMOKE = Preset(

@@ -1,6 +1,7 @@
 """`python -m distilwhisper_lib.study`: what takes longer than the course: tuning on validation, and more seeds.
 
     tune      the same number of learning rates for every trained system, scored on the validation split
+    fidelity  our experts corrected, as released, and with each difference between the two alone, on validation
     variants  the settings of gates and loss from which our variant was chosen, on the validation split too
     seeds     every trained system with further seeds, scored in both domains
 
@@ -14,6 +15,7 @@ import pandas as pd
 
 from .clsr import ExpertSettings
 from .comparison import paired, score
+from .fidelity import FIDELITIES
 from .lab import Lab
 from .record import run_record, write_json
 from .systems import TRAINED, get_system
@@ -48,6 +50,21 @@ def variants(lab: Lab, tried: tuple[dict, ...] = TRIED) -> pd.DataFrame:
         rows.append(settings | _trial(own, OURS, **others))
         lab.used |= own.used
         _write(lab, "variants", rows)
+    return pd.DataFrame(rows)
+
+
+def fidelity(lab: Lab, system: str = "distilwhisper-released") -> pd.DataFrame:
+    """Train a system corrected, as in the paper, as released and with each difference alone; return the scores.
+
+    Each run's validation_loss is over the labels that it was trained with: compare WER.
+    """
+    alike = {"lora_on_both", "unscaled_loss"} | ({"equal_batches"} if lab.preset.accumulation == 1 else set())
+    rows = []
+    for name in [name for name in FIDELITIES if name not in alike]:
+        own = Lab(replace(lab.preset, fidelity=name))
+        rows.append({"fidelity": name} | _trial(own, system, learning_rate=lab.preset.learning_rates[system]))
+        lab.used |= own.used
+        _write(lab, "fidelity", rows)
     return pd.DataFrame(rows)
 
 
@@ -91,14 +108,14 @@ def _write(lab: Lab, name: str, rows: list[dict]) -> None:
 def main() -> None:
     """Run a study from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", choices=["tune", "variants", "seeds"])
+    parser.add_argument("study", choices=["tune", "variants", "fidelity", "seeds"])
     parser.add_argument("--preset")
     parser.add_argument("--systems", nargs="*", default=TRAINED)
     parser.add_argument("--seeds", nargs="*", type=int, default=[77, 78, 79])
     parser.add_argument("--epochs", type=int, help="of the study of seeds; the preset's unless given")
     arguments = parser.parse_args()
     lab, systems = Lab(arguments.preset), [get_system(name).name for name in arguments.systems]
-    studies = {"tune": lambda: tune(lab, systems), "variants": lambda: variants(lab),
+    studies = {"tune": lambda: tune(lab, systems), "variants": lambda: variants(lab), "fidelity": lambda: fidelity(lab),
                "seeds": lambda: seeds(lab, systems, arguments.seeds, arguments.epochs)}  # fmt: skip
     print(studies[arguments.study]().to_string(index=False))
 

@@ -52,29 +52,33 @@ def get_system(name: str) -> System:
     return SYSTEMS[name]
 
 
-def lora_config() -> LoraConfig:
+def lora_config(on_both: bool = False) -> LoraConfig:
     """LoRA as the paper compares it: r = alpha = 64, dropout 0.05, on fc1 and fc2 (release: train_lora.py).
+
+    on_both: on those of shared blocks and experts (as released), 23,592,960 weights for whisper-small.
 
     task_type stays None: PEFT's SEQ_2_SEQ_LM wrapper passes `input_ids`, which Whisper does not take.
     """
-    return LoraConfig(r=64, lora_alpha=64, lora_dropout=0.05, target_modules=["fc1", "fc2"])
+    targets = r".*\.(shared|experts\.\w+)\.fc[12]" if on_both else ["fc1", "fc2"]
+    return LoraConfig(r=64, lora_alpha=64, lora_dropout=0.05, target_modules=targets)
 
 
-def prepare_for_training(model, system: System, language: str, settings: ExpertSettings | None = None):
+def prepare_for_training(model, system: System, language: str, settings: ExpertSettings | None = None,
+                         lora_on_both: bool = False):  # fmt: skip
     """Turn a plain Whisper into `system`, ready to train on `language`; returns the (possibly wrapped) model.
 
-    settings: of experts and gates; None takes the release's.
+    settings: of experts and gates; None takes the release's. lora_on_both: see `Fidelity`.
     """
+    if system.trains == "experts" or system.trains == "adapter" and lora_on_both:
+        attach_experts(model, [language], settings)
+        set_language(model, language)
     if system.trains == "everything":
         model.requires_grad_(True)
         model.model.encoder.embed_positions.requires_grad_(False)  # sinusoids, fixed in Whisper
     elif system.trains == "adapter":
-        model = get_peft_model(model, lora_config())
+        model = get_peft_model(model, lora_config(lora_on_both))
         model.peft_config["default"].base_model_name_or_path = ""  # or PEFT asks the hub for it at each checkpoint
-    elif system.trains == "experts":
-        attach_experts(model, [language], settings)
-        set_language(model, language)
-    else:
+    elif system.trains != "experts":
         raise ValueError(f"{system.name} is not trained")
     model.config.use_cache = False
     return model
@@ -94,12 +98,16 @@ def save_trained(model, system: System, folder: Path) -> Path:
     return folder
 
 
-def load_trained(system: System, folder: Path, student: str, device="cpu"):
-    """Return the trained system as one model in evaluation mode on `device`; experts' language is left unset."""
+def load_trained(system: System, folder: Path, student: str, device="cpu", lora_on_both: str | None = None):
+    """Return the trained system as one model in evaluation mode on `device`; experts' language is left unset.
+
+    lora_on_both: the language of LoRA's experts, where it was trained so.
+    """
     if system.trains == "everything":
         return load_whisper(str(folder)).to(device)
     model = load_whisper(student)
     if system.trains == "adapter":
+        model = attach_experts(model, [lora_on_both]) if lora_on_both else model  # they and their gates are untrained
         return PeftModel.from_pretrained(model, folder).to(device).eval()
     return load_experts(model, folder).to(device)
 

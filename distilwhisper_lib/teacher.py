@@ -1,6 +1,7 @@
 """What the teacher says of each training clip, computed once and stored: its k likeliest words a position."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -32,21 +33,24 @@ class TeacherOutputs:
     def __len__(self) -> int:
         return len(self._clips)
 
-    def lookup(self, ids: list[str], labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def lookup(self, ids: list[str], labels: torch.Tensor, padded: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Return words (N, k) and log-probabilities (N, k + 1) of the labelled positions of a batch, row by row.
+
+        padded: of all its B x T positions, from outputs computed with `padded`.
 
         Raises KeyError for a clip that the teacher has not seen, ValueError where its label has another length.
         """
         missing = [clip for clip in ids if clip not in self._clips]
         if missing:
             raise KeyError(f"no teacher outputs for {missing[0]} in {self.folder}: compute them first")
-        for clip, row in zip(ids, labels, strict=True):
-            stored, wanted = len(self._clips[clip]["words"]), int((row >= 0).sum())
-            if stored != wanted:
+        counts = [len(row) if padded else int((row >= 0).sum()) for row in labels]
+        for clip, wanted in zip(ids, counts, strict=True):
+            stored = len(self._clips[clip]["words"])
+            if stored < wanted or stored > wanted and not padded:
                 raise ValueError(f"{clip}: the teacher saw {stored} label tokens, the student has {wanted}")
-        words = torch.cat([self._clips[clip]["words"] for clip in ids]).long()
-        log_probs = torch.cat([self._clips[clip]["log_probs"] for clip in ids]).float()
-        return words.to(labels.device), log_probs.to(labels.device)
+        words, log_probs = (torch.cat([self._clips[clip][kind][:n] for clip, n in zip(ids, counts, strict=True)])
+                            for kind in ("words", "log_probs"))  # fmt: skip
+        return words.long().to(labels.device), log_probs.float().to(labels.device)
 
     def size(self) -> dict[str, int]:
         """Return the size on disk: {"bytes", "bytes_per_1000_clips"}."""
@@ -55,14 +59,18 @@ class TeacherOutputs:
 
 
 def compute_teacher(model, clips: Clips, collator: Collator, folder: str | Path, k: int, batch_size: int = 16,
-                    student_tokenizer=None) -> TeacherOutputs:  # fmt: skip
+                    student_tokenizer=None, padded: bool = False) -> TeacherOutputs:  # fmt: skip
     """Run the teacher over `clips` with teacher forcing and store its top k; one file a batch.
 
     clips and collator: with the teacher's own processor; what is stored is in the ids of `student_tokenizer` (None: the
-    same). A batch whose file exists is not computed again, so a stopped run goes on where it was. Raises ValueError
-    where the two vocabularies do not fit (`vocabulary_map`).
+    same). A batch whose file exists is not computed again, so a stopped run goes on where it was.
+    padded: for every clip as many positions as the longest label has, not its own alone. The decoder looks back
+    only, so that what it says behind a label's end does not depend on the batch that the clip is padded in.
+    Raises ValueError where the two vocabularies do not fit (`vocabulary_map`).
     """
     mapping = vocabulary_map(collator.tokenizer, student_tokenizer or collator.tokenizer)
+    if padded:
+        collator = replace(collator, width=max(map(len, clips.labels)))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model.eval()
@@ -71,7 +79,7 @@ def compute_teacher(model, clips: Clips, collator: Collator, folder: str | Path,
         path = folder / f"batch-{number:05d}.safetensors"
         if path.exists():
             continue
-        tensors = _teacher_batch(model, collator([clips[i] for i in indices]), k, mapping)
+        tensors = _teacher_batch(model, collator([clips[i] for i in indices]), k, mapping, padded)
         part = path.with_suffix(".part")
         with disk_errors(folder):
             save_file(tensors, part)
@@ -125,10 +133,11 @@ def top_k_errors(teacher_logits: torch.Tensor, student_logits: torch.Tensor, ks,
                          for k in ks])  # fmt: skip
 
 
-def _teacher_batch(model, batch: dict, k: int, mapping: torch.Tensor) -> dict[str, torch.Tensor]:
+def _teacher_batch(model, batch: dict, k: int, mapping: torch.Tensor, padded: bool) -> dict[str, torch.Tensor]:
     logits, tensors = forced_logits(model, batch), {}
     for clip, row, labels in zip(batch["ids"], logits, batch["labels"].to(logits.device), strict=True):
-        words, log_probs = top_k_log_probs(labelled(row, labels)[0], k, mapping)  # (T, k), (T, k + 1)
+        kept = row if padded else labelled(row, labels)[0]
+        words, log_probs = top_k_log_probs(kept, k, mapping)  # (T, k), (T, k + 1)
         tensors[f"words|{clip}"] = words.to("cpu", torch.int32)
         tensors[f"log_probs|{clip}"] = log_probs.to("cpu", torch.float16)
     return tensors

@@ -82,8 +82,8 @@ test_sets.__test__ = False  # not a test for pytest either
 def with_paper_data(preset: Preset) -> Preset:
     """Return `colab` on the paper's kind of data, under a name of its own; any other preset as it is.
 
-    Training on 3,000 clips of Common Voice and tests on FLEURS too, where a release is in the data folder; else training
-    on FLEURS, and tests on Fillets too where it has the language.
+    Training on 3,000 clips of Common Voice and tests on FLEURS too, where a release is in the data folder; else
+    training on FLEURS, and tests on Fillets too where it has the language.
     """
     if preset.name != "colab":
         return preset

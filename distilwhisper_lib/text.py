@@ -9,6 +9,8 @@ from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 from transformers.models.whisper.tokenization_whisper import LANGUAGES as NAMES
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
+from .fidelity import Fidelity
+
 LANGUAGES: dict[str, str] = dict(NAMES)  # code -> English name, Whisper's languages
 BASIC = BasicTextNormalizer()
 NEEDED = ("<|endoftext|>", "<|startoftranscript|>", "<|translate|>", "<|transcribe|>", "<|notimestamps|>")
@@ -58,13 +60,16 @@ def prefix_tokens(tokenizer, language: str, task: str = "transcribe") -> list[in
     return ids
 
 
-def encode_labels(tokenizer, text: str, language: str, task: str = "transcribe", limit: int = 448) -> list[int]:
+def encode_labels(tokenizer, text: str, language: str, task: str = "transcribe", limit: int = 448,
+                  fidelity: Fidelity = Fidelity()) -> list[int]:  # fmt: skip
     """Return the ids that the decoder must predict: language, task, no timestamps, the text, end.
 
-    The start token is not among them: it is the first *input* of the decoder (`decoder_inputs`).
+    The start token is not among them: it is the first *input* of the decoder (`decoder_inputs`). As released the
+    language is absent and the start token is there; then the decoder's input begins with it twice.
     Raises ValueError where they would not fit the decoder's `limit` positions.
     """
-    ids = prefix_tokens(tokenizer, language, task)[1:]
+    start, code, *rest = prefix_tokens(tokenizer, language, task)
+    ids = [start] * fidelity.labels_with_start + [code] * (not fidelity.labels_without_language) + rest
     ids = ids + tokenizer(text, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
     if len(ids) > limit:
         raise ValueError(f"label too long: {len(ids)} tokens, the decoder has {limit} positions: {text[:60]!r}…")

@@ -15,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 from .batches import Clips, Collator, LengthOrder, length_batches, position_masks
 from .clsr import ExpertSettings, clsr_blocks, last_gates, set_noise
 from .device import mixed_precision, peak_memory_gb, pick_device, release_memory
+from .fidelity import Fidelity
 from .losses import cross_entropy, gate_budget_loss, labelled, top_k_divergence, total_loss
 from .presets import Preset, disk_errors
 from .record import write_json
@@ -32,11 +33,13 @@ class Objective:
     per_stack: bool = False
     teacher: TeacherOutputs | None = None
     divergence: str = "js"
+    fidelity: Fidelity = Fidelity()
 
     def key(self) -> list:
         """Return all that the trained weights depend on, as a list that can be hashed."""
         teacher = self.teacher.folder.name if self.teacher else None
-        return [self.label_smoothing, self.budget, self.per_stack, teacher, self.divergence if teacher else None]
+        divergence = self.divergence if teacher else None
+        return [self.label_smoothing, self.budget, self.per_stack, teacher, divergence, *self.fidelity.on()]
 
 
 class LabTrainer(Trainer):
@@ -65,14 +68,17 @@ class LabTrainer(Trainer):
         if not model.training:
             loss = cross_entropy(logits, labels)
             return (loss, outputs) if return_outputs else loss
-        parts = self._losses(inputs, logits, labels)
+        parts = self._losses(inputs, logits, labels, outputs.logits)
         self._parts.append((len(labels), {name: value.detach().float().item() for name, value in parts.items()}))
         share = 1.0 if num_items_in_batch is None else len(labels) / float(num_items_in_batch)
+        if self.objective.fidelity.equal_batches:
+            share = 1 / self.args.gradient_accumulation_steps
         loss = parts["loss"] * share
         return (loss, outputs) if return_outputs else loss
 
-    def _losses(self, inputs: dict, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        goal, parts = self.objective, {}
+    def _losses(self, inputs: dict, logits: torch.Tensor, labels: torch.Tensor, everywhere=None) -> dict:
+        """Return the parts and "loss". logits (N, V) and labels (N,) of labelled positions, everywhere (B, T, V)."""
+        goal, fidelity, parts = self.objective, self.objective.fidelity, {}
         parts["ce"] = loss = cross_entropy(logits, labels, goal.label_smoothing)
         gates = last_gates(self.model)
         if gates["encoder"]:
@@ -81,12 +87,15 @@ class LabTrainer(Trainer):
                 parts[f"gate_{stack}"] = (torch.stack(layers).float().mean(0) * masks[stack]).sum() / masks[stack].sum()
             budget = torch.zeros_like(loss)
             if goal.budget is not None:
+                if fidelity.padding_in_budget:
+                    masks = {stack: torch.ones_like(mask) for stack, mask in masks.items()}
                 budget = gate_budget_loss(gates, masks, goal.budget, goal.per_stack)
             parts["budget"], loss = budget, total_loss(loss, budget)
         if goal.teacher is not None:
-            words, log_probs = goal.teacher.lookup(inputs["ids"], inputs["labels"])
-            parts["kd"] = top_k_divergence(words, log_probs, logits, goal.divergence)
-            loss = total_loss(parts["ce"], parts.get("budget", 0), parts["kd"])
+            words, log_probs = goal.teacher.lookup(inputs["ids"], inputs["labels"], fidelity.padding_in_divergence)
+            compared = everywhere.flatten(0, 1) if fidelity.padding_in_divergence else logits
+            parts["kd"] = top_k_divergence(words, log_probs, compared, goal.divergence)
+            loss = total_loss(parts["ce"], parts.get("budget", 0), parts["kd"], fidelity.unscaled_loss)
         return parts | {"loss": loss}
 
     def log(self, logs: dict, *args, **kwargs):
@@ -99,12 +108,19 @@ class LabTrainer(Trainer):
 
 
 class GateNoise(TrainerCallback):
-    """Raises the gates' noise linearly from 0 to its final value over the run (CLSR; release)."""
+    """Raises the gates' noise linearly from 0 to its final value over the run (CLSR; release).
+
+    at_start: in step 0 it has the final value at once, as released.
+    """
+
+    def __init__(self, at_start: bool = False):
+        self.at_start = at_start
 
     def on_step_begin(self, args, state, control, model=None, **_):
         blocks = clsr_blocks(model)
         if blocks:
-            set_noise(model, blocks[0].routing.settings.noise * state.global_step / state.max_steps)
+            step = state.max_steps if self.at_start and state.global_step == 0 else state.global_step
+            set_noise(model, blocks[0].routing.settings.noise * step / state.max_steps)
 
 
 class Progress(TrainerCallback):
@@ -186,7 +202,8 @@ def make_trainer(model, arguments: TrainingArguments, objective: Objective, clip
     """Return a LabTrainer over `clips`; `validation` gives a plain cross-entropy after every epoch."""
     batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
     order = LengthOrder(clips.durations, batch, arguments.seed)
-    trainer = LabTrainer(model, arguments, collator, clips, validation, callbacks=[GateNoise(), *(callbacks or [])],
+    noise = GateNoise(objective.fidelity.noise_at_start)
+    trainer = LabTrainer(model, arguments, collator, clips, validation, callbacks=[noise, *(callbacks or [])],
                          objective=objective, order=order)  # fmt: skip
     trainer.remove_callback(PrinterCallback)  # the log goes into run.json
     return trainer
@@ -205,7 +222,8 @@ def train_system(system: System, folder: Path, preset: Preset, objective: Object
         return folder
     torch.manual_seed(seed)  # the new gates and adapters are drawn from it
     settings = ExpertSettings(**system.experts | preset.experts)
-    model = prepare_for_training(load_whisper(preset.student), system, language, settings)
+    model = prepare_for_training(load_whisper(preset.student), system, language, settings,
+                                 objective.fidelity.lora_on_both)  # fmt: skip
     arguments = training_arguments(folder / "checkpoints", preset, learning_rate, epochs, len(clips), seed)
     resumed = last_complete_checkpoint(folder / "checkpoints")
     clock = MarkComplete(resumed)
@@ -217,7 +235,7 @@ def train_system(system: System, folder: Path, preset: Preset, objective: Object
         shutil.rmtree(folder / "model", ignore_errors=True)
         save_trained(model, system, folder / "model")
         _write_run(folder, trainer, system=label or system.name, language=language, clips=len(clips), epochs=epochs,
-                   seconds=round(clock.elapsed(), 1))  # fmt: skip
+                   fidelity=objective.fidelity.on(), seconds=round(clock.elapsed(), 1))  # fmt: skip
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return folder
 

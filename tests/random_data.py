@@ -25,6 +25,10 @@ class RandomClips(Dataset):
             self.items.append({"id": clip, "features": torch.randn(80, frames, generator=draw), "frames": frames,
                                "labels": encode_labels(tokenizer, text, language)})  # fmt: skip
 
+    @property
+    def labels(self):
+        return [item["labels"] for item in self.items]
+
     def __len__(self):
         return len(self.items)
 

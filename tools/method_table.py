@@ -1,4 +1,5 @@
-"""The table "paper, release, kit" of README.md: each setting's released value, where it stands, and the presets' own.
+"""Two tables of README.md: each setting's released value, where it stands, and the presets' own; and what each fidelity
+does about the differences.
 
 The kit's columns are read from presets.py, clsr.py, systems.py and train.py, so that they cannot be out of date.
 """
@@ -7,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 from distilwhisper_lib.clsr import ExpertSettings
+from distilwhisper_lib.fidelity import FIDELITIES
 from distilwhisper_lib.losses import SIGMA_CE, SIGMA_KD
 from distilwhisper_lib.presets import COLAB, LAPTOP, Preset
 from distilwhisper_lib.systems import SYSTEMS, lora_config
@@ -79,6 +81,35 @@ ROWS: tuple[tuple[str, str, str, Value], ...] = (  # setting, release, where it 
     ("window", "30 s", "Whisper", window),
     ("scored text", "`released`", "train_utils.py", lambda p: f"`{p.normaliser}`"),
 )  # fmt: skip
+
+
+MODES = ("paper", "released", "corrected")
+DIFFERENCES: tuple[tuple[str, str, str, str, str], ...] = (  # setting, switch, with it off, with it on, where it stands
+    ("gate noise in the very first step", "noise_at_start", "0", "5 (a zero is taken for \"not given\")", "CLSRFFN"),
+    ("padding in JS and KL", "padding_in_divergence", "not counted", "counted", "DistillationTrainer"),
+    ("padding in the gate budget", "padding_in_budget", "not counted",
+     "counted, so that 98 % of the mean gate is the encoder's at 30 tokens", "DistillationTrainer"),
+    ("language token in the labels", "labels_without_language", "yes", "no", "train_distilwhisper.py"),
+    ("start token in the decoder's input", "labels_with_start", "once", "twice, so that it is a label too",
+     "its data collator"),
+    ("accumulated batches", "equal_batches", "weigh by their label tokens", "weigh the same", "transformers 4.30.1"),
+    ("LoRA", "lora_on_both", "on the model's own blocks", "on shared blocks and experts", "train_lora.py"),
+    ("total loss", "unscaled_loss", "0.5 * ((CE + gate) / 1.41^2 + KD)", "CE + gate + 2 KD", "DistillationTrainer"),
+)  # fmt: skip
+UNSWITCHED = (  # setting, release, kit, where it stands
+    ("language of a batch", "one for all rows", "one for each row", "LangBatchSampler"),
+    ("batches", "at random", "of clips of similar length", "LangBatchSampler"),
+    ("WER of LoRA", "of teacher-forced outputs", "of `generate`, as for every system", "train_lora.py"),
+    ("checkpoint", "the best epoch by validation WER", "the last epoch", "train_distilwhisper.py"),
+)
+
+
+def fidelity_rows() -> list[list[str]]:
+    """Return the table's rows: setting, its switch, what each of MODES does, source; then what has no switch."""
+    rows = [[setting, f"`{switch}`", *(on if getattr(FIDELITIES[mode], switch) else off for mode in MODES), source]
+            for setting, switch, off, on, source in DIFFERENCES]  # fmt: skip
+    return rows + [[setting, "–", kit, f"{kit} (its code: {release})", kit, source]
+                   for setting, release, kit, source in UNSWITCHED]  # fmt: skip
 
 
 def method_rows() -> list[list[str]]:

@@ -2,8 +2,8 @@
 
     .venv/bin/python tools/readme_results.py
 
-README.md: "results" from results/reference/laptop, "presets" from presets.py, "method" from method_table.py, and the
-notebooks' minutes.
+README.md: "results" from results/reference/laptop, "presets" from presets.py, "method" and "fidelity" from
+method_table.py, and the notebooks' minutes.
 CONTRIBUTING.md: "modules" from the library's own first lines and imports. A test compares; run this to update.
 """
 
@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from distilwhisper_lib.comparison import main_table  # noqa: E402
 from distilwhisper_lib.presets import PRESETS, Preset  # noqa: E402
 from distilwhisper_lib.systems import SYSTEMS  # noqa: E402
-from method_table import method_rows  # noqa: E402
+from method_table import MODES, fidelity_rows, method_rows  # noqa: E402
 
 LIBRARY = ROOT / "distilwhisper_lib"
 REFERENCE = ROOT / "results" / "reference" / "laptop"
@@ -123,6 +123,11 @@ def method() -> str:
     return markdown_table(method_rows(), ["setting", "release", "where it stands", "`laptop`", "`colab`"])
 
 
+def fidelity() -> str:
+    """Return the table of the differences between paper, release and kit: switch, what each fidelity does, source."""
+    return markdown_table(fidelity_rows(), ["setting", "switch", *(f"`{mode}`" for mode in MODES), "where it stands"])
+
+
 def fill_minutes(text: str, folder: Path) -> str:
     """Put the reference run's minutes into the last column of README's table of notebooks ("–" without one)."""
     path = folder / "timing.json"
@@ -187,7 +192,7 @@ def fill(text: str, name: str, content: str) -> str:
 
 def readme(text: str, folder: Path = REFERENCE) -> str:
     """Return README.md's text with its generated parts."""
-    parts = {"results": results(folder), "presets": presets(), "method": method()}
+    parts = {"results": results(folder), "presets": presets(), "method": method(), "fidelity": fidelity()}
     for name, content in parts.items():
         text = fill(text, name, content)
     return fill_minutes(text, folder)

@@ -72,8 +72,8 @@ def find_release(name: str, locale: str, source: str | Path | None = None) -> tu
     if archive is None:
         raise FileNotFoundError(
             f"no Common Voice in {locale!r}: looked for {locale}/train.tsv and for an archive with {locale} in its "
-            f"name (such as cv-corpus-13.0-2023-03-09-{locale}.tar.gz) under {root}. It needs an account: log in at Mozilla "
-            "Data Collective, accept the terms of Common Voice Scripted Speech in this language, download it, and put "
+            f"name (such as cv-corpus-13.0-2023-03-09-{locale}.tar.gz) under {root}. It needs an account: log in at "
+            "Mozilla Data Collective, accept the terms of Common Voice Scripted Speech in this language, download it, and put "
             "the archive there as it is (LAB_DATA names another folder)")  # fmt: skip
     scratch = scratch_folder(f"{name}-{locale}", [archive])
     ours = {(locale, table) for table in TABLES.values()} | {(locale, f"ids-{name.rsplit('-', 1)[1]}.csv")}

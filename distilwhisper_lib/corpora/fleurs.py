@@ -49,7 +49,8 @@ def read_fleurs(name: str, language: str, source: str | Path | None) -> Reading:
             items.append(Item(f"fleurs/{code}/{TABLES[path.stem]}/{file.stem}", sounds.get(file.name),
                               row["transcription"].strip(), language, row["gender"].lower(), "fleurs",
                               sentences.get(row["id"], ""), TABLES[path.stem]))  # fmt: skip
-    about = {"release": REVISION if where == "hub" else None, "with_english": sum(i.translation_en != "" for i in items),
+    translated = sum(item.translation_en != "" for item in items)
+    about = {"release": REVISION if where == "hub" else None, "with_english": translated,
              "archives": {path.name: path.stat().st_size for path in archives}}  # fmt: skip
     return Reading(items, where, tables, flaws, about, scratch=scratch)
 
