@@ -45,7 +45,7 @@ def test_the_published_layout_becomes_a_dataset(folder):
     assert row["text"] == "ca_es test 7" and row["speaker"] == "female" and row["room_or_category"] == "fleurs"
     assert row["language"] == "ca" and row["duration"] == 0.3 and len(read_audio(row["audio"])) == 4800
     assert report["source"] == "folder" and report["release"] is None and report["malformed"] == 0
-    assert set(report["archives"]) == {"train.tar.gz", "dev.tar.gz", "test.tar.gz"}
+    assert set(report["tables"]) == {"ca_es/train.tsv", "ca_es/dev.tsv", "ca_es/test.tsv"}
     assert not list((cache_dir() / "unpacked").iterdir())
 
 
@@ -178,4 +178,4 @@ def test_damaged_parquet_is_named(tmp_path):
     rows[0]["audio"]["bytes"], rows[1]["transcription"] = None, None
     pq.write_table(table.from_pylist(rows, schema=table.schema), path)
     load_corpus("fleurs", "ca", hub)
-    assert corpus_report("fleurs", "ca")["dropped"] == {"no sound file": 1, "empty text": 1}
+    assert corpus_report("fleurs", "ca")["dropped"] == {"empty audio": 1, "empty text": 1}

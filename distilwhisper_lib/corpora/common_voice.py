@@ -24,33 +24,32 @@ def read_common_voice(name: str, language: str, source: str | Path | None) -> Re
     """Return the clips of a language that the paper's rule chooses, or the id list ids-3k.csv (-10k, -28k).
 
     Training and validation: the clips with the most up-votes, then the fewest down-votes, then the first in the
-    table. Test: all. The id list (columns split, path) lies beside train.tsv, or in the folder `<locale>` beside the
-    archive, and replaces the rule for the splits that it names. Of an archive only tables and chosen clips are
-    unpacked. Raises FileNotFoundError (nothing there, no test.tsv, ...) or ValueError (damaged archive, missing
-    column), each with what to do.
+    table. Test: all. An id list (columns split, id: as the ids.csv of a prepared corpus, or file names) lies beside
+    train.tsv, or in the folder `<locale>` beside the archive, and replaces the rule for the splits that it names. Of
+    an archive only tables and chosen clips are unpacked. Raises FileNotFoundError (nothing there, no test.tsv, ...)
+    or ValueError (damaged archive, missing column, ...), each with what to do.
     """
-    locale, size = LOCALES.get(language, language), name.removeprefix("common-voice-")
+    locale, list_name = LOCALES.get(language, language), f"ids-{name.removeprefix('common-voice-')}.csv"
     folder, archive, scratch = find_release(name, locale, source)
+    tables = [folder / table for table in TABLES.values()]
+    if missing := [path.name for path in tables if not path.is_file()]:
+        raise FileNotFoundError(f"{archive or folder} has no {', '.join(missing)}: give the whole release")
     flaws: list[str] = []
-    places = (folder, archive.parent / locale) if archive else (folder,)
-    listed = next((place / f"ids-{size}.csv" for place in places if (place / f"ids-{size}.csv").is_file()), None)
-    wanted = _id_list(listed, flaws) if listed else {}
-    chosen = {}
-    for (split, table), limit in zip(TABLES.items(), (*SIZES[name], None), strict=True):
-        if not (folder / table).is_file():
-            raise FileNotFoundError(f"{folder} has no {table}: unpack the whole release, or put its archive there")
-        by_votes = split not in wanted and limit is not None
-        rows = _rows(folder / table, flaws, by_votes)
-        chosen[split] = most_voted(rows, limit) if by_votes else _listed(rows, wanted.get(split), table, flaws)
+    lists = [place / list_name for place in (folder, archive.parent / locale if archive else folder)]
+    lists = [path for path in lists if path.is_file()][:1]
+    listed = _id_list(lists[0], flaws) if lists else {}
+    chosen = {split: _choose(path, limit, listed.get(split), flaws)
+              for split, path, limit in zip(TABLES, tables, (*SIZES[name], None), strict=True)}  # fmt: skip
     clips = _clips(folder, locale, archive, scratch, chosen)
-    items = [_item(row, clips, language, locale, split) for split, rows in chosen.items() for row in rows]
-    release = (RELEASE.findall(str(folder)) or RELEASE.findall(archive.name if archive else "") or ["unknown"])[-1]
-    about = {"release": release, "chosen_by": listed.name if listed else "votes",
-             "archives": {archive.name: archive.stat().st_size} if archive else {}}  # fmt: skip
-    ids = [{"split": split} | {column: row[column] for column in ("path", "up_votes", "down_votes")}
-           for split, rows in chosen.items() for row in rows]  # fmt: skip
-    tables = [folder / table for table in TABLES.values()] + ([listed] if listed else [])
-    return Reading(items, "archive" if archive else "folder", tables, flaws, about, ids, scratch)
+    items = []
+    for split, row in ((split, row) for split, rows in chosen.items() for row in rows):
+        sound = clips / PurePosixPath(row["path"]).name  # never outside of clips
+        items.append(Item(f"common-voice/{locale}/{sound.stem}", sound if sound.is_file() else None,
+                          row["sentence"].strip(), language, row["client_id"], "common-voice", "", split))  # fmt: skip
+    release = RELEASE.findall(str(folder)) or RELEASE.findall(archive.name if archive else "") or ["unknown"]
+    about = {"source": "archive" if archive else "folder", "archive": archive.name if archive else None,
+             "release": release[-1], "chosen_by": list_name if lists else "votes"}  # fmt: skip
+    return Reading(items, tables + lists, flaws, about, scratch)
 
 
 def most_voted(rows: Iterable[dict], limit: int) -> list[dict]:
@@ -73,10 +72,10 @@ def find_release(name: str, locale: str, source: str | Path | None = None) -> tu
         raise FileNotFoundError(
             f"no Common Voice in {locale!r}: looked for {locale}/train.tsv and for an archive with {locale} in its "
             f"name (such as cv-corpus-13.0-2023-03-09-{locale}.tar.gz) under {root}. It needs an account: log in at "
-            "Mozilla Data Collective, accept the terms of Common Voice Scripted Speech in this language, download it, and put "
-            "the archive there as it is (LAB_DATA names another folder)")  # fmt: skip
+            "Mozilla Data Collective, accept the terms of Common Voice Scripted Speech in this language, download it, "
+            "and put the archive there as it is (LAB_DATA names another folder)")  # fmt: skip
     scratch = scratch_folder(f"{name}-{locale}", [archive])
-    ours = {(locale, table) for table in TABLES.values()} | {(locale, f"ids-{name.rsplit('-', 1)[1]}.csv")}
+    ours = {(locale, table) for table in TABLES.values()} | {(locale, f"ids-{name.removeprefix('common-voice-')}.csv")}
     unpack_once(archive, scratch / "tables", lambda member: PurePosixPath(member).parts[-2:] in ours)
     folder = find_folder(scratch / "tables", locale, "train.tsv")
     if folder is None:
@@ -84,33 +83,33 @@ def find_release(name: str, locale: str, source: str | Path | None = None) -> tu
     return folder, archive, scratch
 
 
-def _rows(path: Path, flaws: list[str], votes: bool) -> Iterator[dict]:
-    """Yield the rows of a table with the columns that we use; with `votes`, those whose votes are numbers."""
-    for place, row in read_table(path, COLUMNS, flaws):
-        if votes and not (row["up_votes"].isdecimal() and row["down_votes"].isdecimal()):
-            flaws.append(f"{place}: up_votes {row['up_votes']!r}, down_votes {row['down_votes']!r} are no numbers")
+def _choose(path: Path, limit: int | None, listed: list[str] | None, flaws: list[str]) -> list[dict]:
+    """Return the rows of a table that an id list names, in its order; else the most voted ones; else (no limit) all."""
+    rows = read_table(path, COLUMNS, flaws)
+    if listed is not None:
+        wanted = set(listed)
+        found = {key: row for _, row in rows if (key := PurePosixPath(row["path"]).stem) in wanted}
+        flaws += [f"id list: {key} is not in {path.name}" for key in listed if key not in found]
+        return [found[key] for key in listed if key in found]
+    return [row for _, row in rows] if limit is None else most_voted(_with_votes(rows, flaws), limit)
+
+
+def _with_votes(rows: Iterable[tuple[str, dict]], flaws: list[str]) -> Iterator[dict]:
+    for place, row in rows:
+        if row["up_votes"].isdecimal() and row["down_votes"].isdecimal():
+            yield row
         else:
-            yield {column: row[column] for column in COLUMNS}
+            flaws.append(f"{place}: up_votes {row['up_votes']!r}, down_votes {row['down_votes']!r} are no numbers")
 
 
 def _id_list(path: Path, flaws: list[str]) -> dict[str, list[str]]:
-    """Return the clips of an id list by split; raises ValueError for a split that it cannot have."""
+    """Return the file stems of an id list by split; raises ValueError for a split that it cannot have."""
     listed: dict[str, list[str]] = {}
-    for place, row in read_table(path, ("split", "path"), flaws, ","):
+    for place, row in read_table(path, ("split", "id"), flaws, ","):
         if row["split"] not in TABLES:
             raise ValueError(f"{place}: split {row['split']!r} in the id list: use one of {', '.join(TABLES)}")
-        listed.setdefault(row["split"], []).append(row["path"])
+        listed.setdefault(row["split"], []).append(PurePosixPath(row["id"]).stem)
     return listed
-
-
-def _listed(rows: Iterable[dict], paths: list[str] | None, table: str, flaws: list[str]) -> list[dict]:
-    """Return the rows of the given clips in their order (None: all rows); those that are not there are flaws."""
-    if paths is None:
-        return list(rows)
-    wanted = set(paths)
-    found = {row["path"]: row for row in rows if row["path"] in wanted}
-    flaws += [f"id list: {path} is not in {table}" for path in paths if path not in found]
-    return [found[path] for path in paths if path in found]
 
 
 def _clips(folder: Path, locale: str, archive: Path | None, scratch: Path | None, chosen: dict) -> Path:
@@ -121,9 +120,3 @@ def _clips(folder: Path, locale: str, archive: Path | None, scratch: Path | None
     target = scratch / f"clips-{short_hash(sorted(wanted))}"
     unpack_once(archive, target, lambda member: PurePosixPath(member).parts[-3:] in wanted)
     return target / folder.relative_to(scratch / "tables") / "clips"
-
-
-def _item(row: dict, clips: Path, language: str, locale: str, split: str) -> Item:
-    sound = clips / PurePosixPath(row["path"]).name  # never outside of clips
-    return Item(f"common-voice/{locale}/{sound.stem}", sound if sound.is_file() else None, row["sentence"].strip(),
-                language, row["client_id"], "common-voice", "", split)  # fmt: skip

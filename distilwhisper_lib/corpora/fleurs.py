@@ -1,6 +1,6 @@
 """FLEURS (google/fleurs on the hub, CC-BY 4.0): the published tables and sounds, or the hub's parquet files."""
 
-import re
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import pyarrow.parquet as pq
@@ -34,25 +34,18 @@ def read_fleurs(name: str, language: str, source: str | Path | None) -> Reading:
     """
     code = CODES[language]
     folder, where = _find(code, source)
-    archives = sorted([*folder.glob("audio/*.tar.gz"), *folder.glob("*/*.parquet")])
-    scratch = scratch_folder(f"{name}-{code}", archives)
-    english = folder.parent / "en_us"
-    folder, english = (_published(place, scratch, sound) for place, sound in ((folder, True), (english, False)))
-    tables = [folder / f"{table}.tsv" for table in TABLES if (folder / f"{table}.tsv").is_file()]
-    flaws: list[str] = []
-    sentences = _english(english, flaws)
-    items = []
-    for path in tables:
-        sounds = _sounds(folder, path.stem, scratch)
-        for _, row in read_table(path, COLUMNS, flaws, header=COLUMNS):
-            file = PurePosixPath(row["file_name"])
-            items.append(Item(f"fleurs/{code}/{TABLES[path.stem]}/{file.stem}", sounds.get(file.name),
-                              row["transcription"].strip(), language, row["gender"].lower(), "fleurs",
-                              sentences.get(row["id"], ""), TABLES[path.stem]))  # fmt: skip
-    translated = sum(item.translation_en != "" for item in items)
-    about = {"release": REVISION if where == "hub" else None, "with_english": translated,
-             "archives": {path.name: path.stat().st_size for path in archives}}  # fmt: skip
-    return Reading(items, where, tables, flaws, about, scratch=scratch)
+    packed = sorted([*folder.glob("audio/*.tar.gz"), *folder.glob("*/*.parquet")])
+    scratch, english, flaws, items = scratch_folder(f"{name}-{code}", packed), {}, [], []
+    for row in (row for table in TABLES for row in _rows(folder.parent / "en_us", table, flaws)):
+        english.setdefault(row["id"], row["transcription"].strip())
+    for table, split in TABLES.items():
+        rows, sounds = _rows(folder, table, flaws), _sounds(folder, table, scratch)
+        items += [Item(f"fleurs/{code}/{split}/{PurePosixPath(row['file_name']).stem}",
+                       sounds.get(PurePosixPath(row["file_name"]).name), row["transcription"].strip(), language,
+                       row["gender"].lower(), "fleurs", english.get(row["id"], ""), split) for row in rows]  # fmt: skip
+    about = {"source": where, "release": REVISION if where == "hub" else None,
+             "with_english": sum(item.translation_en != "" for item in items)}  # fmt: skip
+    return Reading(items, [*folder.glob("*.tsv"), *folder.glob("*/*.parquet")], flaws, about, scratch)
 
 
 def _find(code: str, source: str | Path | None) -> tuple[Path, str]:
@@ -83,53 +76,32 @@ def _from_hub(code: str, root: Path) -> Path:
     return Path(place) / "data" / code
 
 
-def _published(folder: Path, scratch: Path, sound: bool) -> Path:
-    """Return a folder in the published layout: the same one, or one that is written from its parquet files."""
-    if not any(folder.glob("*/*.parquet")):
-        return folder
-    target = scratch / folder.name
-    for table, split in TABLES.items():
-        files = sorted((folder / split).glob("*.parquet"))
-        if files and not (target / f"{table}.tsv").is_file():
-            (target / "audio" / table).mkdir(parents=True, exist_ok=True)
-            lines = [line for path in files for line in _parquet_lines(path, target / "audio" / table, sound)]
-            part = target / f"{table}.part"
-            part.write_text("".join(lines), encoding="utf-8")
-            part.rename(target / f"{table}.tsv")
-    return target
+def _rows(folder: Path, table: str, flaws: list[str]) -> list[dict[str, str]]:
+    """Return the rows of a table, or of the split's parquet files, without their sound."""
+    if (path := folder / f"{table}.tsv").is_file():
+        return [row for _, row in read_table(path, COLUMNS, flaws, header=COLUMNS)]
+    return [{"id": str(row["id"]), "file_name": PurePosixPath(row["path"]).name, "gender": GENDERS[row["gender"]],
+             "transcription": row["transcription"] or ""}
+            for row in _parquet(folder, table, ["id", "path", "gender", "transcription"])]  # fmt: skip
 
 
-def _parquet_lines(path: Path, sounds: Path, sound: bool):
-    """Yield the rows of a parquet file as lines of a table, and write their sounds."""
-    columns = ["id", "path", "raw_transcription", "transcription", "num_samples", "gender"] + ["audio"] * sound
-    with damage_named(path.name):
-        file = pq.ParquetFile(path)
-        if missing := [column for column in columns if column not in file.schema_arrow.names]:
-            raise ValueError(f"{path} lacks the column {', '.join(missing)}: is it FLEURS?")
-        for batch in file.iter_batches(64, columns=columns):
-            for row in batch.to_pylist():
-                name = PurePosixPath(row["path"] or "").stem + ".wav"
-                if sound and row["audio"] and row["audio"]["bytes"] is not None:
-                    (sounds / name).write_bytes(row["audio"]["bytes"])
-                gender = GENDERS[row["gender"]] if isinstance(row["gender"], int) else row["gender"]
-                texts = row["raw_transcription"], row["transcription"]
-                cells = (row["id"], name, *texts, "", row["num_samples"], gender)
-                yield "\t".join(re.sub(r"[\t\r\n]", " ", str("" if cell is None else cell)) for cell in cells) + "\n"
+def _parquet(folder: Path, table: str, columns: list[str]) -> Iterator[dict]:
+    for path in sorted((folder / TABLES[table]).glob("*.parquet")):
+        with damage_named(path.name):
+            file = pq.ParquetFile(path)
+            if missing := [column for column in columns if column not in file.schema_arrow.names]:
+                raise ValueError(f"{path} lacks the column {', '.join(missing)}: is it FLEURS?")
+            for batch in file.iter_batches(64, columns=columns):
+                yield from batch.to_pylist()
 
 
 def _sounds(folder: Path, table: str, scratch: Path) -> dict[str, Path]:
-    """Return the sounds of a table by file name: of its archive, or unpacked beside it."""
-    archive = folder / "audio" / f"{table}.tar.gz"
-    places = [folder / "audio" / table, folder / table]
+    """Return the sounds of a table by file name: of its archive, of parquet files, or unpacked beside it."""
+    unpacked, archive = scratch / table, folder / "audio" / f"{table}.tar.gz"
     if archive.is_file():
-        places = [unpack_once(archive, scratch / table, lambda member: member.endswith(".wav"))]
+        unpack_once(archive, unpacked, lambda member: member.endswith(".wav"))
+    for row in _parquet(folder, table, ["path", "audio"]):
+        unpacked.mkdir(parents=True, exist_ok=True)
+        (unpacked / PurePosixPath(row["path"]).name).write_bytes(row["audio"]["bytes"] or b"")
+    places = (folder / "audio" / table, folder / table, unpacked)
     return {path.name: path for place in places for path in place.rglob("*.wav")}
-
-
-def _english(folder: Path, flaws: list[str]) -> dict[str, str]:
-    """Return the first English sentence of each id."""
-    sentences: dict[str, str] = {}
-    for path in (folder / f"{table}.tsv" for table in TABLES):
-        for _, row in read_table(path, COLUMNS, flaws, header=COLUMNS) if path.is_file() else ():
-            sentences.setdefault(row["id"], row["transcription"].strip())
-    return sentences

@@ -136,8 +136,8 @@ def _prepare(name: str, language: str, folder: Path, source) -> None:
                          f"{_counts(dropped | duplicates)}; is the package with the voices there?")  # fmt: skip
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    report = _describe(name, language, package.source, items, rows, dropped | duplicates, fingerprint(rows))
-    report["packages"] = package.versions
+    about = {"source": package.source, "packages": package.versions}
+    report = _describe(name, language, about, items, rows, dropped | duplicates, fingerprint(rows))
     try:
         _save(name, language, rows, report, partial)
         shutil.rmtree(folder, ignore_errors=True)
@@ -149,31 +149,26 @@ def _prepare(name: str, language: str, folder: Path, source) -> None:
 def _prepare_large(name: str, language: str, folder: Path, source) -> None:
     """Build a corpus of paper scale beside `folder`, in shards that a killed run leaves for the next."""
     reading = READERS[name](name, language, source)
-    items = {item.id: item for item in reversed(reading.items)}  # of two with one name the first
+    items = {item.id: item for item in reversed(reading.items)}  # of two with one id the first
     partial = folder.with_name(f"{folder.name}.partial")
-    shards = write_shards(list(reversed(items.values())), partial, FEATURES, f"{name} {language}")
+    shards = write_shards([*reversed(items.values())], partial, FEATURES, f"{name} {language}")
     dropped = {"named twice": [item.id for item in reading.items if items[item.id] is not item]}
     for reason, ids in (pair for shard in shards for pair in shard["dropped"].items()):
         dropped.setdefault(reason, []).extend(ids)
     dropped = {reason: ids for reason, ids in dropped.items() if ids}
     if not any(shard["clips"] for shard in shards):
         shutil.rmtree(partial, ignore_errors=True)
-        raise ValueError(f"{name} has nothing to hear in {language!r}: {_counts(dropped)}, malformed rows: "
-                         f"{len(reading.flaws)} ({'; '.join(reading.flaws[:3])}); looked at "
-                         f"{', '.join(map(str, reading.tables))}")  # fmt: skip
+        raise ValueError(f"{name} has nothing to hear in {language!r} ({', '.join(map(str, reading.tables))}): "
+                         f"{_counts(dropped)}, malformed rows: {len(reading.flaws)} {reading.flaws[:3]}")  # fmt: skip
     rows = load_shards(partial, name, language).select_columns(["id", "speaker", "split", "duration"]).to_list()
     prints = [shard["fingerprint"] for shard in shards]
-    report = _describe(name, language, reading.source, reading.items, rows, dropped, stable_hash("".join(prints)))
-    report |= reading.about | {
-        "dropped_by_split": {split: Counter(reason for reason, ids in dropped.items() for key in ids
-                                            if items[key].split == split) for split in SPLITS},
-        "malformed": len(reading.flaws),
-        "malformed_rows": reading.flaws[:1000],
-        "tables": {f"{path.parent.name}/{path.name}": file_sha256(path) for path in reading.tables},
-        "shards": prints,
-    }  # fmt: skip
-    if reading.ids:
-        pd.DataFrame(reading.ids).to_csv(partial / "ids.csv", index=False)
+    report = _describe(name, language, reading.about, reading.items, rows, dropped, stable_hash("".join(prints)))
+    report |= {"dropped_by_split": {split: Counter(reason for reason, ids in dropped.items() for key in ids
+                                                   if items[key].split == split) for split in SPLITS},
+               "malformed": len(reading.flaws), "malformed_rows": reading.flaws[:1000], "shards": prints,
+               "tables": {f"{path.parent.name}/{path.name}": file_sha256(path) for path in reading.tables}}  # fmt: skip
+    ids = [(item.split, item.id) for item in reading.items]
+    pd.DataFrame(ids, columns=["split", "id"]).to_csv(partial / "ids.csv", index=False)
     write_json(partial / "report.json", report)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
@@ -192,12 +187,12 @@ def _counts(dropped: dict[str, list[str]]) -> dict[str, int]:
     return {reason: len(ids) for reason, ids in sorted(dropped.items())}
 
 
-def _describe(name: str, language: str, source: str, items: list, rows: list, dropped: dict, content: str) -> dict:
+def _describe(name: str, language: str, about: dict, items: list, rows: list, dropped: dict, content: str) -> dict:
     return {
         "corpus": name,
         "language": language,
         "builder": BUILDER,
-        "source": source,
+        **about,
         "libraries": {"soundfile": soundfile.__version__, "libsndfile": soundfile.__libsndfile_version__,
                       "soxr": soxr.__version__},
         "items": len(items),

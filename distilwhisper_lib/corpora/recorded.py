@@ -29,7 +29,7 @@ def read_recordings(name: str, language: str, source: str | Path | None) -> Read
     for place, row in read_table(path, NEEDED, flaws, ","):
         item = _item(path.parent, {column: cell.strip() for column, cell in row.items()}, language, place, flaws)
         items += [item] if item else []
-    return Reading(items, "folder", [path], flaws)
+    return Reading(items, [path], flaws, {"source": "folder"})
 
 
 def split_of(key: str) -> str:

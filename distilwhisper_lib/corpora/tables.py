@@ -3,7 +3,7 @@
 import csv
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from .items import Item
@@ -16,11 +16,9 @@ class Reading:
     """What a reader has found of a corpus in a language, before any sound is decoded."""
 
     items: list[Item]
-    source: str  # "folder", "archive" or "hub"
     tables: list[Path]  # the report has their SHA-256
-    flaws: list[str] = field(default_factory=list)  # rows that cannot be read: "folder/file:line: why"
-    about: dict = field(default_factory=dict)  # further entries of the report
-    ids: list[dict] = field(default_factory=list)  # the clips chosen, for ids.csv
+    flaws: list[str]  # rows that cannot be read: "folder/file:line: why"
+    about: dict  # further entries of the report: source ("folder", "archive" or "hub"), ...
     scratch: Path | None = None  # what was unpacked: removed once the corpus is prepared
 
 
@@ -67,8 +65,9 @@ def read_table(path: Path, needed: Sequence[str], flaws: list[str], delimiter: s
         if missing := [column for column in needed if column not in columns]:
             raise ValueError(f"{path} lacks the column {', '.join(missing)} (it has {', '.join(columns) or 'none'}): "
                              "is it the right file, and whole?")  # fmt: skip
+        name = f"{path.parent.name}/{path.name}"
         while True:
-            place = f"{path.parent.name}/{path.name}:{reader.line_num + 1}"
+            place = f"{name}:{reader.line_num + 1}"
             try:
                 cells = next(reader, None)
                 if cells is None:
