@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from distilwhisper_lib import lab as lab_module, study
 from distilwhisper_lib.batches import Clips, Collator
 from distilwhisper_lib.checkpoints.tiny import tiny_tokenizer, tiny_whisper
 from distilwhisper_lib.clsr import ExpertSettings, attach_experts, clsr_blocks, last_gates, set_language
+from distilwhisper_lib.corpora import load_corpus
 from distilwhisper_lib.fidelity import DIFFERENCES, FIDELITIES, Fidelity, get_fidelity
 from distilwhisper_lib.lab import Lab
 from distilwhisper_lib.losses import (
@@ -120,6 +122,7 @@ def names(monkeypatch):
     monkeypatch.setattr(lab_module, "compute_teacher", teacher)
     monkeypatch.setattr(lab_module, "TeacherOutputs", lambda folder: SimpleNamespace(folder=folder))
     monkeypatch.setattr(Lab, "teacher", lambda lab: None)
+    monkeypatch.setattr(lab_module, "load_corpus", cache(load_corpus))
 
     def found(lab):
         systems = ("fine-tuning", "lora", "clsr-ft", "distilwhisper-released", "distilwhisper")
