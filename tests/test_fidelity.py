@@ -121,7 +121,7 @@ def names(monkeypatch):
     monkeypatch.setattr(lab_module, "train_system", run)
     monkeypatch.setattr(lab_module, "compute_teacher", teacher)
     monkeypatch.setattr(lab_module, "TeacherOutputs", lambda folder: SimpleNamespace(folder=folder))
-    monkeypatch.setattr(Lab, "teacher", lambda lab: None)
+    monkeypatch.setattr(Lab, "teacher", lambda lab, half=False: None)
     monkeypatch.setattr(lab_module, "load_corpus", cache(load_corpus))
     monkeypatch.setattr(lab_module.gc, "collect", lambda: None)  # slow, and nothing was trained
 
