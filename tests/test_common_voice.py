@@ -212,6 +212,17 @@ def test_shards_of_other_clips_are_not_kept(folder, monkeypatch):
     assert numbers(load_corpus(NAME, "ca"), "train") == [7, 6, 3, 2]
 
 
+def test_a_clip_that_is_put_right_after_a_kill_is_read_again(folder, monkeypatch):
+    clip = folder / "clips" / "common_voice_ca_6.mp3"
+    content = clip.read_bytes()
+    clip.write_bytes(b"")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_at(patch, shards, "read_rows", 3)
+        load_corpus(NAME, "ca")
+    clip.write_bytes(content)
+    assert numbers(load_corpus(NAME, "ca"), "train") == [6, 3, 2, 1]
+
+
 def test_a_full_disk_is_told_and_the_run_goes_on(folder, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
