@@ -9,7 +9,7 @@ from torch.utils.data import ConcatDataset, Dataset, Sampler
 from .audio import log_mel, pad_features, read_audio
 from .fidelity import Fidelity
 from .losses import IGNORED
-from .text import decoder_inputs, encode_labels
+from .text import MOST_TOKENS, decoder_inputs, encode_labels
 
 FRAMES_PER_SECOND = 100  # of the log-mel; an encoder position is two frames
 NATIVE_FRAMES = 3000  # Whisper's 30 s
@@ -30,24 +30,25 @@ class Clips(Dataset):
 
     change: what is done to the sound, a function of (audio, seed), as for a noisy test; fidelity: of the labels.
     Items: id (str), features (M mel bands, frames), labels (list of ids), frames (int: mel frames of sound).
-    Raises ValueError at once, with the row's id, for a label that is too long.
+    Raises ValueError at once, with the row's id, for a label of more than label_limit tokens (None: any number will
+    do, as where a text is only compared with what `generate` writes).
     """
 
     def __init__(self, rows, processor, language: str, task: str = "transcribe", text_column: str = "text",
-                 change=None, fidelity: Fidelity = Fidelity()):  # fmt: skip
+                 change=None, fidelity: Fidelity = Fidelity(), label_limit: int | None = MOST_TOKENS):  # fmt: skip
         if not len(rows):
             raise ValueError("there are no clips: the split is empty")
         self.rows, self.extractor, self.change = rows, processor.feature_extractor, change
         self.ids: list[str] = list(rows["id"])
         self.durations: list[float] = list(rows["duration"])
-        self.labels = [self._labels(processor.tokenizer, row_id, text, language, task, fidelity)
+        self.labels = [self._labels(row_id, processor.tokenizer, text, language, task, label_limit, fidelity)
                        for row_id, text in zip(self.ids, rows[text_column], strict=True)]  # fmt: skip
         self._features: dict[int, torch.Tensor] = {}
 
     @staticmethod
-    def _labels(tokenizer, row_id: str, text: str, language: str, task: str, fidelity: Fidelity) -> list[int]:
+    def _labels(row_id: str, *of_text) -> list[int]:
         try:
-            return encode_labels(tokenizer, text, language, task, fidelity=fidelity)
+            return encode_labels(*of_text)
         except ValueError as error:
             raise ValueError(f"{row_id}: {error}") from None
 

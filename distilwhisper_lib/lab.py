@@ -2,6 +2,7 @@
 
 import gc
 import json
+import warnings
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from .storage import load_experts
 from .systems import get_system, load_trained
 from .teacher import TeacherOutputs, compute_teacher, teacher_processor
 from .testsets import CHANGES, TestSet, corpus_of, test_sets
+from .text import MOST_TOKENS, encode_labels
 from .train import Objective, train_system
 from .weights import load_processor, load_whisper
 
@@ -74,10 +76,22 @@ class Lab:
         """Return a split ("teacher", "train", "validation", "test", "test-other") as a Dataset."""
         language = language or self.preset.language
         dataset = self._dataset(corpus_of(self.preset, language), language)
-        longest = self.preset.max_train_seconds if split in ("teacher", "train", "validation") else None
-        if longest is not None:
-            dataset = dataset.select([i for i, seconds in enumerate(dataset["duration"][:]) if seconds <= longest])
+        if split in ("teacher", "train", "validation"):
+            dataset = self._trainable(dataset, split, language)
         return select(dataset, split, limit)
+
+    def _trainable(self, dataset, split: str, language: str):
+        """Leave out clips over max_train_seconds and, with a warning, those whose text the decoder has no room for."""
+        longest, long = self.preset.max_train_seconds or float("inf"), set()
+        for i, (text, where) in enumerate(zip(dataset["text"][:], dataset["split"][:], strict=True)):
+            if where == split and len(text.encode()) > MOST_TOKENS - 5:  # a token is a byte at least
+                if len(encode_labels(self.processor.tokenizer, text, language, limit=None)) > MOST_TOKENS:
+                    long.add(i)
+        if long:
+            warnings.warn(f"{len(long)} clips of {language} {split} are left out: their text has more than "
+                          f"{MOST_TOKENS} tokens, such as {dataset['id'][min(long)]}", stacklevel=3)  # fmt: skip
+        seconds = dataset["duration"][:]
+        return dataset.select([i for i in range(len(seconds)) if seconds[i] <= longest and i not in long])
 
     def _dataset(self, corpus: str, language: str):
         """Return a corpus; where a lead is held out, without it in training and with only it in the test."""
@@ -118,7 +132,7 @@ class Lab:
         """Return a test set as items for the collator, its sound changed where the test says so."""
         test = self.test_set(key)
         return Clips(self.test_rows(key), processor or self.processor, test.language, test.task, test.text_column,
-                     CHANGES.get(test.change))  # fmt: skip
+                     CHANGES.get(test.change), label_limit=None)  # fmt: skip
 
     # ---- models and training
 

@@ -12,6 +12,7 @@ from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 from .fidelity import Fidelity
 
 LANGUAGES: dict[str, str] = dict(NAMES)  # code -> English name, Whisper's languages
+MOST_TOKENS = 448  # positions of Whisper's decoder
 BASIC = BasicTextNormalizer()
 NEEDED = ("<|endoftext|>", "<|startoftranscript|>", "<|translate|>", "<|transcribe|>", "<|notimestamps|>")
 UNSPACED = re.compile("([\u0e00-\u0fff\u1000-\u109f\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff])")
@@ -60,18 +61,18 @@ def prefix_tokens(tokenizer, language: str, task: str = "transcribe") -> list[in
     return ids
 
 
-def encode_labels(tokenizer, text: str, language: str, task: str = "transcribe", limit: int = 448,
+def encode_labels(tokenizer, text: str, language: str, task: str = "transcribe", limit: int | None = MOST_TOKENS,
                   fidelity: Fidelity = Fidelity()) -> list[int]:  # fmt: skip
     """Return the ids that the decoder must predict: language, task, no timestamps, the text, end.
 
     The start token is not among them: it is the first *input* of the decoder (`decoder_inputs`). As released the
     language is absent and the start token is there; then the decoder's input begins with it twice.
-    Raises ValueError where they would not fit the decoder's `limit` positions.
+    Raises ValueError where they would not fit the decoder's `limit` positions (None: any number).
     """
     start, code, *rest = prefix_tokens(tokenizer, language, task)
     ids = [start] * fidelity.labels_with_start + [code] * (not fidelity.labels_without_language) + rest
     ids = ids + tokenizer(text, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
-    if len(ids) > limit:
+    if limit is not None and len(ids) > limit:
         raise ValueError(f"label too long: {len(ids)} tokens, the decoder has {limit} positions: {text[:60]!r}…")
     return ids
 

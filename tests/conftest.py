@@ -13,7 +13,7 @@ torch.set_num_threads(1)  # the same sums in the same order, and room for other 
 @pytest.fixture(autouse=True)
 def own_folders(request, monkeypatch, tmp_path):
     """Cache, results and settings of its own for each test; tests of the real data keep the real ones."""
-    for name in ("LAB_PRESET", "LAB_PRECISION"):
+    for name in ("LAB_PRESET", "LAB_PRECISION", "LAB_DATA"):
         monkeypatch.delenv(name, raising=False)
     if "real" not in request.keywords:
         monkeypatch.setenv("LAB_CACHE", str(tmp_path / "cache"))

@@ -11,6 +11,7 @@ import torch
 from distilwhisper_lib import comparison, lab as lab_module, study, train
 from distilwhisper_lib.clsr import expert_languages, get_language, use_language
 from distilwhisper_lib.comparison import counts, main_table, paired, plan, score, write_record
+from distilwhisper_lib.corpora import load_corpus
 from distilwhisper_lib.lab import Lab, open_lab
 from distilwhisper_lib.presets import PRESETS, cache_dir, get_preset, results_dir
 from distilwhisper_lib.record import commit, read_steps, short_hash, timed_step, write_json
@@ -119,6 +120,23 @@ def test_splits_come_with_their_limits(lab):
 def test_teacher_and_systems_see_other_clips(lab):
     splits = {split: set(lab.rows(split)["text"]) for split in ("teacher", "train", "validation", "test", "test-other")}
     assert all(not splits[a] & splits[b] for a in splits for b in splits if a < b)
+
+
+def test_texts_that_the_decoder_has_no_room_for_are_left_out_of_training_and_stay_in_tests(lab, monkeypatch):
+    whole, test = lab.rows("train"), lab.test_rows("cs/in-domain")
+    changed = {whole[1]["id"], test[0]["id"]}
+
+    def longer(name, language):
+        def change(row):
+            return {"text": "a b " * 300 if row["id"] in changed else row["text"]}
+        return load_corpus(name, language).map(change)
+
+    monkeypatch.setattr(lab_module, "load_corpus", longer)
+    with pytest.warns(UserWarning, match=f"1 clips of cs train are left out: .* 448 tokens, such as {whole[1]['id']}"):
+        rows = lab.rows("train")
+    assert set(rows["id"]) == set(whole["id"]) - changed
+    clips = lab.test_clips("cs/in-domain")
+    assert clips.ids == list(test["id"]) and len(clips.labels[0]) > 448
 
 
 def test_tests_of_a_preset(lab):
