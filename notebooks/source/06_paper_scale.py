@@ -1,0 +1,439 @@
+# %% [markdown]
+# # 06 At paper scale
+#
+# **Goal:** run the paper's experiment on the paper's kind of data: one language on a Colab GPU, from nothing to the
+# table, and a plan for all eight.
+#
+# **You will be able to**
+# - get Common Voice and FLEURS, read them without a loading script, and rebuild the paper's choice of clips;
+# - compute and store a large teacher's outputs once, with a newer teacher too, and let it leave memory;
+# - go on after a runtime was cut off, with everything kept on a mounted drive;
+# - score the authors' published experts beside your own;
+# - plan the whole grid of the paper: jobs, hours, memory, and one command that can be stopped.
+#
+# **Prerequisites:** notebooks 03 and 05.
+#
+# | preset | time | memory |
+# |---|---|---|
+# | smoke | a minute | 1 GB |
+# | laptop (2 cores) | 5 min after notebooks 01 to 05: whisper-base and the course's own speech | 5 GB |
+# | colab (one GPU of 16 GB) | not measured yet; estimates in section 6 | at most 15 GB by calculation |
+#
+# On Colab choose a GPU runtime, and keep everything on a drive, **before** the first cell: a runtime that is cut off
+# then finds what it had done (section 4).
+#
+# ```python
+# from google.colab import drive
+# drive.mount("/content/drive")
+# %env LAB_PRESET=colab
+# %env LAB_CACHE=/content/drive/MyDrive/distilwhisper/cache
+# %env LAB_RESULTS=/content/drive/MyDrive/distilwhisper/results
+# %env LAB_DATA=/content/drive/MyDrive/distilwhisper/data
+# ```
+
+# %% tags=["setup"]
+
+# %% [markdown]
+# ## 1. What is larger
+#
+# The preset is the only thing that changes. Here are this course's `laptop`, the `colab` of this notebook, and
+# `paper`, whose grid of jobs is section 6.
+
+# %%
+import pandas as pd
+
+from distilwhisper_lib import get_preset
+
+FIELDS = ["student", "teacher", "corpus", "other_corpus", "epochs", "batch_size", "accumulation", "margin_seconds",
+          "max_new_tokens", "normaliser", "top_k"]  # fmt: skip
+presets = {name: get_preset(name) for name in ("laptop", "colab", "paper")}
+pd.DataFrame({name: {field: str(getattr(preset, field)) for field in FIELDS} for name, preset in presets.items()})
+
+# %% [markdown]
+# ## 2. The data
+#
+# **Common Voice** (CC0) left the hub in October 2025. With an account at Mozilla Data Collective you accept its terms,
+# download the release of your language as a `.tar.gz`, and put it into the folder of `LAB_DATA`, under `common-voice/`.
+# The paper used release 13.0; any other one is named in every result. **FLEURS** (CC BY 4.0) is open to everybody and
+# is fetched from the hub when it is asked for: tables and archives, at a fixed commit. There is no loading script to be
+# trusted, and today's `datasets` would not run one.
+#
+# A release of Common Voice is a folder with tables and MP3 files. The table of a made-up one:
+
+# %%
+import io
+
+TABLE = """path	sentence	up_votes	down_votes
+a.mp3	Dobrý den.	2	0
+b.mp3	Kde je ta ryba?	3	1
+c.mp3	Nevím.	3	0
+d.mp3	To je loď.	2	0
+e.mp3	Plavu domů.	5	2
+f.mp3	Ano.	0	1
+"""
+table = pd.read_csv(io.StringIO(TABLE), sep="\t", quoting=3)
+table
+
+# %% [markdown]
+# The paper trains on the $N$ clips with the **most up-votes**, among equals those with the **fewest down-votes**, and
+# leaves the test set as it is. In Common Voice most clips have two up-votes and no down-vote, so for a given $N$ most
+# ties are broken by the order of the file.
+#
+# **Predict:** which three clips are chosen for $N = 3$?
+
+# %%
+ranked = table.sort_values(["up_votes", "down_votes"], ascending=[False, True], kind="stable")
+by_hand = list(ranked["path"][:3])
+print(by_hand)
+
+# %% [markdown]
+# The library reads the release, or the archive as it was downloaded, by the same rule. We write the made-up release as
+# a folder, with clips of this course as MP3, and let the library choose.
+
+# %%
+import tempfile
+from pathlib import Path
+
+import soundfile
+
+from distilwhisper_lib.audio import read_audio
+
+release = Path(tempfile.mkdtemp()) / "cv-corpus-0.0-2026-01-01" / "cs"
+(release / "clips").mkdir(parents=True)
+for split in ("train", "dev", "test"):
+    (release / f"{split}.tsv").write_text("client_id\t" + TABLE.replace("\n", "\nme\t").removesuffix("me\t"))
+sounds = lab.rows("train", limit=len(table))["audio"]
+for name, sound in zip(table["path"], sounds, strict=True):
+    soundfile.write(release / "clips" / name, read_audio(sound), 16_000, format="MP3")
+
+# %%
+from distilwhisper_lib.corpora.common_voice import most_voted, read_common_voice
+
+assert [row["path"] for row in most_voted(table.to_dict("records"), 3)] == by_hand
+reading = read_common_voice("common-voice-3k", "cs", release.parent)
+print("release", reading.about["release"], "- malformed rows:", reading.flaws or "none")
+pd.DataFrame([{"id": item.id, "split": item.split, "text": item.text} for item in reading.items]).head(8)
+
+# %% [markdown]
+# All six clips are training clips here, for the rule of `common-voice-3k` takes up to 3,000, and they come in the order
+# of their votes. `load_corpus("common-voice-3k", "cs")` decodes the chosen clips once, in parts that a stopped run goes
+# on with, and writes `ids.csv` and `report.json` beside them: everyone who has the release can train on the same clips,
+# and see what was left out and why (missing, empty or unreadable sound, rows that are not rows). Damage is counted and
+# named, it does not stop anything.
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 6.1: the paper's choice (code)
+#
+# ●○○ · 10 minutes · *you learn to rebuild a training set from its rule*
+#
+# Write `choose(table, n)`: `table` has the columns path, up_votes and down_votes, in the order of the file. Return the
+# list of the `n` paths with the most up-votes; among equals those with the fewest down-votes; among equals still the
+# earlier ones.
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# pandas sorts with quicksort unless told otherwise, and quicksort does not keep the order of equals: `kind="stable"`.
+#
+# </details>
+
+# %% tags=["stub"]
+def choose(table, n):
+    raise NotImplementedError
+
+# %% tags=["solution"]
+def choose(table, n):
+    ranked = table.sort_values(["up_votes", "down_votes"], ascending=[False, True], kind="stable")
+    return list(ranked["path"].head(n))
+
+# %% tags=["wrong"]
+def choose(table, n):
+    return list(table.sort_values(["up_votes", "down_votes"], ascending=False, kind="stable")["path"].head(n))
+
+# %% tags=["check"]
+from checks_06 import check_choose
+from exercise import check
+
+check(check_choose, choose)
+
+# %% [markdown]
+# ## 3. This notebook's data
+#
+# `with_paper_data` puts the paper's kind of data into the preset `colab`: Common Voice for training where its release
+# is found, with FLEURS as the out-of-domain test and for translation; FLEURS for training where it is not. The other
+# presets stay with the course's own speech, so that this notebook runs everywhere.
+
+# %%
+from distilwhisper_lib.lab import Lab
+from distilwhisper_lib.testsets import with_paper_data
+
+lab = Lab(with_paper_data(lab.preset))
+language = lab.preset.language
+print(f"trained on {lab.preset.corpus}, scored with the normaliser {lab.preset.normaliser!r}")
+tests = {key: test for key, test in lab.test_sets.items() if test.name in ("in-domain", "out-of-domain")}
+pd.DataFrame({key: {"corpus": test.corpus, "split": test.split, "clips": len(lab.test_rows(key))}
+              for key, test in tests.items()}).T  # fmt: skip
+
+# %% [markdown]
+# ## 4. The teacher, once
+#
+# whisper-large-v2 has 1.5 billion parameters; it says the same about a clip in every epoch, and so it runs **once**
+# over the training clips, in half precision on a GPU (3.1 GB), and its $k$ likeliest words at each position are stored.
+# Then it leaves memory, and every later run of any system reads the files.
+#
+# **Predict:** how many megabytes do 1,000 clips take?
+
+# %%
+outputs = lab.teacher_outputs()
+clips = lab.clips("train", None, lab.preset.train_clips)
+size = outputs.size()
+print(f"{len(outputs)} clips, k = {lab.preset.top_k}: {size['bytes'] / 1e6:.1f} MB, "
+      f"{size['bytes_per_1000_clips'] / 1e6:.1f} MB for 1,000 clips")  # fmt: skip
+
+# %% [markdown]
+# How many words $k$ are enough? Notebook 03 has looked at the value of JS and at its gradient. Here is the error of JS
+# for the teacher and the clips of **this** run, measured on one batch against all the words:
+
+# %%
+import matplotlib.pyplot as plt
+
+from distilwhisper_lib import comparison
+
+curve = comparison.top_k_curve(lab)
+fig, ax = plt.subplots(figsize=(6, 4))
+ax.plot(curve["k"], 100 * curve["error"], "o-", color="#10427a")
+ax.axvline(lab.preset.top_k, color="#7f7f7f", linestyle=":", label=f"this preset's k = {lab.preset.top_k}")
+ax.set_xscale("log", base=2)
+ax.set(xlabel="k, words stored per position", ylabel="error of JS (% of it)", ylim=(0, None))
+ax.legend()
+fig.tight_layout()
+curve.assign(error=100 * curve["error"], outside=100 * curve["outside"]).round(2)
+
+# %% [markdown]
+# *The picture: the share of the full JS that is missing when only the k likeliest words and the sum of the rest are
+# stored.*
+
+# %% [markdown]
+# **Read:** the error falls with $k$, the bytes grow with it, and the preset's `top_k` is a choice between the two. A
+# teacher that is less sure (a language that it knows less) needs a larger $k$.
+#
+# **Newer teachers.** large-v3 and its turbo variant hear 128 mel bands instead of 80, and their vocabulary has one
+# language more: every token after it has another number than in whisper-small. The library gives each model the
+# features of its own extractor, writes the labels with each one's tokenizer, and maps the teacher's words to the
+# student's by their **text**: `open_lab("colab", teacher="openai/whisper-large-v3")`. A teacher whose words are not the
+# student's is refused.
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 6.2: another vocabulary (code)
+#
+# ●●○ · 10 minutes · *you learn why token numbers of two models must not be mixed*
+#
+# Write `to_student(ids, teacher_tokens, student_tokens)`. Both vocabularies are lists of strings: the token's number is
+# its place. Return the student's number for each of the teacher's `ids`, and -1 for a token that the student does not
+# have.
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# A dictionary from the student's strings to their numbers, then `.get(string, -1)`.
+#
+# </details>
+
+# %% tags=["stub"]
+def to_student(ids, teacher_tokens, student_tokens):
+    raise NotImplementedError
+
+# %% tags=["solution"]
+def to_student(ids, teacher_tokens, student_tokens):
+    number = {token: i for i, token in enumerate(student_tokens)}
+    return [number.get(teacher_tokens[i], -1) for i in ids]
+
+# %% tags=["wrong"]
+def to_student(ids, teacher_tokens, student_tokens):
+    return [i if i < len(student_tokens) else -1 for i in ids]
+
+# %% tags=["check"]
+from checks_06 import check_to_student
+from exercise import check
+
+check(check_to_student, to_student)
+
+# %% [markdown]
+# ## 5. A runtime that is cut off
+#
+# Colab ends a session when it likes. With `LAB_CACHE` on a drive nothing is lost but the epoch, or the batch, that was
+# being computed: run the notebook again from the top. We show it on eight clips, with a teacher that breaks down at its
+# third batch.
+#
+# **Predict:** how many batches does the second call compute?
+
+# %%
+from distilwhisper_lib.teacher import compute_teacher
+
+eight, scratch = lab.clips("validation", None, 8), Path(tempfile.mkdtemp())
+teacher, ran = lab.student(), []  # any Whisper will do here
+
+
+def count_or_fail(module, inputs):
+    ran.append(1)
+    if len(ran) == 3:
+        raise KeyboardInterrupt("the runtime was cut off")
+
+
+handle = teacher.register_forward_pre_hook(count_or_fail)
+for call in ("first", "second"):
+    ran_before = len(ran)
+    try:
+        compute_teacher(teacher, eight, lab.train_collator, scratch, lab.preset.top_k, batch_size=2)
+    except KeyboardInterrupt as stop:
+        print(stop)
+    print(f"{call} call: {len(ran) - ran_before} forward passes, {len(list(scratch.glob('*.safetensors')))} files")
+handle.remove()
+
+# %% [markdown]
+# Training goes on at its last whole epoch (notebook 03 has shown it), and transcription at its last whole batch.
+#
+# ## 6. Train, and the table
+#
+# One call trains what is not there yet. To have the whole comparison, put the other names in: each is one more
+# training.
+
+# %%
+from distilwhisper_lib import plots
+
+systems = ["student", "teacher", "distilwhisper"]  # also: "fine-tuning", "lora", "clsr-ft", "distilwhisper-released"
+rows = [comparison.score(lab, system, key) for system in systems for key in tests]
+main = comparison.main_table(pd.DataFrame(rows), language)
+main
+
+# %%
+plots.plot_comparison(pd.DataFrame(rows), language)
+
+# %% [markdown]
+# *The picture: WER of student, teacher and our variant in both domains, with 95 % intervals.*
+#
+# **Read:** how much of the gap between the first two rows does the third close, in-domain and out-of-domain?
+#
+# ### The published experts
+#
+# The authors have published their experts for whisper-small (3,000, 10,000 and 28,000 clips a language). They are
+# loaded without running anything that is pickled in their files, become an ordinary transformers Whisper with experts,
+# and are scored on the same tests by the same decoder.
+
+# %%
+from distilwhisper_lib import load_released, set_language
+from distilwhisper_lib.evaluate import transcribe
+from distilwhisper_lib.scoring import count_errors, summarise
+
+PUBLISHED = "naver/multilingual-distilwhisper-10k"
+if lab.preset.student == "openai/whisper-small":
+    model = load_released(PUBLISHED, [language]).to(lab.device)
+    set_language(model, language)
+    for key in tests:
+        clips = lab.test_clips(key)
+        path = lab.folder / "predictions" / "published" / f"{key.replace('/', '-')}.csv"
+        said = transcribe(model, clips, lab.collator, lab.preset, path, language, label=f"published: {key}")
+        scored = summarise(count_errors(list(clips.rows["text"]), list(said["prediction"]), lab.preset.normaliser))
+        print(f"{key}: WER {scored['wer']:.1f} [{scored['wer_low']:.1f}, {scored['wer_high']:.1f}]")
+else:
+    print(f"{PUBLISHED} belongs to whisper-small; this preset's student is {lab.preset.student}: run it at colab")
+
+# %% [markdown]
+# ## 7. The whole paper
+#
+# Eight languages with 3,000 and 10,000 clips, three of them with 28,000, five trained systems, three seeds: too much
+# for one notebook, and nothing that a notebook is needed for. It is a list of jobs, each a process of its own:
+#
+# ```sh
+# python -m distilwhisper_lib.experiments.grid list     # the jobs, with estimated hours and memory
+# python -m distilwhisper_lib.experiments.grid run      # goes on where it was stopped; --gpus 4
+# python -m distilwhisper_lib.experiments.grid status   # done, running, failed and why
+# python -m distilwhisper_lib.experiments.grid slurm    # the same as a Slurm array
+# python -m distilwhisper_lib.experiments.grid table    # the paper's table; your copy of its figures beside it
+# ```
+#
+# **Predict:** how many trainings are that, and how many days on one A100?
+
+# %%
+from distilwhisper_lib.experiments.grid import listing
+from distilwhisper_lib.experiments.jobs import ROWS, make_jobs
+
+jobs = listing(make_jobs("paper", None, None, [77, 78, 79], ROWS))
+print(f"{len(jobs)} jobs, the largest takes {jobs['GB'].max():.0f} GB")
+jobs[[column for column in jobs if column.endswith(" h")]].sum().div(24).round(1).rename("days, one GPU (estimate)")
+
+# %%
+from distilwhisper_lib.experiments.estimates import estimate
+from distilwhisper_lib.systems import SYSTEMS
+
+small = get_preset("colab")
+rows = {name: estimate(name, small, 3_000) for name in ("teacher-outputs", *SYSTEMS)}
+pd.DataFrame(rows).T[["trained M", "GB", "T4 h", "A100 h"]].round(2)
+
+# %% [markdown]
+# The second table is `colab`: one language, 3,000 clips, a T4 with 16 GB. These are **estimates**, computed from the
+# number of floating-point operations and an assumed utilisation; nothing here was measured. Your own `run.json` will
+# say what it took.
+#
+# The paper's own figures are not in this project: we had no copy that could be checked. Fill in
+# `data/reference/paper.csv` from yours; `grid table` puts them beside your results. Score with `normaliser="released"`
+# then, as the preset `paper` does: its WER of Thai counts letters, and its WER of Tamil pieces of words (notebook 01).
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 6.3: what fits into memory (by hand)
+#
+# ●●○ · 10 minutes · *you learn what training takes before anything is computed*
+#
+# In fp32 training with Adam a trained parameter takes 16 bytes: 4 for itself, 4 for its gradient, 8 for Adam's two
+# means. A frozen one takes 4. whisper-small has 241.7 million parameters; experts and gates for one language are 114.5
+# million.
+#
+# How many gigabytes (10⁹ bytes) do **fine-tuning** and **experts** take for this, without activations? Two decimals.
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# Fine-tuning trains all 241.7 million and has no others. Experts train 114.5 million, and the 241.7 million stay,
+# frozen.
+#
+# </details>
+
+# %% tags=["stub"]
+fine_tuning_gb = ...
+experts_gb = ...
+
+# %% tags=["solution"]
+fine_tuning_gb = 16 * 241.7e6 / 1e9
+experts_gb = (4 * 241.7e6 + 16 * 114.5e6) / 1e9
+print(f"fine-tuning {fine_tuning_gb:.2f} GB, experts {experts_gb:.2f} GB")
+
+# %% tags=["wrong"]
+fine_tuning_gb = 16 * 241.7e6 / 1e9
+experts_gb = 16 * (241.7e6 + 114.5e6) / 1e9
+
+# %% tags=["check"]
+from checks_06 import check_memory
+from exercise import check
+
+check(check_memory, fine_tuning_gb, experts_gb)
+
+# %% [markdown]
+# ## Summary
+#
+# - The paper's training sets are a rule over votes, and the rule can be rebuilt on any release; the release is part of
+#   the result.
+# - A large teacher is needed once. Its outputs are small, go on after a stop, and serve every later run.
+# - Token numbers belong to a tokenizer: newer teachers are mapped by the text of their tokens.
+# - The paper's grid is a list of jobs that can be stopped at any point; what it will cost is an estimate until it is
+#   measured.
+#
+# ## Glossary
+# - *Common Voice*: read sentences from volunteers, with votes of listeners; *FLEURS*: read sentences in 102 languages
+#   that say the same.
+# - *utilisation*: the share of a GPU's peak arithmetic that a program reaches.
+# - *job array*: many alike jobs that a cluster's scheduler starts by number.
+#
+# ## Where in the library, where in the paper
+#
+# `corpora/` (`common_voice`, `fleurs`, `recordings`), `teacher.py`, `experiments/` (`grid`, `estimates`), `presets.py`.
+# In the paper: the sections on data and on experimental settings, and the table of results by number of clips.
