@@ -7,7 +7,8 @@ checkpoints/: conversion, tiny, mirror, released;
 the method: weights, clsr, storage, losses;
 training: batches, teacher, systems, train;
 results: scoring, evaluate, testsets, lab, comparison, drawing, plots;
-programs: study, course, check_real.
+experiments/: study, estimates, grid;
+programs: course, check_real.
 """
 
 from .clsr import (

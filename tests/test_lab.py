@@ -8,10 +8,11 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
-from distilwhisper_lib import comparison, lab as lab_module, study, train
+from distilwhisper_lib import comparison, lab as lab_module, train
 from distilwhisper_lib.clsr import expert_languages, get_language, use_language
 from distilwhisper_lib.comparison import counts, main_table, paired, plan, score, write_record
 from distilwhisper_lib.corpora import load_corpus
+from distilwhisper_lib.experiments import study
 from distilwhisper_lib.lab import Lab, open_lab
 from distilwhisper_lib.presets import PRESETS, cache_dir, get_preset, results_dir
 from distilwhisper_lib.record import commit, read_steps, short_hash, timed_step, write_json

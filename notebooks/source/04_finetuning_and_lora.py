@@ -199,7 +199,7 @@ print("LoRA before training: exactly the student, logits", tuple(plain.shape))
 # the same size, for the same number of steps, under one trainer, with the cross-entropy CE smoothed by 0.1. The
 # learning rate is each method's own, tuned on validation: three rates for each, a factor of two apart (two for our
 # variant, which had other trials, below). These are the trials at the preset `laptop` (made once, by
-# `python -m distilwhisper_lib.study tune`, and committed with their record).
+# `python -m distilwhisper_lib.experiments.study tune`, and committed with their record).
 #
 # **Predict:** which method needs the highest rate, and which the lowest?
 
@@ -226,7 +226,7 @@ trials.set_index(["system", "learning_rate"])[columns].round(2)
 # Our variant has settings that the other systems do not have. Budget, divergence, dropout and skipped gates were chosen in
 # trials of six epochs (every training clip, 3 s of silence in training), at one rate but for the last; the strength
 # of the gates' noise was chosen for the shorter course, at the preset as it is
-# (`python -m distilwhisper_lib.study variants`). So our variant had more trials than the others, which is to be kept in mind
+# (`python -m distilwhisper_lib.experiments.study variants`). So our variant had more trials than the others, which is to be kept in mind
 # where it wins by little:
 
 # %%

@@ -488,7 +488,7 @@ print(*(f"{name}: {value}" for name, value in facts.items()), sep="\n")
 # | what one would like to say | may we? |
 # |---|---|
 # | "this model makes fewer errors than that one on such clips" | yes, where the paired interval excludes zero |
-# | "this *method* is better than that one" | not from one seed: train each again with other seeds (`python -m distilwhisper_lib.study seeds`) |
+# | "this *method* is better than that one" | not from one seed: train each again with other seeds (`python -m distilwhisper_lib.experiments.study seeds`) |
 # | "the two are equally good" | no: *not decided* is not a proof of equality |
 # | "experts keep every other language and task" | yes, and without any measurement: switched off, they leave the student |
 # | "experts forget less than LoRA" | only if LoRA stays on; it can be switched off too |

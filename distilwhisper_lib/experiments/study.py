@@ -1,4 +1,4 @@
-"""`python -m distilwhisper_lib.study`: what takes longer than the course: tuning on validation, and more seeds.
+"""`python -m distilwhisper_lib.experiments.study`: longer than the course: tuning on validation, and more seeds.
 
     tune      the same number of learning rates for every trained system, scored on the validation split
     fidelity  our experts corrected, as released, and with each difference between the two alone, on validation
@@ -13,13 +13,13 @@ from dataclasses import replace
 
 import pandas as pd
 
-from .clsr import ExpertSettings
-from .comparison import paired, score
-from .fidelity import FIDELITIES
-from .lab import Lab
-from .record import run_record, write_json
-from .systems import TRAINED, get_system
-from .testsets import DOMAINS
+from ..clsr import ExpertSettings
+from ..comparison import paired, score
+from ..fidelity import FIDELITIES
+from ..lab import Lab
+from ..record import run_record, write_json
+from ..systems import TRAINED, get_system
+from ..testsets import DOMAINS
 
 LOWEST = {"fine-tuning": 2.5e-5, "lora": 1e-3, "distilwhisper": 7.5e-5}  # learning rates; of the others 1.5e-4
 FACTORS = (1, 2, 4)  # of the lowest: three trials a system

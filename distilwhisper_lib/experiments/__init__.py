@@ -1,0 +1,1 @@
+"""Experiments beyond the course: tuning, more seeds, and the paper's whole table as a list of jobs."""

@@ -1,0 +1,215 @@
+"""`python -m distilwhisper_lib.experiments.grid`: the paper's experiments as a list of jobs that goes on where it was.
+
+    list    the jobs, with their estimated hours and memory
+    run     do what is not done: each job is a process with a GPU of its own; with --job one of them, in this process
+    status  what is done, running, waiting and failed, and why
+    table   the paper's table of what is done: printed, and written to results/<preset>/grid.csv
+    slurm   print a script that submits the jobs to a cluster
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+
+import pandas as pd
+import torch
+
+from .estimates import CARDS, estimate
+from .jobs import ONCE, ROWS, TEACHER_OUTPUTS, TESTS, Job, make_jobs, read_json, run_job
+from ..presets import REPOSITORY, get_preset, results_dir
+
+MODULE = "distilwhisper_lib.experiments.grid"
+PAPER = dict(zip((*ROWS, *TESTS), (  # what data/reference/paper.csv calls rows and tests
+    "whisper-small", "whisper-large-v2", "fine-tuning", "LoRA", "CLSR-FT", "DistilWhisper", "DistilWhisper-KL",
+    "Common Voice 13", "FLEURS", "FLEURS translation"), strict=True))  # fmt: skip
+BLOCK = ["test_set", "train_clips", "normaliser"]  # of the table
+ONE_PLACE = "{:.1f}".format
+SCRIPT = """#!/bin/bash
+# Run this with bash in the repository; a partition and the like go into the line of sbatch, and what fails now is run
+# by the same script again: what is done is left alone.
+set -euo pipefail
+submit() {{
+    sbatch --parsable --gpus=1 --cpus-per-task=4 --mem=32G --time={limit}:00:00 --job-name=grid --output=grid-%A.log \\
+        --open-mode=append "$@" <<'END'
+#!/bin/bash
+exec {command} "$SLURM_ARRAY_TASK_ID"
+END
+}}
+{arrays}"""
+
+
+def run_jobs(jobs: list[Job], at_once: int) -> bool:
+    """Run what is not done in `at_once` processes at a time, each on its own GPU; returns whether all is done then.
+
+    A job that fails or is killed stops only those that need it, and is run again by the next call.
+    """
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    devices, slots, futures = devices.split(","), SimpleQueue(), {}
+    for slot in range(at_once):
+        slots.put(devices[slot % len(devices)])
+    with ThreadPoolExecutor(at_once) as pool:
+        try:
+            for job in jobs:  # what is needed comes first, so that nothing waits for what has no thread
+                before = [futures[need] for need in job.needs if need in futures]
+                futures[job] = pool.submit(_run_apart, job, before, slots)
+            return all([future.result() for future in futures.values()])
+        except BaseException:  # such as Ctrl-C, which the processes get as well
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _run_apart(job: Job, before: list[Future], slots: SimpleQueue) -> bool:
+    """Run a job in a process of its own, once those that it waits for have ended; returns whether it is done."""
+    for future in before:
+        future.result()
+    found = explain(job)
+    if found["state"] not in ("done", "running", "blocked"):
+        print(f"{job.name}: starts", flush=True)
+        device = slots.get()
+        try:
+            code = _process(job, device)
+        finally:
+            slots.put(device)
+        if job.state()["state"] in ("waiting", "killed"):  # it could not note its end itself
+            job.note("failed", exit_code=code, error=f"killed by signal {-code}" if code < 0 else "it did not begin")
+        found = explain(job)
+    print(f"{job.name}: {found['state']} {found['why']}".rstrip(), flush=True)
+    return found["state"] == "done"
+
+
+def _process(job: Job, device: str) -> int:
+    words = {"--preset": job.preset, "--languages": job.language, "--sizes": job.size, "--systems": job.row,
+             "--seeds": job.seed or 0, "--job": job.name}  # fmt: skip
+    own = {"PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))}
+    own |= {"CUDA_VISIBLE_DEVICES": device} if device else {}
+    command = [sys.executable, "-m", MODULE, "run", *(str(word) for pair in words.items() for word in pair)]
+    return subprocess.run(command, stdout=subprocess.DEVNULL, env=os.environ | own).returncode
+
+
+def explain(job: Job) -> dict[str, str]:
+    """Return a row of the status: job, state (waiting for what has failed is "blocked"), why, and the log then."""
+    found, log = job.state(), job.folder / "log.txt"
+    state, why = found["state"], found.get("error", "")
+    stopped = [f"{need.name}, which has {end}" for need in job.needs
+               if (end := need.state()["state"].replace("killed", "been killed")) in ("failed", "been killed")]  # fmt: skip
+    if stopped and state != "done":
+        state, why = "blocked", f"by {stopped[0]}"
+    elif why and log.exists():
+        why = f"{why} (log: {os.path.relpath(log)})"
+    return {"job": job.name, "group": f"{job.language} {job.size}", "state": state, "why": why}
+
+
+def table(jobs: list[Job]) -> pd.DataFrame:
+    """Return the paper's table: a block per test and size, a row per system, two columns a language, and their mean.
+
+    A cell is WER in per cent (BLEU of translation), of several seeds mean ± standard deviation; beside it the paper's
+    figure, where you have filled in data/reference/paper.csv (`PAPER` has its names). The mean is there for systems
+    with all languages of the block. Raises ValueError where nothing is scored.
+    """
+    done = [job for job in jobs if job.state()["state"] == "done"]
+    scores = pd.DataFrame([row for job in done for row in read_json(job.folder / "results.json")["rows"]])
+    if scores.empty:
+        raise ValueError("no job that scores anything is done, so there is no table: see the command `status`")
+    scores = scores.reindex(columns=[*BLOCK, "row", "language", "wer", "bleu"]).fillna({"normaliser": ""})
+    cells = scores["wer"].fillna(scores["bleu"]).groupby([scores[name] for name in (*BLOCK, "row", "language")])
+    mean, spread = cells.mean().unstack(), cells.std().unstack()
+    there = mean.notna()
+    whole = there.eq(there.groupby(level=BLOCK).transform("any")).all(axis=1)
+    paper, columns = paper_figures(), {}
+    for language in mean:
+        columns[language] = mean[language].map(ONE_PLACE, na_action="ignore") + spread[language].map(
+            lambda value: "" if pd.isna(value) else f" ± {value:.1f}")  # fmt: skip
+        columns[f"{language} paper"] = [paper.get((test, 0 if row in ONCE else clips, row, language), "")
+                                        for test, clips, _, row in mean.index]  # fmt: skip
+    columns["mean"] = mean.mean(axis=1).where(whole).map(ONE_PLACE, na_action="ignore")
+    order = {name: number for number, name in enumerate(PAPER)}
+    keys = sorted(mean.index, key=lambda key: (order[key[0]], key[1], key[2], order.get(key[3], len(order))))
+    return pd.DataFrame(columns).loc[keys].fillna("").reset_index()
+
+
+def paper_figures() -> dict[tuple, float]:
+    """Return your copy of the paper's figures by test, clips (0: of models as they are), row and language."""
+    found = pd.read_csv(REPOSITORY / "data" / "reference" / "paper.csv").dropna(subset="wer").fillna({"train_clips": 0})
+    ours = {name: key for key, name in PAPER.items()}
+    return {(ours.get(row.test_set), row.train_clips, ours.get(row.system), row.language): row.wer
+            for row in found.itertuples()}  # fmt: skip
+
+
+def listing(jobs: list[Job]) -> pd.DataFrame:
+    """Return a row per job, its index in front: name, what it needs, estimates where its models' shapes are known."""
+    return pd.DataFrame([
+        {"job": job.name, "needs": ", ".join(need.name for need in job.needs)}
+        | estimate(job.system, job.settings(), job.clips or job.settings().train_clips or 10_000) for job in jobs
+    ]).round(2)  # fmt: skip
+
+
+def slurm(jobs: list[Job], options: list[str]) -> str:
+    """Return a script that submits two arrays: the teacher's outputs, then all else; `options` are those of the jobs.
+
+    A job may take an hour more than twice the estimate for the slowest card in CARDS.
+    """
+    table, card = listing(jobs), f"{next(iter(CARDS))} h"
+    limit = int(2 * table[card].max()) + 1 if card in table else 1
+    first = sum(job.row == TEACHER_OUTPUTS for job in jobs)
+    command = shlex.join([".venv/bin/python", "-m", MODULE, "run", *options, "--job"])
+    lines = [f"teacher=$(submit --array=0-{first - 1})"] if first else []
+    wait = ' --dependency="afterany:$teacher"' if first else ""
+    lines += [f"systems=$(submit --array={first}-{len(jobs) - 1}{wait})"] if len(jobs) > first else []
+    return SCRIPT.format(limit=limit, command=command, arrays="\n".join(lines))
+
+
+def _log_here(job: Job) -> None:
+    """Send all that this process prints to the job's log from here on."""
+    print(f"{job.name}: log in {os.path.relpath(job.folder / 'log.txt')}", flush=True)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with open(job.folder / "log.txt", "ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+
+
+def main(words: list[str] | None = None) -> int:
+    """Do what the command line says; returns 1 where `run` leaves anything undone."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["list", "run", "status", "table", "slurm"])
+    parser.add_argument("--preset", default="paper")
+    parser.add_argument("--languages", nargs="+")
+    parser.add_argument("--sizes", nargs="+", help="3k 10k 28k, another number of training clips, or all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[77, 78, 79])
+    parser.add_argument("--systems", nargs="+", default=ROWS, help="a system; with -kl after it distilled by KL")
+    parser.add_argument("--gpus", type=int, help="how many jobs at once; else as many as there are GPUs, or one")
+    parser.add_argument("--job", help="name or index in the list")
+    words = sys.argv[1:] if words is None else words
+    given = parser.parse_args(words)
+    jobs = make_jobs(given.preset, given.languages, given.sizes, given.seeds, given.systems)
+    if given.command == "run":
+        if given.job is None:
+            return 0 if run_jobs(jobs, given.gpus or torch.cuda.device_count() or 1) else 1
+        named = {key: job for number, job in enumerate(jobs) for key in (job.name, str(number))}
+        if given.job not in named:
+            raise ValueError(f"no job {given.job!r} with these options: `list` shows names and indices")
+        _log_here(named[given.job])
+        run_job(named[given.job])
+    elif given.command == "status":
+        rows = pd.DataFrame([explain(job) for job in jobs])
+        print(pd.crosstab(rows["group"], rows["state"], margins=True, margins_name="all").to_string())
+        for row in rows[~rows["state"].isin(["done", "waiting"])].itertuples():
+            print(f"{row.job}: {row.state} {row.why}".rstrip())
+    elif given.command == "table":
+        found, path = table(jobs), results_dir(get_preset(given.preset)) / "grid.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found.to_csv(path.with_suffix(".part"), index=False)
+        os.replace(path.with_suffix(".part"), path)
+        print(f"{found.to_string(index=False)}\n\nWER in %, of translation BLEU; also in {os.path.relpath(path)}")
+    elif given.command == "list":
+        print(f"{listing(jobs).fillna('').to_string()}\n\nHours and GB are estimates, not measured.")
+    else:
+        print(slurm(jobs, [word for word in words if word != "slurm"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""Jobs: the pieces of the paper's experiments, each the work of one process, which notes on disk how it goes.
+
+A job keeps log.txt, state.json and results.json in cache/runs/<preset>/jobs/<name>. What a killed or failed one has
+trained or transcribed is kept too, so that it goes on from there when it is run again.
+"""
+
+import json
+import os
+import traceback
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..comparison import score
+from ..lab import Lab
+from ..presets import Preset, cache_dir, get_preset
+from ..record import run_record, short_hash, write_json
+from ..systems import get_system
+
+LANGUAGES = ("ca", "cs", "gl", "hu", "pl", "ta", "th", "uk")
+SIZES = {"3k": LANGUAGES, "10k": LANGUAGES, "28k": ("ca", "ta", "th")}  # of the paper (release: data/generated_ids)
+TEACHER_OUTPUTS = "teacher-outputs"
+ONCE = (TEACHER_OUTPUTS, "student", "teacher")  # nothing is drawn: no seed
+ROWS = ("student", "teacher", "fine-tuning", "lora", "clsr-ft", "distilwhisper-released", "distilwhisper-released-kl")
+TESTS = ("in-domain", "out-of-domain", "translation")
+
+
+@dataclass(frozen=True)
+class Job:
+    """The teacher's outputs of a language and size, or a row of the table, trained and scored with one seed.
+
+    size: "3k", "10k", "28k", another number of training clips, or "all"; row: TEACHER_OUTPUTS or a system, with "-kl"
+    after its name where it is distilled by KL instead of JS; seed: None for rows in ONCE.
+    """
+
+    preset: str
+    language: str
+    size: str
+    row: str
+    seed: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Return a name such as cs-10k-seed77-lora."""
+        return "-".join([self.language, self.size, *([] if self.seed is None else [f"seed{self.seed}"]), self.row])
+
+    @property
+    def system(self) -> str:
+        """Return the system that the row is, or is a variant of."""
+        return self.row.removesuffix("-kl")
+
+    @property
+    def clips(self) -> int | None:
+        """Return the clips of the size, 3000 for "3k", or None for "all"."""
+        return None if self.size == "all" else int(self.size.replace("k", "000"))
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of log, state and results."""
+        return cache_dir() / "runs" / self.preset / "jobs" / self.name
+
+    @property
+    def needs(self) -> list["Job"]:
+        """Return the jobs that must be done before; raises ValueError for an unknown system."""
+        if self.row == TEACHER_OUTPUTS or not (get_system(self.system).distils or self.row == "teacher"):
+            return []
+        return [replace(self, row=TEACHER_OUTPUTS, seed=None)]
+
+    def settings(self) -> Preset:
+        """Return the preset with the job's language, and its size as a corpus or as the limit of training clips."""
+        base = get_preset(self.preset)
+        second = base.language if self.language == base.second_language else base.second_language
+        sized = {"train_clips": min(filter(None, (self.clips, base.train_clips)), default=None)}
+        if self.clips and base.corpus.startswith("common-voice"):
+            sized = {"corpus": f"common-voice-{self.size}"}
+        return replace(base, language=self.language, second_language=second, **sized)
+
+    def state(self) -> dict:
+        """Return what is noted: "state" is running, done, failed, killed (its process is gone) or waiting.
+
+        Waiting is also what was done with other settings of the preset.
+        """
+        noted = read_json(self.folder / "state.json") or {}
+        if noted.get("settings") != self._hash():
+            return {"state": "waiting"}
+        if noted["state"] == "running":
+            with suppress(Timeout), FileLock(self.folder / "lock", timeout=0):  # its process holds it while it lives
+                return noted | {"state": "killed", "error": "its process is gone"}
+        return noted
+
+    def note(self, state: str, **facts) -> None:
+        """Write state.json; what was noted of the same attempt stays."""
+        before = {} if state == "running" else read_json(self.folder / "state.json") or {}
+        facts |= {"state": state, "settings": self._hash(), state: datetime.now(UTC).isoformat(timespec="seconds")}
+        write_json(self.folder / "state.json", before | facts)
+
+    def _hash(self) -> str:
+        return short_hash(asdict(replace(self.settings(), minutes="", memory="")))
+
+
+def read_json(path: Path):
+    """Return the content of a JSON file, or None where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def make_jobs(preset: str, languages=None, sizes=None, seeds=(77, 78, 79), rows=ROWS) -> list[Job]:
+    """Return all jobs, first those that others need; where nothing is said, the paper's, or the preset's own language.
+
+    Raises ValueError where the paper has nothing of these languages and sizes, or for an unknown system.
+    """
+    base = get_preset(preset)
+    paper = base.corpus.startswith("common-voice")
+    languages, sizes = languages or (LANGUAGES if paper else [base.language]), sizes or (SIZES if paper else ["all"])
+    jobs = [Job(preset, language, size, row, seed) for size in sizes for language in languages
+            if not paper or language in SIZES.get(size, ())
+            for row in rows for seed in ([None] if row in ONCE else seeds)]  # fmt: skip
+    if not jobs:
+        raise ValueError(f"no job for the languages {', '.join(languages)} at {', '.join(sizes)}: the paper has "
+                         + "; ".join(f"{size}: {', '.join(codes)}" for size, codes in SIZES.items()))  # fmt: skip
+    jobs = dict.fromkeys([need for job in jobs for need in job.needs] + jobs)
+    return sorted(jobs, key=lambda job: (job.row != TEACHER_OUTPUTS, len(job.needs)))
+
+
+def run_job(job: Job) -> None:
+    """Do a job in this process unless it is done, and note how it goes; what goes wrong is noted and raised.
+
+    Raises RuntimeError where what it needs is not done, filelock.Timeout where another process is at it.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(job.folder / "lock", timeout=10):
+        if job.state()["state"] == "done":
+            return
+        job.note("running", pid=os.getpid())
+        try:
+            missing = [need.name for need in job.needs if need.state()["state"] != "done"]
+            if missing:
+                raise RuntimeError(f"{job.name} needs {', '.join(missing)}, which is not done: run that first")
+            write_json(job.folder / "results.json", _work(job))
+        except BaseException as error:
+            job.note("failed", exit_code=1, error=traceback.format_exception_only(error)[-1].strip().splitlines()[-1])
+            raise
+        job.note("done", exit_code=0)
+
+
+def _work(job: Job) -> dict:
+    """Return rows of `score` and the record of the run.
+
+    What a language's jobs share on disk, whatever their size and seed, is computed by one of them at a time.
+    """
+    lab, once, rows = Lab(job.settings()), job.row in ONCE, []
+    changes = ({} if once else {"seed": job.seed}) | ({} if job.row == job.system else {"divergence": "kl"})
+    about = {"row": job.row, "train_clips": job.clips or lab.preset.train_clips or 0}  # 0: all
+    with FileLock(job.folder.parent / f"{job.language}-{job.row}.lock") if once else nullcontext():
+        if job.row == TEACHER_OUTPUTS:
+            lab.teacher_outputs()
+        for key in (f"{job.language}/{test}" for test in TESTS):
+            if job.row != TEACHER_OUTPUTS and key in lab.test_sets:
+                rows.append(score(lab, job.system, key, **changes) | about)
+    return {"rows": rows, "record": run_record(lab.preset, lab.steps(), {}, {})}
