@@ -10,11 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from distilwhisper_lib import lab as lab_module, study
+from distilwhisper_lib import lab as lab_module
 from distilwhisper_lib.batches import Clips, Collator
 from distilwhisper_lib.checkpoints.tiny import tiny_tokenizer, tiny_whisper
 from distilwhisper_lib.clsr import ExpertSettings, attach_experts, clsr_blocks, last_gates, set_language
 from distilwhisper_lib.corpora import load_corpus
+from distilwhisper_lib.experiments import study
 from distilwhisper_lib.fidelity import DIFFERENCES, FIDELITIES, Fidelity, get_fidelity
 from distilwhisper_lib.lab import Lab
 from distilwhisper_lib.losses import (
