@@ -137,6 +137,7 @@ def main_table(table: pd.DataFrame, language: str) -> pd.DataFrame:
         wide[f"{name} CER"] = rows["cer"].map("{:.1f}".format)
         wide[f"{name} loops %"] = rows["loops"].map("{:.1f}".format)
     kept = table[table["test_set"] == "retention"].groupby("system")["wer"].mean()
-    wide["other languages WER"] = kept.map("{:.1f}".format)
+    if len(kept):
+        wide["other languages WER"] = kept.map("{:.1f}".format)
     frame = pd.DataFrame(wide).reindex([name for name in SYSTEMS if name in wide["in-domain WER"].index])
     return frame.rename(index={name: SYSTEMS[name].label for name in frame.index})

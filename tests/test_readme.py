@@ -141,13 +141,18 @@ def test_own_language_runs(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count("'wer'") == 3
 
 
-def test_own_recordings_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    rows = [{"audio": write_speech(tmp_path / f"{i}.wav", 0.5 + i / 10), "text": f"jó {i}",
-             "split": "validation" if i > 3 else "train"} for i in range(6)]  # fmt: skip
-    pd.DataFrame(rows).to_csv("recordings.csv", index=False)
-    variables = run_example("recordings", ('"laptop"', '"smoke"'), ("epochs=8", "epochs=1"))
-    assert (variables["folder"] / "model" / "experts.hu.safetensors").is_file()
+def test_own_recordings_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LAB_PRESET", "smoke")
+    monkeypatch.setenv("LAB_DATA", str(tmp_path))
+    folder = tmp_path / "recordings" / "hu"
+    folder.mkdir(parents=True)
+    splits = ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
+    rows = [{"path": Path(write_speech(folder / f"{i}.wav", 0.5 + i / 10)).name, "text": f"jó {i}", "split": split}
+            for i, split in enumerate(splits)]  # fmt: skip
+    pd.DataFrame(rows).to_csv(folder / "recordings.csv", index=False)
+    lab = run_example("recordings", ("openai/whisper-small", "tiny"))["lab"]
+    assert (lab.train("distilwhisper") / "model" / "experts.hu.safetensors").is_file()
+    assert capsys.readouterr().out.count("'wer'") == 2
 
 
 def fake_reference(folder: Path) -> Path:

@@ -270,7 +270,7 @@ check(check_to_student, to_student)
 # %%
 from distilwhisper_lib.teacher import compute_teacher
 
-eight, scratch = lab.clips("validation", None, 8), Path(tempfile.mkdtemp())
+eight, scratch = lab.clips("train", None, 8), Path(tempfile.mkdtemp())
 teacher, ran = lab.student(), []  # any Whisper will do here
 
 
