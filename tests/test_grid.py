@@ -227,6 +227,16 @@ def test_mean_is_left_out_where_a_language_is_missing(paper):
     assert table.loc["student", "mean"] == "40.0" and table.loc["lora", "mean"] == "" and table.loc["lora", "cs"] == ""
 
 
+@pytest.mark.parametrize(("normaliser", "cell"), [("released", "70.0"), ("keep-marks", "20.0")])
+def test_thai_is_scored_by_characters_unless_it_is_split_into_letters_as_released(paper, normaliser, cell):
+    job = make_jobs("paper", ["th"], ["3k"], [77], ["student"])[-1]
+    row = {"row": "student", "language": "th", "test_set": "in-domain", "train_clips": 3000, "normaliser": normaliser,
+           "wer": 70.0, "cer": 20.0}  # fmt: skip
+    write_json(job.folder / "results.json", {"rows": [row]})
+    job.note("done")
+    assert list(grid.table([job])["th"]) == [cell]
+
+
 def test_script_for_a_cluster_submits_teacher_outputs_then_the_rest(paper, capsys):
     options = ["--languages", "ca", "th", "--seeds", "77"]
     grid.main(["slurm", *options])

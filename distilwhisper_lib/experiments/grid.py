@@ -106,15 +106,18 @@ def explain(job: Job) -> dict[str, str]:
 def table(jobs: list[Job]) -> pd.DataFrame:
     """Return the paper's table: a block per test and size, a row per system, two columns a language, and their mean.
 
-    A cell is WER in per cent (BLEU of translation), of several seeds mean ± standard deviation; beside it the paper's
-    figure, where you have filled in data/reference/paper.csv (`PAPER` has its names). The mean is there for systems
-    with all languages of the block. Raises ValueError where nothing is scored.
+    A cell is WER in per cent (of Thai CER, unless it is normalised as released; of translation BLEU), of several seeds
+    mean ± standard deviation; beside it the paper's figure, where you have filled in data/reference/paper.csv (`PAPER`
+    has its names). The mean is there for systems with all languages of the block. Raises ValueError where nothing is
+    scored.
     """
     done = [job for job in jobs if job.state()["state"] == "done"]
     scores = pd.DataFrame([row for job in done for row in read_json(job.folder / "results.json")["rows"]])
     if scores.empty:
         raise ValueError("no job that scores anything is done, so there is no table: see the command `status`")
-    scores = scores.reindex(columns=[*BLOCK, "row", "language", "wer", "bleu"]).fillna({"normaliser": ""})
+    scores = scores.reindex(columns=[*BLOCK, "row", "language", "wer", "cer", "bleu"]).fillna({"normaliser": ""})
+    no_words = (scores["language"] == "th") & (scores["normaliser"] != "released")  # Thai has no spaces between words
+    scores["wer"] = scores["wer"].where(~no_words, scores["cer"])
     cells = scores["wer"].fillna(scores["bleu"]).groupby([scores[name] for name in (*BLOCK, "row", "language")])
     mean, spread = cells.mean().unstack(), cells.std().unstack()
     there = mean.notna()
@@ -203,7 +206,7 @@ def main(words: list[str] | None = None) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         found.to_csv(path.with_suffix(".part"), index=False)
         os.replace(path.with_suffix(".part"), path)
-        print(f"{found.to_string(index=False)}\n\nWER in %, of translation BLEU; also in {os.path.relpath(path)}")
+        print(f"{found.to_string(index=False)}\n\nWER in %, of Thai CER, of translation BLEU; also in {os.path.relpath(path)}")
     elif given.command == "list":
         print(f"{listing(jobs).fillna('').to_string()}\n\nHours and GB are estimates, not measured.")
     else:
