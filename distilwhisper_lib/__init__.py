@@ -7,7 +7,7 @@ checkpoints/: conversion, tiny, mirror, released;
 the method: weights, clsr, storage, losses;
 training: batches, teacher, systems, train;
 results: scoring, evaluate, testsets, lab, comparison, drawing, plots;
-experiments/: study, estimates, grid;
+experiments/: study, estimates, jobs, grid;
 programs: course, check_real.
 """
 
