@@ -93,7 +93,7 @@ def memory(shape: Shape, trains: str, preset: Preset) -> float:
 def main() -> None:
     """Print the table of estimates from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="colab")
+    parser.add_argument("--preset", default="paper")
     parser.add_argument("--clips", type=int, default=10_000)
     arguments = parser.parse_args()
     preset = get_preset(arguments.preset)

@@ -94,8 +94,7 @@ def explain(job: Job) -> dict[str, str]:
     """Return a row of the status: job, state (waiting for what has failed is "blocked"), why, and the log then."""
     found, log = job.state(), job.folder / "log.txt"
     state, why = found["state"], found.get("error", "")
-    ends = {"failed": "has failed", "killed": "has been killed"}
-    stopped = [f"{need.name}, which {ends[end]}" for need in job.needs if (end := need.state()["state"]) in ends]
+    stopped = [f"{need.name}: {end}" for need in job.needs if (end := need.state()["state"]) in ("failed", "killed")]
     if stopped and state != "done":
         state, why = "blocked", f"by {stopped[0]}"
     elif why and log.exists():
