@@ -19,14 +19,6 @@ from distilwhisper_lib.systems import SYSTEMS
 from filelock import FileLock
 
 SMALL = ["--preset", "smoke", "--seeds", "77", "--sizes", "4"]
-PAPER = replace(presets.COLAB, name="paper", corpus="common-voice-10k", second_corpus="toy")
-
-
-@pytest.fixture
-def paper(monkeypatch):
-    """The preset `paper`, as far as the list of jobs needs it."""
-    for module in (jobs_module, grid):
-        monkeypatch.setattr(module, "get_preset", lambda name: PAPER if name == "paper" else presets.get_preset(name))
 
 
 def done(job, **scores):
@@ -41,7 +33,7 @@ def done(job, **scores):
 # ---- the list
 
 
-def test_paper_s_jobs_are_all_languages_sizes_seeds_and_systems_and_the_needed_come_first(paper):
+def test_paper_s_jobs_are_all_languages_sizes_seeds_and_systems_and_the_needed_come_first():
     jobs = make_jobs("paper")
     pairs = 8 + 8 + 3
     assert len(jobs) == len({job.name for job in jobs}) == pairs * (1 + 2 + 3 * 5)
@@ -53,7 +45,7 @@ def test_paper_s_jobs_are_all_languages_sizes_seeds_and_systems_and_the_needed_c
     assert {"cs-10k-seed77-lora", "th-28k-seed79-distilwhisper-released-kl", "uk-3k-teacher"} <= {j.name for j in jobs}
 
 
-def test_a_size_is_a_corpus_of_common_voice_or_else_a_limit_of_clips(paper):
+def test_a_size_is_a_corpus_of_common_voice_or_else_a_limit_of_clips():
     assert Job("paper", "ta", "28k", "student").settings().corpus == "common-voice-28k"
     assert Job("paper", "ta", "28k", "student").settings().language == "ta"
     of_smoke = {size: Job("smoke", "cs", size, "student").settings().train_clips for size in ("4", "3k", "all")}
@@ -62,7 +54,7 @@ def test_a_size_is_a_corpus_of_common_voice_or_else_a_limit_of_clips(paper):
     assert (ca.language, ca.second_language) == ("ca", "cs")
 
 
-def test_what_the_paper_does_not_have_is_refused(paper):
+def test_what_the_paper_does_not_have_is_refused():
     with pytest.raises(ValueError, match=r"no job for the languages cs at 28k: the paper has 3k: ca, cs.*28k: ca, ta"):
         make_jobs("paper", ["cs"], ["28k"])
     with pytest.raises(ValueError, match="unknown system 'lorra': one of student"):
@@ -71,7 +63,7 @@ def test_what_the_paper_does_not_have_is_refused(paper):
         grid.main(["run", *SMALL, "--job", "cs-4-lora"])
 
 
-def test_list_shows_index_need_and_estimates(paper, capsys):
+def test_list_shows_index_need_and_estimates(capsys):
     grid.main(["list", "--languages", "gl", "--sizes", "10k", "--seeds", "77"])
     said = capsys.readouterr().out
     lines = {line.split()[1]: line.split() for line in said.splitlines()[1:9]}
@@ -193,7 +185,7 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
 # ---- table, cluster
 
 
-def test_table_has_blocks_of_test_and_size_deviation_over_seeds_and_your_figures(paper, tmp_path, monkeypatch):
+def test_table_has_blocks_of_test_and_size_deviation_over_seeds_and_your_figures(tmp_path, monkeypatch):
     jobs = make_jobs("paper", ["ca", "cs"], ["3k", "10k"])
     with pytest.raises(ValueError, match="no job that scores anything is done"):
         grid.table(jobs)
@@ -221,7 +213,7 @@ def test_table_has_blocks_of_test_and_size_deviation_over_seeds_and_your_figures
     assert cells.loc[("in-domain", 10_000, "lora"), "mean"] == "40.8"
 
 
-def test_mean_is_left_out_where_a_language_is_missing(paper):
+def test_mean_is_left_out_where_a_language_is_missing():
     for job in make_jobs("paper", ["ca", "cs"], ["3k"], [77], ["student", "lora"]):
         if job.name != "cs-3k-seed77-lora":
             done(job, in_domain=40)
@@ -230,7 +222,7 @@ def test_mean_is_left_out_where_a_language_is_missing(paper):
 
 
 @pytest.mark.parametrize(("normaliser", "cell"), [("released", "70.0"), ("keep-marks", "20.0")])
-def test_thai_is_scored_by_characters_unless_it_is_split_into_letters_as_released(paper, normaliser, cell):
+def test_thai_is_scored_by_characters_unless_it_is_split_into_letters_as_released(normaliser, cell):
     job = make_jobs("paper", ["th"], ["3k"], [77], ["student"])[-1]
     row = {"row": "student", "language": "th", "test_set": "in-domain", "train_clips": 3000, "normaliser": normaliser,
            "wer": 70.0, "cer": 20.0}  # fmt: skip
@@ -239,7 +231,7 @@ def test_thai_is_scored_by_characters_unless_it_is_split_into_letters_as_release
     assert list(grid.table([job])["th"]) == [cell]
 
 
-def test_script_for_a_cluster_submits_teacher_outputs_then_the_rest(paper, capsys):
+def test_script_for_a_cluster_submits_teacher_outputs_then_the_rest(capsys):
     options = ["--languages", "ca", "th", "--seeds", "77"]
     grid.main(["slurm", *options])
     script = capsys.readouterr().out

@@ -205,7 +205,8 @@ def main(words: list[str] | None = None) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         found.to_csv(path.with_suffix(".part"), index=False)
         os.replace(path.with_suffix(".part"), path)
-        print(f"{found.to_string(index=False)}\n\nWER in %, of Thai CER, of translation BLEU; also in {os.path.relpath(path)}")
+        print(f"{found.to_string(index=False)}\n\n"
+              f"WER in %, of Thai CER, of translation BLEU; also in {os.path.relpath(path)}")  # fmt: skip
     elif given.command == "list":
         print(f"{listing(jobs).fillna('').to_string()}\n\nHours and GB are estimates, not measured.")
     else:
