@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from .corpora import corpus_report
+from .corpora import corpus_release, corpus_report
 from .lab import Lab
 from .losses import labelled
 from .record import file_sha256, run_record, write_json
@@ -28,12 +28,17 @@ def counts(lab: Lab, system: str, key: str, experts: bool = True, **changes) -> 
 
 
 def score(lab: Lab, system: str, key: str, experts: bool = True, **changes) -> dict:
-    """Return one row of comparison.csv; WER and the like for transcription, BLEU and chrF for translation."""
+    """Return one row of comparison.csv; WER and the like for transcription, BLEU and chrF for translation.
+
+    A corpus that comes in releases (Common Voice, FLEURS from the hub) is named by its own, in the column release.
+    """
     test = lab.test_set(key)
     row = {"system": system, "language": test.language, "test_set": test.name, "task": test.task,
            "experts": ("on" if experts else "off") if get_system(system).trains == "experts" else "",
            "seed": changes.get("seed", lab.preset.seed)}  # fmt: skip
     table = counts(lab, system, key, experts, **changes)
+    if release := corpus_release(test.corpus, test.language):  # the paper has Common Voice 13.0
+        row["release"] = release
     if test.task == "translate":
         return row | {"n": len(table), "loops": 100 * table["loop"].mean()} | translation_scores(
             list(table["text"]), list(table["prediction"]))  # fmt: skip

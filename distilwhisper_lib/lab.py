@@ -120,13 +120,16 @@ class Lab:
         return self.test_sets[key]
 
     def test_rows(self, key: str):
-        """Return the rows of a test set as a Dataset."""
+        """Return the rows of a test set as a Dataset; of a translation those with an English line."""
         test = self.test_set(key)
         if test.held_out_lead:
             return select(self._dataset(test.corpus, test.language), test.split, test.limit)
         dataset, lead = load_corpus(test.corpus, test.language), self.preset.held_out_lead
-        seen = [i for i, speaker in enumerate(dataset["speaker"][:]) if speaker != lead]
-        return select(dataset.select(seen) if lead else dataset, test.split, test.limit)
+        if lead:
+            dataset = dataset.select([i for i, speaker in enumerate(dataset["speaker"][:]) if speaker != lead])
+        if test.task == "translate":
+            dataset = dataset.select([i for i, line in enumerate(dataset["translation_en"][:]) if line])
+        return select(dataset, test.split, test.limit)
 
     def test_clips(self, key: str, processor=None) -> Clips:
         """Return a test set as items for the collator, its sound changed where the test says so."""

@@ -199,7 +199,7 @@ def test_table_has_blocks_of_test_and_size_deviation_over_seeds_and_your_figures
         "LoRA,3000,Common Voice 13,ca,\n")  # fmt: skip
     monkeypatch.setattr(grid, "REPOSITORY", tmp_path)
     table = grid.table(jobs)
-    assert list(table.columns[3:]) == ["row", "ca", "ca paper", "cs", "cs paper", "mean"]
+    assert list(table.columns[4:]) == ["row", "ca", "ca paper", "cs", "cs paper", "mean"]
     blocks = [(test, clips) for test in ("in-domain", "out-of-domain", "translation") for clips in (3000, 10_000)]
     assert list(table[["test_set", "train_clips"]].itertuples(index=False, name=None)) == sorted(blocks * 2)
     assert list(table["row"]) == ["student", "lora"] * 6

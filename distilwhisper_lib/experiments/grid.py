@@ -26,7 +26,7 @@ MODULE = "distilwhisper_lib.experiments.grid"
 PAPER = dict(zip((*ROWS, *TESTS), (  # what data/reference/paper.csv calls rows and tests
     "whisper-small", "whisper-large-v2", "fine-tuning", "LoRA", "CLSR-FT", "DistilWhisper", "DistilWhisper-KL",
     "Common Voice 13", "FLEURS", "FLEURS translation"), strict=True))  # fmt: skip
-BLOCK = ["test_set", "train_clips", "normaliser"]  # of the table
+BLOCK = ["test_set", "train_clips", "normaliser", "release"]  # of the table; release: of the test's corpus
 ONE_PLACE = "{:.1f}".format
 SCRIPT = """#!/bin/bash
 # Run this with bash in the repository; a partition and the like go into the line of sbatch, and what fails now is run
@@ -114,7 +114,7 @@ def table(jobs: list[Job]) -> pd.DataFrame:
     scores = pd.DataFrame([row for job in done for row in read_json(job.folder / "results.json")["rows"]])
     if scores.empty:
         raise ValueError("no job that scores anything is done, so there is no table: see the command `status`")
-    scores = scores.reindex(columns=[*BLOCK, "row", "language", "wer", "cer", "bleu"]).fillna({"normaliser": ""})
+    scores = scores.reindex(columns=[*BLOCK, "row", "language", "wer", "cer", "bleu"]).fillna({"normaliser": "", "release": ""})
     no_words = (scores["language"] == "th") & (scores["normaliser"] != "released")  # Thai has no spaces between words
     scores["wer"] = scores["wer"].where(~no_words, scores["cer"])
     cells = scores["wer"].fillna(scores["bleu"]).groupby([scores[name] for name in (*BLOCK, "row", "language")])
@@ -126,10 +126,10 @@ def table(jobs: list[Job]) -> pd.DataFrame:
         columns[language] = mean[language].map(ONE_PLACE, na_action="ignore") + spread[language].map(
             lambda value: "" if pd.isna(value) else f" ± {value:.1f}")  # fmt: skip
         columns[f"{language} paper"] = [paper.get((test, 0 if row in ONCE else clips, row, language), "")
-                                        for test, clips, _, row in mean.index]  # fmt: skip
+                                        for test, clips, _, _, row in mean.index]  # fmt: skip
     columns["mean"] = mean.mean(axis=1).where(whole).map(ONE_PLACE, na_action="ignore")
     order = {name: number for number, name in enumerate(PAPER)}
-    keys = sorted(mean.index, key=lambda key: (order[key[0]], key[1], key[2], order.get(key[3], len(order))))
+    keys = sorted(mean.index, key=lambda key: (order[key[0]], *key[1:-1], order.get(key[-1], len(order))))
     return pd.DataFrame(columns).loc[keys].fillna("").reset_index()
 
 

@@ -1,0 +1,33 @@
+"""From a release of Common Voice and FLEURS to scores: the paper's data through the whole library, with a tiny model."""
+
+from dataclasses import replace
+
+import pytest
+from distilwhisper_lib.comparison import score
+from distilwhisper_lib.lab import Lab
+from distilwhisper_lib.presets import get_preset
+from made_corpora import make_common_voice, make_fleurs
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """A lab on made-up data of the paper's kind, in Catalan."""
+    monkeypatch.setenv("LAB_DATA", str(tmp_path / "data"))
+    make_common_voice(tmp_path / "data" / "common-voice")
+    for code in ("ca_es", "en_us"):
+        make_fleurs(tmp_path / "data" / "fleurs", code)
+    paper, smoke = get_preset("paper"), get_preset("smoke")
+    return Lab(replace(smoke, corpus=paper.corpus, second_corpus=paper.corpus, other_corpus=paper.other_corpus,
+                       language="ca", second_language="ca", retention=(), teacher="tiny", normaliser="released",
+                       validation_clips=None, train_clips=None))  # fmt: skip
+
+
+def test_a_system_is_trained_on_common_voice_and_scored_on_both(lab):
+    found = {name: score(lab, "distilwhisper", f"ca/{name}") for name in ("in-domain", "out-of-domain", "translation")}
+    assert found["in-domain"]["release"] == "cv-corpus-13.0-2023-03-09"  # another one would be named as itself
+    assert "release" not in found["out-of-domain"]  # a folder of FLEURS says none
+    assert found["in-domain"]["n"] == 2 and found["out-of-domain"]["n"] == 3
+    assert found["translation"]["n"] == 2  # one sentence is not among the English ones
+    assert found["in-domain"]["normaliser"] == "released" and found["translation"]["bleu"] >= 0
+    english = lab.test_rows("ca/translation")["translation_en"]
+    assert all(english) and lab.test_set("ca/translation").corpus == "fleurs"
