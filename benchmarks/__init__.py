@@ -1,0 +1,1 @@
+"""Benchmarks: ratios against a named baseline, measured in one run, with the physical floor beside them."""
