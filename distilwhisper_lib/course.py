@@ -21,7 +21,7 @@ from nbconvert import HTMLExporter
 
 from .comparison import main_table
 from .corpora import download_size, load_corpus
-from .device import release_memory
+from .device import mixed_precision, release_memory
 from .lab import Lab
 from .presets import REPOSITORY, cache_dir
 from .record import write_json
@@ -66,6 +66,8 @@ def announce(lab: Lab) -> None:
     corpora = {p.corpus, p.second_corpus}
     megabytes = sum(download_size(corpus) for corpus in corpora) / 1e6
     print(f"preset {p.name}: about {p.minutes}, {p.memory} of memory")
+    if p.student != "tiny" and mixed_precision(lab.device) == "no":
+        print("this processor does not compute in bf16: expect two to four times as long")
     print(f"downloads, where not here yet: speech {megabytes:.0f} MB ({', '.join(sorted(corpora))}), "
           f"weights of {p.student}" + (f" and {p.teacher}" if p.teacher else ""))  # fmt: skip
     cache_dir().mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from distilwhisper_lib import comparison, lab as lab_module, train
 from distilwhisper_lib.clsr import expert_languages, get_language, use_language
 from distilwhisper_lib.comparison import counts, main_table, paired, plan, score, write_record
 from distilwhisper_lib.corpora import load_corpus
+from distilwhisper_lib.course import announce
 from distilwhisper_lib.experiments import study
 from distilwhisper_lib.lab import Lab, open_lab
 from distilwhisper_lib.presets import PRESETS, cache_dir, get_preset, results_dir
@@ -104,6 +105,16 @@ def test_colab_takes_common_voice_where_it_is_and_else_fleurs(tmp_path, monkeypa
     preset = with_paper_data(get_preset("colab"))
     assert (preset.corpus, preset.other_corpus, preset.name) == ("common-voice-3k", "fleurs", "colab-common-voice-3k")
     assert {test.corpus for test in test_sets(preset).values()} == {"common-voice-3k", "fleurs"}
+
+
+def test_course_says_what_it_needs_and_where_it_takes_longer(monkeypatch, capsys):
+    announce(Lab("laptop"))
+    said = capsys.readouterr().out
+    assert get_preset("laptop").minutes in said and "fillets, stamps" in said and "disk: about 4.0 GB" in said
+    assert "does not compute in bf16: expect two to four times as long" in said
+    monkeypatch.setenv("LAB_PRECISION", "bf16")
+    announce(Lab("laptop"))
+    assert "bf16" not in capsys.readouterr().out
 
 
 # ---- data
