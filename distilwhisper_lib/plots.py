@@ -4,6 +4,7 @@ A system has the same label and colour everywhere (SYSTEMS). Error bars are 95 %
 """
 
 from collections.abc import Iterable
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -248,11 +249,11 @@ def plot_cost(frame: pd.DataFrame) -> Figure:
 def plot_trials(table: pd.DataFrame) -> Figure:
     """Draw WER with its interval, a line a trial; the dotted line is the first one's. Columns: trial, wer, wer_low,
     wer_high."""
-    figure, (ax,) = new_figure((9, 1.2 + 0.4 * len(table)))
+    figure, (ax,) = new_figure((9, 1.2 + 0.5 * len(table)))
     spread = error_bars(table["wer"], table["wer_low"], table["wer_high"])
     ax.errorbar(table["wer"], range(len(table)), xerr=spread, fmt="o", color=SYSTEMS["distilwhisper"].colour, capsize=3)
     ax.axvline(table["wer"].iloc[0], color="#7f7f7f", linestyle=":")
-    ax.set_yticks(range(len(table)), table["trial"])
+    ax.set_yticks(range(len(table)), [fill(trial, 36) for trial in table["trial"]])
     ax.invert_yaxis()
     ax.set(xlabel="WER (%) with 95 % interval")
     return figure

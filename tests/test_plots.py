@@ -150,3 +150,14 @@ def test_sound(tmp_path):
     assert figure.axes[0].get_xlim() == (0, 0.5)
     assert plots.save_figure(figure, tmp_path / "new" / "wave.png") is figure
     assert (tmp_path / "new" / "wave.png").stat().st_size > 0
+
+
+def test_trials_are_lines_in_their_order_with_the_first_marked():
+    table = pd.DataFrame({"trial": ["basis", "budget 0.5, learning_rate 0.0006, expert_dropout 0.3"],
+                          "wer": [50.0, 55.0], "wer_low": [45.0, 51.0], "wer_high": [54.0, 60.0]})  # fmt: skip
+    (ax,) = drawn(plots.plot_trials(table)).axes
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels[0] == "basis" and labels[1].replace("\n", " ") == table["trial"][1] and "\n" in labels[1]
+    points, marked = ax.lines[0], ax.lines[-1]
+    assert list(points.get_xdata()) == [50.0, 55.0] and list(marked.get_xdata()) == [50.0, 50.0]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first on top

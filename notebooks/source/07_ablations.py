@@ -64,11 +64,11 @@ plots.plot_trials(longer)
 #
 # **Read:** three of these are ablations. A budget of 0.5 in each stack is five points worse than 0.8, and a budget of
 # 1, where every position may go to its expert, is as good: on this little data the gates' choice is no gain in itself,
-# what matters is that the experts are used. With KL instead of JS the gates close (look at the last two columns)
-# although the budget is the same, and WER is four points higher. All intervals overlap, so that each single sentence is
-# a hint rather than a finding: what decides between two systems on the same clips is the *paired* interval (notebook
-# 05). The last row changes the rate, three dropouts **and** the budget. It is not an ablation: no setting can be blamed
-# for it.
+# what matters is that the experts are used. With KL instead of JS the gates stay well below the same budget (look at
+# the last two columns), and WER is four points higher. All intervals overlap, so that each single sentence is a hint
+# rather than a finding: what decides between two systems on the same clips is the *paired* interval (notebook 05). The
+# last row changes the rate, both dropouts, the skip gate **and** the budget. It is not an ablation: no setting can be
+# blamed for it.
 #
 # The gate's noise was looked at later, with the four epochs of today's `laptop` preset:
 
@@ -318,11 +318,11 @@ sizes.set_index("trial")[["wer", "wer_low", "wer_high", "cer", "loops"]].round(1
 plots.plot_trials(sizes)
 
 # %% [markdown]
-# *The picture: WER in-domain of our variant after training on fewer clips; the last on a quarter of them, with the steps
-# of the half.*
+# *The picture: WER in-domain of our variant after training on fewer clips; the last on a quarter of them, with the
+# steps of the half.*
 #
-# **Read:** compare the last two rows (the same clips, twice the steps), and the last with the second (the same steps, half
-# of the clips). Only the second comparison is about data.
+# **Read:** compare the last two rows (the same clips, twice the steps), and the last with the second (the same steps,
+# half of the clips). Only the second comparison is about data.
 
 # %% [markdown]
 # ## 4. The paper, the release, and what we correct
