@@ -17,10 +17,10 @@
 # |---|---|---|
 # | smoke | a minute | 1 GB |
 # | laptop (2 cores) | a few minutes after notebooks 01 to 05; whisper-base and the course's own speech | 5 GB |
-# | colab (one GPU of 16 GB) | not measured yet; estimates in section 6 | at most 15 GB by calculation |
+# | colab (one GPU of 16 GB) | not measured yet; estimates in section 7 | at most 15 GB by calculation |
 #
 # On Colab choose a GPU runtime, and keep everything on a drive, **before** the first cell: a runtime that is cut off
-# then finds what it had done (section 4).
+# then finds what it had done (section 5).
 #
 # ```python
 # from google.colab import drive
@@ -37,7 +37,7 @@
 # ## 1. What is larger
 #
 # The preset is the only thing that changes. Here are this course's `laptop`, the `colab` of this notebook, and
-# `paper`, whose grid of jobs is section 6.
+# `paper`, whose grid of jobs is section 7.
 
 # %%
 import pandas as pd
