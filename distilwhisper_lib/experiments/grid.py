@@ -114,7 +114,8 @@ def table(jobs: list[Job]) -> pd.DataFrame:
     scores = pd.DataFrame([row for job in done for row in read_json(job.folder / "results.json")["rows"]])
     if scores.empty:
         raise ValueError("no job that scores anything is done, so there is no table: see the command `status`")
-    scores = scores.reindex(columns=[*BLOCK, "row", "language", "wer", "cer", "bleu"]).fillna({"normaliser": "", "release": ""})
+    scores = scores.reindex(columns=[*BLOCK, "row", "language", "wer", "cer", "bleu"])
+    scores = scores.fillna({"normaliser": "", "release": ""})
     no_words = (scores["language"] == "th") & (scores["normaliser"] != "released")  # Thai has no spaces between words
     scores["wer"] = scores["wer"].where(~no_words, scores["cer"])
     cells = scores["wer"].fillna(scores["bleu"]).groupby([scores[name] for name in (*BLOCK, "row", "language")])
