@@ -63,7 +63,7 @@ def prepare(lab: Lab) -> None:
 def announce(lab: Lab) -> None:
     """Say what will be downloaded, how long it takes and what it needs; raises OSError where the disk is too full."""
     p = lab.preset
-    corpora = {p.corpus, p.second_corpus}
+    corpora = {test.corpus for test in lab.test_sets.values()}
     megabytes = sum(download_size(corpus) for corpus in corpora) / 1e6
     print(f"preset {p.name}: about {p.minutes}, {p.memory} of memory")
     if p.student != "tiny" and mixed_precision(lab.device) == "no":

@@ -256,7 +256,8 @@ class Lab:
         test = self.test_set(key)
         if get_system(system).trains == "experts" and not experts:
             system, changes = "student", {}
-        clips = self.test_clips(key)
+        own = self.teacher_processor if system == "teacher" else self.processor
+        clips = self.test_clips(key, own)
         depends = [clips.ids, test.task, test.change, self.preset.margin_seconds, self.preset.max_new_tokens,
                    self.preset.eval_batch_size]  # fmt: skip
         name = f"{test.language}-{test.name}-{short_hash(depends)}.csv"
@@ -266,10 +267,9 @@ class Lab:
         if (table := stored_predictions(clips, path)) is not None:
             return table
         with timed_step(self.folder, f"transcribe {system} {key}", result):
-            own = self.teacher_processor if system == "teacher" else self.processor
             collator = replace(self.collator, tokenizer=own.tokenizer)
-            return transcribe(self._held_model(system, changes), self.test_clips(key, own), collator, self.preset,
-                              path, test.language, test.task, f"{system}: {key}")  # fmt: skip
+            return transcribe(self._held_model(system, changes), clips, collator, self.preset, path, test.language,
+                              test.task, f"{system}: {key}")  # fmt: skip
 
     def _source(self, system: str, changes: dict) -> str:
         """Return a folder name that changes with the model: the run's, or the name of the weights."""

@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from distilwhisper_lib.batches import Collator
 from distilwhisper_lib.weights import load_processor, load_whisper
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -31,3 +32,9 @@ def model():
 def processor():
     """Its tokenizer and feature extractor; do not change them."""
     return load_processor("tiny")
+
+
+@pytest.fixture
+def collator(processor):
+    """Its collator, with a short margin."""
+    return Collator(processor.tokenizer, margin_seconds=0.1)

@@ -49,11 +49,6 @@ def clips(processor):
     return RandomClips(processor.tokenizer, 8, letters=(1, 20))
 
 
-@pytest.fixture
-def collator(processor):
-    return Collator(processor.tokenizer, margin_seconds=0.1)
-
-
 def experts(language="cs"):
     """Return a Whisper with experts that have moved, and nothing random in training."""
     still = ExpertSettings(expert_dropout=0.0, gate_dropout=0.0, skip_gate=0.0, noise=5.0)

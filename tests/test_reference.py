@@ -11,7 +11,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import method_table  # noqa: E402
 from distilwhisper_lib.clsr import ExpertSettings  # noqa: E402
-from distilwhisper_lib.presets import COLAB, LAPTOP  # noqa: E402
+from distilwhisper_lib.presets import COLAB, LAPTOP, PAPER  # noqa: E402
 
 PAPER_LANGUAGES = ["ca", "cs", "gl", "hu", "pl", "ta", "th", "uk"]
 
@@ -33,10 +33,10 @@ def test_paper_s_own_table_is_empty_and_ready_to_be_filled():
     assert set(table["language"]) == set(PAPER_LANGUAGES) and set(table["test_set"]) == {"Common Voice 13", "FLEURS"}
 
 
-@pytest.mark.parametrize("preset, column", [(LAPTOP, 3), (COLAB, 4)], ids=["laptop", "colab"])
+@pytest.mark.parametrize("preset, column", [(LAPTOP, 3), (COLAB, 4), (PAPER, 5)], ids=["laptop", "colab", "paper"])
 def test_method_table_shows_what_the_presets_hold(preset, column):
     rows = {row[0]: row for row in method_table.method_rows()}
-    assert all(len(row) == 5 and all(row) for row in rows.values())
+    assert all(len(row) == 6 and all(row) for row in rows.values())
     found = {name: row[column] for name, row in rows.items()}
     assert found["epochs"] == str(preset.epochs) and found["student"] == preset.student
     assert found["scored text"] == f"`{preset.normaliser}`"
@@ -48,4 +48,4 @@ def test_method_table_shows_what_the_presets_hold(preset, column):
 def test_paper_s_settings_are_the_release_s_where_nothing_is_said():
     rows = {row[0]: row for row in method_table.method_rows()}
     for name in ("student", "teacher", "epochs", "seed", "label smoothing", "total loss", "LoRA", "gate's inner width"):
-        assert rows[name][4] == rows[name][1], name
+        assert rows[name][4] == rows[name][5] == rows[name][1], name

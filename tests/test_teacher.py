@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from distilwhisper_lib.batches import Collator
 from distilwhisper_lib.losses import labelled, top_k_log_probs
 from distilwhisper_lib.teacher import TeacherOutputs, compute_teacher
 from distilwhisper_lib.checkpoints.tiny import tiny_whisper
@@ -16,11 +15,6 @@ K = 6
 @pytest.fixture
 def clips(processor):
     return RandomClips(processor.tokenizer, 5, seconds=(0.3, 0.6))
-
-
-@pytest.fixture
-def collator(processor):
-    return Collator(processor.tokenizer, margin_seconds=0.5)
 
 
 @pytest.fixture

@@ -30,11 +30,6 @@ def clips(processor):
 
 
 @pytest.fixture
-def collator(processor):
-    return Collator(processor.tokenizer, margin_seconds=0.1)
-
-
-@pytest.fixture
 def teacher(clips, collator, tmp_path):
     return compute_teacher(tiny_whisper(seed=1), clips, collator, tmp_path / "teacher", k=8)
 

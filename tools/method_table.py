@@ -10,7 +10,7 @@ import numpy as np
 from distilwhisper_lib.clsr import ExpertSettings
 from distilwhisper_lib.fidelity import FIDELITIES
 from distilwhisper_lib.losses import SIGMA_CE, SIGMA_KD
-from distilwhisper_lib.presets import COLAB, LAPTOP, Preset
+from distilwhisper_lib.presets import COLAB, LAPTOP, PAPER, Preset
 from distilwhisper_lib.systems import SYSTEMS, lora_config
 from distilwhisper_lib.train import training_arguments
 
@@ -113,6 +113,6 @@ def fidelity_rows() -> list[list[str]]:
 
 
 def method_rows() -> list[list[str]]:
-    """Return the table's rows: setting, release, source, preset laptop, preset colab."""
-    return [[setting, release, source, *(str(kit(p) if callable(kit) else kit) for p in (LAPTOP, COLAB))]
+    """Return the table's rows: setting, release, source, presets laptop, colab and paper."""
+    return [[setting, release, source, *(str(kit(p) if callable(kit) else kit) for p in (LAPTOP, COLAB, PAPER))]
             for setting, release, source, kit in ROWS]  # fmt: skip

@@ -3,7 +3,7 @@
     .venv/bin/python tools/readme_results.py
 
 README.md: "results" from results/reference/laptop, "presets" from presets.py, "method" and "fidelity" from
-method_table.py, and the notebooks' minutes.
+method_table.py, "inference" from the benchmark, and the notebooks' minutes.
 CONTRIBUTING.md: "modules" from the library's own first lines and imports. A test compares; run this to update.
 """
 
@@ -25,6 +25,7 @@ from method_table import MODES, fidelity_rows, method_rows  # noqa: E402
 
 LIBRARY = ROOT / "distilwhisper_lib"
 REFERENCE = ROOT / "results" / "reference" / "laptop"
+BENCHMARK = ROOT / "results" / "reference" / "benchmarks" / "inference.csv"
 ABSENT = (
     "*The reference run is not in yet: there is no `results/reference/laptop/comparison.csv`. "
     "`make course` prints this table for your own machine.*"
@@ -118,9 +119,22 @@ def _speech(preset: Preset) -> str:
     return f"{preset.corpus}, {preset.second_corpus}; {window}"
 
 
+def inference() -> str:
+    """Return the table of the benchmark of inference: times plain Whisper, plain Whisper over the floor, and where."""
+    found = pd.read_csv(BENCHMARK)
+    setting, rows = ["size", "dtype", "batch", "work"], []
+    for keys, part in found.groupby(setting, sort=False):
+        runs = part.set_index("run")
+        rows.append([*keys, *(f"{runs.loc[name, 'times plain']:.2f}" for name in ("mixed", "routed")),
+                     f"{runs.loc['plain', 'times floor']:.1f}"])  # fmt: skip
+    machine = found.iloc[0]
+    table = markdown_table(rows, [*setting, "both blocks", "routed", "plain Whisper over the floor"])
+    return f"{table}\n\nMeasured on {machine.processor} ({machine.threads} threads), torch {machine.torch}."
+
+
 def method() -> str:
     """Return the table of settings: release, source, presets."""
-    return markdown_table(method_rows(), ["setting", "release", "where it stands", "`laptop`", "`colab`"])
+    return markdown_table(method_rows(), ["setting", "release", "where it stands", "`laptop`", "`colab`", "`paper`"])
 
 
 def fidelity() -> str:
@@ -192,7 +206,8 @@ def fill(text: str, name: str, content: str) -> str:
 
 def readme(text: str, folder: Path = REFERENCE) -> str:
     """Return README.md's text with its generated parts."""
-    parts = {"results": results(folder), "presets": presets(), "method": method(), "fidelity": fidelity()}
+    parts = {"results": results(folder), "presets": presets(), "method": method(), "fidelity": fidelity(),
+             "inference": inference()}  # fmt: skip
     for name, content in parts.items():
         text = fill(text, name, content)
     return fill_minutes(text, folder)
