@@ -89,7 +89,7 @@ def save_trained(model, system: System, folder: Path) -> Path:
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     if system.trains == "experts":
-        save_experts(model, part)
+        save_experts(model, part, form="fp32")  # what was trained, to the last digit
     elif system.trains == "adapter":
         model.save_pretrained(part, save_embedding_layers=False)  # asked, PEFT would look them up on the hub
     else:

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 import torch
-from benchmarks import inference, measuring
+from benchmarks import inference, measuring, storage
 from distilwhisper_lib import attach_experts, use_language
 from distilwhisper_lib.checkpoints import tiny_whisper
 from distilwhisper_lib.clsr import expert_parameters
@@ -46,3 +46,17 @@ def test_ratio_is_the_median_of_each_round():
     rows = measuring.as_rows(took, "plain", {"plain": 0.5, "routed": 0.5}, size="base")
     assert [row["times plain"] for row in rows] == [1.0, 2.0]
     assert [row["times floor"] for row in rows] == [4.0, 4.0] and rows[1]["run"] == "routed"
+
+
+def test_storage_writes_the_size_of_each_form(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
+    storage.main(["--sizes", "tiny"])
+    table = pd.read_csv(tmp_path / "benchmarks" / "storage.csv")
+    assert list(table["form"]) == ["fp32", "fp16", "int8"] + ["low-rank"] * 3 and table["times fp32"][0] == 1
+    assert (table["megabytes"] > table["floor"]).all() and (table["floor"][:3].diff().dropna() < 0).all()
+
+
+def test_the_floor_of_storage_counts_bytes_by_hand():
+    parameters = {"x.experts.cs.fc1.weight": torch.zeros(8, 4), "x.experts.cs.fc1.bias": torch.zeros(8)}
+    floors = [storage.least_bytes(parameters, form, 2) for form in ("fp32", "fp16", "int8", "low-rank")]
+    assert floors == [4 * 40, 2 * 40, 32 + 2 * 8, 2 * 2 * 12 + 2 * 8]

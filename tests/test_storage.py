@@ -10,6 +10,7 @@ from distilwhisper_lib.clsr import (
     ExpertSettings, attach_experts, clsr_blocks, detach_experts, expert_languages, expert_parameters, get_language,
     set_language, use_language,
 )  # fmt: skip
+from distilwhisper_lib.checkpoints.packing import FORMS
 from distilwhisper_lib.storage import base_fingerprint, load_experts, save_experts
 from distilwhisper_lib.checkpoints.tiny import tiny_whisper
 from distilwhisper_lib.weights import load_whisper
@@ -32,7 +33,7 @@ def trained(model):
 
 @pytest.fixture
 def folder(trained, tmp_path):
-    return save_experts(trained, tmp_path / "experts")
+    return save_experts(trained, tmp_path / "experts", form="fp32")
 
 
 def unchanged(model):
@@ -74,7 +75,7 @@ def test_languages_of_two_folders_come_together(trained, tmp_path, batch):
         one = attach_experts(load_whisper("tiny"), [language], SETTINGS)
         for (_, mine), (_, theirs) in zip(expert_parameters(one), expert_parameters(trained, language), strict=True):
             mine.data.copy_(theirs)
-        save_experts(one, tmp_path / language)
+        save_experts(one, tmp_path / language, form="fp32")
     both = load_whisper("tiny")
     for language in ("cs", "ca"):
         load_experts(both, tmp_path / language)
@@ -93,7 +94,7 @@ def test_loading_replaces_experts_of_the_same_language(trained, folder, batch):
 
 def test_saving_again_replaces_what_was_there(trained, folder, batch):
     shake_experts(trained, seed=5)
-    save_experts(trained, folder)
+    save_experts(trained, folder, form="fp32")
     loaded = load_experts(load_whisper("tiny"), folder)
     with use_language(loaded, "cs"), use_language(trained, "cs"):
         assert torch.equal(logits(loaded, batch), logits(trained, batch))
@@ -110,6 +111,101 @@ def test_experts_load_below_a_peft_adapter(trained, folder, batch):
     load_experts(adapted, folder)
     with use_language(adapted, "cs"), use_language(trained, "cs"):
         assert torch.equal(logits(adapted, batch), logits(trained, batch))
+
+
+# ---- forms
+
+
+def close_to(model):
+    """Return a copy of a model's experts that training might have given: the shared block, moved a little."""
+    torch.manual_seed(9)
+    for _, parameter in expert_parameters(model):
+        parameter.data.add_(0.01 * torch.randn_like(parameter))
+    return model
+
+
+ROUNDING = {"fp32": 1e-6, "fp16": 5e-3, "int8": 1e-6, "low-rank": 1e-6}  # of logits; tiny's biases are zero
+
+
+def weights_of(path):
+    return sum(tensor.nbytes for tensor in load_file(path).values())
+
+
+def test_half_precision_is_the_default_and_rounds_each_weight(trained, tmp_path):
+    loaded = load_experts(load_whisper("tiny"), save_experts(trained, tmp_path / "experts"))
+    assert json.loads((tmp_path / "experts" / "experts.json").read_text())["form"] == "fp16"
+    for (name, found), (_, weight) in zip(expert_parameters(loaded), expert_parameters(trained), strict=True):
+        assert found.dtype == torch.float32 and torch.equal(found, weight.half().float()), name
+
+
+def test_eight_bits_keep_each_weight_within_half_a_step_of_its_row(tmp_path):
+    model = close_to(attach_experts(load_whisper("tiny"), ["cs"]))
+    loaded = load_experts(load_whisper("tiny"), save_experts(model, tmp_path / "experts", form="int8"))
+    shared = storage._shared(model, "cs")
+    for (name, found), (_, weight) in zip(expert_parameters(loaded), expert_parameters(model), strict=True):
+        if name in shared and weight.dim() == 2:
+            step = (weight - shared[name]).abs().amax(1, keepdim=True) / 127
+            assert ((found - weight).abs() <= 0.501 * step + 1e-7).all() and not torch.equal(found, weight), name
+        else:
+            assert torch.equal(found, weight.half().float()), name
+
+
+def test_low_rank_is_the_best_approximation_of_its_rank_and_exact_at_full_rank(tmp_path):
+    model = close_to(attach_experts(load_whisper("tiny"), ["cs"]))
+    shared, errors = storage._shared(model, "cs"), []
+    for rank in (4, 16, 32):
+        folder = save_experts(model, tmp_path / str(rank), form="low-rank", rank=rank)
+        assert json.loads((folder / "experts.json").read_text())["rank"] == rank
+        loaded = dict(expert_parameters(load_experts(load_whisper("tiny"), folder)))
+        for name in ("encoder.0.experts.cs.fc1.weight", "decoder.1.experts.cs.fc2.weight"):
+            difference = dict(expert_parameters(model))[name].detach() - shared[name]
+            error = (loaded[name].detach() - shared[name] - difference).norm() / difference.norm()
+            values = torch.linalg.svdvals(difference)
+            best = float(values[rank:].norm() / values.norm())
+            assert float(error) == pytest.approx(best, abs=2e-3), name  # 2e-3: the factors are in half precision
+            errors.append(float(error))
+    assert errors[0] > errors[2] > errors[4] and max(errors[4:]) < 2e-3
+
+
+def test_untrained_experts_come_back_as_the_shared_block_in_every_form(tmp_path, batch):
+    model = attach_experts(load_whisper("tiny"), ["cs"])
+    for form in FORMS:
+        loaded = load_experts(load_whisper("tiny"), save_experts(model, tmp_path / form, form=form, rank=2))
+        with use_language(loaded, "cs"):
+            torch.testing.assert_close(logits(loaded, batch), logits(load_whisper("tiny"), batch), atol=ROUNDING[form], rtol=0)
+
+
+def test_smaller_forms_take_less_space(trained, tmp_path):
+    sizes = [weights_of(save_experts(trained, tmp_path / form, form=form, rank=2) / "experts.cs.safetensors")
+             for form in ("fp32", "fp16", "int8", "low-rank")]  # fmt: skip
+    assert sizes[0] == 2 * sizes[1] and sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 4
+
+
+def test_experts_saved_before_there_were_forms_are_read(trained, folder, batch):
+    about = json.loads((folder / "experts.json").read_text())
+    del about["form"]
+    (folder / "experts.json").write_text(json.dumps(about | {"format": 1}))
+    loaded = load_experts(load_whisper("tiny"), folder)
+    with use_language(loaded, "cs"), use_language(trained, "cs"):
+        assert torch.equal(logits(loaded, batch), logits(trained, batch))
+
+
+def test_unknown_form_or_rank_is_named_and_nothing_is_written(trained, tmp_path):
+    for options, message in (({"form": "int4"}, r"unknown form 'int4'.*fp16, fp32, int8, low-rank"),
+                             ({"form": "low-rank", "rank": 0}, "rank 0 of stored experts"),
+                             ({"form": "low-rank", "rank": 1.5}, "rank 1.5 of stored experts")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            save_experts(trained, tmp_path / "experts", **options)
+    assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("experts.json"))
+
+
+def test_packed_file_that_lacks_a_part_is_named(tmp_path):
+    model = attach_experts(load_whisper("tiny"), ["cs"])
+    for form, part in (("int8", "step"), ("low-rank", "right")):
+        path = save_experts(model, tmp_path / form, form=form, rank=2) / "experts.cs.safetensors"
+        whole = load_file(path)
+        save_file({name: tensor for name, tensor in whole.items() if not name.endswith(f"fc1.weight.{part}")}, path)
+        refused(tmp_path / form, ValueError, rf"experts.cs.safetensors cannot be read \(.*{part}.*copy it again")
 
 
 # ---- errors; the model stays as it was
@@ -143,7 +239,7 @@ def test_damaged_files_are_named(folder):
     about.write_text(about.read_text()[:40])
     refused(folder, ValueError, r"experts.json is damaged.*copy it again")
     about.write_text('{"format": 99}')
-    refused(folder, ValueError, r"experts.json has format 99, this version reads format 1")
+    refused(folder, ValueError, r"experts.json has format 99, this version reads 1 and 2")
 
 
 @pytest.mark.parametrize("change", ["lacking", "additional", "narrow"])
