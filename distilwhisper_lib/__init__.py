@@ -4,7 +4,7 @@ The modules, in the order in which they import each other:
 basics: fidelity, presets, text, audio, device, record;
 corpora/: archives, apt, packages, items, fillets, stamps, toy, tables, common_voice, fleurs, recorded, shards, loading;
 checkpoints/: conversion, packing, tiny, mirror, released;
-the method: weights, clsr, storage, losses;
+the method: weights, experts, clsr, storage, losses;
 training: batches, teacher, systems, train;
 results: scoring, evaluate, testsets, lab, comparison, drawing, plots;
 experiments/: study, estimates, jobs, grid;

@@ -7,26 +7,15 @@ code runs unchanged. Checkpoints keep Whisper's names: what `save_pretrained` wr
 Source: paper, section 3; Zhang et al., "Share or Not?", ICLR 2021; the authors' release (CLSRFFN).
 """
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import torch
 from torch import nn
 
+from .experts import ExpertSettings, FeedForward, Gate, new_expert
 from .text import language_code
-
-
-@dataclass(frozen=True)
-class ExpertSettings:
-    """Settings of experts and gates; the defaults are the authors' release."""
-
-    gate_dim: int = 64
-    expert_dropout: float = 0.3  # on the expert's output, in training
-    gate_dropout: float = 0.1  # on the gate's input, in training
-    skip_gate: float = 0.2  # probability that a layer uses the shared block alone for a batch, in training
-    noise: float = 5.0  # alpha at the end of training; it rises linearly from 0
 
 
 class Routing:
@@ -37,33 +26,6 @@ class Routing:
         self.known: list[str] = []
         self.language: str | list[str | None] | None = None
         self.noise = 0.0  # alpha now
-
-
-class Gate(nn.Module):
-    """G(h) = w2 · ReLU(W1 h + b1): one logit a token. (B, T, d) -> (B, T, 1)."""
-
-    def __init__(self, d_model: int, settings: ExpertSettings):
-        super().__init__()
-        self.dropout = nn.Dropout(settings.gate_dropout)
-        self.linear1 = nn.Linear(d_model, settings.gate_dim)
-        self.linear2 = nn.Linear(settings.gate_dim, 1, bias=False)
-        nn.init.normal_(self.linear1.weight, std=0.01)
-        nn.init.zeros_(self.linear1.bias)
-        nn.init.zeros_(self.linear2.weight)  # G = 0: the gate starts undecided, and open in evaluation
-
-    def forward(self, h: torch.Tensor) -> torch.Tensor:
-        return self.linear2(torch.relu(self.linear1(self.dropout(h))))
-
-
-class FeedForward(nn.Module):
-    """Whisper's own feed-forward block, fc2(activation(fc1(h))). (B, T, d) -> (B, T, d)."""
-
-    def __init__(self, fc1: nn.Module, activation_fn: nn.Module, fc2: nn.Module):
-        super().__init__()
-        self.fc1, self.activation_fn, self.fc2 = fc1, activation_fn, fc2
-
-    def forward(self, h: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.activation_fn(self.fc1(h)))
 
 
 class ClsrFeedForward(nn.Module):
@@ -83,10 +45,9 @@ class ClsrFeedForward(nn.Module):
 
     def add_language(self, language: str) -> None:
         """Add an expert that equals the shared block, and an undecided gate."""
-        expert = copy.deepcopy(self.shared).requires_grad_(True)
-        weight = expert.fc1.weight
-        self.experts[language] = expert
-        self.gates[language] = Gate(weight.shape[1], self.routing.settings).to(weight).train(self.training)
+        settings, weight = self.routing.settings, self.shared.fc1.weight
+        self.experts[language] = new_expert(self.shared, settings.rank).to(weight)
+        self.gates[language] = Gate(weight.shape[1], settings).to(weight).train(self.training)
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
         """Route h (B, T, d) by the languages that are set; returns (B, T, d)."""

@@ -206,7 +206,9 @@ class Lab:
     def _train(self, name, clips, objective: Objective, language: str, rate: float, epochs: int, seed: int) -> Path:
         p, system = self.preset, get_system("fine-tuning" if name == "teacher" else name)
         has_experts = system.trains == "experts" or objective.fidelity.lora_on_both
-        settings = asdict(ExpertSettings(**system.experts | p.experts)) if has_experts else {}
+        settings = asdict(ExpertSettings(**system.experts | p.experts)) if has_experts else {"rank": 0}
+        if not settings["rank"]:
+            del settings["rank"]  # as runs were named before there was a rank
         depends = [p.student, clips.ids, objective.key(), rate, epochs, p.batch_size, p.accumulation,
                    p.train_margin_seconds, p.warmup_ratio, settings]  # fmt: skip
         folder = self.folder / "runs" / f"{name}-{language}-seed{seed}-{short_hash(depends)}"

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from .checkpoints.packing import DIFFERENCES, pack, unpack
 from .checkpoints.released import STUDENT, read_expert, read_whisper, released_folder
 from .clsr import (
-    ExpertSettings, Gate, attach_experts, clsr_blocks, expert_languages, expert_parameters, shared_block,
-    whisper_layers,
+    attach_experts, clsr_blocks, expert_languages, expert_parameters, shared_block, whisper_layers,
 )  # fmt: skip
+from .experts import ExpertSettings, Gate, new_expert
 from .presets import disk_errors
 from .record import write_json
 from .text import language_code
@@ -114,7 +114,7 @@ def load_experts(model, folder: str | Path, languages: list[str] | None = None):
     if about.get("form") in DIFFERENCES:
         for language, tensors in loaded.items():
             for name, own in _shared(model, language).items():
-                if own.dim() == 2:
+                if own.dim() == 2 and name in tensors:  # not in experts of a low rank
                     tensors[name] += own.float()
     return _attach_trained(model, settings, loaded)
 
@@ -171,14 +171,15 @@ def _shapes(model, settings: ExpertSettings, language: str) -> dict[str, torch.S
         shared = shared_block(layer)
         with torch.device("meta"):  # only its shapes are wanted
             gate = Gate(shared.fc1.weight.shape[1], settings)
-        for kind, module in (("experts", shared), ("gates", gate)):
+            expert = new_expert(shared, settings.rank) if settings.rank else shared
+        for kind, module in (("experts", expert), ("gates", gate)):
             shapes |= {f"{stack}.{index}.{kind}.{language}.{name}": p.shape for name, p in module.named_parameters()}
     return shapes
 
 
 def _describe(shapes: dict[str, torch.Size]) -> str:
     """Return the size of the Whisper that tensors of these names and shapes belong to."""
-    weights = {name: shape for name, shape in shapes.items() if name.endswith("fc1.weight")}
+    weights = {name: shape for name, shape in shapes.items() if name.endswith(("fc1.weight", "fc1.down.weight"))}
     counts = [sum(name.startswith(stack) for name in weights) for stack in ("encoder.", "decoder.")]
     width = next(iter(weights.values()))[1] if weights else 0
     return f"{counts[0]} + {counts[1]} layers of width {width} ({len(shapes)} tensors)"

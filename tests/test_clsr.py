@@ -525,3 +525,56 @@ def test_experts_come_in_the_models_precision():
 
 def test_processor_is_the_same_for_all(processor):
     assert load_processor("tiny").tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+
+
+# ---- experts of a low rank
+
+
+def low_rank_model(rank=4):
+    return attach_experts(load_whisper("tiny"), ["cs"], ExpertSettings(gate_dim=16, rank=rank))
+
+
+def test_low_rank_experts_begin_as_the_shared_block_and_hold_two_thin_matrices_a_layer():
+    batch, plain, model = random_batch(), load_whisper("tiny"), low_rank_model()
+    with use_language(model, "cs"):
+        torch.testing.assert_close(logits(model, batch), logits(plain, batch), atol=1e-5, rtol=0)
+    experts = [p.numel() for name, p in expert_parameters(model) if ".experts." in name]
+    assert sum(experts) == 4 * 2 * 4 * (32 + 64)  # layers x (fc1, fc2) x rank x (width + inner width)
+    assert all(p.requires_grad for _, p in expert_parameters(model))
+    assert not any(p.requires_grad for name, p in model.named_parameters() if "cs" not in name.split("."))
+
+
+def test_low_rank_expert_is_the_shared_block_plus_b_a():
+    expert, shared = (block := clsr_blocks(low_rank_model())[0]).experts["cs"], block.shared
+    with torch.no_grad():
+        for linear in (expert.fc1, expert.fc2):
+            linear.up.weight.normal_()
+        merged = copy.deepcopy(shared)
+        for mine, theirs in ((merged.fc1, expert.fc1), (merged.fc2, expert.fc2)):
+            mine.weight += theirs.up.weight @ theirs.down.weight
+        h = torch.randn(2, 3, 32)
+        torch.testing.assert_close(expert(h), merged(h), atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(expert(h), shared(h), atol=1e-2)
+
+
+def test_low_rank_experts_follow_a_copy_of_the_model_and_its_device_type():
+    model = low_rank_model()
+    other = copy.deepcopy(model)
+    blocks = clsr_blocks(other)
+    assert all(block.experts["cs"].fc1._shared[0] is block.shared.fc1 for block in blocks)
+    other.half()
+    assert blocks[0].experts["cs"].fc1._shared[0].weight.dtype == torch.float16
+    assert clsr_blocks(model)[0].shared.fc1.weight.dtype == torch.float32
+
+
+def test_low_rank_experts_alone_change_in_training():
+    model, batch = low_rank_model().train(), random_batch()
+    before = {name: p.clone() for name, p in model.state_dict().items()}
+    set_language(model, "cs")
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 0.1)
+    for _ in range(3):
+        with use_window(model, batch["input_features"].shape[-1]):
+            model(**batch).logits.float().square().mean().backward()
+        optimizer.step()
+    changed = {name for name, p in model.state_dict().items() if not torch.equal(p, before[name])}
+    assert changed and all(".cs." in name for name in changed) and any("up.weight" in name for name in changed)

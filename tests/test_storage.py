@@ -199,6 +199,19 @@ def test_unknown_form_or_rank_is_named_and_nothing_is_written(trained, tmp_path)
     assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("experts.json"))
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_low_rank_experts_are_stored_as_they_are(tmp_path, batch, form):
+    model = shake_experts(attach_experts(load_whisper("tiny"), ["cs"], ExpertSettings(gate_dim=16, rank=4)))
+    folder = save_experts(model, tmp_path / "experts", form=form)
+    loaded = load_experts(load_whisper("tiny"), folder)
+    for (name, found), (_, weight) in zip(expert_parameters(loaded), expert_parameters(model), strict=True):
+        assert torch.equal(found, weight if form == "fp32" else weight.half().float()), name
+    wide = load_whisper("tiny").config
+    wide.d_model = 48
+    refused(folder, ValueError, r"are for 2 \+ 2 layers of width 32 .*needs 2 \+ 2 layers of width 48",
+            model=type(model)(wide))  # fmt: skip
+
+
 def test_packed_file_that_lacks_a_part_is_named(tmp_path):
     model = attach_experts(load_whisper("tiny"), ["cs"])
     for form, part in (("int8", "step"), ("low-rank", "right")):
