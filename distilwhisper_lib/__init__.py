@@ -7,6 +7,7 @@ checkpoints/: conversion, packing, tiny, mirror, released;
 the method: weights, experts, clsr, storage, losses;
 training: batches, teacher, systems, train;
 results: scoring, evaluate, testsets, lab, comparison, drawing, plots;
+deployment/: bake, export;
 experiments/: study, estimates, jobs, grid;
 programs: course, check_real.
 """
@@ -15,6 +16,7 @@ from .clsr import (
     ExpertSettings, attach_experts, detach_experts, expert_languages, get_language, last_gates, set_language,
     use_language,
 )  # fmt: skip
+from .deployment import bake, export_ctranslate2
 from .lab import Lab, open_lab
 from .losses import cross_entropy, gate_budget_loss, js_divergence, kl_divergence, total_loss
 from .presets import get_preset
@@ -23,8 +25,8 @@ from .text import normalise
 from .weights import load_processor, load_whisper, use_window
 
 __all__ = [
-    "ExpertSettings", "Lab", "attach_experts", "cross_entropy", "detach_experts", "expert_languages",
-    "gate_budget_loss", "get_language", "get_preset", "js_divergence", "kl_divergence", "last_gates", "load_experts",
-    "load_processor", "load_released", "load_whisper", "normalise", "open_lab", "save_experts", "set_language",
-    "total_loss", "use_language", "use_window",
+    "ExpertSettings", "Lab", "attach_experts", "bake", "cross_entropy", "detach_experts", "expert_languages",
+    "export_ctranslate2", "gate_budget_loss", "get_language", "get_preset", "js_divergence", "kl_divergence",
+    "last_gates", "load_experts", "load_processor", "load_released", "load_whisper", "normalise", "open_lab",
+    "save_experts", "set_language", "total_loss", "use_language", "use_window",
 ]  # fmt: skip

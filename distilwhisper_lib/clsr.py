@@ -41,6 +41,7 @@ class ClsrFeedForward(nn.Module):
         self.shared, self.routing = shared, routing
         self.experts, self.gates = nn.ModuleDict(), nn.ModuleDict()
         self.last_gate: torch.Tensor | None = None
+        self.fixed: dict[str, bool] = {}  # gates that are the same at every position in evaluation, by language
         self.register_state_dict_post_hook(_to_whisper_names)
 
     def add_language(self, language: str) -> None:
@@ -62,6 +63,9 @@ class ClsrFeedForward(nn.Module):
 
     def _mix(self, h: torch.Tensor, language: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the routed output (B, T, d) and the gate (B, T) of one language."""
+        if not self.training and language in self.fixed:
+            block = self.experts[language] if self.fixed[language] else self.shared
+            return block(h), h.new_full(h.shape[:2], self.fixed[language])
         logit = self.gates[language](h)  # (B, T, 1)
         if not self.training:
             g = logit >= 0

@@ -1,0 +1,197 @@
+"""Experts without gates, and what other programs make of them."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from distilwhisper_lib import bake, export_ctranslate2
+from distilwhisper_lib.batches import Collator
+from distilwhisper_lib.checkpoints.tiny import tiny_whisper
+from distilwhisper_lib.clsr import (
+    ExpertSettings, attach_experts, clsr_blocks, last_gates, set_language, use_language,
+)  # fmt: skip
+from distilwhisper_lib.deployment import export_checkpoint, fix_gates, gate_shares
+from distilwhisper_lib.weights import load_processor, load_whisper
+from random_data import RandomClips, logits, random_batch, same_state, shake_experts
+from transformers import WhisperForConditionalGeneration
+
+
+@pytest.fixture
+def batches():
+    tokenizer = load_processor("tiny").tokenizer
+    collator, clips = Collator(tokenizer, margin_seconds=0.1), RandomClips(tokenizer, 6)
+    return [collator([clips[i] for i in rows]) for rows in ([0, 1, 2], [3, 4], [5])]
+
+
+def with_gates(signs):
+    """Return a tiny Whisper whose experts differ from the shared blocks; signs: of each block's gate, or 0: it varies."""
+    model = shake_experts(attach_experts(load_whisper("tiny"), ["cs"], ExpertSettings(gate_dim=16)))
+    for block, sign in zip(clsr_blocks(model), signs, strict=True):
+        if sign:
+            block.gates["cs"].register_forward_hook(lambda module, inputs, G, sign=sign: torch.full_like(G, sign))
+    return model
+
+
+def test_shares_count_the_open_gates_of_real_positions(batches):
+    model = with_gates([1, -1, 0, 0])
+    table = gate_shares(model, "cs", batches)
+    assert list(table["stack"]) == ["encoder"] * 2 + ["decoder"] * 2 and list(table["layer"]) == [0, 1, 0, 1]
+    assert list(table["open"][:2]) == [1, 0] and list(table["agree"][:2]) == [1, 1]
+    opened = real = 0
+    for batch in batches:
+        with use_language(model, "cs"):
+            logits(model, {name: batch[name] for name in ("input_features", "decoder_input_ids")})
+        gates = last_gates(model)["decoder"][0]
+        for row, labels in zip(gates, batch["labels"], strict=True):
+            opened += sum(g for g, label in zip(row.tolist(), labels.tolist(), strict=True) if label != -100)
+            real += int((labels != -100).sum())
+    assert 0 < opened < real and table["open"][2] == pytest.approx(opened / real)
+    assert table["agree"][2] == pytest.approx(max(opened, real - opened) / real)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_baked_model_whose_gates_agree_equals_the_routed_one(batches, sign):
+    model, batch = with_gates([sign] * 4), random_batch()
+    with use_language(model, "cs"):
+        routed = logits(model, batch)
+    baked = bake(model, "Czech", batches)
+    assert not clsr_blocks(baked) and torch.equal(logits(baked, batch), routed)
+    assert torch.equal(routed, logits(load_whisper("tiny"), batch)) == (sign < 0)
+    assert not any(p.requires_grad for p in baked.parameters())
+
+
+def test_each_layer_keeps_the_block_that_most_positions_take(batches):
+    model = with_gates([1, -1, 0, 1])
+    opened = list(gate_shares(model, "cs", batches)["open"])
+    assert 0 < opened[2] < 1
+    blocks = [(block.shared, block.experts["cs"]) for block in clsr_blocks(model)]
+    for threshold, third in ((opened[2], 1), (opened[2] + 1e-3, 0)):
+        baked = bake(copy.deepcopy(model), "cs", batches, threshold)
+        layers = [*baked.model.encoder.layers, *baked.model.decoder.layers]
+        for layer, pair, kept in zip(layers, blocks, (1, 0, third, 1), strict=True):
+            assert torch.equal(layer.fc1.weight, pair[kept].fc1.weight)
+            assert torch.equal(layer.fc2.bias, pair[kept].fc2.bias)
+
+
+def test_low_rank_experts_are_added_to_the_weights(batches):
+    model = attach_experts(load_whisper("tiny"), ["cs"], ExpertSettings(gate_dim=16, rank=4))
+    shake_experts(model)
+    for block in clsr_blocks(model):
+        block.gates["cs"].register_forward_hook(lambda module, inputs, G: torch.full_like(G, 1))
+    with use_language(model, "cs"):
+        routed = logits(model, random_batch())
+    baked = bake(model, "cs", batches)
+    assert set(baked.state_dict()) == set(load_whisper("tiny").state_dict())
+    torch.testing.assert_close(logits(baked, random_batch()), routed, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(routed, logits(load_whisper("tiny"), random_batch()), atol=1e-2)
+
+
+def test_baked_checkpoint_is_an_ordinary_whisper(batches, tmp_path):
+    baked = bake(with_gates([1, -1, 0, 0]), "cs", batches)
+    assert set(baked.state_dict()) == set(load_whisper("tiny").state_dict())
+    folder = export_checkpoint(baked, load_processor("tiny"), tmp_path / "baked")
+    again = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32,
+                                                            attn_implementation="eager").eval()  # fmt: skip
+    assert same_state(again.state_dict(), baked.state_dict())
+    assert torch.equal(logits(again, random_batch()), logits(baked, random_batch()))
+    assert json.loads((folder / "preprocessor_config.json").read_text())["feature_size"] == 80
+    assert load_processor(folder).tokenizer.get_vocab() == load_processor("tiny").tokenizer.get_vocab()
+
+
+def test_fixed_gates_give_the_same_outputs_and_are_not_computed(batches):
+    model, batch = with_gates([1, -1, 0, 0]), random_batch()
+    set_language(model, "cs")
+    routed, gates = logits(model, batch), [block.last_gate for block in clsr_blocks(model)]
+    fix_gates(model, "cs", gate_shares(model, "cs", batches))
+    calls = []
+    for block in clsr_blocks(model):
+        block.gates["cs"].register_forward_hook(lambda module, inputs, G: calls.append(module))
+    assert torch.equal(logits(model, batch), routed)
+    assert calls == [block.gates["cs"] for block in clsr_blocks(model)[2:]]
+    assert all(torch.equal(block.last_gate, gate) for block, gate in zip(clsr_blocks(model), gates, strict=True))
+    model.train()
+    logits(model, batch)
+    assert len(calls) == 2 + 4  # in training every gate is
+
+
+def test_gates_that_agree_less_than_asked_stay_free(batches):
+    model = with_gates([1, -1, 0, 0])
+    shares = gate_shares(model, "cs", batches)
+    fix_gates(model, "cs", shares, at_least=shares["agree"][2])
+    fixed = [block.fixed.get("cs") for block in clsr_blocks(model)]
+    assert fixed[:2] == [True, False] and fixed[2] == (shares["open"][2] >= 0.5)
+    assert (fixed[3] is None) == (shares["agree"][3] < shares["agree"][2])
+
+
+def test_what_cannot_be_baked_or_exported_is_named(batches, tmp_path):
+    model = with_gates([1, 1, 1, 1])
+    with pytest.raises(ValueError, match="no calibration batches"):
+        bake(model, "cs", [])
+    with pytest.raises(ValueError, match="no experts for ca: this model has cs"):
+        bake(model, "ca", batches)
+    with pytest.raises(ValueError, match="no experts are attached"):
+        bake(load_whisper("tiny"), "cs", batches)
+    with pytest.raises(ValueError, match=r"has experts.*bake\(model, language"):
+        export_checkpoint(model, load_processor("tiny"), tmp_path / "out")
+    (tmp_path / "there").mkdir()
+    for export in (export_checkpoint, export_ctranslate2):
+        with pytest.raises(FileExistsError, match="there exists: give a new folder"):
+            export(load_whisper("tiny"), load_processor("tiny"), tmp_path / "there")
+    assert len(clsr_blocks(model)) == 4 and [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_converted_encoder_computes_what_the_baked_one_does(batches, tmp_path):
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    baked = bake(with_gates([1, -1, 0, 0]), "cs", batches)
+    folder = export_ctranslate2(baked, load_processor("tiny"), tmp_path / "converted", "float32")
+    assert {"model.bin", "tokenizer.json", "preprocessor_config.json"} <= {path.name for path in folder.iterdir()}
+    features = torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(2))
+    found = ctranslate2.models.Whisper(str(folder)).encode(ctranslate2.StorageView.from_array(features.numpy()))
+    with torch.no_grad():
+        expected, plain = (model.get_encoder()(features)[0] for model in (baked, load_whisper("tiny")))
+    torch.testing.assert_close(torch.from_numpy(np.array(found)), expected, atol=1e-3, rtol=1e-3)
+    assert (plain - expected).abs().max() > 0.1
+    with pytest.raises(ValueError, match="int9 is not a valid quantization"):
+        export_ctranslate2(baked, load_processor("tiny"), tmp_path / "other", "int9")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["converted"]
+
+
+def test_without_ctranslate2_the_error_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "ctranslate2.converters", None)
+    with pytest.raises(ImportError, match=r"needs the package ctranslate2.*\[test\]"):
+        export_ctranslate2(tiny_whisper(), load_processor("tiny"), tmp_path / "out")
+
+
+@pytest.mark.real
+def test_faster_whisper_says_what_the_baked_model_says(tmp_path):
+    faster_whisper = pytest.importorskip("faster_whisper")
+    from test_mirror import real_clips
+
+    clips, processor = list(real_clips(6)), load_processor("openai/whisper-base")
+    features = [processor(clip, sampling_rate=16000, return_tensors="pt").input_features for clip in clips]
+    model = attach_experts(load_whisper("openai/whisper-base"), ["cs"])
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for block in clsr_blocks(model):
+            for weight in block.experts["cs"].parameters():
+                weight.add_(0.02 * weight.std() * torch.randn_like(weight)) if weight.dim() == 2 else None
+    ids = processor.tokenizer("Dobrý den", return_tensors="pt").input_ids
+    batches = [{"input_features": mel, "decoder_input_ids": ids, "labels": ids, "frames": torch.tensor([200])}
+               for mel in features[:2]]  # fmt: skip
+    baked = bake(model, "cs", batches)
+    folder = export_ctranslate2(baked, processor, tmp_path / "converted", "float32")
+    theirs, ours, found = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="float32"), [], []
+    for clip, mel in zip(clips, features, strict=True):
+        silence = np.zeros(30 * 16000 - len(clip), np.float32)  # theirs would pad the features, not the sound
+        segments, _ = theirs.transcribe(
+            np.append(clip, silence), language="cs", beam_size=1, temperature=0.0, without_timestamps=True,
+            condition_on_previous_text=False, no_speech_threshold=None, log_prob_threshold=None,
+            compression_ratio_threshold=None)  # fmt: skip
+        found.append("".join(segment.text for segment in segments).strip())
+        tokens = baked.generate(mel, language="cs", task="transcribe")
+        ours.append(processor.decode(tokens[0], skip_special_tokens=True).strip())
+    assert sum(map(len, ours)) > 60 and found == ours
+    plain = load_whisper("openai/whisper-base")
+    assert not torch.equal(plain.model.decoder.layers[0].fc1.weight, baked.model.decoder.layers[0].fc1.weight)
