@@ -100,6 +100,20 @@ def gate_budget_loss(gates: dict, masks: dict, budget: float = 0.5, per_stack: b
     return (sum(sums) / sum(counts) - budget).abs()
 
 
+def gate_agreement_loss(gates: dict, masks: dict) -> torch.Tensor:
+    """4 m (1 - m), mean over the layers, m the mean gate of a layer's real positions: 1 at a half, 0 where all agree.
+
+    Not in the paper: it draws each layer to one block for all positions, so that baking it costs nothing. gates and
+    masks as for `gate_budget_loss`.
+    """
+    means = []
+    for stack, layers in gates.items():
+        mask = masks[stack].bool() & ~layers[0].isnan()
+        means += [torch.where(mask, g.float(), 0).sum() / mask.sum() for g in layers]
+    m = torch.stack(means)  # (layers of both stacks,)
+    return (4 * m * (1 - m)).mean()
+
+
 def total_loss(ce: torch.Tensor, gate: torch.Tensor, kd: torch.Tensor | None = None,
                unscaled: bool = False) -> torch.Tensor:  # fmt: skip
     """0.5 * ((CE + gate) / 1.41^2 + KD) with distillation, CE + gate without (release).

@@ -16,7 +16,7 @@ from .batches import Clips, Collator, LengthOrder, length_batches, position_mask
 from .clsr import ExpertSettings, clsr_blocks, last_gates, set_noise
 from .device import mixed_precision, peak_memory_gb, pick_device, release_memory
 from .fidelity import Fidelity
-from .losses import cross_entropy, gate_budget_loss, labelled, top_k_divergence, total_loss
+from .losses import cross_entropy, gate_agreement_loss, gate_budget_loss, labelled, top_k_divergence, total_loss
 from .presets import Preset, disk_errors
 from .record import write_json
 from .systems import System, prepare_for_training, save_trained
@@ -34,12 +34,14 @@ class Objective:
     teacher: TeacherOutputs | None = None
     divergence: str = "js"
     fidelity: Fidelity = Fidelity()
+    agreement: float = 0.0  # weight of `gate_agreement_loss`, added to the budget's
 
     def key(self) -> list:
         """Return all that the trained weights depend on, as a list that can be hashed."""
         teacher = self.teacher.folder.name if self.teacher else None
         divergence = self.divergence if teacher else None
-        return [self.label_smoothing, self.budget, self.per_stack, teacher, divergence, *self.fidelity.on()]
+        return [self.label_smoothing, self.budget, self.per_stack, teacher, divergence, *self.fidelity.on(),
+                *([f"agreement {self.agreement:g}"] if self.agreement else [])]  # fmt: skip
 
 
 class LabTrainer(Trainer):
@@ -90,6 +92,8 @@ class LabTrainer(Trainer):
                 if fidelity.padding_in_budget:
                     masks = {stack: torch.ones_like(mask) for stack, mask in masks.items()}
                 budget = gate_budget_loss(gates, masks, goal.budget, goal.per_stack)
+            if goal.agreement:
+                budget = budget + goal.agreement * gate_agreement_loss(gates, masks)
             parts["budget"], loss = budget, total_loss(loss, budget)
         if goal.teacher is not None:
             words, log_probs = goal.teacher.lookup(inputs["ids"], inputs["labels"], fidelity.padding_in_divergence)

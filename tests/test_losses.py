@@ -8,8 +8,8 @@ import torch
 from distilwhisper_lib.batches import Collator, position_masks
 from distilwhisper_lib.clsr import ExpertSettings, attach_experts, last_gates, set_language
 from distilwhisper_lib.losses import (
-    IGNORED, cross_entropy, gate_budget_loss, js_divergence, kl_divergence, labelled, top_k_divergence,
-    top_k_log_probs, total_loss,
+    IGNORED, cross_entropy, gate_agreement_loss, gate_budget_loss, js_divergence, kl_divergence, labelled,
+    top_k_divergence, top_k_log_probs, total_loss,
 )  # fmt: skip
 from distilwhisper_lib.presets import get_preset
 from distilwhisper_lib.teacher import compute_teacher
@@ -299,3 +299,21 @@ def test_rows_without_an_expert_do_not_count_in_the_budget(per_stack):
     assert torch.equal(loss, gate_budget_loss(GATES, MASKS, 0.4, per_stack))
     loss.backward()
     assert all(g.grad.isfinite().all() for layers in nobody.values() for g in layers)
+
+
+def test_agreement_is_one_at_a_half_zero_where_all_agree_and_leaves_padding_out():
+    one, zero, half = torch.ones(1, 4), torch.zeros(1, 4), torch.tensor([[1.0, 0.0, 1.0, 0.0]])
+    mask = {"encoder": torch.ones(1, 4), "decoder": torch.ones(1, 4)}
+    assert gate_agreement_loss({"encoder": [one, zero], "decoder": [one]}, mask) == 0
+    assert gate_agreement_loss({"encoder": [half], "decoder": [half]}, mask) == 1
+    assert gate_agreement_loss({"encoder": [half], "decoder": [one, one, one]}, mask).item() == 0.25
+    short = {"encoder": torch.tensor([[True, False, True, False]]), "decoder": torch.ones(1, 4)}
+    assert gate_agreement_loss({"encoder": [half], "decoder": [one]}, short) == 0
+    nan = torch.tensor([[torch.nan] * 4, [1.0] * 4])
+    assert gate_agreement_loss({"encoder": [nan]}, {"encoder": torch.ones(2, 4)}) == 0
+
+
+def test_agreement_draws_each_layer_to_the_block_that_it_prefers():
+    gates = [torch.full((1, 4), mean, requires_grad=True) for mean in (0.6, 0.4)]
+    gate_agreement_loss({"encoder": gates}, {"encoder": torch.ones(1, 4)}).backward()
+    assert (gates[0].grad < 0).all() and (gates[1].grad > 0).all()  # a step against the gradient opens, or shuts

@@ -362,3 +362,15 @@ def test_settings_of_experts_come_from_the_preset(clips, collator, tmp_path):
                           1e-2, 1, seed=1)  # fmt: skip
     settings = json.loads((folder / "model" / "experts.json").read_text())["settings"]
     assert (settings["gate_dim"], settings["skip_gate"], settings["expert_dropout"]) == (8, 0.0, 0.3)
+
+
+def test_agreement_is_added_to_the_budget_and_names_a_run_only_where_it_is_asked_for(clips, collator, tmp_path):
+    rows = {}
+    for agreement in (0.0, 2.0):
+        goal = Objective(budget=0.5, agreement=agreement)
+        trainer, _ = trained(experts(), clips, collator, tmp_path / str(agreement), goal)
+        rows[agreement] = next(row for row in trainer.state.log_history if "budget" in row)
+    once = rows[2.0]["budget"] - rows[0.0]["budget"]  # of the first step, so of the same gates
+    assert rows[0.0]["ce"] == rows[2.0]["ce"] and 0.2 < once <= 2.0
+    assert rows[2.0]["loss"] == pytest.approx(rows[2.0]["ce"] + rows[2.0]["budget"], rel=1e-4)
+    assert Objective().key() == Objective(agreement=0.0).key() != Objective(agreement=2.0).key()
