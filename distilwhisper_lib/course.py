@@ -28,7 +28,7 @@ from .record import write_json
 from .weights import load_processor, load_whisper
 
 NOTEBOOKS = REPOSITORY / "notebooks"
-BEYOND = ("06", "07")  # notebooks beyond the paper in miniature: run when they are asked for by number
+BEYOND = ("06", "07", "08")  # notebooks beyond the paper in miniature: run when they are asked for by number
 DISK_GB = 4.0  # corpora, weights and trained systems at the laptop preset
 
 

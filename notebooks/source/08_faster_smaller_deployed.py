@@ -1,0 +1,559 @@
+# %% [markdown]
+# # 08 Faster, smaller, deployed
+#
+# **Goal:** make a trained language cheap to run, to train again and to keep, and hand it to a program that has never
+# heard of experts.
+#
+# **You will be able to**
+# - say where the time of a transcription goes, and why two blocks need not cost twice;
+# - route positions by hand, so that each passes through one block only;
+# - read what stored teacher outputs save;
+# - store a language in a tenth of its size, and test whether that costs anything;
+# - turn experts back into a plain Whisper, and run that in faster-whisper in 8 bits.
+#
+# **Prerequisites:** notebooks 02, 03 and 05. Our variant's run of notebook 03 is used again, or trained here.
+#
+# | preset | time | memory |
+# |---|---|---|
+# | smoke | a minute | 1 GB |
+# | laptop (2 cores) | about 10 min after notebooks 01 to 05 (estimate) | 4 GB |
+# | colab (one GPU) | not measured yet | not measured yet |
+
+# %% tags=["setup"]
+
+# %% [markdown]
+# ## 1. Where the time goes
+#
+# A transcription is one pass through the encoder, then one pass of the decoder for each token. We time both parts for a
+# batch of clips, with experts off and on. A single measurement says little on a busy machine: we take the median of
+# several rounds.
+#
+# **Predict:** which costs more for these clips, the encoder or sixteen tokens? And what do experts add to each?
+
+# %%
+import statistics
+import time
+
+import pandas as pd
+import torch
+
+from distilwhisper_lib import plots, set_language, use_language, use_window
+
+system, language = "distilwhisper", lab.preset.language
+model = lab.model(system).eval()
+clips = lab.clips("test", None, lab.preset.retention_clips)  # in-domain, as in notebook 07
+batch = lab.collator([clips[i] for i in range(min(8, len(clips)))])
+features = batch["input_features"].to(lab.device)
+
+# %%
+def clock(run):
+    """Return the seconds that one call takes, the GPU's work included."""
+    began = time.perf_counter()
+    run()
+    if lab.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def medians(runs, rounds=5):
+    """Median seconds of each run, measured in turn: a slow moment of the machine meets all of them."""
+    took = [{name: clock(run) for name, run in runs.items()} for _ in range(rounds + 1)][1:]  # the first one warms up
+    return {name: statistics.median(row[name] for row in took) for name in runs}
+
+# %%
+tokens = min(16, lab.preset.max_new_tokens)
+limits = {"language": language, "task": "transcribe", "max_new_tokens": tokens, "min_new_tokens": tokens}
+
+
+@torch.no_grad()
+def encode(experts):
+    with use_language(model, experts), use_window(model, features.shape[-1]):
+        model.get_encoder()(features)
+
+
+@torch.no_grad()
+def transcribe_all(experts):
+    with use_language(model, experts), use_window(model, features.shape[-1]):
+        model.generate(features, **limits)
+
+
+took = medians({"encoder, plain": lambda: encode(None), "encoder, experts": lambda: encode(language),
+                "all, plain": lambda: transcribe_all(None), "all, experts": lambda: transcribe_all(language)})  # fmt: skip
+
+# %%
+profile = pd.DataFrame({kind: {"encoder": took[f"encoder, {kind}"],
+                               f"{tokens} tokens": took[f"all, {kind}"] - took[f"encoder, {kind}"]}
+                        for kind in ("plain", "experts")})  # fmt: skip
+profile["experts / plain"] = profile["experts"] / profile["plain"]
+profile.round(3)  # seconds for the batch
+
+# %% [markdown]
+# **Read:** the last column is what experts cost. With few clips and a short batch it is noisy: anything within some per
+# cent of one is no difference. The paper promises "negligible overhead"; whether that holds depends on what the code does
+# with a position that goes to its expert. That is the next section.
+#
+# ## 2. One block for each position
+#
+# In training both blocks are computed and mixed, because the gate is soft and both need a gradient. In use the gate is
+# hard: $g$ is 0 or 1. The authors' code still computes both, for every position, and multiplies one of them by zero.
+#
+# **Predict:** how many multiplications does that take, compared with a plain feed-forward block?
+
+# %%
+from torch.utils.flop_counter import FlopCounterMode
+
+from distilwhisper_lib.clsr import clsr_blocks
+
+block = clsr_blocks(model)[-1]
+shared, expert, gate = block.shared, block.experts[language], block.gates[language]
+h = torch.randn(4, 200, model.config.d_model, device=lab.device)  # (B, T, d)
+
+
+@torch.no_grad()
+def both(h):
+    return torch.where(gate(h) >= 0, expert(h), shared(h))
+
+# %% [markdown]
+# The same in one block a position: gather the positions whose gate is open, send them through the expert, the others
+# through the shared block, and put the results back in their places.
+
+# %%
+@torch.no_grad()
+def routed(h):
+    rows, opened = h.flatten(0, 1), (gate(h) >= 0).flatten()  # (B T, d), (B T,)
+    y = torch.empty_like(rows)
+    y[opened], y[~opened] = expert(rows[opened]), shared(rows[~opened])
+    return y.view_as(h)
+
+
+print(f"open: {float((gate(h) >= 0).float().mean()):.0%} of these positions")
+with use_language(model, language), torch.no_grad():
+    assert torch.allclose(routed(h), block(h), atol=1e-4) and torch.allclose(both(h), block(h), atol=1e-4)
+print("by hand, both ways: equal to the library's block, to rounding")
+
+# %%
+def count(run):
+    """Return the floating-point operations of a call, counted by torch."""
+    with FlopCounterMode(display=False) as counter:
+        run(h)
+    return counter.get_total_flops()
+
+
+with torch.no_grad():
+    work = {"shared alone": count(shared), "both": count(both), "routed": count(routed)}
+    took = medians({"shared alone": lambda: shared(h), "both": lambda: both(h), "routed": lambda: routed(h)}, 9)
+blocks = pd.DataFrame({"operations": work, "seconds": took})
+(blocks / blocks.loc["shared alone"]).round(2)  # times the shared block
+
+# %% [markdown]
+# **Read:** in operations *both* is twice the shared block, and *routed* a few per cent above one: what is left is the
+# gate, two thin layers. In seconds gathering and scattering cost something as well. On a CPU the library routes; on a
+# GPU it computes both, because to know how many positions are open the program would have to wait for the GPU in every
+# layer, which costs more than the second block does. For the whole model, on real shapes and with the machine's limit
+# beside it: `python -m benchmarks.inference`. Its table for the project's own machine:
+
+# %%
+from distilwhisper_lib.presets import REPOSITORY
+
+kept = REPOSITORY / "results" / "reference" / "benchmarks"
+shown = ["size", "batch", "work", "run", "times plain", "times floor", "processor"]
+pd.read_csv(kept / "inference.csv")[shown].round(2)
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 8.1: more than two blocks (code)
+#
+# ●●○ · 15 minutes · *you learn to route, which is what every mixture of experts does*
+#
+# Write `route(h, blocks, choice)`: `h` is (B, T, d), `blocks` a list of modules, `choice` (B, T) the number of the block
+# that each position goes to. Return (B, T, d). Each block may see only its own positions, and a block that nobody
+# chose is not called.
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# Flatten `h` to rows and `choice` to a vector. For each number in `choice.unique()` make a mask, send `rows[mask]`
+# through the block and write what comes out to `y[mask]`.
+#
+# </details>
+
+# %% tags=["stub"]
+def route(h, blocks, choice):
+    raise NotImplementedError
+
+# %% tags=["solution"]
+import torch
+
+
+def route(h, blocks, choice):
+    rows, chosen = h.flatten(0, 1), choice.flatten()
+    y = torch.empty_like(rows)
+    for number in chosen.unique().tolist():
+        mask = chosen == number
+        y[mask] = blocks[number](rows[mask])
+    return y.view_as(h)
+
+# %% tags=["wrong"]
+import torch
+
+
+def route(h, blocks, choice):
+    y = torch.zeros_like(h)
+    for number, block in enumerate(blocks):
+        y = torch.where((choice == number)[..., None], block(h), y)
+    return y
+
+# %% tags=["check"]
+from checks_08 import check_route
+from exercise import check
+
+check(check_route, route)
+
+# %% [markdown]
+# ## 3. The teacher, once
+#
+# The release runs the teacher in every step of every epoch: with large-v2, three times the size of everything else
+# together, which is why it asks for a GPU of 80 GB. But the teacher is frozen and the clips are always the same: what it
+# says of a clip is computed once and stored, its `top_k` likeliest words a position (notebook 03).
+#
+# **Predict:** how much faster is reading what it said than asking it again? (Here the teacher is as small as the student.)
+
+# %%
+from distilwhisper_lib.teacher import forced_logits
+
+train = lab.clips("train", None, lab.preset.train_clips)
+some = lab.train_collator([train[i] for i in range(min(8, len(train)))])
+outputs, teacher = lab.teacher_outputs(), lab.teacher(half=True)
+with torch.no_grad():
+    took = medians({"ask": lambda: forced_logits(teacher, some),
+                    "read": lambda: outputs.lookup(some["ids"], some["labels"])}, 3)  # fmt: skip
+del teacher
+size = outputs.size()
+print(f"for {len(some['ids'])} clips: asking {took['ask']:.2f} s, reading {1000 * took['read']:.1f} ms")
+print(f"on disk: {size['bytes_per_1000_clips'] / 1e6:.0f} MB for 1,000 clips, top {lab.preset.top_k}")
+
+# %% [markdown]
+# **Read:** over ten epochs asking is paid ten times, storing once. And the teacher's weights need not be in memory while
+# the student trains, which counts for more than the time when the teacher is large-v2.
+#
+# ## 4. A language in a tenth of its size
+#
+# An expert is a whole copy of the feed-forward blocks: 458 MB for whisper-small in fp32. But it began as the shared
+# block, which everybody has already. What training has changed is the **difference**, and that is small.
+#
+# **Predict:** how large is the difference, compared with the weights? How many of its singular values matter?
+
+# %%
+with torch.no_grad():
+    before, after = shared.fc1.weight.float().cpu(), expert.fc1.weight.float().cpu()
+    difference = after - before  # (out, in)
+    values = torch.linalg.svdvals(difference)
+    energy = values.square().cumsum(0) / values.square().sum()
+print(f"norm of the difference: {difference.norm() / before.norm():.1%} of that of the weights")
+for rank in (rank for rank in (4, 16, 64, 256) if rank < len(values)):
+    print(f"rank {rank:3}: {energy[rank - 1]:.0%} of the difference, in squares")
+
+# %% [markdown]
+# Two ways to store it. In **8 bits** each row gets a step, its largest entry over 127, and every entry becomes a whole
+# number of steps. By hand, against the library's:
+
+# %%
+from distilwhisper_lib.checkpoints.packing import pack, unpack
+
+step = difference.abs().amax(1, keepdim=True) / 127  # (out, 1)
+numbers = (difference / step).round().to(torch.int8)
+packed = pack({"w": after}, "int8", {"w": before})
+assert torch.equal(packed["w.int8"], numbers)
+restored = before + numbers * step
+print(f"8 bits, of the difference: off by {(restored - after).norm() / difference.norm():.2%} of it")
+plain_step = after.abs().amax(1, keepdim=True) / 127
+print(f"8 bits, of the expert itself: {((after / plain_step).round() * plain_step - after).norm() / difference.norm():.0%}")
+
+# %% [markdown]
+# **Read:** both lines are errors relative to what training has learnt. Rounding the expert itself would drown much of it;
+# rounding the difference keeps nearly all. As a product of two **thin matrices** the difference takes less still, at the
+# price that the singular values behind the rank are lost:
+
+# %%
+for rank in (16, 64):
+    low = unpack(pack({"w": after}, "low-rank", {"w": before}, rank))["w"]
+    print(f"rank {rank}: {rank * sum(difference.shape) / difference.numel():.0%} of the numbers, "
+          f"off by {(low - difference).norm() / difference.norm():.0%} of the difference")  # fmt: skip
+
+# %% [markdown]
+# What an error in the weights costs in WER has to be measured. `save_experts` writes each form, `load_experts` reads
+# them all; every form transcribes the same clips.
+#
+# **Predict:** from which row on can the loss be seen on these clips?
+
+# %%
+from distilwhisper_lib import load_experts, save_experts
+from distilwhisper_lib.evaluate import transcribe
+from distilwhisper_lib.scoring import count_errors, paired_difference, summarise
+
+folder = lab.folder / "deployment" / lab.train(system).name
+folder.mkdir(parents=True, exist_ok=True)
+
+
+def counts_of(model, name):
+    """Error counts of a model on our clips; what it has said is kept under the name."""
+    path = folder / f"{name.replace(' ', '-')}-{len(clips)}.csv"
+    said = transcribe(model, clips, lab.collator, lab.preset, path, language, label=name)["prediction"]
+    return count_errors(list(clips.rows["text"]), list(said), lab.preset.normaliser)
+
+# %%
+FORMS = {"fp32": {"form": "fp32"}, "fp16": {"form": "fp16"}, "int8": {"form": "int8"},
+         "low-rank 64": {"form": "low-rank", "rank": 64}, "low-rank 16": {"form": "low-rank", "rank": 16}}  # fmt: skip
+counted, megabytes = {}, {}
+for name, options in FORMS.items():
+    place = save_experts(model, folder / name.replace(" ", "-"), **options)
+    megabytes[name] = (place / f"experts.{language}.safetensors").stat().st_size / 1e6
+    small = load_experts(lab.student(), place).eval()
+    set_language(small, language)
+    counted[name] = counts_of(small, name)
+
+# %%
+def table_of(counted, first):
+    """WER with its interval for each name, and the paired difference to the first."""
+    rows = []
+    for name, table in counted.items():
+        versus = paired_difference(table, counted[first])
+        change = "" if name == first else f"{versus['difference']:+.1f} [{versus['low']:+.1f}, {versus['high']:+.1f}]"
+        rows.append({"trial": name} | summarise(table) | {f"against {first}": change})
+    return pd.DataFrame(rows)
+
+
+forms = table_of(counted, "fp32").assign(megabytes=megabytes.values())
+forms.set_index("trial")[["megabytes", "wer", "wer_low", "wer_high", "cer", "against fp32"]].round(1)
+
+# %%
+plots.plot_trials(forms)
+
+# %% [markdown]
+# *The picture: WER of one trained language, stored in five ways; the dotted line is fp32.*
+#
+# **Read:** look at the last column: a form costs something where its interval leaves out zero. These are few clips; a
+# difference that they cannot show may still be there. The ranks are of a difference that was trained without any
+# thought of rank; experts can also be trained at a low rank from the start (`ExpertSettings(rank=64)`), with as many
+# weights as LoRA of the same rank.
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 8.2: what fits (calculation)
+#
+# ●○○ · 10 minutes · *you learn what a rank costs*
+#
+# A language of whisper-small may take 60 MB ($60 \cdot 10^6$ bytes). There are 12 + 12 layers, each with fc1 from 768 to
+# 3,072 and fc2 back; of every weight the two factors are stored in fp16 (2 bytes a number). Forget gates and biases. Put
+# the largest rank that fits into `largest_rank` (a whole number).
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# A matrix of out × in at rank r has r (out + in) numbers. There are two of them in each layer.
+#
+# </details>
+
+# %% tags=["stub"]
+largest_rank = ...
+
+# %% tags=["solution"]
+largest_rank = int(60e6 // (24 * 2 * (768 + 3072) * 2))
+print(largest_rank)
+
+# %% tags=["wrong"]
+largest_rank = int(60e6 // (24 * (768 + 3072) * 2))
+
+# %% tags=["check"]
+from checks_08 import check_largest_rank
+from exercise import check
+
+check(check_largest_rank, largest_rank)
+
+# %% [markdown]
+# ## 5. Bake: no gates, no experts
+#
+# Whoever needs one language alone does not need to route at all, if the gates of a layer mostly agree. We count how
+# often each layer's gates are open on **calibration** clips (of validation: not of the test that is scored below).
+#
+# **Predict:** in which stack do the gates agree most?
+
+# %%
+from distilwhisper_lib.batches import length_batches
+from distilwhisper_lib.deployment import gate_shares
+
+calibration = lab.clips("validation", None, lab.preset.retention_clips)
+batches = [lab.collator([calibration[i] for i in rows])
+           for rows in length_batches(calibration.durations, lab.preset.eval_batch_size)]  # fmt: skip
+shares = gate_shares(model, language, batches)
+plots.plot_gate_layers({system: {stack: list(rows["open"]) for stack, rows in shares.groupby("stack", sort=False)}},
+                       budgets=(0.5,))  # fmt: skip
+
+# %% [markdown]
+# *The picture: share of positions that go to the expert, by layer; above the dashed line the expert is kept.*
+
+# %%
+print(f"positions that go where most of their layer go: {shares['agree'].mean():.0%}")
+shares.round(2)
+
+# %% [markdown]
+# `bake` keeps, layer by layer, the block that most positions take, and throws the rest away, gates included. A layer
+# whose gates disagree loses by that: some of its positions get the other block from now on.
+#
+# **Predict:** will WER change by more than the interval of the paired difference?
+
+# %%
+from distilwhisper_lib import bake
+
+baked = bake(lab.model(system), language, batches)
+assert not clsr_blocks(baked)
+print(f"{sum(p.numel() for p in baked.parameters()):,} weights, as many as the student:",
+      f"{sum(p.numel() for p in lab.student().parameters()):,}")  # fmt: skip
+deployed = {"routed": counted["fp32"], "baked": counts_of(baked, "baked")}
+shown = ["wer", "wer_low", "wer_high", "cer", "loops", "against routed"]
+table_of(deployed, "routed").set_index("trial")[shown].round(1)
+
+# %% [markdown]
+# **Read:** if the last column leaves zero out, baking has cost, or gained, something. A model whose gates should agree can
+# be trained for it: `lab.train("distilwhisper", agreement=1.0)` adds a term that is zero where all positions of a
+# layer choose the same block. And gates that agree completely can be fixed in a model that still routes elsewhere
+# (`fix_gates`), where they cost nothing.
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 8.3: what baking changes (code)
+#
+# ●●○ · 10 minutes · *you learn what the threshold decides*
+#
+# Write `changed(shares, threshold)`: the share of positions, as a mean over the layers, that take another block after
+# baking than before. `shares` has the column `open`; a layer keeps its expert where `open >= threshold`.
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# Where the expert is kept, the positions whose gate was shut change; where the shared block is kept, those whose gate was
+# open. `Series.where(condition, other)` chooses between the two.
+#
+# </details>
+
+# %% tags=["stub"]
+def changed(shares, threshold):
+    raise NotImplementedError
+
+# %% tags=["solution"]
+def changed(shares, threshold):
+    opened = shares["open"]
+    return float((1 - opened).where(opened >= threshold, opened).mean())
+
+# %% tags=["wrong"]
+def changed(shares, threshold):
+    opened = shares["open"]
+    return float(opened.where(opened >= threshold, 1 - opened).mean())
+
+# %% tags=["check"]
+from checks_08 import check_changed
+from exercise import check
+
+check(check_changed, changed)
+
+# %% [markdown]
+# ## 6. Deploy: faster-whisper
+#
+# A baked model is a Whisper like any other: `save_pretrained` writes it, and CTranslate2's own converter turns it into
+# what faster-whisper runs, here with weights in 8 bits. What counts in use is the **real-time factor**: seconds of
+# computing for a second of sound, one clip at a time. (The package faster-whisper comes with this project's tests; the
+# random model of the preset `smoke` has no words that it could write.)
+
+# %%
+import importlib.util
+import shutil
+
+from distilwhisper_lib import export_ctranslate2
+
+few = list(range(min(12, len(clips))))
+sound = sum(clips.durations[i] for i in few)
+possible = importlib.util.find_spec("faster_whisper") is not None and lab.preset.student != "tiny"
+converted = folder / "faster-whisper-int8"
+if possible:
+    shutil.rmtree(converted, ignore_errors=True)
+    export_ctranslate2(baked, lab.processor, converted, "int8")
+    print(*sorted(f"{path.name} {path.stat().st_size / 1e6:.0f} MB" for path in converted.iterdir()), sep="\n")
+else:
+    print("no faster-whisper here, or a random model: its row is left out below")
+
+# %%
+from dataclasses import replace
+
+from distilwhisper_lib.audio import read_audio
+from distilwhisper_lib.evaluate import generate_batch
+
+native = replace(lab.collator, margin_seconds=None)  # Whisper's own 30 s
+
+
+def ours(model, collator):
+    """Return a function from the number of a clip to its text."""
+    def say(i):
+        mel = collator([clips[i]])["input_features"]
+        return generate_batch(model, lab.processor.tokenizer, mel, language, "transcribe", lab.preset)[0]
+    return say
+
+# %%
+def theirs(folder):
+    """The same by faster-whisper, greedily and without its own heuristics."""
+    from faster_whisper import WhisperModel
+
+    whisper = WhisperModel(str(folder), device=lab.device.type, compute_type="int8",
+                           cpu_threads=torch.get_num_threads())  # fmt: skip
+
+    def say(i):
+        audio = read_audio(clips.rows[i]["audio"])
+        found, _ = whisper.transcribe(audio, language=language, beam_size=1, temperature=0.0, without_timestamps=True,
+                                      condition_on_previous_text=False, no_speech_threshold=None,
+                                      log_prob_threshold=None, compression_ratio_threshold=None,
+                                      max_new_tokens=lab.preset.max_new_tokens)  # fmt: skip
+        return " ".join("".join(segment.text for segment in found).split())
+    return say
+
+# %%
+engines = {"routed": ours(model, lab.collator), "routed, 30 s": ours(model, native), "baked": ours(baked, lab.collator),
+           "baked, 30 s": ours(baked, native)}  # fmt: skip
+if possible:
+    engines["faster-whisper int8, 30 s"] = theirs(converted)
+rows, texts = [], [clips.rows[i]["text"] for i in few]
+for name, say in engines.items():
+    say(few[0])  # the first call allocates
+    began = time.perf_counter()
+    said = [say(i) for i in few]
+    rows.append({"engine": name, "real-time factor": (time.perf_counter() - began) / sound}
+                | summarise(count_errors(texts, said, lab.preset.normaliser)))  # fmt: skip
+pd.DataFrame(rows).set_index("engine")[["real-time factor", "wer", "wer_low", "wer_high", "cer"]].round(2)
+
+# %% [markdown]
+# **Read:** three things differ between the rows. The **window**: cut to the clip and a margin it costs a fraction of
+# Whisper's 30 s, and no engine makes up for that by itself. **Baking**: it saves the gates, and a language's other weights
+# in memory. The **engine**: compare the rows with 30 s. With so few clips WER only tells whether something is broken.
+
+# %%
+for name in FORMS:
+    shutil.rmtree(folder / name.replace(" ", "-"))  # the predictions stay
+
+# %% [markdown]
+# ## Summary
+#
+# - In use a gate is hard, so one block for each position is enough; computing both doubles the work of every
+#   feed-forward block.
+# - A frozen teacher is asked once. Its weights are not needed in training.
+# - An expert is the shared block and a small difference: store the difference, in 8 bits or at a low rank, and
+#   measure what that costs, in pairs.
+# - Where the gates of a layer agree, they need not be there: a baked model is a plain Whisper, and runs wherever Whisper
+#   runs.
+# - Cut the window first: short clips in 30 s of silence are the largest waste of all.
+#
+# ## Glossary
+# - *routing*: sending each position through one of several blocks.
+# - *calibration*: clips on which something is counted that is then fixed; never those of the test.
+# - *low rank*: said of a matrix that is a product of two thin ones.
+# - *quantisation*: storing numbers as few whole multiples of a step.
+# - *real-time factor*: seconds of computing for a second of sound; below one it keeps up.
+#
+# ## Where in the library, where in the paper
+#
+# `clsr.py` (`_choose`), `teacher.py`, `storage.py` and `checkpoints/packing.py`, `deployment/` (`bake`, `export`),
+# `benchmarks/`. In the paper: section 3 (the gates), and its claim of a negligible overhead at inference.
