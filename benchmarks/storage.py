@@ -1,12 +1,13 @@
 """`python -m benchmarks.storage`: what a language takes on disk, in each form of `save_experts`.
 
-Random experts in Whisper's shapes, a hundredth away from the shared block. Baseline: fp32, as the authors publish. Floor,
-of fp32 and fp16: the numbers of experts and gates at 4 or 2 bytes; of int8 one byte for each weight; of low-rank the
-factors in fp16. Beside it the seconds to save and to load. What a form costs in WER is in notebook 08.
+Random experts in Whisper's shapes, a hundredth away from the shared block. Baseline: fp32, as the authors publish.
+Floor, of fp32 and fp16: the numbers of experts and gates at 4 or 2 bytes; of int8 one byte for each weight; of low-rank
+the factors in fp16. Beside it the seconds to save and to load. What a form costs in WER is in notebook 08.
 """
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -41,7 +42,8 @@ def measure(size: str, forms: list[tuple[str, int]]) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         for form, rank in forms:
             path = Path(folder) / f"{form}-{rank}"
-            saving = seconds(lambda path=path, form=form, rank=rank: save_experts(model, path, form, rank or 64), device)
+            save = partial(save_experts, model, path, form, rank or 64)
+            saving = seconds(save, device)
             megabytes = (path / "experts.cs.safetensors").stat().st_size / 1e6
             rows.append({"size": size, "form": form, "rank": rank or "", "megabytes": megabytes,
                          "floor": least_bytes(parameters, form, rank) / 1e6, "seconds to save": saving})  # fmt: skip

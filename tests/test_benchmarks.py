@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 import torch
-from benchmarks import inference, measuring, storage
+from benchmarks import inference, measuring, memory, storage, training
 from distilwhisper_lib import attach_experts, use_language
 from distilwhisper_lib.checkpoints import tiny_whisper
 from distilwhisper_lib.clsr import expert_parameters
@@ -60,3 +60,54 @@ def test_the_floor_of_storage_counts_bytes_by_hand():
     parameters = {"x.experts.cs.fc1.weight": torch.zeros(8, 4), "x.experts.cs.fc1.bias": torch.zeros(8)}
     floors = [storage.least_bytes(parameters, form, 2) for form in ("fp32", "fp16", "int8", "low-rank")]
     assert floors == [4 * 40, 2 * 40, 32 + 2 * 8, 2 * 2 * 12 + 2 * 8]
+
+
+# ---- training
+
+
+@pytest.fixture(scope="module")
+def tiny_training():
+    made = training.Training("tiny", "tiny", batch=3, k=10**6)  # as many words as there are, but one
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for _, weight in expert_parameters(made.model):
+            weight.add_(1.0 * torch.randn_like(weight))  # or the student would be its own teacher
+    return made
+
+
+def test_training_writes_a_row_for_each_step_and_for_the_whole_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
+    training.main(["--quick", "--size", "tiny"])
+    table = pd.read_csv(tmp_path / "benchmarks" / "training.csv")
+    assert list(table["run"]) == ["baseline", *training.steps_here(), "baseline", "library"]
+    assert list(table["work"])[-2:] == ["10 epochs"] * 2 and (table["times floor"] > 1).all()
+    assert (table.loc[table["run"] == "baseline", "times baseline"] == 1).all()
+
+
+def test_what_the_steps_leave_out_does_not_change_the_loss(tiny_training):
+    losses = {n: tiny_training.loss(training.STEPS[:n]).item() for n in range(4)}
+    assert losses[1] == losses[0]  # the teacher says the same when it is asked again
+    assert abs(losses[2] - losses[1]) > 1e-4  # padding is left out: another loss, the one that is meant
+    assert losses[3] == pytest.approx(losses[2], abs=1e-4)  # all words but one are stored
+
+
+def test_a_step_moves_experts_alone(tiny_training):
+    before = {name: p.clone() for name, p in tiny_training.model.named_parameters()}
+    tiny_training.step(training.STEPS[:5])
+    moved = {name for name, p in tiny_training.model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved and all(".cs." in name for name in moved)
+
+
+def test_memory_writes_the_peak_of_both_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
+    memory.main(["--size", "tiny", "--teacher", "tiny", "--batch", "2"])
+    table = pd.read_csv(tmp_path / "benchmarks" / "memory.csv")
+    assert list(table["run"]) == ["baseline", "library"] and (table["gb"] > table["floor"]).all()
+    assert table["floor"][0] == table["floor"][1] and table["times baseline"][0] == 1
+
+
+def test_a_run_that_fails_in_the_memory_benchmark_is_named(monkeypatch):
+    monkeypatch.setattr(memory, "json", None)
+    monkeypatch.setattr(memory.subprocess, "run", lambda *a, **k: memory.subprocess.CompletedProcess(a, 1, "", "oh no"))
+    with pytest.raises(RuntimeError, match="'baseline' of benchmarks.memory failed: oh no"):
+        memory.measure("tiny", "tiny", 2)

@@ -1,0 +1,157 @@
+"""`python -m benchmarks.training`: a step of training experts with distillation, against the plainest way to do it.
+
+    baseline          the release's procedure, as in transformers' Seq2SeqTrainer: the teacher runs in every step, the
+                      losses are taken at all padded positions and over all words, windows of 30 s, AdamW unfused
+    stored teacher    what the teacher says is there; all else as before
+    labelled          losses where there is a label
+    top k             the divergence over the teacher's k likeliest words and the mass of the others
+    short window      the window is cut to the longest clip and a margin
+    fused optimizer   as torch has it
+    mixed precision   where the processor or GPU computes in 16 bits: then this row is what the library does
+
+Each row has the steps above it too; the last is `LabTrainer`'s own loss. Logits are computed at all positions in all of
+them: batches by length leave few padded ones. Random weights and clips in Whisper's shapes. Beside the step the whole
+run: the teacher once, then `--epochs` of steps. Floor: the operations of the last row's step, counted by torch, at the
+speed that a plain matrix product reaches here.
+"""
+
+import argparse
+import contextlib
+from types import SimpleNamespace
+
+import torch
+from distilwhisper_lib import attach_experts, set_language, use_window
+from distilwhisper_lib.batches import position_masks
+from distilwhisper_lib.clsr import ExpertSettings, last_gates, set_noise
+from distilwhisper_lib.device import autocast, mixed_precision, pick_device
+from distilwhisper_lib.losses import (
+    IGNORED, cross_entropy, gate_budget_loss, js_divergence, labelled, top_k_log_probs, total_loss,
+)  # fmt: skip
+from distilwhisper_lib.train import LabTrainer, Objective
+from torch.utils.flop_counter import FlopCounterMode
+from transformers.utils.logging import set_verbosity_error
+
+from .inference import SHAPES, whisper_of
+from .measuring import as_rows, interleaved, reached_flops, report
+
+STEPS = ("stored teacher", "labelled", "top k", "short window", "fused optimizer", "mixed precision")
+BUDGET, SMOOTHING, MARGIN = 0.8, 0.1, 150  # frames of silence after the longest clip, as at laptop
+
+
+class Stored:
+    """What `TeacherOutputs` is to the loss: the top k of one batch's labelled positions."""
+
+    def __init__(self, logits: torch.Tensor, k: int):
+        self.words, self.log_probs = top_k_log_probs(logits, k)
+
+    def lookup(self, *_):
+        """Return words (N, k) and log-probabilities (N, k + 1)."""
+        return self.words, self.log_probs
+
+
+class Training:
+    """A student with experts, a teacher, and one batch of clips of 2 to 6 s with 6 to 30 words."""
+
+    def __init__(self, size: str, teacher: str, batch: int, k: int = 256):
+        torch.manual_seed(0)
+        self.device = pick_device()
+        settings = ExpertSettings(expert_dropout=0.0, gate_dropout=0.0, skip_gate=0.0)
+        self.model = attach_experts(whisper_of(size), ["cs"], settings)
+        self.model, self.teacher = self.model.to(self.device).train(), whisper_of(teacher).to(self.device)
+        set_language(self.model, "cs")
+        set_noise(self.model, 0.0)
+        frames, words = torch.randint(200, 600, (batch,)), torch.randint(6, 30, (batch,))
+        self.cut = min(3000, int(frames.max()) + MARGIN + (int(frames.max()) + MARGIN) % 2)
+        vocabulary = self.model.config.vocab_size
+        labels = torch.full((batch, int(words.max())), IGNORED)
+        for row, n in enumerate(words):
+            labels[row, :n] = torch.randint(5, min(vocabulary, 5000), (int(n),))
+        inputs = labels.roll(1, 1).clamp_min(1)
+        features = torch.randn(batch, self.model.config.num_mel_bins, 3000)
+        self.inputs = {"input_features": features, "labels": labels, "decoder_input_ids": inputs, "frames": frames,
+                       "ids": [""] * batch}  # fmt: skip
+        self.inputs = {name: value.to(self.device) if torch.is_tensor(value) else value
+                       for name, value in self.inputs.items()}  # fmt: skip
+        self.taught = self.teach(3000)  # (B, T, V): what "stored teacher" has at hand
+        self.stored = Stored(labelled(self.taught, self.inputs["labels"])[0], min(k, vocabulary - 1))
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizers = {fused: torch.optim.AdamW(trained, 1e-6, fused=fused, foreach=False)
+                           for fused in (False, True)}  # fmt: skip
+
+    @torch.no_grad()
+    def teach(self, frames: int) -> torch.Tensor:
+        """Return the teacher's logits (B, T, V), without gradients."""
+        with use_window(self.teacher, frames):
+            return self.teacher(input_features=self.inputs["input_features"][..., :frames],
+                                decoder_input_ids=self.inputs["decoder_input_ids"]).logits  # fmt: skip
+
+    def loss(self, steps: tuple[str, ...]) -> torch.Tensor:
+        """Return the loss of the batch with the given STEPS."""
+        inputs, frames = self.inputs, self.cut if "short window" in steps else 3000
+        mixed = autocast(self.device) if "mixed precision" in steps else contextlib.nullcontext()
+        with mixed, use_window(self.model, frames):
+            logits = self.model(input_features=inputs["input_features"][..., :frames],
+                                decoder_input_ids=inputs["decoder_input_ids"]).logits  # fmt: skip
+        if "top k" in steps:
+            goal = Objective(SMOOTHING, BUDGET, per_stack=True, teacher=self.stored)
+            own = SimpleNamespace(objective=goal, model=self.model)
+            return LabTrainer._losses(own, inputs, *labelled(logits, inputs["labels"]))["loss"]
+        taught = self.taught if "stored teacher" in steps else self.teach(frames)
+        student, labels, gates = logits.flatten(0, 1), inputs["labels"].flatten(), last_gates(self.model)
+        taught = taught.flatten(0, 1)
+        if "labelled" in steps:
+            student, taught, labels = (x[labels != IGNORED] for x in (student, taught, labels))
+        masks = position_masks(inputs, gates["encoder"][0].shape[1])
+        budget = gate_budget_loss(gates, masks, BUDGET, per_stack=True)
+        return total_loss(cross_entropy(student, labels, SMOOTHING), budget, js_divergence(taught, student))
+
+    def step(self, steps: tuple[str, ...]) -> None:
+        """Forward, backward and an update, with the given STEPS."""
+        optimizer = self.optimizers["fused optimizer" in steps]
+        self.loss(steps).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def steps_here() -> tuple[str, ...]:
+    """Return STEPS, without the last one where there is no 16-bit arithmetic."""
+    return STEPS[: len(STEPS) - (mixed_precision(pick_device()) == "no")]
+
+
+def measure(size: str, teacher: str, batch: int, repeats: int, epochs: int) -> list[dict]:
+    """Return a row per step, then the whole run's."""
+    training, names = Training(size, teacher, batch), steps_here()
+    runs = {"baseline": lambda: training.step(())}
+    runs |= {name: lambda n=n: training.step(names[: n + 1]) for n, name in enumerate(names)}
+    with FlopCounterMode(display=False) as counter:
+        training.step(names)
+    precision = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[mixed_precision(training.device)]
+    floor = counter.get_total_flops() / reached_flops(training.device, precision)
+    took = interleaved(runs | {"teacher once": lambda: training.teach(training.cut)}, repeats, training.device)
+    once = took.pop("teacher once")
+    rows = as_rows(took, "baseline", dict.fromkeys(took, floor), size=size, teacher=teacher, batch=batch, work="step")
+    whole = {"baseline": [epochs * t for t in took["baseline"]],
+             "library": [epochs * t + o for t, o in zip(took[names[-1]], once, strict=True)]}  # fmt: skip
+    rows += as_rows(whole, "baseline", dict.fromkeys(whole, epochs * floor), size=size, teacher=teacher, batch=batch,
+                    work=f"{epochs} epochs")  # fmt: skip
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="whisper-base from itself, two clips: about a minute")
+    parser.add_argument("--size", choices=[*SHAPES, "tiny"], default="base")
+    parser.add_argument("--teacher", choices=[*SHAPES, "tiny"], default="small")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=5)
+    a = parser.parse_args(arguments)
+    if a.quick:
+        a.teacher, a.batch, a.repeats = a.size, 2, 1
+    set_verbosity_error()
+    report("training", measure(a.size, a.teacher, a.batch, a.repeats, a.epochs))
+
+
+if __name__ == "__main__":
+    main()
