@@ -3,7 +3,7 @@
     .venv/bin/python tools/readme_results.py
 
 README.md: "results" from results/reference/laptop, "presets" from presets.py, "method" and "fidelity" from
-method_table.py, "inference" from the benchmark, and the notebooks' minutes.
+method_table.py, "inference", "training" and "storage" from the benchmarks, and the notebooks' minutes.
 CONTRIBUTING.md: "modules" from the library's own first lines and imports. A test compares; run this to update.
 """
 
@@ -25,7 +25,8 @@ from method_table import MODES, fidelity_rows, method_rows  # noqa: E402
 
 LIBRARY = ROOT / "distilwhisper_lib"
 REFERENCE = ROOT / "results" / "reference" / "laptop"
-BENCHMARK = ROOT / "results" / "reference" / "benchmarks" / "inference.csv"
+BENCHMARKS = ROOT / "results" / "reference" / "benchmarks"
+STORED = ("size", "form", "rank", "megabytes", "times fp32")
 ABSENT = (
     "*The reference run is not in yet: there is no `results/reference/laptop/comparison.csv`. "
     "`make course` prints this table for your own machine.*"
@@ -121,15 +122,45 @@ def _speech(preset: Preset) -> str:
 
 def inference() -> str:
     """Return the table of the benchmark of inference: times plain Whisper, plain Whisper over the floor, and where."""
-    found = pd.read_csv(BENCHMARK)
+    found = pd.read_csv(BENCHMARKS / "inference.csv")
     setting, rows = ["size", "dtype", "batch", "work"], []
     for keys, part in found.groupby(setting, sort=False):
         runs = part.set_index("run")
         rows.append([*keys, *(f"{runs.loc[name, 'times plain']:.2f}" for name in ("mixed", "routed")),
                      f"{runs.loc['plain', 'times floor']:.1f}"])  # fmt: skip
+    head = [*setting, "both blocks", "routed", "plain Whisper over the floor"]
+    return f"{markdown_table(rows, head)}\n\n{measured_on(found)}"
+
+
+def measured_on(found: pd.DataFrame) -> str:
+    """Return a sentence on the machine that a benchmark ran on."""
     machine = found.iloc[0]
-    table = markdown_table(rows, [*setting, "both blocks", "routed", "plain Whisper over the floor"])
-    return f"{table}\n\nMeasured on {machine.processor} ({machine.threads} threads), torch {machine.torch}."
+    return f"Measured on {machine.processor} ({machine.threads} threads), torch {machine.torch}."
+
+
+def training() -> str:
+    """Return the table of the benchmark of training: seconds, times the baseline, gain of each step alone; memory."""
+    found = pd.read_csv(BENCHMARKS / "training.csv")
+    rows, before = [], None
+    for _, row in found.iterrows():
+        gain = "" if row["run"] in ("baseline", "library") else f"{row['seconds'] / before:.2f}"
+        rows.append([row["work"], row["run"], f"{row['seconds']:.1f}", f"{row['times baseline']:.2f}", gain,
+                     f"{row['times floor']:.1f}"])  # fmt: skip
+        before = row["seconds"]
+    memory = pd.read_csv(BENCHMARKS / "memory.csv").set_index("run")
+    peaks = (f"Peak of memory of a step: {memory.gb['library']:.1f} against {memory.gb['baseline']:.1f} GB, "
+             f"{memory['times baseline']['library']:.2f} times the baseline's.")  # fmt: skip
+    head = ["work", "with", "seconds", "times baseline", "times the row above", "over the floor"]
+    shapes = f"Student {found['size'][0]}, teacher {found['teacher'][0]}, {found['batch'][0]} clips a step."
+    return f"{markdown_table(rows, head)}\n\n{shapes} {peaks} {measured_on(found)}"
+
+
+def storage() -> str:
+    """Return the table of the benchmark of storage: megabytes of a language in each form."""
+    found = pd.read_csv(BENCHMARKS / "storage.csv")
+    rows = [[size, form if pd.isna(rank) else f"{form}, rank {rank:.0f}", f"{megabytes:.1f}", f"{times:.2f}"]
+            for size, form, rank, megabytes, times in zip(*(found[name] for name in STORED), strict=True)]
+    return markdown_table(rows, ["size", "form", "MB a language", "times fp32"])
 
 
 def method() -> str:
@@ -207,7 +238,7 @@ def fill(text: str, name: str, content: str) -> str:
 def readme(text: str, folder: Path = REFERENCE) -> str:
     """Return README.md's text with its generated parts."""
     parts = {"results": results(folder), "presets": presets(), "method": method(), "fidelity": fidelity(),
-             "inference": inference()}  # fmt: skip
+             "inference": inference(), "training": training(), "storage": storage()}  # fmt: skip
     for name, content in parts.items():
         text = fill(text, name, content)
     return fill_minutes(text, folder)
