@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from .systems import SYSTEMS
+from .systems import EVERY
 
 WIDE, SQUARE = (9, 4), (6, 5)  # inches
 DPI = 100
@@ -33,12 +33,12 @@ def save_figure(figure: Figure, path: Path) -> Figure:
 
 def label_of(name: str) -> str:
     """Return the label of a system, or the name itself where it is not one."""
-    return SYSTEMS[name].label if name in SYSTEMS else name
+    return EVERY[name].label if name in EVERY else name
 
 
 def colours_of(names: Iterable[str]) -> list[str]:
     """Return each system's own colour, by name or label; anything else takes the next of OTHERS."""
-    known = {key: system.colour for system in SYSTEMS.values() for key in (system.name, system.label)}
+    known = {key: system.colour for system in EVERY.values() for key in (system.name, system.label)}
     rest = iter(OTHERS * 5)
     return [known[name] if name in known else next(rest) for name in names]
 

@@ -17,7 +17,7 @@ from distilwhisper_lib.experiments import study
 from distilwhisper_lib.lab import Lab, open_lab
 from distilwhisper_lib.presets import PRESETS, cache_dir, get_preset, results_dir
 from distilwhisper_lib.record import commit, read_steps, short_hash, timed_step, write_json
-from distilwhisper_lib.systems import SYSTEMS, TRAINED
+from distilwhisper_lib.systems import LOW_RANK, SYSTEMS, TRAINED
 from distilwhisper_lib.testsets import test_sets, with_paper_data
 from random_data import logits, random_batch
 
@@ -65,7 +65,7 @@ def test_folders_come_from_the_environment(tmp_path, monkeypatch):
 
 def test_every_preset_names_a_learning_rate_for_what_is_trained():
     for preset in PRESETS.values():
-        assert sorted(preset.learning_rates) == sorted(TRAINED)
+        assert sorted(preset.learning_rates) == sorted([*TRAINED, LOW_RANK.name])
         assert preset.minutes and preset.memory
 
 

@@ -11,7 +11,7 @@ from distilwhisper_lib.clsr import ExpertSettings, attach_experts, clsr_blocks, 
 from distilwhisper_lib.losses import cross_entropy, labelled
 from distilwhisper_lib.presets import get_preset
 from distilwhisper_lib.systems import (
-    SYSTEMS, TRAINED, count_parameters, get_system, load_trained, prepare_for_training, save_trained,
+    EVERY, LOW_RANK, TRAINED, count_parameters, get_system, load_trained, prepare_for_training, save_trained,
 )  # fmt: skip
 from distilwhisper_lib.teacher import compute_teacher
 from distilwhisper_lib.checkpoints.tiny import tiny_whisper
@@ -265,11 +265,11 @@ def test_trainer_keeps_the_frozen_part_bit_for_bit(clips, collator, teacher, tmp
 # ---- whole systems
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", [*TRAINED, LOW_RANK.name])
 def test_each_system_trains_is_kept_and_loads_again(name, clips, collator, teacher, tmp_path):
     system = get_system(name)
     goal = Objective(teacher=teacher if system.distils else None, per_stack=system.budget_per_stack)
-    rate = {"everything": 1e-2, "adapter": 1e-2, "experts": 3e-2}[system.trains]
+    rate = 3e-2 if system.trains == "experts" and system is not LOW_RANK else 1e-2
     preset = replace(PRESET, batch_size=4)
     arguments = (system, tmp_path / "run", preset, goal, clips, clips, collator, "cs", rate, 8, 77)
     folder = train_system(*arguments)
@@ -321,13 +321,20 @@ def test_runs_of_the_same_seed_are_alike_and_others_are_not(clips, collator, tmp
 
 def test_systems_by_name():
     assert TRAINED == ["fine-tuning", "lora", "clsr-ft", "distilwhisper-released", "distilwhisper"]
-    assert all(name == system.name for name, system in SYSTEMS.items())
+    assert all(name == system.name for name, system in EVERY.items())
     for field in ("colour", "label"):
-        assert len({getattr(system, field) for system in SYSTEMS.values()}) == len(SYSTEMS)
+        assert len({getattr(system, field) for system in EVERY.values()}) == len(EVERY)
     with pytest.raises(ValueError, match="unknown system 'gpt': one of student, teacher, fine-tuning"):
         get_system("gpt")
     with pytest.raises(ValueError, match="student is not trained"):
         prepare_for_training(load_whisper("tiny"), get_system("student"), "cs")
+
+
+def test_low_rank_experts_train_as_many_weights_as_lora():
+    lora = count_parameters(prepare_for_training(load_whisper("tiny"), get_system("lora"), "cs"))
+    model = prepare_for_training(load_whisper("tiny"), LOW_RANK, "cs", ExpertSettings(**LOW_RANK.experts))
+    gates = sum(p.numel() for name, p in expert_parameters(model) if ".gates." in name)
+    assert count_parameters(model)["trained"] - gates == lora["trained"]
 
 
 def test_saving_is_all_or_nothing(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from distilwhisper_lib.clsr import ExpertSettings
 from distilwhisper_lib.fidelity import FIDELITIES
 from distilwhisper_lib.losses import SIGMA_CE, SIGMA_KD
 from distilwhisper_lib.presets import COLAB, LAPTOP, PAPER, Preset
-from distilwhisper_lib.systems import SYSTEMS, lora_config
+from distilwhisper_lib.systems import SYSTEMS, get_system, lora_config
 from distilwhisper_lib.train import training_arguments
 
 POOLED, OURS = SYSTEMS["distilwhisper-released"], SYSTEMS["distilwhisper"]
@@ -22,7 +22,7 @@ def rates(preset: Preset) -> str:
     """Return a preset's learning rates as text: each with the systems that it is for."""
     by_rate: dict[float, list[str]] = {}
     for name, rate in preset.learning_rates.items():
-        by_rate.setdefault(rate, []).append(SYSTEMS[name].label)
+        by_rate.setdefault(rate, []).append(get_system(name).label)
     shown = {rate: np.format_float_scientific(rate, trim="-", exp_digits=1) for rate in by_rate}
     return "; ".join(f"{shown[rate]}: {' / '.join(labels)}" for rate, labels in by_rate.items())
 

@@ -21,7 +21,8 @@ from ..record import run_record, write_json
 from ..systems import TRAINED, get_system
 from ..testsets import DOMAINS
 
-LOWEST = {"fine-tuning": 2.5e-5, "lora": 1e-3, "distilwhisper": 7.5e-5}  # learning rates; of the others 1.5e-4
+LOWEST = {"fine-tuning": 2.5e-5, "lora": 1e-3, "distilwhisper": 7.5e-5, "distilwhisper-low-rank": 5e-4}
+OTHERS_LOWEST = 1.5e-4  # learning rates
 FACTORS = (1, 2, 4)  # of the lowest: three trials a system
 
 OURS = "distilwhisper"
@@ -35,7 +36,7 @@ def tune(lab: Lab, systems: list[str], factors: tuple[float, ...] = FACTORS) -> 
     rows = []
     for system in systems:
         for factor in factors:
-            rows.append(_trial(lab, system, learning_rate=float(f"{LOWEST.get(system, 1.5e-4) * factor:.3g}")))
+            rows.append(_trial(lab, system, learning_rate=float(f"{LOWEST.get(system, OTHERS_LOWEST) * factor:.3g}")))
             _write(lab, "tuning", rows)
     return pd.DataFrame(rows)
 
