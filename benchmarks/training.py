@@ -3,20 +3,22 @@
     baseline          the release's procedure, as in transformers' Seq2SeqTrainer: the teacher runs in every step, the
                       losses are taken at all padded positions and over all words, windows of 30 s, AdamW unfused
     stored teacher    what the teacher says is there; all else as before
-    labelled          losses where there is a label
+    labelled          logits and losses where there is a label
     top k             the divergence over the teacher's k likeliest words and the mass of the others
     short window      the window is cut to the longest clip and a margin
     fused optimizer   as torch has it
     mixed precision   where the processor or GPU computes in 16 bits: then this row is what the library does
 
-Each row has the steps above it too; the last is `LabTrainer`'s own loss. Logits are computed at all positions in all of
-them: batches by length leave few padded ones. Random weights and clips in Whisper's shapes. Beside the step the whole
-run: the teacher once, then `--epochs` of steps. Floor: the operations of the last row's step, counted by torch, at the
-speed that a plain matrix product reaches here.
+Each row has the steps above it too; the last is `LabTrainer`'s own loss. Random weights and clips in Whisper's shapes.
+Beside the step the whole run: the teacher once, then `--epochs` of steps. "frozen front" is the part before the first
+expert alone, which is the same in every epoch: what storing its outputs would save at most; the library does not, for
+they take more space than the clips. Floor: the operations of the last row's step, counted by torch, at the speed that a
+plain matrix product reaches here.
 """
 
 import argparse
 import contextlib
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import torch
@@ -28,6 +30,8 @@ from distilwhisper_lib.losses import (
     IGNORED, cross_entropy, gate_budget_loss, js_divergence, labelled, top_k_log_probs, total_loss,
 )  # fmt: skip
 from distilwhisper_lib.train import LabTrainer, Objective
+from distilwhisper_lib.weights import logits_at
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.utils.logging import set_verbosity_error
 
@@ -89,21 +93,27 @@ class Training:
         """Return the loss of the batch with the given STEPS."""
         inputs, frames = self.inputs, self.cut if "short window" in steps else 3000
         mixed = autocast(self.device) if "mixed precision" in steps else contextlib.nullcontext()
-        with mixed, use_window(self.model, frames):
+        kept = inputs["labels"] != IGNORED if "labelled" in steps else torch.ones_like(inputs["labels"], dtype=torch.bool)
+        with mixed, use_window(self.model, frames), logits_at(self.model, kept):
             logits = self.model(input_features=inputs["input_features"][..., :frames],
                                 decoder_input_ids=inputs["decoder_input_ids"]).logits  # fmt: skip
+        student, labels, gates = logits.float(), inputs["labels"][kept], last_gates(self.model)
         if "top k" in steps:
             goal = Objective(SMOOTHING, BUDGET, per_stack=True, teacher=self.stored)
-            own = SimpleNamespace(objective=goal, model=self.model)
-            return LabTrainer._losses(own, inputs, *labelled(logits, inputs["labels"]))["loss"]
-        taught = self.taught if "stored teacher" in steps else self.teach(frames)
-        student, labels, gates = logits.flatten(0, 1), inputs["labels"].flatten(), last_gates(self.model)
-        taught = taught.flatten(0, 1)
-        if "labelled" in steps:
-            student, taught, labels = (x[labels != IGNORED] for x in (student, taught, labels))
+            return LabTrainer._losses(SimpleNamespace(objective=goal, model=self.model), inputs, student, labels)["loss"]
+        taught = (self.taught if "stored teacher" in steps else self.teach(frames))[kept]
         masks = position_masks(inputs, gates["encoder"][0].shape[1])
         budget = gate_budget_loss(gates, masks, BUDGET, per_stack=True)
         return total_loss(cross_entropy(student, labels, SMOOTHING), budget, js_divergence(taught, student))
+
+    @torch.no_grad()
+    def front(self) -> torch.Tensor:
+        """Return what reaches the first expert, (B, S, d): convolutions, positions and one self-attention."""
+        encoder, x = self.model.get_encoder(), self.inputs["input_features"][..., : self.cut]
+        x = functional.gelu(encoder.conv2(functional.gelu(encoder.conv1(x)))).transpose(1, 2)  # (B, S, d)
+        x = x + encoder.embed_positions.weight[: x.shape[1]]
+        layer = encoder.layers[0]
+        return layer.final_layer_norm(x + layer.self_attn(layer.self_attn_layer_norm(x))[0])
 
     def step(self, steps: tuple[str, ...]) -> None:
         """Forward, backward and an update, with the given STEPS."""
@@ -111,6 +121,13 @@ class Training:
         self.loss(steps).backward()
         optimizer.step()
         optimizer.zero_grad()
+
+
+def operations(run: Callable[[], object]) -> float:
+    """Return the floating-point operations of a call, counted by torch."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
 
 
 def steps_here() -> tuple[str, ...]:
@@ -123,16 +140,17 @@ def measure(size: str, teacher: str, batch: int, repeats: int, epochs: int) -> l
     training, names = Training(size, teacher, batch), steps_here()
     runs = {"baseline": lambda: training.step(())}
     runs |= {name: lambda n=n: training.step(names[: n + 1]) for n, name in enumerate(names)}
-    with FlopCounterMode(display=False) as counter:
-        training.step(names)
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[mixed_precision(training.device)]
-    floor = counter.get_total_flops() / reached_flops(training.device, precision)
-    took = interleaved(runs | {"teacher once": lambda: training.teach(training.cut)}, repeats, training.device)
+    speed = reached_flops(training.device, precision)
+    runs |= {"teacher once": lambda: training.teach(training.cut), "frozen front": training.front}
+    took = interleaved(runs, repeats, training.device)
     once = took.pop("teacher once")
-    rows = as_rows(took, "baseline", dict.fromkeys(took, floor), size=size, teacher=teacher, batch=batch, work="step")
+    floors = dict.fromkeys(took, operations(lambda: training.step(names)) / speed)
+    floors["frozen front"] = operations(training.front) / speed
+    rows = as_rows(took, "baseline", floors, size=size, teacher=teacher, batch=batch, work="step")
     whole = {"baseline": [epochs * t for t in took["baseline"]],
              "library": [epochs * t + o for t, o in zip(took[names[-1]], once, strict=True)]}  # fmt: skip
-    rows += as_rows(whole, "baseline", dict.fromkeys(whole, epochs * floor), size=size, teacher=teacher, batch=batch,
+    rows += as_rows(whole, "baseline", dict.fromkeys(whole, epochs * floors["baseline"]), size=size, teacher=teacher, batch=batch,
                     work=f"{epochs} epochs")  # fmt: skip
     return rows
 

@@ -16,12 +16,12 @@ from .batches import Clips, Collator, LengthOrder, length_batches, position_mask
 from .clsr import ExpertSettings, clsr_blocks, last_gates, set_noise
 from .device import mixed_precision, peak_memory_gb, pick_device, release_memory
 from .fidelity import Fidelity
-from .losses import cross_entropy, gate_agreement_loss, gate_budget_loss, labelled, top_k_divergence, total_loss
+from .losses import IGNORED, cross_entropy, gate_agreement_loss, gate_budget_loss, top_k_divergence, total_loss
 from .presets import Preset, disk_errors
 from .record import write_json
 from .systems import System, prepare_for_training, save_trained
 from .teacher import TeacherOutputs
-from .weights import load_whisper, use_window
+from .weights import load_whisper, logits_at, use_window
 
 
 @dataclass(frozen=True)
@@ -64,22 +64,25 @@ class LabTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the loss of one batch; in evaluation the plain cross-entropy."""
-        with use_window(self.model, inputs["input_features"].shape[-1]):
+        wanted = inputs["labels"] != IGNORED  # (B, T)
+        if model.training and self.objective.fidelity.padding_in_divergence:
+            wanted = torch.ones_like(wanted)
+        with use_window(self.model, inputs["input_features"].shape[-1]), logits_at(self.model, wanted):
             outputs = model(input_features=inputs["input_features"], decoder_input_ids=inputs["decoder_input_ids"])
-        logits, labels = labelled(outputs.logits, inputs["labels"])  # (N, V), (N,)
+        logits, labels = outputs.logits.float(), inputs["labels"][wanted]  # (N, V), (N,)
         if not model.training:
             loss = cross_entropy(logits, labels)
             return (loss, outputs) if return_outputs else loss
-        parts = self._losses(inputs, logits, labels, outputs.logits)
-        self._parts.append((len(labels), {name: value.detach().float().item() for name, value in parts.items()}))
-        share = 1.0 if num_items_in_batch is None else len(labels) / float(num_items_in_batch)
+        parts, tokens = self._losses(inputs, logits, labels), int((labels != IGNORED).sum())
+        self._parts.append((tokens, {name: value.detach().float().item() for name, value in parts.items()}))
+        share = 1.0 if num_items_in_batch is None else tokens / float(num_items_in_batch)
         if self.objective.fidelity.equal_batches:
             share = 1 / self.args.gradient_accumulation_steps
         loss = parts["loss"] * share
         return (loss, outputs) if return_outputs else loss
 
-    def _losses(self, inputs: dict, logits: torch.Tensor, labels: torch.Tensor, everywhere=None) -> dict:
-        """Return the parts and "loss". logits (N, V) and labels (N,) of labelled positions, everywhere (B, T, V)."""
+    def _losses(self, inputs: dict, logits: torch.Tensor, labels: torch.Tensor) -> dict:
+        """Return the parts and "loss". logits (N, V), labels (N,): of labelled positions; released, of all."""
         goal, fidelity, parts = self.objective, self.objective.fidelity, {}
         parts["ce"] = loss = cross_entropy(logits, labels, goal.label_smoothing)
         gates = last_gates(self.model)
@@ -97,8 +100,7 @@ class LabTrainer(Trainer):
             parts["budget"], loss = budget, total_loss(loss, budget)
         if goal.teacher is not None:
             words, log_probs = goal.teacher.lookup(inputs["ids"], inputs["labels"], fidelity.padding_in_divergence)
-            compared = everywhere.flatten(0, 1) if fidelity.padding_in_divergence else logits
-            parts["kd"] = top_k_divergence(words, log_probs, compared, goal.divergence)
+            parts["kd"] = top_k_divergence(words, log_probs, logits, goal.divergence)
             loss = total_loss(parts["ce"], parts.get("budget", 0), parts["kd"], fidelity.unscaled_loss)
         return parts | {"loss": loss}
 

@@ -21,7 +21,7 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from .checkpoints import MIRRORED, VERSION, fetch_mirror, mirror_folder, tiny_processor, tiny_whisper, without_bars
 
-__all__ = ["Source", "find_weights", "load_processor", "load_whisper", "tiny_whisper", "use_window"]
+__all__ = ["Source", "find_weights", "load_processor", "load_whisper", "logits_at", "tiny_whisper", "use_window"]
 
 REVISIONS = {  # commits on the hub; a model that is not here is taken as it is on its main branch
     "openai/whisper-tiny": "169d4a4341b33bc18d8881c4b69c2e104e1cc0af",
@@ -189,3 +189,12 @@ def use_window(model: torch.nn.Module, frames: int) -> Iterator[None]:
         yield
     finally:
         config.max_source_positions, positions.num_embeddings = before
+
+
+def logits_at(model: torch.nn.Module, positions: torch.Tensor) -> contextlib.AbstractContextManager:
+    """Make the model's logits (N, V), of the decoder `positions` (B, T) that are true alone, within the block.
+
+    The others are never multiplied out: at base size a row of logits costs as much as the whole decoder.
+    """
+    whisper = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return whisper.proj_out.register_forward_pre_hook(lambda _, arguments: (arguments[0][positions],))

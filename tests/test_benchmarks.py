@@ -6,7 +6,7 @@ import torch
 from benchmarks import inference, measuring, memory, storage, training
 from distilwhisper_lib import attach_experts, use_language
 from distilwhisper_lib.checkpoints import tiny_whisper
-from distilwhisper_lib.clsr import expert_parameters
+from distilwhisper_lib.clsr import clsr_blocks, expert_parameters
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -79,7 +79,7 @@ def test_training_writes_a_row_for_each_step_and_for_the_whole_run(tmp_path, mon
     monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
     training.main(["--quick", "--size", "tiny"])
     table = pd.read_csv(tmp_path / "benchmarks" / "training.csv")
-    assert list(table["run"]) == ["baseline", *training.steps_here(), "baseline", "library"]
+    assert list(table["run"]) == ["baseline", *training.steps_here(), "frozen front", "baseline", "library"]
     assert list(table["work"])[-2:] == ["10 epochs"] * 2 and (table["times floor"] > 1).all()
     assert (table.loc[table["run"] == "baseline", "times baseline"] == 1).all()
 
@@ -89,6 +89,14 @@ def test_what_the_steps_leave_out_does_not_change_the_loss(tiny_training):
     assert losses[1] == losses[0]  # the teacher says the same when it is asked again
     assert abs(losses[2] - losses[1]) > 1e-4  # padding is left out: another loss, the one that is meant
     assert losses[3] == pytest.approx(losses[2], abs=1e-4)  # all words but one are stored
+
+
+def test_the_frozen_front_is_what_reaches_the_first_expert(tiny_training):
+    seen = []
+    handle = clsr_blocks(tiny_training.model)[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with handle:
+        tiny_training.loss(("short window",))
+    assert torch.allclose(tiny_training.front(), seen[0], atol=1e-5)
 
 
 def test_a_step_moves_experts_alone(tiny_training):

@@ -319,7 +319,7 @@ def released_parts(monkeypatch, tmp_path, clips, collator):
         trainer = trainer_of(load_whisper("tiny"), clips, collator, tmp_path, FIDELITIES["released"], teacher=Stored())
         batch = {"labels": labels, "ids": list("abcd"), "frames": torch.tensor([40, 50, 60, 100])}
         student = tensor("student_logits").view(4, 10, -1)
-        found = trainer._losses(batch, *labelled(student, labels), student)
+        found = trainer._losses(batch, student.flatten(0, 1), labels.flatten())
         return {name: value.item() for name, value in found.items()}
 
     return parts

@@ -233,6 +233,19 @@ def parts_of(trainer, batch):
     return {name: value.item() for name, value in values.items()}
 
 
+def test_logits_are_multiplied_out_where_there_is_a_label_alone(setting):
+    trainer, clips, collator = setting
+    batch, shapes = more_padding(collator([clips[0], clips[1]]), 3), []
+    trainer.model.eval()
+    handle = trainer.model.proj_out.register_forward_hook(lambda module, inputs, logits: shapes.append(logits.shape))
+    with torch.no_grad(), handle, use_window(trainer.model, batch["input_features"].shape[-1]):
+        loss, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+        kept = (batch["labels"] != IGNORED).sum()
+        assert shapes == [(kept, trainer.model.config.vocab_size)] and kept < batch["labels"].numel()
+        whole = trainer.model(input_features=batch["input_features"], decoder_input_ids=batch["decoder_input_ids"])
+    assert loss.item() == pytest.approx(cross_entropy(*labelled(whole.logits, batch["labels"])).item(), rel=1e-6)
+
+
 def more_padding(batch, columns):
     pad = torch.nn.functional.pad
     return batch | {"labels": pad(batch["labels"], (0, columns), value=IGNORED),
