@@ -377,6 +377,17 @@ def test_variants_are_runs_of_ours_with_other_settings(lab):
     assert lab.train("distilwhisper", learning_rate=1e-3).name in lab.used  # the first is the system as it is
 
 
+def test_smaller_scores_forms_and_baked_models_beside_the_trained_one(lab):
+    found = study.smaller(lab)
+    assert list(found["form"]) == ["fp32, routed", *study.FORMS, "baked"] + ["fp32, routed", "baked"] * 2
+    assert found["agree"].between(0.5, 1).all() and found["wer"].notna().all()
+    size = found.set_index("form")["megabytes"]
+    assert size["fp16"] > size["int8"] > 0 and size["low-rank 64"] > size["low-rank 16"]
+    assert set(zip(found["system"], found["agreement"], strict=True)) == set(study.BAKED)
+    baked = found[found["form"] == "baked"]
+    assert baked["difference"].notna().all() and (lab.results / "studies" / "smaller.json").is_file()
+
+
 def test_seeds_are_other_runs(lab):
     found = study.seeds(lab, ["lora", "distilwhisper"], [77, 78])
     folder = lab.results / "studies"

@@ -4,20 +4,27 @@
     fidelity  our experts corrected, as released, and with each difference between the two alone, on validation
     variants  the settings of gates and loss from which our variant was chosen, on the validation split too
     seeds     every trained system with further seeds, scored in both domains
+    smaller   our experts in each form of storage, and experts that are baked, on the in-domain test
 
 Runs are kept like the course's own, so that a stopped study goes on and the course reuses what fits.
 """
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 
-from ..clsr import ExpertSettings
-from ..comparison import paired, score
+from ..batches import length_batches
+from ..clsr import ExpertSettings, set_language
+from ..comparison import counts, paired, score
+from ..deployment import bake, gate_shares
+from ..evaluate import transcribe
 from ..fidelity import FIDELITIES
 from ..lab import Lab
 from ..record import run_record, write_json
+from ..scoring import count_errors, paired_difference, summarise
+from ..storage import load_experts, save_experts
 from ..systems import TRAINED, get_system
 from ..testsets import DOMAINS
 
@@ -29,6 +36,10 @@ OURS = "distilwhisper"
 BASIS = {"budget": 0.8, "learning_rate": 1.5e-4, "expert_dropout": 0.1, "gate_dropout": 0.0, "skip_gate": 0.0,
          "noise": 1.0, "divergence": "js"}  # fmt: skip
 TRIED = (BASIS | {"noise": 5.0}, BASIS, BASIS | {"noise": 0.0})  # fields of ExpertSettings and Objective
+
+FORMS = {"fp16": {"form": "fp16"}, "int8": {"form": "int8"}} | {
+    f"low-rank {rank}": {"form": "low-rank", "rank": rank} for rank in (128, 64, 16)}  # fmt: skip
+BAKED = ((OURS, 0.0), ("distilwhisper-released", 0.0), ("distilwhisper-released", 1.0))  # weight of gates that agree
 
 
 def tune(lab: Lab, systems: list[str], factors: tuple[float, ...] = FACTORS) -> pd.DataFrame:
@@ -98,6 +109,45 @@ def seeds(lab: Lab, systems: list[str], numbers: list[int], epochs: int | None =
     return pd.DataFrame(rows)
 
 
+def smaller(lab: Lab) -> pd.DataFrame:
+    """Score our experts in each of FORMS, and the BAKED trainings routed and baked; return a row of scores for each.
+
+    difference, low, high: of WER, to the same training as it is, paired. agree: share of the positions of calibration
+    clips that go where most of their layer go (see `gate_shares`).
+    """
+    language, rows = lab.preset.language, []
+    for system, agreement in BAKED:
+        changes = {"agreement": agreement}
+        folder = lab.folder / "smaller" / lab.train(system, **changes).name
+        model = lab.model(system, **changes)
+        calibration = lab.clips("validation", None, lab.preset.retention_clips)
+        batches = [lab.collator([calibration[i] for i in batch])
+                   for batch in length_batches(calibration.durations, lab.preset.eval_batch_size)]  # fmt: skip
+        row = {"system": system, "agreement": agreement, "agree": gate_shares(model, language, batches)["agree"].mean()}
+        base = counts(lab, system, f"{language}/in-domain", **changes)
+        rows.append(row | {"form": "fp32, routed"} | summarise(base))
+        for name, options in (FORMS if system == OURS else {}).items():
+            place = save_experts(model, folder / name.replace(" ", "-"), **options)
+            small = load_experts(lab.student(), place)
+            set_language(small, language)
+            rows.append(row | {"form": name, "megabytes": sum(f.stat().st_size for f in place.iterdir()) / 1e6}
+                        | _in_domain(lab, small, folder, name, base))  # fmt: skip
+            _write(lab, "smaller", rows)
+        rows.append(row | {"form": "baked"} | _in_domain(lab, bake(model, language, batches), folder, "baked", base))
+        _write(lab, "smaller", rows)
+    return pd.DataFrame(rows)
+
+
+def _in_domain(lab: Lab, model, folder: Path, name: str, base: pd.DataFrame) -> dict:
+    """Return a model's scores on the in-domain test, and the difference to the utterances' error counts `base`."""
+    key = f"{lab.preset.language}/in-domain"
+    clips = lab.test_clips(key)
+    path = folder / f"{name.replace(' ', '-')}-{len(clips)}.csv"
+    said = transcribe(model, clips, lab.collator, lab.preset, path, lab.preset.language, label=name)["prediction"]
+    table = count_errors(list(clips.rows["text"]), list(said), lab.preset.normaliser)
+    return summarise(table) | paired_difference(table, base)
+
+
 def _write(lab: Lab, name: str, rows: list[dict]) -> None:
     """Write the rows so far as studies/<name>.csv, and the record of the runs beside it."""
     folder = lab.results / "studies"
@@ -109,7 +159,7 @@ def _write(lab: Lab, name: str, rows: list[dict]) -> None:
 def main() -> None:
     """Run a study from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", choices=["tune", "variants", "fidelity", "seeds"])
+    parser.add_argument("study", choices=["tune", "variants", "fidelity", "seeds", "smaller"])
     parser.add_argument("--preset")
     parser.add_argument("--systems", nargs="*", default=TRAINED)
     parser.add_argument("--seeds", nargs="*", type=int, default=[77, 78, 79])
@@ -117,7 +167,8 @@ def main() -> None:
     arguments = parser.parse_args()
     lab, systems = Lab(arguments.preset), [get_system(name).name for name in arguments.systems]
     studies = {"tune": lambda: tune(lab, systems), "variants": lambda: variants(lab), "fidelity": lambda: fidelity(lab),
-               "seeds": lambda: seeds(lab, systems, arguments.seeds, arguments.epochs)}  # fmt: skip
+               "seeds": lambda: seeds(lab, systems, arguments.seeds, arguments.epochs),
+               "smaller": lambda: smaller(lab)}  # fmt: skip
     print(studies[arguments.study]().to_string(index=False))
 
 
