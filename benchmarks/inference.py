@@ -7,7 +7,8 @@
 Random weights in Whisper's shapes, Whisper's 30 s window. Half of the gates are open, drawn anew for each position: the
 hardest case for routing. Floor, of plain Whisper: its multiplications at the speed that a plain matrix product reaches
 here; token by token also the decoder's weights, read once a token at the speed of a plain copy, where that takes
-longer.
+longer. --compile: by torch.compile, in one pass only (`generate` would need a cache of fixed length); the routed blocks
+break the graph in every layer, for how many positions they take is known only then.
 """
 
 import argparse
@@ -68,7 +69,7 @@ def gates_drawn(model) -> None:
             gate.register_forward_hook(lambda module, inputs, G: torch.rand_like(G) - 0.5)
 
 
-def measure(size: str, dtype: str, batch: int, tokens: int, repeats: int) -> list[dict]:
+def measure(size: str, dtype: str, batch: int, tokens: int, repeats: int, compiled: bool = False) -> list[dict]:
     """Return the rows of one size, precision and batch: encoder and decoder in one pass, and token by token."""
     device = pick_device()
     model = attach_experts(whisper_of(size).to(device, DTYPES[dtype]), ["cs"])
@@ -84,14 +85,16 @@ def measure(size: str, dtype: str, batch: int, tokens: int, repeats: int) -> lis
     whole, heard = (flops(model.config, batch, n) / speed for n in (tokens, 0))
     floors = {"one pass": whole, "token by token": heard + max(reading, whole - heard)}
 
+    whole_model = torch.compile(model) if compiled else model
+
     def one_pass():
-        return model(input_features=features, decoder_input_ids=inputs)
+        return whole_model(input_features=features, decoder_input_ids=inputs)
 
     def token_by_token():
         generate = super(WhisperForConditionalGeneration, model).generate  # without Whisper's own loop over windows
         return generate(features, decoder_input_ids=inputs[:, :4], **limits)
 
-    for name, call in {"one pass": one_pass, "token by token": token_by_token}.items():
+    for name, call in {"one pass": one_pass, **({} if compiled else {"token by token": token_by_token})}.items():
         def within(language, mixed, call=call):
             with torch.no_grad(), use_language(model, language):
                 if mixed:
@@ -102,7 +105,7 @@ def measure(size: str, dtype: str, batch: int, tokens: int, repeats: int) -> lis
         runs = {"plain": lambda: within(None, False), "mixed": lambda: within("cs", True),
                 "routed": lambda: within("cs", False)}  # fmt: skip
         rows += as_rows(interleaved(runs, repeats, device), "plain", dict.fromkeys(runs, floors[name]), size=size,
-                        dtype=dtype, batch=batch, work=name)  # fmt: skip
+                        dtype=dtype, batch=batch, compiled="yes" if compiled else "no", work=name)  # fmt: skip
     return rows
 
 
@@ -115,13 +118,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dtypes", nargs="*", choices=list(DTYPES), default=["fp32"])
     parser.add_argument("--tokens", type=int, default=30)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--compile", action="store_true", help="each setting by torch.compile too")
     a = parser.parse_args(arguments)
     if a.quick:
         a.sizes, a.batches, a.repeats = a.sizes[:1], [1], 3
     torch.manual_seed(0)
     set_verbosity_error()
     rows = [row for size in a.sizes for dtype in a.dtypes for batch in a.batches
-            for row in measure(size, dtype, batch, a.tokens, a.repeats)]  # fmt: skip
+            for compiled in ((False, True) if a.compile else (False,))
+            for row in measure(size, dtype, batch, a.tokens, a.repeats, compiled)]  # fmt: skip
     report("inference", rows)
 
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 from benchmarks import inference, measuring, memory, storage, training
-from distilwhisper_lib import attach_experts, use_language
+from distilwhisper_lib import attach_experts, use_language, use_window
 from distilwhisper_lib.checkpoints import tiny_whisper
 from distilwhisper_lib.clsr import clsr_blocks, expert_parameters
 from torch.utils.flop_counter import FlopCounterMode
@@ -31,6 +31,22 @@ def test_mixed_and_routed_give_the_same_outputs():
             with inference.both_computed():
                 mixed = model(**inputs).logits
     assert torch.allclose(routed, mixed, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_compiled_encoder_gives_the_same_with_a_language_and_without():
+    torch.manual_seed(0)
+    model, mel = attach_experts(tiny_whisper().eval(), ["cs"]), torch.randn(1, 80, 200)
+    for _, weight in expert_parameters(model):
+        weight.add_(0.3 * torch.randn_like(weight))
+    encode, compiled = model.get_encoder(), torch.compile(model.get_encoder(), backend="eager")
+    found = []
+    with use_window(model, 200):
+        for language in (None, "cs"):  # one after the other: what is compiled for one must not serve the other
+            with use_language(model, language):
+                found.append(compiled(mel)[0])
+                assert torch.equal(found[-1], encode(mel)[0])
+    assert not torch.allclose(*found, atol=1e-2)
 
 
 def test_the_floor_counts_the_operations_of_a_forward_pass():
