@@ -5,8 +5,8 @@ basics: fidelity, presets, text, audio, device, record;
 corpora/: archives, apt, packages, items, fillets, stamps, toy, tables, common_voice, fleurs, recorded, shards, loading;
 checkpoints/: conversion, packing, tiny, mirror, released;
 the method: weights, experts, clsr, storage, losses;
-training: batches, teacher, systems, train;
-results: scoring, evaluate, testsets, lab, comparison, drawing, plots;
+training: batches, teacher, systems, scoring, evaluate, train;
+results: testsets, lab, comparison, drawing, plots;
 deployment/: bake, export;
 experiments/: study, estimates, jobs, grid;
 programs: course, check_real.

@@ -211,6 +211,7 @@ class Lab:
             del settings["rank"]  # as runs were named before there was a rank
         depends = [p.student, clips.ids, objective.key(), rate, epochs, p.batch_size, p.accumulation,
                    p.train_margin_seconds, p.warmup_ratio, settings]  # fmt: skip
+        depends += ["best", p.margin_seconds, p.normaliser, p.max_new_tokens] if p.keep == "best" else []
         folder = self.folder / "runs" / f"{name}-{language}-seed{seed}-{short_hash(depends)}"
         self.used.add(folder.name)
         if not (folder / "run.json").exists():

@@ -51,6 +51,7 @@ class Preset:
     eval_batch_size: int = 16
     top_k: int = 256  # teacher probabilities stored per position
     gate_budget: float = 0.5
+    keep: str = "last"  # epoch whose weights a run keeps; "best": that of the lowest validation WER, as released
     experts: dict[str, float] = field(default_factory=dict)  # fields of ExpertSettings other than the system's
     seed: int = 77
     fidelity: str = "corrected"  # or "paper", "released", a single difference: see fidelity.py
@@ -59,6 +60,8 @@ class Preset:
 
     def __post_init__(self):
         get_fidelity(self.fidelity)  # an unknown name is told at once
+        if self.keep not in ("last", "best"):
+            raise ValueError(f"unknown keep {self.keep!r}: \"last\" or \"best\"")
 
 
 SMOKE = Preset(
@@ -93,7 +96,7 @@ COLAB = Preset(
 PAPER = replace(
     COLAB, name="paper", corpus="common-voice-10k", second_corpus="common-voice-10k", other_corpus="fleurs",
     language="ca", second_language="gl", retention=tuple(("fleurs", code) for code in ("es", "fr", "nl", "ro", "ru")),
-    learning_rates=dict.fromkeys(LAPTOP.learning_rates, 1e-4), normaliser="released",
+    learning_rates=dict.fromkeys(LAPTOP.learning_rates, 1e-4), normaliser="released", keep="best",
 )  # fmt: skip
 
 PRESETS = {preset.name: preset for preset in (SMOKE, LAPTOP, COLAB, PAPER)}

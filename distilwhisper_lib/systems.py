@@ -88,7 +88,7 @@ def prepare_for_training(model, system: System, language: str, settings: ExpertS
 
 
 def save_trained(model, system: System, folder: Path) -> Path:
-    """Write what `system` has trained into `folder`, all or nothing; returns the folder."""
+    """Write what `system` has trained into `folder`, in place of what is there, all or nothing; returns the folder."""
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     if system.trains == "experts":
@@ -97,6 +97,7 @@ def save_trained(model, system: System, folder: Path) -> Path:
         model.save_pretrained(part, save_embedding_layers=False)  # asked, PEFT would look them up on the hub
     else:
         model.save_pretrained(part)
+    shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
     return folder
 

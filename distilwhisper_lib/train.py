@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,10 +15,12 @@ from transformers.utils.logging import disable_progress_bar
 from .batches import Clips, Collator, LengthOrder, length_batches, position_masks
 from .clsr import ExpertSettings, clsr_blocks, last_gates, set_noise
 from .device import mixed_precision, peak_memory_gb, pick_device, release_memory
+from .evaluate import transcribe
 from .fidelity import Fidelity
 from .losses import IGNORED, cross_entropy, gate_agreement_loss, gate_budget_loss, top_k_divergence, total_loss
 from .presets import Preset, disk_errors
 from .record import write_json
+from .scoring import count_errors, summarise
 from .systems import System, prepare_for_training, save_trained
 from .teacher import TeacherOutputs
 from .weights import load_whisper, logits_at, use_window
@@ -174,6 +176,31 @@ class MarkComplete(TrainerCallback):
                 shutil.rmtree(path)
 
 
+class KeepBest(TrainerCallback):
+    """After each epoch notes the validation WER by `generate`, and keeps what the best epoch so far has trained.
+
+    Source: the authors' release, which takes the best epoch by validation WER. Nothing is done where preset.keep is
+    "last".
+    """
+
+    def __init__(self, folder: Path, preset: Preset, system: System, validation: Clips, collator: Collator,
+                 language: str):  # fmt: skip
+        self.folder, self.preset, self.system, self.language = folder, preset, system, language
+        self.validation, self.collator = validation, replace(collator, margin_seconds=preset.margin_seconds)
+
+    def on_evaluate(self, args, state, control, model=None, **_):
+        if self.preset.keep == "last":
+            return
+        path = self.folder / "checkpoints" / f"validation-{state.global_step}.csv"
+        said = transcribe(model, self.validation, self.collator, self.preset, path, self.language, label="validation")
+        texts = list(self.validation.rows["text"])
+        wer = summarise(count_errors(texts, list(said["prediction"]), self.preset.normaliser))["wer"]
+        before = [row["eval_wer"] for row in state.log_history if "eval_wer" in row]
+        state.log_history[-1]["eval_wer"] = wer  # the epoch's other scores are there already
+        if not before or wer < min(before):
+            save_trained(model, self.system, self.folder / "best")
+
+
 def last_complete_checkpoint(folder: Path) -> str | None:
     """Return the newest whole checkpoint in `folder`, or None; half-written ones are removed."""
     for path in folder.glob("checkpoint-*"):
@@ -235,11 +262,15 @@ def train_system(system: System, folder: Path, preset: Preset, objective: Object
     clock = MarkComplete(resumed)
     disable_progress_bar()  # of each checkpoint's files; ours stays
     trainer = make_trainer(model, arguments, objective, clips, validation, collator,
-                           [Progress(f"train {label or system.name}"), clock])  # fmt: skip
+                           [Progress(f"train {label or system.name}"), clock,
+                            KeepBest(folder, preset, system, validation, collator, language)])  # fmt: skip
     with disk_errors(folder):
         trainer.train(resume_from_checkpoint=resumed)
-        shutil.rmtree(folder / "model", ignore_errors=True)
-        save_trained(model, system, folder / "model")
+        if preset.keep == "last":
+            save_trained(model, system, folder / "model")
+        elif (folder / "best").exists():  # it is not where a run was stopped after the next two lines
+            shutil.rmtree(folder / "model", ignore_errors=True)
+            (folder / "best").rename(folder / "model")
         _write_run(folder, trainer, system=label or system.name, language=language, clips=len(clips), epochs=epochs,
                    fidelity=objective.fidelity.on(), seconds=round(clock.elapsed(), 1))  # fmt: skip
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -17,13 +17,16 @@ class RandomClips(Dataset):
         self.ids = [f"random/{seed}-{i}" for i in range(count)]
         low, high = seconds
         self.durations = [low + (high - low) * torch.rand((), generator=draw).item() for _ in self.ids]
-        self.items = []
+        self.items, texts = [], []
         for clip, duration in zip(self.ids, self.durations, strict=True):
             frames = round(100 * duration)
             length = int(torch.randint(letters[0], letters[1] + 1, (), generator=draw))
             text = bytes(torch.randint(97, 123, (length,), generator=draw).tolist()).decode()
+            texts.append(text)
             self.items.append({"id": clip, "features": torch.randn(80, frames, generator=draw), "frames": frames,
                                "labels": encode_labels(tokenizer, text, language)})  # fmt: skip
+
+        self.rows = {"text": texts}
 
     @property
     def labels(self):

@@ -1,6 +1,7 @@
 """Runs something once without interruption, and once per moment with a SIGKILL at it, and then to its end.
 
-python resumable.py WHAT FOLDER: WHAT is a system, "teacher-outputs" or "transcribe"; FOLDER/<moment> gets the results.
+python resumable.py WHAT FOLDER: WHAT is a system, "best" (of which the best epoch is kept), "teacher-outputs" or
+"transcribe"; FOLDER/<moment> gets the results.
 Each attempt is a process of its own, forked from this one, which computes nothing itself.
 """
 
@@ -87,11 +88,18 @@ MORE = {
     "when the first is being removed": [lambda: die_removing(1)],
     "before the trained model has its name": [lambda: die_at(Path, "rename", 1)],
 }
+BEST = {
+    "in the second validation": [lambda: die_at(evaluate, "generate_batch", 4)],
+    "before the best has its name": [lambda: die_at(Path, "rename", 1)],
+    "before the record of it": [lambda: die_at(train, "_write_run", 1)],
+}
 RESUMED = {  # the steps that were done, and are not done again
     "in the second epoch": [0, 2], "in the second checkpoint": [0, 2], "before the record has its name": [0, 6],
     "in the first epoch": [0, 0], "in evaluation, and again": [0, 2, 4], "in its last file": [0, 2],
     "before its mark": [0, 2], "when the first is being removed": [0, 4],
     "before the trained model has its name": [0, 6], "uninterrupted": [0],
+    "in the second validation": [0, 2], "before the best has its name": [0, 0],
+    "before the record of it": [0, 6],
 }  # fmt: skip
 TEACHER = {
     "before the first batch": [lambda: die_at(teacher, "_teacher_batch", 1)],
@@ -123,11 +131,11 @@ def work(what, folder):
     torch.set_num_threads(1)
     torch.manual_seed(os.getpid())  # nothing may hang on what was drawn before
     processor = tiny_processor()
-    clips = RandomClips(processor.tokenizer, 8 if what in systems.SYSTEMS else 14, seconds=(0.3, 0.6))
+    system = systems.SYSTEMS.get("fine-tuning" if what == "best" else what)
+    clips = RandomClips(processor.tokenizer, 8 if system else 14, seconds=(0.3, 0.6))
     collator = Collator(processor.tokenizer, PRESET.margin_seconds)
     if what == "transcribe":
         return evaluate.transcribe(tiny_whisper(), clips, collator, PRESET, folder / "table.csv", "cs")
-    system = systems.SYSTEMS.get(what)
     outputs = None
     if system is None or system.distils:
         where = folder if system is None else folder.parent / "teacher-outputs"
@@ -135,7 +143,8 @@ def work(what, folder):
     if system is not None:
         note_steps(folder)
         goal = train.Objective(teacher=outputs, per_stack=system.budget_per_stack)
-        train.train_system(system, folder, PRESET, goal, clips, clips, collator, "cs", 1e-2, EPOCHS, 77)
+        preset = replace(PRESET, keep="best" if what == "best" else "last")
+        train.train_system(system, folder, preset, goal, clips, clips, collator, "cs", 1e-2, EPOCHS, 77)
     return None
 
 
@@ -166,7 +175,7 @@ def attempt(what, folder, prepare=None, watch=None):
 
 def main(what, folder):
     os.environ["LAB_PRECISION"] = "no"
-    few = {"teacher-outputs": TEACHER, "transcribe": TRANSCRIBE}.get(what, TRAINING)
+    few = {"teacher-outputs": TEACHER, "transcribe": TRANSCRIBE, "best": BEST}.get(what, TRAINING)
     moments = few | MORE if what == "distilwhisper" else few
     assert attempt(what, folder / "uninterrupted") == 0, "uninterrupted"
     for moment, preparations in moments.items():

@@ -24,7 +24,7 @@ def contents(folder):
     return {name: without_times(json.loads(data)) if name == "run.json" else data for name, data in found.items()}
 
 
-@pytest.mark.parametrize("what", ["fine-tuning", "lora", "distilwhisper", "teacher-outputs", "transcribe"])
+@pytest.mark.parametrize("what", ["fine-tuning", "lora", "distilwhisper", "best", "teacher-outputs", "transcribe"])
 def test_killed_runs_end_with_the_same_files(what, tmp_path):
     root = Path(__file__).resolve().parent
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root.parent)}
