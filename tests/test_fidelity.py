@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from distilwhisper_lib import lab as lab_module
@@ -434,12 +435,15 @@ def test_study_of_fidelity_scores_each_difference(monkeypatch):
     monkeypatch.setattr(study, "FIDELITIES", {name: FIDELITIES[name] for name in ("corrected", "released")})
     found = study.fidelity(lab)
     assert list(found["fidelity"]) == ["corrected", "released"] and found["wer"].notna().all()
-    assert (lab.results / "studies" / "fidelity.csv").is_file() and len(lab.used) > 4
+    saved = pd.read_csv(lab.results / "studies" / "fidelity.csv")
+    assert saved["difference"][0] == 0 and saved["difference"].notna().all() and len(lab.used) > 4
 
 
 def test_study_of_fidelity_leaves_out_what_changes_nothing(monkeypatch):
     asked = []
     monkeypatch.setattr(study, "_trial", lambda lab, *_, **__: asked.append(lab.preset.fidelity) or {})
+    for name, returned in (("counts", 0), ("paired_difference", {})):
+        monkeypatch.setattr(study, name, lambda *_, returned=returned, **__: returned)
     study.fidelity(Lab("smoke"))
     kept = [name for name in DIFFERENCES if name not in ("lora_on_both", "unscaled_loss", "equal_batches")]
     assert asked == ["corrected", "paper", "released", *kept]

@@ -68,21 +68,28 @@ def variants(lab: Lab, tried: tuple[dict, ...] = TRIED) -> pd.DataFrame:
 def fidelity(lab: Lab, system: str = "distilwhisper-released") -> pd.DataFrame:
     """Train a system corrected, as in the paper, as released and with each difference alone; return the scores.
 
-    Each run's validation_loss is over the labels that it was trained with: compare WER.
+    difference, low, high: of WER, to the corrected one, paired. Each run's validation_loss is over the labels that it
+    was trained with.
     """
     alike = {"lora_on_both", "unscaled_loss"} | ({"equal_batches"} if lab.preset.accumulation == 1 else set())
-    rows = []
+    rows, base, rate = [], None, lab.preset.learning_rates[system]
     for name in [name for name in FIDELITIES if name not in alike]:
         own = Lab(replace(lab.preset, fidelity=name))
-        rows.append({"fidelity": name} | _trial(own, system, learning_rate=lab.preset.learning_rates[system]))
+        row, table = _trial(own, system, learning_rate=rate), counts(own, system, _validation(lab), learning_rate=rate)
+        base = table if base is None else base
+        rows.append({"fidelity": name} | row | paired_difference(table, base))
         lab.used |= own.used
         _write(lab, "fidelity", rows)
     return pd.DataFrame(rows)
 
 
+def _validation(lab: Lab) -> str:
+    return f"{lab.preset.language}/validation"
+
+
 def _trial(lab: Lab, system: str, **changes) -> dict:
     """Return a row of scores on validation, with learning rate, end cross-entropy and, of experts, mean soft gates."""
-    row, log = score(lab, system, f"{lab.preset.language}/validation", **changes), lab.run_log(system, **changes)
+    row, log = score(lab, system, _validation(lab), **changes), lab.run_log(system, **changes)
     gates = {name: value for entry in log for name, value in entry.items() if name.startswith("gate_")}  # the last ones
     return row | {"learning_rate": changes["learning_rate"], "validation_loss": log[-1]["eval_loss"]} | gates
 
