@@ -9,7 +9,7 @@ from .lab import Lab
 from .losses import labelled
 from .record import file_sha256, run_record, write_json
 from .scoring import ERRORS, count_errors, paired_difference, summarise, translation_scores
-from .systems import SYSTEMS, TRAINED, get_system
+from .systems import EVERY, SYSTEMS, TRAINED, get_system
 from .teacher import forced_logits, top_k_errors
 from .testsets import DOMAINS
 from .text import vocabulary_map
@@ -144,5 +144,5 @@ def main_table(table: pd.DataFrame, language: str) -> pd.DataFrame:
     kept = table[table["test_set"] == "retention"].groupby("system")["wer"].mean()
     if len(kept):
         wide["other languages WER"] = kept.map("{:.1f}".format)
-    frame = pd.DataFrame(wide).reindex([name for name in SYSTEMS if name in wide["in-domain WER"].index])
-    return frame.rename(index={name: SYSTEMS[name].label for name in frame.index})
+    frame = pd.DataFrame(wide).reindex([name for name in EVERY if name in wide["in-domain WER"].index])
+    return frame.rename(index={name: EVERY[name].label for name in frame.index})

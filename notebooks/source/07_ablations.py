@@ -402,7 +402,7 @@ measured[["wer", "wer_low", "wer_high", "cer", "difference", "low", "high", "gat
 # **Read:** as released, WER is nearly four points higher than corrected, and the paired interval just touches zero: all the
 # differences together cost something, most likely. The paper's weight of the distillation makes no difference that can be
 # seen: the optimiser divides by the size of the gradient, so that only the clipping of gradients could tell. Which of the
-# differences is to blame, the last rows say where the study was run with each of them alone.
+# differences is to blame is open: the study has a training for each alone, of which this table has none yet.
 #
 # ## 5. At the paper's size
 #
