@@ -439,6 +439,14 @@ def test_study_of_fidelity_scores_each_difference(monkeypatch):
     assert saved["difference"][0] == 0 and saved["difference"].notna().all() and len(lab.used) > 4
 
 
+def test_study_of_top_k_compares_with_all_words():
+    lab, words = Lab("smoke", **CHANGES), tiny_whisper().config.vocab_size
+    study.top_k(lab, (4, words - 1))
+    saved = pd.read_csv(lab.results / "studies" / "top_k.csv")
+    assert list(saved["top_k"]) == [4, words - 1] and saved["validation_loss"].nunique() == 2
+    assert saved["difference"][0] == 0 and saved["difference"].notna().all()
+
+
 def test_study_of_fidelity_leaves_out_what_changes_nothing(monkeypatch):
     asked = []
     monkeypatch.setattr(study, "_trial", lambda lab, *_, **__: asked.append(lab.preset.fidelity) or {})
