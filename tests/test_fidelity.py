@@ -441,9 +441,9 @@ def test_study_of_fidelity_scores_each_difference(monkeypatch):
 
 def test_study_of_top_k_compares_with_all_words():
     lab, words = Lab("smoke", **CHANGES), tiny_whisper().config.vocab_size
-    study.top_k(lab, (4, words - 1))
+    found = study.top_k(lab, (4, words - 1))
     saved = pd.read_csv(lab.results / "studies" / "top_k.csv")
-    assert list(saved["top_k"]) == [4, words - 1] and saved["validation_loss"].nunique() == 2
+    assert list(saved["top_k"]) == [4, words - 1] and found["validation_loss"].nunique() == 2
     assert saved["difference"][0] == 0 and saved["difference"].notna().all()
 
 
