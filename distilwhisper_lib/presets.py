@@ -81,7 +81,7 @@ LAPTOP = Preset(
     epochs=4, teacher_epochs=2, batch_size=8, max_train_seconds=6.0, train_margin_seconds=1.5,
     test_clips=160, retention_clips=48,
     learning_rates={"fine-tuning": 5e-5, "lora": 2e-3, "clsr-ft": 3e-4,
-                    "distilwhisper-released": 3e-4, "distilwhisper": 1.5e-4, "distilwhisper-low-rank": 1e-3},
+                    "distilwhisper-released": 3e-4, "distilwhisper": 1.5e-4, "distilwhisper-low-rank": 5e-4},
     minutes="66 min on 2 cores", memory="6 GB",
 )  # fmt: skip
 

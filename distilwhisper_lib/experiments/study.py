@@ -29,7 +29,7 @@ from ..storage import load_experts, save_experts
 from ..systems import TRAINED, get_system
 from ..testsets import DOMAINS
 
-LOWEST = {"fine-tuning": 2.5e-5, "lora": 1e-3, "distilwhisper": 7.5e-5, "distilwhisper-low-rank": 5e-4}
+LOWEST = {"fine-tuning": 2.5e-5, "lora": 1e-3, "distilwhisper": 7.5e-5, "distilwhisper-low-rank": 2.5e-4}
 OTHERS_LOWEST = 1.5e-4  # learning rates
 FACTORS = (1, 2, 4)  # of the lowest: three trials a system
 
