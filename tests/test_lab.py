@@ -389,6 +389,10 @@ def test_smaller_scores_forms_and_baked_models_beside_the_trained_one(lab):
 
 
 def test_seeds_are_other_runs(lab):
+    found = study.seeds(lab, ["lora", "distilwhisper", LOW_RANK.name], [77])
+    pairs = pd.read_csv(lab.results / "studies" / "seeds-paired.csv")
+    assert len(pairs) == 6 and set(zip(pairs["first"], pairs["other"], strict=True)) == {
+        ("distilwhisper", "lora"), ("distilwhisper", LOW_RANK.name), (LOW_RANK.name, "lora")}
     found = study.seeds(lab, ["lora", "distilwhisper"], [77, 78])
     folder = lab.results / "studies"
     pairs, curves = (pd.read_csv(folder / f"seeds-{name}.csv") for name in ("paired", "validation"))

@@ -26,7 +26,7 @@ from ..lab import Lab
 from ..record import run_record, write_json
 from ..scoring import count_errors, paired_difference, summarise
 from ..storage import load_experts, save_experts
-from ..systems import TRAINED, get_system
+from ..systems import LOW_RANK, TRAINED, get_system
 from ..testsets import DOMAINS
 
 LOWEST = {"fine-tuning": 2.5e-5, "lora": 1e-3, "distilwhisper": 7.5e-5, "distilwhisper-low-rank": 2.5e-4}
@@ -113,8 +113,8 @@ def _trial(lab: Lab, system: str, **changes) -> dict:
 def seeds(lab: Lab, systems: list[str], numbers: list[int], epochs: int | None = None) -> pd.DataFrame:
     """Train every system with every seed, for `epochs` or the preset's; return a row of scores per seed and domain.
 
-    seeds.csv has these rows, seeds-paired.csv the differences between our variant and the others over all seeds,
-    and seeds-validation.csv the cross-entropy on validation after each epoch.
+    seeds.csv has these rows, seeds-paired.csv the differences between our variant (and experts of a low rank, where
+    they are asked for) and the others over all seeds, and seeds-validation.csv the cross-entropy on validation after each epoch.
     """
     changes = {"epochs": epochs or lab.preset.epochs}
     domains = [key for key, test in lab.test_sets.items() if test.name in DOMAINS]
@@ -127,8 +127,12 @@ def seeds(lab: Lab, systems: list[str], numbers: list[int], epochs: int | None =
             _write(lab, "seeds-validation", curves)
             rows += [score(lab, system, key, seed=seed, **changes) | changes for key in domains]
             _write(lab, "seeds", rows)
-    others = [system for system in systems if system != OURS]
-    _write(lab, "seeds-paired", paired(lab, others, OURS, numbers, **changes).to_dict("records"))
+    pairs = []
+    for first in (OURS, LOW_RANK.name):
+        others = [system for system in systems if system not in (first, OURS)]
+        if first in systems:
+            pairs += paired(lab, others, first, numbers, **changes).to_dict("records")
+    _write(lab, "seeds-paired", pairs)
     return pd.DataFrame(rows)
 
 
