@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from distilwhisper_lib.comparison import main_table  # noqa: E402
 from distilwhisper_lib.presets import PRESETS, Preset  # noqa: E402
-from distilwhisper_lib.systems import SYSTEMS  # noqa: E402
+from distilwhisper_lib.systems import EVERY, SYSTEMS  # noqa: E402
 from method_table import MODES, fidelity_rows, method_rows  # noqa: E402
 
 LIBRARY = ROOT / "distilwhisper_lib"
@@ -123,7 +123,7 @@ def _speech(preset: Preset) -> str:
 def inference() -> str:
     """Return the table of the benchmark of inference: times plain Whisper, plain Whisper over the floor, and where."""
     found = pd.read_csv(BENCHMARKS / "inference.csv")
-    setting, rows = ["size", "dtype", "batch", "work"], []
+    setting, rows = [name for name in ("size", "dtype", "batch", "compiled", "work") if name in found], []
     for keys, part in found.groupby(setting, sort=False):
         runs = part.set_index("run")
         rows.append([*keys, *(f"{runs.loc[name, 'times plain']:.2f}" for name in ("mixed", "routed")),
@@ -153,6 +153,17 @@ def training() -> str:
     head = ["work", "with", "seconds", "times baseline", "times the row above", "over the floor"]
     shapes = f"Student {found['size'][0]}, teacher {found['teacher'][0]}, {found['batch'][0]} clips a step."
     return f"{markdown_table(rows, head)}\n\n{shapes} {peaks} {measured_on(found)}"
+
+
+def smaller() -> str:
+    """Return the table of the study of smaller experts: megabytes, WER, the paired difference to the training itself."""
+    rows = []
+    for row in pd.read_csv(REFERENCE / "studies" / "smaller.csv").itertuples():
+        name = EVERY[row.system].label + (", gates that agree" if row.agreement else "")
+        difference = "" if pd.isna(row.difference) else f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
+        rows.append([name, row.form, "" if pd.isna(row.megabytes) else f"{row.megabytes:.1f}",
+                     f"{row.wer:.1f} [{row.wer_low:.1f}, {row.wer_high:.1f}]", difference])  # fmt: skip
+    return markdown_table(rows, ["experts", "form", "MB a language", "WER", "against the first row of the same"])
 
 
 def storage() -> str:

@@ -113,8 +113,8 @@ def _trial(lab: Lab, system: str, **changes) -> dict:
 def seeds(lab: Lab, systems: list[str], numbers: list[int], epochs: int | None = None) -> pd.DataFrame:
     """Train every system with every seed, for `epochs` or the preset's; return a row of scores per seed and domain.
 
-    seeds.csv has these rows; seeds-paired.csv the differences between our variant, and experts of a low rank where asked
-    for, and the others over all seeds; seeds-validation.csv the cross-entropy on validation after each epoch.
+    seeds.csv has these rows; seeds-paired.csv the differences between our variant, and low-rank experts where asked for,
+    and the others over all seeds; seeds-validation.csv the cross-entropy on validation after each epoch.
     """
     changes = {"epochs": epochs or lab.preset.epochs}
     domains = [key for key, test in lab.test_sets.items() if test.name in DOMAINS]
