@@ -113,7 +113,7 @@ def _trial(lab: Lab, system: str, **changes) -> dict:
 def seeds(lab: Lab, systems: list[str], numbers: list[int], epochs: int | None = None) -> pd.DataFrame:
     """Train every system with every seed, for `epochs` or the preset's; return a row of scores per seed and domain.
 
-    seeds.csv has these rows; seeds-paired.csv the differences between our variant, and low-rank experts where asked for,
+    seeds.csv has these rows; seeds-paired.csv the differences between our variant, and low-rank experts if asked for,
     and the others over all seeds; seeds-validation.csv the cross-entropy on validation after each epoch.
     """
     changes = {"epochs": epochs or lab.preset.epochs}
