@@ -249,7 +249,7 @@ def fill(text: str, name: str, content: str) -> str:
 def readme(text: str, folder: Path = REFERENCE) -> str:
     """Return README.md's text with its generated parts."""
     parts = {"results": results(folder), "presets": presets(), "method": method(), "fidelity": fidelity(),
-             "inference": inference(), "training": training(), "storage": storage()}  # fmt: skip
+             "inference": inference(), "training": training(), "storage": storage(), "smaller": smaller()}  # fmt: skip
     for name, content in parts.items():
         text = fill(text, name, content)
     return fill_minutes(text, folder)
