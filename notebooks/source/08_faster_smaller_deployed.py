@@ -157,7 +157,7 @@ blocks = pd.DataFrame({"operations": work, "seconds": took})
 from distilwhisper_lib.presets import REPOSITORY
 
 kept = REPOSITORY / "results" / "reference" / "benchmarks"
-shown = ["size", "batch", "work", "run", "times plain", "times floor", "processor"]
+shown = ["size", "batch", "compiled", "work", "run", "times plain", "times floor", "processor"]
 pd.read_csv(kept / "inference.csv")[shown].round(2)
 
 # %% [markdown] tags=["exercise"]
