@@ -186,13 +186,14 @@ class KeepBest(TrainerCallback):
     def __init__(self, folder: Path, preset: Preset, system: System, validation: Clips, collator: Collator,
                  language: str):  # fmt: skip
         self.folder, self.preset, self.system, self.language = folder, preset, system, language
-        self.validation, self.collator = validation, replace(collator, margin_seconds=preset.margin_seconds)
+        self.validation, self.collator = validation, collator
 
     def on_evaluate(self, args, state, control, model=None, **_):
         if self.preset.keep == "last":
             return
         path = self.folder / "checkpoints" / f"validation-{state.global_step}.csv"
-        said = transcribe(model, self.validation, self.collator, self.preset, path, self.language, label="validation")
+        collator = replace(self.collator, margin_seconds=self.preset.margin_seconds)
+        said = transcribe(model, self.validation, collator, self.preset, path, self.language, label="validation")
         texts = list(self.validation.rows["text"])
         wer = summarise(count_errors(texts, list(said["prediction"]), self.preset.normaliser))["wer"]
         before = [row["eval_wer"] for row in state.log_history if "eval_wer" in row]
