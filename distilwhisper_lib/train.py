@@ -189,6 +189,7 @@ class KeepBest(TrainerCallback):
         self.validation, self.collator = validation, collator
 
     def on_evaluate(self, args, state, control, model=None, **_):
+        """Score the epoch that has just been evaluated, and write what it has trained where it is the best so far."""
         if self.preset.keep == "last":
             return
         path = self.folder / "checkpoints" / f"validation-{state.global_step}.csv"
