@@ -3,7 +3,9 @@
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -53,9 +55,9 @@ class LabTrainer(Trainer):
     4 x 2 clips would give 4 times the gradient of 8. Here each batch weighs as much as its share of the tokens.
     """
 
-    def __init__(self, *args, objective: Objective, order: LengthOrder, **kwargs):
+    def __init__(self, *args, objective: Objective, order: LengthOrder, wer: Callable | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.objective, self.order, self._parts = objective, order, []
+        self.objective, self.order, self.wer, self._parts = objective, order, wer, []
         self.model_accepts_loss_kwargs = True  # we apply the share ourselves
 
     def _get_train_sampler(self, *_):
@@ -63,6 +65,13 @@ class LabTrainer(Trainer):
 
     def _get_eval_sampler(self, clips: Clips):
         return sum(length_batches(clips.durations, self.args.eval_batch_size), [])  # short windows for short clips
+
+    def evaluation_loop(self, *args, **kwargs):
+        """Return transformers' scores, and `wer` of model and step as eval_wer where there is one."""
+        output = super().evaluation_loop(*args, **kwargs)
+        if self.wer:
+            output.metrics["eval_wer"] = self.wer(self.model, self.state.global_step)
+        return output
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the loss of one batch; in evaluation the plain cross-entropy."""
@@ -151,8 +160,8 @@ class Progress(TrainerCallback):
 
 
 class MarkComplete(TrainerCallback):
-    """Marks a checkpoint once all of it is written, then removes the older ones: whenever a run is killed, a marked
-    checkpoint is whole. The mark holds the seconds that the run has taken up to there, over all its parts."""
+    """Marks a checkpoint once all of it is written, then removes all others but the best: whenever a run is killed, a
+    marked checkpoint is whole. The mark holds the seconds that the run has taken up to there, over all its parts."""
 
     def __init__(self, resumed: str | None):
         self.seconds = float((Path(resumed) / "complete").read_text()) if resumed else 0.0
@@ -166,41 +175,14 @@ class MarkComplete(TrainerCallback):
         control.should_log = True  # what is logged starts anew at a checkpoint, in a resumed run as in another
 
     def on_save(self, args, state, control, **_):
-        """Mark the checkpoint that has just been written, then remove the older ones."""
+        """Mark the checkpoint that has just been written, then remove the others."""
         folder, newest = Path(args.output_dir), f"checkpoint-{state.global_step}"
         (folder / "mark.part").write_text(f"{self.elapsed():.1f}")
         os.replace(folder / "mark.part", folder / newest / "complete")
         for path in folder.glob("checkpoint-*"):
-            if path.name != newest:
+            if path.name not in (newest, Path(state.best_model_checkpoint or newest).name):
                 (path / "complete").unlink(missing_ok=True)
                 shutil.rmtree(path)
-
-
-class KeepBest(TrainerCallback):
-    """After each epoch notes the validation WER by `generate`, and keeps what the best epoch so far has trained.
-
-    Source: the authors' release, which takes the best epoch by validation WER. Nothing is done where preset.keep is
-    "last".
-    """
-
-    def __init__(self, folder: Path, preset: Preset, system: System, validation: Clips, collator: Collator,
-                 language: str):  # fmt: skip
-        self.folder, self.preset, self.system, self.language = folder, preset, system, language
-        self.validation, self.collator = validation, collator
-
-    def on_evaluate(self, args, state, control, model=None, **_):
-        """Score the epoch that has just been evaluated, and write what it has trained where it is the best so far."""
-        if self.preset.keep == "last":
-            return
-        path = self.folder / "checkpoints" / f"validation-{state.global_step}.csv"
-        collator = replace(self.collator, margin_seconds=self.preset.margin_seconds)
-        said = transcribe(model, self.validation, collator, self.preset, path, self.language, label="validation")
-        texts = list(self.validation.rows["text"])
-        wer = summarise(count_errors(texts, list(said["prediction"]), self.preset.normaliser))["wer"]
-        before = [row["eval_wer"] for row in state.log_history if "eval_wer" in row]
-        state.log_history[-1]["eval_wer"] = wer  # the epoch's other scores are there already
-        if not before or wer < min(before):
-            save_trained(model, self.system, self.folder / "best")
 
 
 def last_complete_checkpoint(folder: Path) -> str | None:
@@ -227,19 +209,21 @@ def training_arguments(folder: Path, preset: Preset, learning_rate: float, epoch
         adam_beta2=0.98, weight_decay=0.0, max_grad_norm=1.0,
         bf16=mixed_precision(device) == "bf16", fp16=mixed_precision(device) == "fp16", use_cpu=device.type == "cpu",
         eval_strategy="epoch", save_strategy="epoch", prediction_loss_only=True,
+        load_best_model_at_end=preset.keep == "best", greater_is_better=False,
+        metric_for_best_model="eval_wer" if preset.keep == "best" else None,
         logging_steps=max(1, min(5, steps // 4)), report_to=[], disable_tqdm=True,
         remove_unused_columns=False, label_names=["labels"], dataloader_pin_memory=device.type == "cuda",
     )  # fmt: skip
 
 
 def make_trainer(model, arguments: TrainingArguments, objective: Objective, clips: Clips, validation: Clips,
-                 collator: Collator, callbacks: list | None = None) -> LabTrainer:  # fmt: skip
+                 collator: Collator, callbacks: list | None = None, wer: Callable | None = None):  # fmt: skip
     """Return a LabTrainer over `clips`; `validation` gives a plain cross-entropy after every epoch."""
     batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
     order = LengthOrder(clips.durations, batch, arguments.seed)
     noise = GateNoise(objective.fidelity.noise_at_start)
     trainer = LabTrainer(model, arguments, collator, clips, validation, callbacks=[noise, *(callbacks or [])],
-                         objective=objective, order=order)  # fmt: skip
+                         objective=objective, order=order, wer=wer)  # fmt: skip
     trainer.remove_callback(PrinterCallback)  # the log goes into run.json
     return trainer
 
@@ -262,21 +246,25 @@ def train_system(system: System, folder: Path, preset: Preset, objective: Object
     arguments = training_arguments(folder / "checkpoints", preset, learning_rate, epochs, len(clips), seed)
     resumed = last_complete_checkpoint(folder / "checkpoints")
     clock = MarkComplete(resumed)
+    scored = partial(_wer, folder / "checkpoints", preset, validation, collator, language)
     disable_progress_bar()  # of each checkpoint's files; ours stays
     trainer = make_trainer(model, arguments, objective, clips, validation, collator,
-                           [Progress(f"train {label or system.name}"), clock,
-                            KeepBest(folder, preset, system, validation, collator, language)])  # fmt: skip
+                           [Progress(f"train {label or system.name}"), clock],
+                           scored if preset.keep == "best" else None)  # fmt: skip
     with disk_errors(folder):
         trainer.train(resume_from_checkpoint=resumed)
-        if preset.keep == "last":
-            save_trained(model, system, folder / "model")
-        elif (folder / "best").exists():  # it is not where a run was stopped after the next two lines
-            shutil.rmtree(folder / "model", ignore_errors=True)
-            (folder / "best").rename(folder / "model")
+        save_trained(model, system, folder / "model")
         _write_run(folder, trainer, system=label or system.name, language=language, clips=len(clips), epochs=epochs,
                    fidelity=objective.fidelity.on(), seconds=round(clock.elapsed(), 1))  # fmt: skip
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return folder
+
+
+def _wer(folder: Path, preset: Preset, clips: Clips, collator: Collator, language: str, model, step: int) -> float:
+    """Return the WER of `generate` on validation clips, by which the release chooses the epoch that it keeps."""
+    collator = replace(collator, margin_seconds=preset.margin_seconds)
+    said = transcribe(model, clips, collator, preset, folder / f"validation-{step}.csv", language, label="validation")
+    return summarise(count_errors(list(clips.rows["text"]), list(said["prediction"]), preset.normaliser))["wer"]
 
 
 def _write_run(folder: Path, trainer: LabTrainer, **facts) -> None:

@@ -90,7 +90,7 @@ MORE = {
 }
 BEST = {
     "in the second validation": [lambda: die_at(evaluate, "generate_batch", 4)],
-    "before the best has its name": [lambda: die_at(Path, "rename", 1)],
+    "before the kept model has its name": [lambda: die_at(Path, "rename", 1)],
     "before the record of it": [lambda: die_at(train, "_write_run", 1)],
 }
 RESUMED = {  # the steps that were done, and are not done again
@@ -98,7 +98,7 @@ RESUMED = {  # the steps that were done, and are not done again
     "in the first epoch": [0, 0], "in evaluation, and again": [0, 2, 4], "in its last file": [0, 2],
     "before its mark": [0, 2], "when the first is being removed": [0, 4],
     "before the trained model has its name": [0, 6], "uninterrupted": [0],
-    "in the second validation": [0, 2], "before the best has its name": [0, 0],
+    "in the second validation": [0, 2], "before the kept model has its name": [0, 6],
     "before the record of it": [0, 6],
 }  # fmt: skip
 TEACHER = {

@@ -19,7 +19,7 @@ from readme_results import imports_of, module_name  # noqa: E402
 
 LIBRARY = sorted((ROOT / "distilwhisper_lib").rglob("*.py"))
 CORE = ("text", "batches", "experts", "clsr", "storage", "losses", "teacher", "systems", "train", "scoring", "evaluate", "lab")
-CODE_LINES, CORE_LINES, MODULE_LINES, FUNCTION_LINES, MEDIAN_LINES = 2350, 1300, 300, 40, 12
+CODE_LINES, CORE_LINES, MODULE_LINES, FUNCTION_LINES, MEDIAN_LINES = 2330, 1300, 300, 40, 12
 OVERRIDDEN = re.compile(r"on_\w+|forward|set_epoch|compute_loss|log|output")  # described where they come from
 SKIPPED = {".venv", ".git", "cache", "build", "results"}
 
