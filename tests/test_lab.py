@@ -17,6 +17,7 @@ from distilwhisper_lib.experiments import study
 from distilwhisper_lib.lab import Lab, open_lab
 from distilwhisper_lib.presets import PRESETS, cache_dir, get_preset, results_dir
 from distilwhisper_lib.record import commit, read_steps, short_hash, timed_step, write_json
+from benchmarks import smaller
 from distilwhisper_lib.systems import LOW_RANK, SYSTEMS, TRAINED
 from distilwhisper_lib.testsets import test_sets, with_paper_data
 from random_data import logits, random_batch
@@ -378,12 +379,12 @@ def test_variants_are_runs_of_ours_with_other_settings(lab):
 
 
 def test_smaller_scores_forms_and_baked_models_beside_the_trained_one(lab):
-    found = study.smaller(lab)
-    assert list(found["form"]) == ["fp32, routed", *study.FORMS, "baked"] + ["fp32, routed", "baked"] * 2
+    found = smaller.smaller(lab)
+    assert list(found["form"]) == ["fp32, routed", *smaller.FORMS, "baked"] + ["fp32, routed", "baked"] * 2
     assert found["agree"].between(0.5, 1).all() and found["wer"].notna().all()
     size = found.set_index("form")["megabytes"]
     assert size["fp16"] > size["int8"] > 0 and size["low-rank 64"] > size["low-rank 16"]
-    assert set(zip(found["system"], found["agreement"], strict=True)) == set(study.BAKED)
+    assert set(zip(found["system"], found["agreement"], strict=True)) == set(smaller.BAKED)
     baked = found[found["form"] == "baked"]
     assert baked["difference"].notna().all() and (lab.results / "studies" / "smaller.json").is_file()
 

@@ -65,7 +65,7 @@ def test_library_can_be_read():
     lines = {module_name(path): code_lines(path) for path in LIBRARY}
     method = {name: n for name, n in lines.items() if "." not in name}
     assert sum(method.values()) <= CODE_LINES, method
-    assert sum(lines.values()) <= 4200, lines  # with the subpackages: corpora, checkpoints, experiments
+    assert sum(lines.values()) <= 4150, lines  # with the subpackages: corpora, checkpoints, experiments
     assert sum(lines[name] for name in CORE) <= CORE_LINES, {name: lines[name] for name in CORE}
 
 

@@ -5,27 +5,21 @@
     top-k     our experts on the teacher's likeliest words, and on all of them, on validation
     variants  the settings of gates and loss from which our variant was chosen, on the validation split too
     seeds     every trained system with further seeds, scored in both domains
-    smaller   our experts in each form of storage, and experts that are baked, on the in-domain test
 
 Runs are kept like the course's own, so that a stopped study goes on and the course reuses what fits.
 """
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 
-from ..batches import length_batches
-from ..clsr import ExpertSettings, set_language
+from ..clsr import ExpertSettings
 from ..comparison import counts, paired, score
-from ..deployment import bake, gate_shares
-from ..evaluate import transcribe
 from ..fidelity import FIDELITIES
 from ..lab import Lab
 from ..record import run_record, write_json
-from ..scoring import count_errors, paired_difference, summarise
-from ..storage import load_experts, save_experts
+from ..scoring import paired_difference
 from ..systems import LOW_RANK, TRAINED, get_system
 from ..testsets import DOMAINS
 
@@ -38,10 +32,6 @@ BASIS = {"budget": 0.8, "learning_rate": 1.5e-4, "expert_dropout": 0.1, "gate_dr
          "noise": 1.0, "divergence": "js"}  # fmt: skip
 TRIED = (BASIS | {"noise": 5.0}, BASIS, BASIS | {"noise": 0.0})  # fields of ExpertSettings and Objective
 
-FORMS = {"fp16": {"form": "fp16"}, "int8": {"form": "int8"}} | {
-    f"low-rank {rank}": {"form": "low-rank", "rank": rank} for rank in (128, 64, 16)}  # fmt: skip
-BAKED = ((OURS, 0.0), ("distilwhisper-released", 0.0), ("distilwhisper-released", 1.0))  # weight of gates that agree
-
 
 def tune(lab: Lab, systems: list[str], factors: tuple[float, ...] = FACTORS) -> pd.DataFrame:
     """Train every system at every learning rate and return validation WER, CER, loops and cross-entropy."""
@@ -49,7 +39,7 @@ def tune(lab: Lab, systems: list[str], factors: tuple[float, ...] = FACTORS) -> 
     for system in systems:
         for factor in factors:
             rows.append(_trial(lab, system, learning_rate=float(f"{LOWEST.get(system, OTHERS_LOWEST) * factor:.3g}")))
-            _write(lab, "tuning", rows)
+            write_study(lab, "tuning", rows)
     return pd.DataFrame(rows)
 
 
@@ -62,7 +52,7 @@ def variants(lab: Lab, tried: tuple[dict, ...] = TRIED) -> pd.DataFrame:
         own = Lab(replace(lab.preset, experts=experts))
         rows.append(settings | _trial(own, OURS, **others))
         lab.used |= own.used
-        _write(lab, "variants", rows)
+        write_study(lab, "variants", rows)
     return pd.DataFrame(rows)
 
 
@@ -95,7 +85,7 @@ def _compared(lab: Lab, name: str, system: str, presets: dict) -> pd.DataFrame:
         base = table if base is None else base
         rows.append({name: value} | row | paired_difference(table, base))
         lab.used |= own.used
-        _write(lab, name, rows)
+        write_study(lab, name, rows)
     return pd.DataFrame(rows)
 
 
@@ -124,58 +114,19 @@ def seeds(lab: Lab, systems: list[str], numbers: list[int], epochs: int | None =
             log = lab.run_log(system, seed=seed, **changes)
             curves += [{"system": system, "seed": seed} | {name: row[name] for name in ("epoch", "eval_loss")}
                        for row in log if "eval_loss" in row]  # fmt: skip
-            _write(lab, "seeds-validation", curves)
+            write_study(lab, "seeds-validation", curves)
             rows += [score(lab, system, key, seed=seed, **changes) | changes for key in domains]
-            _write(lab, "seeds", rows)
+            write_study(lab, "seeds", rows)
     pairs = []
     for first in (OURS, LOW_RANK.name):
         others = [system for system in systems if system not in (first, OURS)]
         if first in systems:
             pairs += paired(lab, others, first, numbers, **changes).to_dict("records")
-    _write(lab, "seeds-paired", pairs)
+    write_study(lab, "seeds-paired", pairs)
     return pd.DataFrame(rows)
 
 
-def smaller(lab: Lab) -> pd.DataFrame:
-    """Score our experts in each of FORMS, and the BAKED trainings routed and baked; return a row of scores for each.
-
-    difference, low, high: of WER, to the same training as it is, paired. agree: share of the positions of calibration
-    clips that go where most of their layer go (see `gate_shares`).
-    """
-    language, rows = lab.preset.language, []
-    for system, agreement in BAKED:
-        changes = {"agreement": agreement}
-        folder = lab.folder / "smaller" / lab.train(system, **changes).name
-        model = lab.model(system, **changes)
-        calibration = lab.clips("validation", None, lab.preset.retention_clips)
-        batches = [lab.collator([calibration[i] for i in batch])
-                   for batch in length_batches(calibration.durations, lab.preset.eval_batch_size)]  # fmt: skip
-        row = {"system": system, "agreement": agreement, "agree": gate_shares(model, language, batches)["agree"].mean()}
-        base = counts(lab, system, f"{language}/in-domain", **changes)
-        rows.append(row | {"form": "fp32, routed"} | summarise(base))
-        for name, options in (FORMS if system == OURS else {}).items():
-            place = save_experts(model, folder / name.replace(" ", "-"), **options)
-            small = load_experts(lab.student(), place)
-            set_language(small, language)
-            rows.append(row | {"form": name, "megabytes": sum(f.stat().st_size for f in place.iterdir()) / 1e6}
-                        | _in_domain(lab, small, folder, name, base))  # fmt: skip
-            _write(lab, "smaller", rows)
-        rows.append(row | {"form": "baked"} | _in_domain(lab, bake(model, language, batches), folder, "baked", base))
-        _write(lab, "smaller", rows)
-    return pd.DataFrame(rows)
-
-
-def _in_domain(lab: Lab, model, folder: Path, name: str, base: pd.DataFrame) -> dict:
-    """Return a model's scores on the in-domain test, and the difference to the utterances' error counts `base`."""
-    key = f"{lab.preset.language}/in-domain"
-    clips = lab.test_clips(key)
-    path = folder / f"{name.replace(' ', '-')}-{len(clips)}.csv"
-    said = transcribe(model, clips, lab.collator, lab.preset, path, lab.preset.language, label=name)["prediction"]
-    table = count_errors(list(clips.rows["text"]), list(said), lab.preset.normaliser)
-    return summarise(table) | paired_difference(table, base)
-
-
-def _write(lab: Lab, name: str, rows: list[dict]) -> None:
+def write_study(lab: Lab, name: str, rows: list[dict]) -> None:
     """Write the rows so far as studies/<name>.csv, and the record of the runs beside it."""
     folder = lab.results / "studies"
     folder.mkdir(parents=True, exist_ok=True)
@@ -186,7 +137,7 @@ def _write(lab: Lab, name: str, rows: list[dict]) -> None:
 def main() -> None:
     """Run a study from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", choices=["tune", "variants", "fidelity", "top-k", "seeds", "smaller"])
+    parser.add_argument("study", choices=["tune", "variants", "fidelity", "top-k", "seeds"])
     parser.add_argument("--preset")
     parser.add_argument("--systems", nargs="*", default=TRAINED)
     parser.add_argument("--seeds", nargs="*", type=int, default=[77, 78, 79])
@@ -195,7 +146,7 @@ def main() -> None:
     lab, systems = Lab(arguments.preset), [get_system(name).name for name in arguments.systems]
     studies = {"tune": lambda: tune(lab, systems), "variants": lambda: variants(lab), "fidelity": lambda: fidelity(lab),
                "seeds": lambda: seeds(lab, systems, arguments.seeds, arguments.epochs),
-               "smaller": lambda: smaller(lab), "top-k": lambda: top_k(lab)}  # fmt: skip
+               "top-k": lambda: top_k(lab)}  # fmt: skip
     print(studies[arguments.study]().to_string(index=False))
 
 

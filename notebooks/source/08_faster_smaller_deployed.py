@@ -338,7 +338,7 @@ plots.plot_trials(forms)
 # difference are gone, WER is **lower** by three points, not decided: what the small singular values hold may be what the
 # expert has learnt by heart. Or it is luck: these are few clips.
 #
-# The same on the whole in-domain test, run once (`python -m distilwhisper_lib.experiments.study smaller`, fp32):
+# The same on the whole in-domain test, run once (`python -m benchmarks.smaller`, fp32):
 
 # %%
 whole = pd.read_csv(REPOSITORY / "results" / "reference" / "laptop" / "studies" / "smaller.csv")
