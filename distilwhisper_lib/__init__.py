@@ -9,7 +9,7 @@ training: batches, teacher, systems, scoring, evaluate, train;
 results: testsets, lab, comparison, drawing, plots;
 deployment/: bake, export;
 experiments/: study, estimates, jobs, grid;
-programs: course, check_real.
+programs: course.
 """
 
 from .clsr import (

@@ -1,4 +1,4 @@
-"""`python -m distilwhisper_lib.check_real`: real weights, real speech, every trained system, in a few minutes.
+"""`python tests/check_real.py`: real weights, real speech, every trained system, in a few minutes.
 
 Each system is trained on a handful of utterances; it fails where its word error rate on these same utterances
 does not fall to half of the student's. That is a check of the machinery, not a result.
@@ -6,10 +6,10 @@ does not fall to half of the student's. That is a check of the machinery, not a 
 
 import sys
 
-from .comparison import score
-from .lab import Lab
-from .systems import TRAINED
-from .testsets import TestSet
+from distilwhisper_lib.comparison import score
+from distilwhisper_lib.lab import Lab
+from distilwhisper_lib.systems import TRAINED
+from distilwhisper_lib.testsets import TestSet
 
 CLIPS = 16
 RATES = {"fine-tuning": 1e-4, "lora": 1e-3, "clsr-ft": 3e-4, "distilwhisper-released": 3e-4, "distilwhisper": 6e-4}
