@@ -32,11 +32,31 @@ BEYOND = ("06", "07", "08")  # notebooks beyond the paper in miniature: run when
 DISK_GB = 4.0  # corpora, weights and trained systems at the laptop preset
 
 
+class Stopwatch:
+    """Seconds that each notebook has taken, those of runs that were stopped included: noted in a file on the way."""
+
+    def __init__(self, path: Path, name: str):
+        self.path, self.name, self.noted = path, name, json.loads(_read(path)).get(name, 0.0)
+        self.start = time.perf_counter() - self.noted
+
+    def __call__(self, done: bool = False) -> float:
+        """Return the seconds so far; every few of them are noted, and forgotten when all is done."""
+        seconds = round(time.perf_counter() - self.start, 1)
+        if done or seconds > self.noted + 5:
+            self.noted, others = seconds, json.loads(_read(self.path))
+            others.pop(self.name, None)
+            write_json(self.path, others if done else others | {self.name: seconds})
+        return seconds
+
+
 class Runner(NotebookClient):
-    """Runs a notebook and shows, on the terminal, the progress bar of what runs in it."""
+    """Runs a notebook and shows, on the terminal, the progress bar of what runs in it; `watch` is called at each."""
+
+    watch: Stopwatch
 
     def output(self, outs, msg, display_id, cell_index):
         """Pass progress bars on to the terminal, as one line that is written over."""
+        self.watch()
         content = msg["content"]
         if msg["msg_type"] == "stream" and content["name"] == "stderr" and "\r" in content["text"]:
             line = content["text"].rstrip().rsplit("\r", 1)[-1]
@@ -78,7 +98,7 @@ def announce(lab: Lab) -> None:
                       "free some, or set LAB_CACHE to a folder on another disk")  # fmt: skip
 
 
-def run_notebook(path: Path, folder: Path) -> bool:
+def run_notebook(path: Path, folder: Path, watch: Stopwatch) -> bool:
     """Execute one notebook into `folder`; returns False where a copy that has run with this source is there.
 
     Raises CellExecutionError after the notebook, with the error in it, is written as <name>.failed.ipynb.
@@ -88,9 +108,11 @@ def run_notebook(path: Path, folder: Path) -> bool:
     done = folder / path.name
     if done.exists() and nbformat.read(done, as_version=4).metadata.get("lab", {}).get("source") == source:
         return False
+    runner = Runner(notebook, timeout=None, resources={"metadata": {"path": str(NOTEBOOKS)}},
+                    extra_arguments=["--log-level=ERROR"])  # no warning for every kernel that starts
+    runner.watch = watch
     try:
-        Runner(notebook, timeout=None, resources={"metadata": {"path": str(NOTEBOOKS)}},
-               extra_arguments=["--log-level=ERROR"]).execute()  # no warning for every kernel that starts
+        runner.execute()
     except CellExecutionError:
         nbformat.write(notebook, done.with_suffix(".failed.ipynb"))
         raise
@@ -112,9 +134,9 @@ def run_course(lab: Lab, only: list[str] | None = None) -> None:
         pace = (time.perf_counter() - began) / planned if planned > 30 else 1.0
         print(f"[{number}/{len(paths)}] {path.stem}" + (f", about {left * pace / 60:.0f} min left" if left else ""),
               flush=True)  # fmt: skip
-        start = time.perf_counter()
-        if run_notebook(path, folder):
-            spent[path.stem] = round(time.perf_counter() - start, 1)
+        watch = Stopwatch(lab.results / "timing-so-far.json", path.stem)
+        if run_notebook(path, folder, watch):
+            spent[path.stem] = watch(done=True)
             planned += expected.get(path.stem, 0)
             print(f"\r  done in {spent[path.stem] / 60:.1f} min {'':<100}", flush=True)
             write_json(lab.results / "timing.json", json.loads(_read(lab.results / "timing.json")) | spent)

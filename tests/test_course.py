@@ -1,0 +1,48 @@
+"""The course's clock: what a notebook took includes the runs of it that were stopped."""
+
+import json
+
+import pytest
+from distilwhisper_lib import course
+from distilwhisper_lib.lab import Lab
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time that the course sees, in a list of one number."""
+    now = [100.0]
+    monkeypatch.setattr(course.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_a_stopped_notebook_goes_on_with_its_seconds(clock, tmp_path):
+    path = tmp_path / "so-far.json"
+    watch = course.Stopwatch(path, "01")
+    clock[0] += 3
+    assert watch() == 3 and not path.exists()  # noted every few seconds
+    clock[0] += 17
+    assert watch() == 20
+    clock[0] += 2  # here it is killed: two seconds are lost
+    again = course.Stopwatch(path, "01")
+    clock[0] += 10
+    assert again() == 30 and course.Stopwatch(path, "02")() == 0
+    assert again(done=True) == 30 and json.loads(path.read_text()) == {}
+
+
+def test_the_time_of_a_notebook_counts_its_stopped_run(clock, tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
+    lab, stops = Lab("smoke"), iter([True, False])
+
+    def run(path, folder, watch):
+        clock[0] += 40
+        watch()
+        if next(stops):
+            raise KeyboardInterrupt
+        return True
+
+    monkeypatch.setattr(course, "run_notebook", run)
+    with pytest.raises(KeyboardInterrupt):
+        course.run_course(lab, ["03"])
+    assert not (lab.results / "timing.json").exists()
+    course.run_course(lab, ["03"])
+    assert json.loads((lab.results / "timing.json").read_text()) == {"03_distillation": 80}
