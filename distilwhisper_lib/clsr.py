@@ -31,7 +31,8 @@ class Routing:
 class ClsrFeedForward(nn.Module):
     """The shared block, and per language an expert (a copy of it) and a gate that chooses between the two.
 
-    Training: g = sigmoid(G + alpha * eps), eps ~ N(0, 1), and y = g * expert(h) + (1 - g) * shared(h).
+    Training: g = sigmoid(G + alpha * eps), eps ~ N(0, 1), and y = g * expert(h) + (1 - g) * shared(h); where the
+    settings say `hard`, g = 1 where G + alpha * eps >= 0, else 0, and has the gradient of the sigmoid.
     Evaluation: g = 1 where G >= 0, else 0. `last_gate` (B, T) holds g of the latest call, NaN in rows without
     an expert; it is None where no row had one.
     """
@@ -71,7 +72,9 @@ class ClsrFeedForward(nn.Module):
             g = logit >= 0
             return self._choose(h, language, g), g.squeeze(-1).to(h.dtype)
         settings, shared = self.routing.settings, self.shared(h)
-        g = torch.sigmoid(logit + self.routing.noise * torch.randn_like(logit))
+        g = torch.sigmoid(noisy := logit + self.routing.noise * torch.randn_like(logit))
+        if settings.hard:
+            g = (noisy >= 0).to(g.dtype) + (g - g.detach())  # the value is 0 or 1, the gradient that of the sigmoid
         if torch.rand(()) < settings.skip_gate:
             return shared, g.squeeze(-1)
         expert = nn.functional.dropout(self.experts[language](h), settings.expert_dropout)

@@ -1,6 +1,8 @@
 """What is put beside Whisper's feed-forward block: an expert, whole or of a low rank, and a gate.
 
-Source: paper, section 3; the authors' release (CLSRFFN, CLSRGate); low rank: Hu et al., "LoRA", ICLR 2022.
+Source: paper, section 3; the authors' release (CLSRFFN, CLSRGate). Not in the paper: gates that are hard in training
+(Bengio et al., "Estimating or Propagating Gradients Through Stochastic Neurons", 2013) and experts of a low rank (Hu et
+al., "LoRA", ICLR 2022).
 """
 
 import copy
@@ -19,6 +21,7 @@ class ExpertSettings:
     gate_dropout: float = 0.1  # on the gate's input, in training
     skip_gate: float = 0.2  # probability that a layer uses the shared block alone for a batch, in training
     noise: float = 5.0  # alpha at the end of training; it rises linearly from 0
+    hard: bool = False  # gates are 0 or 1 in training too, with the gradient of soft ones (straight-through)
     rank: int = 0  # of experts that are a low-rank difference to the shared block; 0: experts are whole copies of it
 
 

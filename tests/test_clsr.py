@@ -527,11 +527,56 @@ def test_processor_is_the_same_for_all(processor):
     assert load_processor("tiny").tokenizer.get_vocab() == processor.tokenizer.get_vocab()
 
 
+# ---- gates that are hard in training too
+
+
+def hard_block(**settings):
+    """Return the first block of a tiny model, with a gate that opens at some positions, and an input for it."""
+    torch.manual_seed(0)
+    settings = ExpertSettings(gate_dim=16, expert_dropout=0, gate_dropout=0, skip_gate=0, hard=True, **settings)
+    block = clsr_blocks(set_up := attach_experts(load_whisper("tiny"), ["cs"], settings))[0]
+    set_language(set_up, "cs")
+    with torch.no_grad():
+        for parameter in block.gates["cs"].linear2.parameters():
+            parameter.normal_()
+        for parameter in block.experts["cs"].parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return block, torch.randn(2, 40, 32)
+
+
+def test_hard_gates_route_in_training_as_they_do_in_use():
+    block, h = hard_block()
+    routed, g = block.eval()(h), block.last_gate
+    trained = block.train()(h)
+    assert 0 < g.mean() < 1 and torch.equal(block.last_gate, g)
+    torch.testing.assert_close(trained, routed, atol=1e-6, rtol=0)
+
+
+def test_hard_gates_learn_by_the_gradient_of_soft_ones():
+    block, h = hard_block()
+    gate, expert, shared = block.gates["cs"], block.experts["cs"], block.shared
+    block.train()(h).sum().backward()
+    found = gate.linear2.weight.grad.clone()
+    gate.linear2.weight.grad = None
+    (torch.sigmoid(gate(h)) * (expert(h) - shared(h)).detach()).sum().backward()
+    torch.testing.assert_close(found, gate.linear2.weight.grad, atol=1e-4, rtol=1e-4)
+    assert found.abs().max() > 0
+
+
+def test_noise_opens_and_shuts_hard_gates():
+    block, h = hard_block()
+    block.routing.noise = 3.0
+    block.train()(h)
+    with_noise = block.last_gate.clone()
+    assert set(with_noise.unique().tolist()) == {0.0, 1.0}
+    assert not torch.equal(with_noise, (block.gates["cs"](h) >= 0).squeeze(-1).to(h.dtype))
+
+
 # ---- experts of a low rank
 
 
 def low_rank_model(rank=4):
-    return attach_experts(load_whisper("tiny"), ["cs"], ExpertSettings(gate_dim=16, rank=rank))
+    return attach_experts(load_whisper("tiny"), ["cs"], ExpertSettings(gate_dim=16, rank=rank, skip_gate=0))
 
 
 def test_low_rank_experts_begin_as_the_shared_block_and_hold_two_thin_matrices_a_layer():
