@@ -165,12 +165,13 @@ class Lab:
         objective = Objective(label_smoothing=0.0, budget=None)
         return self._train("teacher", clips, objective, p.language, p.teacher_learning_rate, p.teacher_epochs, p.seed)
 
-    def teacher_outputs(self, language: str | None = None) -> TeacherOutputs:
+    def teacher_outputs(self, language: str | None = None, temperature: float = 1.0) -> TeacherOutputs:
         """Return the teacher's stored top k on the training clips, computed at the first call."""
         p, language = self.preset, language or self.preset.language
         clips = self.clips("train", language, p.train_clips)
         depends = [p.teacher or self.train_teacher().name, clips.ids, p.top_k, p.train_margin_seconds,
                    p.eval_batch_size, *self.fidelity.on("padding_in_divergence", *LABELS)]  # fmt: skip
+        depends += [temperature] if temperature != 1 else []
         if p.teacher and "<|yue|>" in self.processor.tokenizer.get_vocab():  # large-v3's ids, not those of before
             depends.append(p.student)
         folder = self.folder / "teacher-outputs" / f"{language}-{short_hash(depends)}"
@@ -181,34 +182,33 @@ class Lab:
         clips = self.clips("train", language, p.train_clips, own)
         with timed_step(self.folder, f"teacher outputs {language}", folder.name):
             collator = replace(self.train_collator, tokenizer=own.tokenizer)
+            padded = self.fidelity.padding_in_divergence
             outputs = compute_teacher(self.teacher(half=True), clips, collator, folder, p.top_k, p.eval_batch_size,
-                                      self.processor.tokenizer, self.fidelity.padding_in_divergence)  # fmt: skip
+                                      self.processor.tokenizer, padded, temperature)  # fmt: skip
         (folder / "complete").touch()
         return outputs
 
     def train(self, system: str, language: str | None = None, **changes) -> Path:
         """Train a system on a language, or return the folder of the run that exists.
 
-        changes: learning_rate, epochs, seed, or any field of `Objective` (label_smoothing, budget, per_stack,
-        divergence), instead of the preset's value.
+        changes: learning_rate, epochs, seed, or a field of `Objective`, instead of the preset's value; divergence
+        "none" leaves the teacher out.
         """
         p, kind, language = self.preset, get_system(system), language or self.preset.language
         rate = changes.pop("learning_rate", None) or p.learning_rates[system]
         epochs, seed = changes.pop("epochs", p.epochs), changes.pop("seed", p.seed)
         budget = p.gate_budget if kind.budget is None else kind.budget
-        settings = {"label_smoothing": p.label_smoothing, "budget": budget,
-                    "per_stack": kind.budget_per_stack} | changes  # fmt: skip
-        teacher = self.teacher_outputs(language) if kind.distils else None
-        clips = self.clips("train", language, p.train_clips)
-        objective = Objective(**settings, teacher=teacher, fidelity=self.fidelity)
-        return self._train(system, clips, objective, language, rate, epochs, seed)
+        settings = {"label_smoothing": p.label_smoothing, "budget": budget, "per_stack": kind.budget_per_stack}
+        distils = kind.distils and changes.get("divergence") != "none"
+        teacher = self.teacher_outputs(language, changes.get("temperature", 1.0)) if distils else None
+        goal = Objective(**settings | changes, teacher=teacher, fidelity=self.fidelity)
+        return self._train(system, self.clips("train", language, p.train_clips), goal, language, rate, epochs, seed)
 
     def _train(self, name, clips, objective: Objective, language: str, rate: float, epochs: int, seed: int) -> Path:
         p, system = self.preset, get_system("fine-tuning" if name == "teacher" else name)
         has_experts = system.trains == "experts" or objective.fidelity.lora_on_both
-        settings = asdict(ExpertSettings(**system.experts | p.experts)) if has_experts else {"rank": 0}
-        if not settings["rank"]:
-            del settings["rank"]  # as runs were named before there was a rank
+        settings = asdict(ExpertSettings(**system.experts | p.experts)) if has_experts else {}
+        settings = {field: value for field, value in settings.items() if value or field not in ("rank", "hard")}
         depends = [p.student, clips.ids, objective.key(), rate, epochs, p.batch_size, p.accumulation,
                    p.train_margin_seconds, p.warmup_ratio, settings]  # fmt: skip
         depends += ["best", p.margin_seconds, p.normaliser, p.max_new_tokens] if p.keep == "best" else []

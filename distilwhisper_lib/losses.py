@@ -71,15 +71,17 @@ def _log_tail(log_p: torch.Tensor) -> torch.Tensor:
     return (1 - log_p.exp().sum(-1, keepdim=True)).clamp_min(EPSILON).log()
 
 
-def top_k_divergence(words, teacher_log_probs, student_logits, kind: str = "js") -> torch.Tensor:
-    """JS or KL at temperature 1 over the teacher's k words and one class for all the others.
+def top_k_divergence(words, teacher_log_probs, student_logits, kind: str = "js",
+                     temperature: float = 1.0) -> torch.Tensor:  # fmt: skip
+    """JS or KL over the teacher's k words and one class for all the others, times the temperature squared.
 
-    words (N, k), teacher_log_probs (N, k + 1), student_logits (N, V). Merging words can only lower a divergence
-    (data-processing inequality), so this is a lower bound; notebook 03 measures by how much.
+    words (N, k), teacher_log_probs (N, k + 1), both of the teacher's logits over the temperature; student_logits
+    (N, V). Merging words can only lower a divergence (data-processing inequality), so this is a lower bound; notebook
+    03 measures by how much.
     """
-    log_s = F.log_softmax(student_logits.float(), -1).gather(-1, words)
+    log_s = F.log_softmax(student_logits.float() / temperature, -1).gather(-1, words)
     log_s = torch.cat([log_s, _log_tail(log_s)], -1)
-    return {"js": _js, "kl": _kl}[kind](teacher_log_probs.float(), log_s).mean()
+    return {"js": _js, "kl": _kl}[kind](teacher_log_probs.float(), log_s).mean() * temperature**2
 
 
 def gate_budget_loss(gates: dict, masks: dict, budget: float = 0.5, per_stack: bool = False) -> torch.Tensor:

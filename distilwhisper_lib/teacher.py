@@ -59,13 +59,15 @@ class TeacherOutputs:
 
 
 def compute_teacher(model, clips: Clips, collator: Collator, folder: str | Path, k: int, batch_size: int = 16,
-                    student_tokenizer=None, padded: bool = False) -> TeacherOutputs:  # fmt: skip
+                    student_tokenizer=None, padded: bool = False,
+                    temperature: float = 1.0) -> TeacherOutputs:  # fmt: skip
     """Run the teacher over `clips` with teacher forcing and store its top k; one file a batch.
 
     clips and collator: with the teacher's own processor; what is stored is in the ids of `student_tokenizer` (None: the
     same). A batch whose file exists is not computed again, so a stopped run goes on where it was.
     padded: for every clip as many positions as the longest label has, not its own alone. The decoder looks back
     only, so that what it says behind a label's end does not depend on the batch that the clip is padded in.
+    temperature: what the teacher's logits are divided by.
     Raises ValueError where the two vocabularies do not fit (`vocabulary_map`).
     """
     mapping = vocabulary_map(collator.tokenizer, student_tokenizer or collator.tokenizer)
@@ -79,7 +81,7 @@ def compute_teacher(model, clips: Clips, collator: Collator, folder: str | Path,
         path = folder / f"batch-{number:05d}.safetensors"
         if path.exists():
             continue
-        tensors = _teacher_batch(model, collator([clips[i] for i in indices]), k, mapping, padded)
+        tensors = _teacher_batch(model, collator([clips[i] for i in indices]), k, mapping, padded, temperature)
         part = path.with_suffix(".part")
         with disk_errors(folder):
             save_file(tensors, part)
@@ -133,8 +135,8 @@ def top_k_errors(teacher_logits: torch.Tensor, student_logits: torch.Tensor, ks,
                          for k in ks])  # fmt: skip
 
 
-def _teacher_batch(model, batch: dict, k: int, mapping: torch.Tensor, padded: bool) -> dict[str, torch.Tensor]:
-    logits, tensors = forced_logits(model, batch), {}
+def _teacher_batch(model, batch: dict, k: int, mapping, padded: bool, temperature: float) -> dict[str, torch.Tensor]:
+    logits, tensors = forced_logits(model, batch) / temperature, {}
     for clip, row, labels in zip(batch["ids"], logits, batch["labels"].to(logits.device), strict=True):
         kept = row if padded else labelled(row, labels)[0]
         words, log_probs = top_k_log_probs(kept, k, mapping)  # (T, k), (T, k + 1)

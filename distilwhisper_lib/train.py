@@ -37,12 +37,13 @@ class Objective:
     per_stack: bool = False
     teacher: TeacherOutputs | None = None
     divergence: str = "js"
+    temperature: float = 1.0  # of the divergence; the teacher's outputs are of the same
     fidelity: Fidelity = Fidelity()
     agreement: float = 0.0  # weight of `gate_agreement_loss`, added to the budget's
 
     def key(self) -> list:
         """Return all that the trained weights depend on, as a list that can be hashed."""
-        teacher = self.teacher.folder.name if self.teacher else None
+        teacher = self.teacher.folder.name if self.teacher else None  # its name changes with the temperature
         divergence = self.divergence if teacher else None
         return [self.label_smoothing, self.budget, self.per_stack, teacher, divergence, *self.fidelity.on(),
                 *([f"agreement {self.agreement:g}"] if self.agreement else [])]  # fmt: skip
@@ -111,7 +112,7 @@ class LabTrainer(Trainer):
             parts["budget"], loss = budget, total_loss(loss, budget)
         if goal.teacher is not None:
             words, log_probs = goal.teacher.lookup(inputs["ids"], inputs["labels"], fidelity.padding_in_divergence)
-            parts["kd"] = top_k_divergence(words, log_probs, logits, goal.divergence)
+            parts["kd"] = top_k_divergence(words, log_probs, logits, goal.divergence, goal.temperature)
             loss = total_loss(parts["ce"], parts.get("budget", 0), parts["kd"], fidelity.unscaled_loss)
         return parts | {"loss": loss}
 

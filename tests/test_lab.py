@@ -3,13 +3,13 @@
 import json
 import os
 import weakref
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pandas as pd
 import pytest
 import torch
 from distilwhisper_lib import comparison, lab as lab_module, train
-from distilwhisper_lib.clsr import expert_languages, get_language, use_language
+from distilwhisper_lib.clsr import ExpertSettings, expert_languages, get_language, use_language
 from distilwhisper_lib.comparison import counts, main_table, paired, plan, score, write_record
 from distilwhisper_lib.corpora import load_corpus
 from distilwhisper_lib.course import announce
@@ -18,7 +18,7 @@ from distilwhisper_lib.lab import Lab, open_lab
 from distilwhisper_lib.presets import PRESETS, cache_dir, get_preset, results_dir
 from distilwhisper_lib.record import commit, read_steps, short_hash, timed_step, write_json
 from benchmarks import smaller
-from distilwhisper_lib.systems import LOW_RANK, SYSTEMS, TRAINED
+from distilwhisper_lib.systems import LOW_RANK, SYSTEMS, TRAINED, get_system
 from distilwhisper_lib.testsets import test_sets, with_paper_data
 from random_data import logits, random_batch
 
@@ -359,23 +359,32 @@ def test_record_says_what_the_figures_hang_on(lab, monkeypatch):
 
 
 def test_tuning_tries_each_rate_on_validation(lab):
-    found = study.tune(lab, ["lora", "clsr-ft"], factors=(1, 2))
+    found = study.tune(lab, ["lora", "clsr-ft"], factors=(0.5, 1))
     saved = pd.read_csv(lab.results / "studies" / "tuning.csv")
     assert list(saved["system"]) == ["lora", "lora", "clsr-ft", "clsr-ft"] and set(saved["test_set"]) == {"validation"}
-    assert list(saved["learning_rate"]) == [1e-3, 2e-3, 1.5e-4, 3e-4] and (saved["validation_loss"] > 0).all()
+    assert list(saved["learning_rate"]) == [5e-4, 1e-3, 5e-4, 1e-3] and (saved["validation_loss"] > 0).all()
     assert saved["wer"].tolist() == pytest.approx(found["wer"].tolist(), rel=1e-3)
     record = json.loads((lab.results / "studies" / "tuning.json").read_text())
     assert [step["step"] for step in record["steps"]].count("train lora cs") == 2
 
 
-def test_variants_are_runs_of_ours_with_other_settings(lab):
-    found = study.variants(lab, ({"budget": 0.8, "learning_rate": 1e-3, "noise": 5.0},
-                                 {"budget": 0.3, "learning_rate": 1e-3, "noise": 1.0}))  # fmt: skip
+def test_variants_are_runs_of_ours_with_one_setting_changed(lab):
+    found = study.variants(lab, ({}, {"hard": True}, {"budget": 0.3}, {"temperature": 2.0}, {"divergence": "none"}))
     saved = pd.read_csv(lab.results / "studies" / "variants.csv")
-    assert list(saved["budget"]) == [0.8, 0.3] and list(saved["noise"]) == [5.0, 1.0]
+    assert list(saved["budget"]) == [0.8, 0.8, 0.3, 0.8, 0.8] and list(saved["hard"]) == [False, True, *[False] * 3]
+    assert set(saved["noise"]) == {1.0} and list(saved["divergence"]) == ["js"] * 4 + ["none"]
     assert set(saved["system"]) == {"distilwhisper"} and saved["gate_encoder"].between(0, 1).all()
-    assert found["validation_loss"].nunique() == 2  # two runs
-    assert lab.train("distilwhisper", learning_rate=1e-3).name in lab.used  # the first is the system as it is
+    assert saved["difference"][0] == 0 and found["validation_loss"].nunique() > 1
+    assert len(list(lab.folder.glob("runs/distilwhisper-*"))) == 5  # runs of their own
+    assert lab.train("distilwhisper").name in lab.used  # the first is the system as it is
+    assert len(list((lab.folder / "teacher-outputs").iterdir())) == 2  # temperatures
+
+
+def test_each_change_of_the_variants_is_one_that_training_knows():
+    ours = get_system("distilwhisper")
+    known = {"budget", "per_stack", "divergence", "temperature", "hard", *ours.experts}
+    assert study.CHANGES[0] == {} and all(set(change) <= known for change in study.CHANGES)
+    assert {"hard", *ours.experts} <= {field.name for field in fields(ExpertSettings)}
 
 
 def test_smaller_scores_forms_and_baked_models_beside_the_trained_one(lab):

@@ -118,6 +118,15 @@ def test_what_is_stored_sums_to_one_and_is_the_likeliest(pair):
     assert log_probs.exp()[:, -1].numpy() == pytest.approx(np.sort(p, axis=1)[:, :-5].sum(1), rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["js", "kl"])
+def test_all_words_at_a_temperature_are_the_full_divergence_at_it(pair, kind):
+    words, log_probs = top_k_log_probs(pair[0] / 2, V)
+    full = {"js": js_divergence, "kl": kl_divergence}[kind](*pair, temperature=2.0)
+    found = top_k_divergence(words, log_probs, pair[1], kind, temperature=2.0)
+    assert found.item() == pytest.approx(full.item(), rel=1e-4)
+    assert found.item() != pytest.approx(top_k(pair, V, kind), rel=1e-2)
+
+
 def test_top_k_by_hand():
     teacher, student = torch.tensor([[0.5, 0.3, 0.15, 0.05]]), torch.tensor([[0.1, 0.2, 0.3, 0.4]])
     words, log_probs = top_k_log_probs(teacher.log(), 2)

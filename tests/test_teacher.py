@@ -46,6 +46,15 @@ def test_outputs_of_a_batch_are_looked_up_row_by_row(outputs, clips, collator, m
                                                 words[: len(clips[order[0]]["labels"])]]))  # fmt: skip
 
 
+def test_a_temperature_divides_the_logits(outputs, clips, collator, model, tmp_path):
+    flat = compute_teacher(model, clips, collator, tmp_path / "flat", K, batch_size=2, temperature=4.0)
+    batch = collator([clips[i] for i in range(5)])
+    (words, log_probs), (same_words, flatter) = (o.lookup(batch["ids"], batch["labels"]) for o in (outputs, flat))
+    assert torch.equal(words, same_words)
+    between = (log_probs[:, 0] - log_probs[:, 1]) / 4  # of two words the tail does not touch
+    torch.testing.assert_close(flatter[:, 0] - flatter[:, 1], between, atol=1e-2, rtol=0)
+
+
 def test_files_are_small_and_read_again(outputs, clips, collator, tmp_path):
     tensors = load_file(tmp_path / "teacher" / "batch-00000.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.int32, torch.float16}

@@ -1,9 +1,9 @@
 """`python -m distilwhisper_lib.experiments.study`: longer than the course: tuning on validation, and more seeds.
 
-    tune      the same number of learning rates for every trained system, scored on the validation split
+    tune      three learning rates for every trained system, around the preset's, scored on the validation split
     fidelity  our experts corrected, as released, and with each difference between the two alone, on validation
     top-k     our experts on the teacher's likeliest words, and on all of them, on validation
-    variants  the settings of gates and loss from which our variant was chosen, on the validation split too
+    variants  our variant with one setting of gates or loss changed at a time, on the validation split too
     seeds     every trained system with further seeds, scored in both domains
 
 Runs are kept like the course's own, so that a stopped study goes on and the course reuses what fits.
@@ -14,46 +14,45 @@ from dataclasses import replace
 
 import pandas as pd
 
-from ..clsr import ExpertSettings
 from ..comparison import counts, paired, score
 from ..fidelity import FIDELITIES
 from ..lab import Lab
+from ..presets import Preset
 from ..record import run_record, write_json
 from ..scoring import paired_difference
 from ..systems import LOW_RANK, TRAINED, get_system
 from ..testsets import DOMAINS
 
-LOWEST = {"fine-tuning": 2.5e-5, "lora": 1e-3, "distilwhisper": 7.5e-5, "distilwhisper-low-rank": 2.5e-4}
-OTHERS_LOWEST = 1.5e-4  # learning rates
-FACTORS = (1, 2, 4)  # of the lowest: three trials a system
-
+FACTORS = (0.5, 1, 2)  # of the preset's learning rate: three trials a system
 OURS = "distilwhisper"
-BASIS = {"budget": 0.8, "learning_rate": 1.5e-4, "expert_dropout": 0.1, "gate_dropout": 0.0, "skip_gate": 0.0,
-         "noise": 1.0, "divergence": "js"}  # fmt: skip
-TRIED = (BASIS | {"noise": 5.0}, BASIS, BASIS | {"noise": 0.0})  # fields of ExpertSettings and Objective
+CHANGES = ({}, {"hard": True}, {"noise": 0.0}, {"noise": 5.0}, {"budget": 0.5},
+           {"budget": 1.0}, {"per_stack": False}, {"expert_dropout": 0.3}, {"gate_dropout": 0.1}, {"skip_gate": 0.2},
+           {"divergence": "kl"}, {"divergence": "none"}, {"temperature": 2.0})  # fmt: skip
 
 
 def tune(lab: Lab, systems: list[str], factors: tuple[float, ...] = FACTORS) -> pd.DataFrame:
-    """Train every system at every learning rate and return validation WER, CER, loops and cross-entropy."""
+    """Train every system at its learning rate and at others around it; return the scores on validation."""
     rows = []
     for system in systems:
         for factor in factors:
-            rows.append(_trial(lab, system, learning_rate=float(f"{LOWEST.get(system, OTHERS_LOWEST) * factor:.3g}")))
+            rows.append(_trial(lab, system, learning_rate=float(f"{lab.preset.learning_rates[system] * factor:.3g}")))
             write_study(lab, "tuning", rows)
     return pd.DataFrame(rows)
 
 
-def variants(lab: Lab, tried: tuple[dict, ...] = TRIED) -> pd.DataFrame:
-    """Train our variant with each of the settings and return them with their scores on validation."""
-    rows = []
-    for settings in tried:
-        experts = {name: value for name, value in settings.items() if hasattr(ExpertSettings, name)}
-        others = {name: value for name, value in settings.items() if name not in experts}
-        own = Lab(replace(lab.preset, experts=experts))
-        rows.append(settings | _trial(own, OURS, **others))
-        lab.used |= own.used
-        write_study(lab, "variants", rows)
-    return pd.DataFrame(rows)
+def variants(lab: Lab, changes: tuple[dict, ...] = CHANGES) -> pd.DataFrame:
+    """Train our variant as it is, and with each of the changes; return settings and scores on validation.
+
+    changes: fields of ExpertSettings and of Objective. difference, low, high: of WER, to the first one, paired.
+    """
+    ours, trials = get_system(OURS), []
+    experts = {"hard": False} | ours.experts
+    basis = {"divergence": "js", "temperature": 1.0, "budget": ours.budget, "per_stack": ours.budget_per_stack}
+    for change in changes:
+        preset = replace(lab.preset, experts={name: value for name, value in change.items() if name in experts})
+        others = {name: value for name, value in change.items() if name not in experts}
+        trials.append((basis | experts | change, preset, others))
+    return _compared(lab, "variants", OURS, trials)
 
 
 def fidelity(lab: Lab, system: str = "distilwhisper-released") -> pd.DataFrame:
@@ -64,7 +63,8 @@ def fidelity(lab: Lab, system: str = "distilwhisper-released") -> pd.DataFrame:
     """
     alike = {"lora_on_both", "unscaled_loss"} | ({"equal_batches"} if lab.preset.accumulation == 1 else set())
     names = [name for name in FIDELITIES if name not in alike]
-    return _compared(lab, "fidelity", system, {name: replace(lab.preset, fidelity=name) for name in names})
+    trials = [({"fidelity": name}, replace(lab.preset, fidelity=name), {}) for name in names]
+    return _compared(lab, "fidelity", system, trials)
 
 
 def top_k(lab: Lab, ks: tuple[int, ...] = (256, 51_864)) -> pd.DataFrame:
@@ -73,17 +73,17 @@ def top_k(lab: Lab, ks: tuple[int, ...] = (256, 51_864)) -> pd.DataFrame:
     51,864 are all of Whisper's words but one, so that nothing is approximated. difference, low, high: of WER, to the
     first k, paired.
     """
-    return _compared(lab, "top_k", OURS, {k: replace(lab.preset, top_k=k) for k in ks})
+    return _compared(lab, "top_k", OURS, [({"top_k": k}, replace(lab.preset, top_k=k), {}) for k in ks])
 
 
-def _compared(lab: Lab, name: str, system: str, presets: dict) -> pd.DataFrame:
-    """Train a system at each of the presets, by their values of what is studied; return the scores on validation."""
+def _compared(lab: Lab, name: str, system: str, trials: list[tuple[dict, Preset, dict]]) -> pd.DataFrame:
+    """Train a system in each trial (what it is called by, preset, changes of `Lab.train`); return validation scores."""
     rows, base, rate = [], None, lab.preset.learning_rates[system]
-    for value, preset in presets.items():
-        own = Lab(preset)
-        row, table = _trial(own, system, learning_rate=rate), counts(own, system, _validation(lab), learning_rate=rate)
+    for called, preset, changes in trials:
+        own, changes = Lab(preset), {"learning_rate": rate} | changes
+        row, table = _trial(own, system, **changes), counts(own, system, _validation(lab), **changes)
         base = table if base is None else base
-        rows.append({name: value} | row | paired_difference(table, base))
+        rows.append(called | row | paired_difference(table, base))
         lab.used |= own.used
         write_study(lab, name, rows)
     return pd.DataFrame(rows)
