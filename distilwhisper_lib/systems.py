@@ -37,9 +37,9 @@ SYSTEMS: dict[str, System] = {
         System("lora", "LoRA", "#ff9f1c", "adapter"),
         System("clsr-ft", "Experts (CLSR-FT)", "#7fb8e6", "experts"),
         System("distilwhisper-released", "DistilWhisper, pooled budget", "#2a78b8", "experts", distils=True),
-        System("distilwhisper", "DistilWhisper, 0.8 per stack", "#10427a", "experts", distils=True, budget=0.8,
+        System("distilwhisper", "DistilWhisper, our variant", "#10427a", "experts", distils=True, budget=0.8,
                budget_per_stack=True,
-               experts={"expert_dropout": 0.1, "gate_dropout": 0.0, "skip_gate": 0.0, "noise": 1.0}),
+               experts={"hard": True, "noise": 1.0, "expert_dropout": 0.1, "gate_dropout": 0.0, "skip_gate": 0.0}),
     )
 }  # fmt: skip
 TRAINED = [name for name, system in SYSTEMS.items() if system.trains != "nothing"]

@@ -72,6 +72,7 @@ ROWS: tuple[tuple[str, str, str, Value], ...] = (  # setting, release, where it 
     ("gate budget", "0.5 over both stacks", "paper; default",
      lambda p: f"{p.gate_budget:g} over both stacks; our variant {OURS.budget:g} in each"),
     ("gate's inner width", "64", "default; published config.json", expert("gate_dim")),
+    ("gates in training", "soft", "CLSRFFN", "soft; our variant hard, with the gradient of soft ones"),
     ("gate noise at the end", "5, rising linearly", "CLSRFFN; Zhang et al. 2021", expert("noise")),
     ("dropout on the expert's output", "0.3", "CLSRFFN", expert("expert_dropout")),
     ("dropout on the gate's input", "0.1", "CLSRFFN", expert("gate_dropout")),

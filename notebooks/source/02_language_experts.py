@@ -388,6 +388,43 @@ pd.DataFrame(table).rename_axis("alpha").round(2)
 # %% [markdown]
 # At $G = 0$ no noise helps: 0.5. Under $\alpha = 5$ even $G = 4$ is mistaken about every fifth time, and it takes $G
 # = 8$ to be nearly always right: the noise sets the price of being undecided.
+#
+# Noise needs time to do its work: thousands of steps in the paper, fewer than two hundred in this course. There is a
+# shorter way to have the same gate in training and in evaluation: make it **hard in both**, and lend it the gradient of
+# the soft one (a *straight-through* gradient; Bengio et al., 2013). One line does it: a soft gate minus itself is zero,
+# but if only one of the two is detached, its gradient stays.
+#
+# **Predict:** what are value and gradient of this gate at $G = -0.5$?
+
+# %%
+def straight_through(noisy):
+    """0 or 1, with the gradient of sigmoid(noisy)."""
+    soft = torch.sigmoid(noisy)
+    return (noisy >= 0).to(soft.dtype) + (soft - soft.detach())
+
+
+points = torch.tensor([-4.0, -0.5, 0.0, 0.5, 4.0], requires_grad=True)
+gate = straight_through(points)
+gate.sum().backward()
+pd.DataFrame({"gate": gate.tolist(), "gradient": points.grad.tolist()}, index=points.tolist()).rename_axis("G").round(3)
+
+# %% [markdown]
+# The gate jumps from 0 to 1, and its gradient is the slope of the sigmoid, largest where the gate is undecided. It is not
+# the derivative of what was computed (that is zero everywhere); it says which way to move $G$ so that the soft gate would
+# do better. The paper and its release don't do this; **our variant** (notebook 03) does: `ExpertSettings(hard=True)`. The
+# library's block against ours, with noise:
+
+# %%
+from dataclasses import replace
+
+routing.settings, routing.noise, by_hand.alpha = replace(routing.settings, hard=True), 1.0, 1.0
+torch.manual_seed(1)
+routed_hard = block.train()(h)
+torch.manual_seed(1)
+G = by_hand.gate(h)
+g = straight_through(G + by_hand.alpha * torch.randn_like(G))
+torch.testing.assert_close(routed_hard, g * by_hand.expert(h) + (1 - g) * by_hand.shared(h))
+print("equal; values of the gate:", block.last_gate.unique().tolist())
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2.2: Route it yourself (code)

@@ -503,7 +503,7 @@ for other, rows in differences.groupby("other", sort=False):
     better, worse = int((rows["high"] < 0).sum()), int((rows["low"] > 0).sum())
     open_ones = len(rows) - better - worse
     outcomes[label[other]] = {"better in": better, "worse in": worse, "not decided in": open_ones}
-pd.DataFrame(outcomes).T.rename_axis("DistilWhisper (0.8 per stack) against")
+pd.DataFrame(outcomes).T.rename_axis("DistilWhisper (our variant) against")
 
 # %%
 teacher = lab.preset.teacher or "a stand-in: the student, fine-tuned on other clips of the same corpus"
