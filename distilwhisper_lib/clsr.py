@@ -76,7 +76,7 @@ class ClsrFeedForward(nn.Module):
         if settings.hard:
             g = (noisy >= 0).to(g.dtype) + (g - g.detach())  # the value is 0 or 1, the gradient that of the sigmoid
         if torch.rand(()) < settings.skip_gate:
-            return shared, g.squeeze(-1)
+            return shared + 0 * g, g.squeeze(-1)  # the budget sees g: several processes must find it in the output
         expert = nn.functional.dropout(self.experts[language](h), settings.expert_dropout)
         return g * expert + (1 - g) * shared, g.squeeze(-1)
 

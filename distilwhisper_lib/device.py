@@ -10,6 +10,9 @@ from collections.abc import Iterator
 
 import torch
 
+PROCESSES = int(os.environ.get("WORLD_SIZE", 1))  # that train together: `accelerate launch` sets both
+RANK = int(os.environ.get("RANK", 0))  # of this one; 0 is the one that writes
+
 
 def pick_device() -> torch.device:
     """Return the GPU if there is one, else the CPU."""

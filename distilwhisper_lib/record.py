@@ -10,7 +10,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-from .device import describe_machine, peak_memory_gb, pick_device
+from .device import RANK, describe_machine, peak_memory_gb, pick_device
 from .presets import REPOSITORY
 
 PACKAGES = ("torch", "transformers", "datasets", "peft", "accelerate", "jiwer", "sacrebleu", "soundfile", "numpy")
@@ -40,7 +40,7 @@ def timed_step(folder: Path, name: str, result: str):
     row = {"step": name, "result": result, "seconds": round(time.perf_counter() - began, 1),
            "peak_memory_gb": round(peak_memory_gb(pick_device()), 2)}  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "steps.jsonl", "a") as lines:
+    with open(os.devnull if RANK else folder / "steps.jsonl", "a") as lines:  # of several processes one notes it
         lines.write(json.dumps(row) + "\n")
 
 

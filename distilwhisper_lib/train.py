@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from .batches import Clips, Collator, LengthOrder, length_batches, position_masks
 from .clsr import ExpertSettings, clsr_blocks, last_gates, set_noise
-from .device import mixed_precision, peak_memory_gb, pick_device, release_memory
+from .device import PROCESSES, RANK, mixed_precision, peak_memory_gb, pick_device, release_memory
 from .evaluate import transcribe
 from .fidelity import Fidelity
 from .losses import IGNORED, cross_entropy, gate_agreement_loss, gate_budget_loss, top_k_divergence, total_loss
@@ -53,7 +53,8 @@ class LabTrainer(Trainer):
     """Trainer whose loss is the paper's, averaged over the label tokens of all accumulated batches.
 
     transformers takes Whisper for a model that normalises its own loss under accumulation, which it does not:
-    4 x 2 clips would give 4 times the gradient of 8. Here each batch weighs as much as its share of the tokens.
+    4 x 2 clips would give 4 times the gradient of 8. Here each batch weighs as much as its share of the tokens, those
+    of other processes included, whose gradients are averaged with this one's.
     """
 
     def __init__(self, *args, objective: Objective, order: LengthOrder, wer: Callable | None = None, **kwargs):
@@ -87,7 +88,7 @@ class LabTrainer(Trainer):
             return (loss, outputs) if return_outputs else loss
         parts, tokens = self._losses(inputs, logits, labels), int((labels != IGNORED).sum())
         self._parts.append((tokens, {name: value.detach().float().item() for name, value in parts.items()}))
-        share = 1.0 if num_items_in_batch is None else tokens / float(num_items_in_batch)
+        share = 1.0 if num_items_in_batch is None else tokens / float(num_items_in_batch) * PROCESSES
         if self.objective.fidelity.equal_batches:
             share = 1 / self.args.gradient_accumulation_steps
         loss = parts["loss"] * share
@@ -117,7 +118,7 @@ class LabTrainer(Trainer):
         return parts | {"loss": loss}
 
     def log(self, logs: dict, *args, **kwargs):
-        """Add the mean of each part of the loss since the last log, over label tokens."""
+        """Add the mean of each part of the loss since the last log, over this process's label tokens."""
         if self._parts and "loss" in logs:
             tokens = sum(n for n, _ in self._parts)
             logs |= {name: sum(n * part[name] for n, part in self._parts) / tokens for name in self._parts[0][1]}
@@ -149,7 +150,7 @@ class Progress(TrainerCallback):
         self.label, self.bar = label, None
 
     def on_train_begin(self, args, state, control, **_):
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label, unit="step")
+        self.bar = tqdm(None, self.label, state.max_steps, initial=state.global_step, unit="step", disable=RANK > 0)
 
     def on_step_end(self, args, state, control, **_):
         self.bar.update(state.global_step - self.bar.n)
@@ -177,6 +178,9 @@ class MarkComplete(TrainerCallback):
 
     def on_save(self, args, state, control, **_):
         """Mark the checkpoint that has just been written, then remove the others."""
+        args.distributed_state.wait_for_everyone()  # each process has written its random numbers
+        if RANK:
+            return
         folder, newest = Path(args.output_dir), f"checkpoint-{state.global_step}"
         (folder / "mark.part").write_text(f"{self.elapsed():.1f}")
         os.replace(folder / "mark.part", folder / newest / "complete")
@@ -198,14 +202,18 @@ def training_arguments(folder: Path, preset: Preset, learning_rate: float, epoch
                        seed: int) -> TrainingArguments:  # fmt: skip
     """Return transformers' arguments for one run; every value that matters is stated here.
 
+    Of several processes (accelerate launch) each takes its part of the accumulated batches; raises ValueError where
+    they can't be dealt out evenly.
     Source of optimiser and schedule: the release (Adam beta2 0.98, no weight decay, linear, warm-up 0.1).
     """
-    device = pick_device()
+    device, accumulation = pick_device(), preset.accumulation // PROCESSES
+    if preset.accumulation % PROCESSES:
+        raise ValueError(f"{PROCESSES} processes can't share an accumulation of {preset.accumulation}: set a multiple")
     steps = -(-clips // (preset.batch_size * preset.accumulation)) * epochs
     return TrainingArguments(
         output_dir=str(folder), seed=seed, num_train_epochs=epochs,
         per_device_train_batch_size=preset.batch_size, per_device_eval_batch_size=preset.batch_size,
-        gradient_accumulation_steps=preset.accumulation,
+        gradient_accumulation_steps=accumulation,
         learning_rate=learning_rate, lr_scheduler_type="linear", warmup_steps=int(preset.warmup_ratio * steps),
         adam_beta2=0.98, weight_decay=0.0, max_grad_norm=1.0,
         bf16=mixed_precision(device) == "bf16", fp16=mixed_precision(device) == "fp16", use_cpu=device.type == "cpu",
@@ -220,7 +228,7 @@ def training_arguments(folder: Path, preset: Preset, learning_rate: float, epoch
 def make_trainer(model, arguments: TrainingArguments, objective: Objective, clips: Clips, validation: Clips,
                  collator: Collator, callbacks: list | None = None, wer: Callable | None = None):  # fmt: skip
     """Return a LabTrainer over `clips`; `validation` gives a plain cross-entropy after every epoch."""
-    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * PROCESSES
     order = LengthOrder(clips.durations, batch, arguments.seed)
     noise = GateNoise(objective.fidelity.noise_at_start)
     trainer = LabTrainer(model, arguments, collator, clips, validation, callbacks=[noise, *(callbacks or [])],
@@ -245,7 +253,8 @@ def train_system(system: System, folder: Path, preset: Preset, objective: Object
     model = prepare_for_training(load_whisper(preset.student), system, language, settings,
                                  objective.fidelity.lora_on_both)  # fmt: skip
     arguments = training_arguments(folder / "checkpoints", preset, learning_rate, epochs, len(clips), seed)
-    resumed = last_complete_checkpoint(folder / "checkpoints")
+    with arguments.distributed_state.main_process_first():  # it removes what is not whole
+        resumed = last_complete_checkpoint(folder / "checkpoints")
     clock = MarkComplete(resumed)
     scored = partial(_wer, folder / "checkpoints", preset, validation, collator, language)
     disable_progress_bar()  # of each checkpoint's files; ours stays
@@ -254,29 +263,30 @@ def train_system(system: System, folder: Path, preset: Preset, objective: Object
                            scored if preset.keep == "best" else None)  # fmt: skip
     with disk_errors(folder):
         trainer.train(resume_from_checkpoint=resumed)
-        save_trained(model, system, folder / "model")
-        _write_run(folder, trainer, system=label or system.name, language=language, clips=len(clips), epochs=epochs,
-                   fidelity=objective.fidelity.on(), seconds=round(clock.elapsed(), 1))  # fmt: skip
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        if RANK == 0:
+            save_trained(model, system, folder / "model")
+            _write_run(folder, trainer, system=label or system.name, language=language, clips=len(clips),
+                       epochs=epochs, fidelity=objective.fidelity.on(), seconds=round(clock.elapsed(), 1))  # fmt: skip
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return folder
 
 
 def _wer(folder: Path, preset: Preset, clips: Clips, collator: Collator, language: str, model, step: int) -> float:
     """Return the WER of `generate` on validation clips, by which the release chooses the epoch that it keeps."""
-    collator = replace(collator, margin_seconds=preset.margin_seconds)
-    said = transcribe(model, clips, collator, preset, folder / f"validation-{step}.csv", language, label="validation")
+    collator, path = replace(collator, margin_seconds=preset.margin_seconds), folder / f"validation-{step}-{RANK}.csv"
+    said = transcribe(model, clips, collator, preset, path, language, label="validation")
     return summarise(count_errors(list(clips.rows["text"]), list(said["prediction"]), preset.normaliser))["wer"]
 
 
 def _write_run(folder: Path, trainer: LabTrainer, **facts) -> None:
     arguments, parameters = trainer.args, trainer.model.parameters()
-    run = facts | {
+    write_json(folder / "run.json", facts | {
         "seed": arguments.seed,
         "learning_rate": arguments.learning_rate,
-        "batch_size": arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps,
+        "batch_size": arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * PROCESSES,
+        "processes": PROCESSES,
         "steps": trainer.state.global_step,
         "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "peak_memory_gb": round(peak_memory_gb(pick_device()), 2),
         "log": [row for row in trainer.state.log_history if "train_runtime" not in row],
-    }
-    write_json(folder / "run.json", run)
+    })  # fmt: skip

@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..comparison import score
+from ..device import RANK
 from ..lab import Lab
 from ..presets import Preset, cache_dir, get_preset
 from ..record import run_record, short_hash, write_json
@@ -61,6 +62,12 @@ class Job:
     def folder(self) -> Path:
         """Return the folder of log, state and results."""
         return cache_dir() / "runs" / self.preset / "jobs" / self.name
+
+    @property
+    def changes(self) -> dict:
+        """Return what `Lab.train` is told beside the system: the seed, and the divergence of a row with "-kl"."""
+        seed = {} if self.seed is None else {"seed": self.seed}
+        return seed | ({} if self.row == self.system else {"divergence": "kl"})
 
     @property
     def needs(self) -> list["Job"]:
@@ -127,8 +134,13 @@ def make_jobs(preset: str, languages=None, sizes=None, seeds=(77, 78, 79), rows=
 def run_job(job: Job) -> None:
     """Do a job in this process unless it is done, and note how it goes; what goes wrong is noted and raised.
 
+    Of several processes (accelerate launch) the first does the job, and the others train with it.
     Raises RuntimeError where what it needs is not done, filelock.Timeout where another process is at it.
     """
+    if RANK:
+        if job.row not in ONCE and job.state()["state"] != "done":
+            Lab(job.settings()).train(job.system, **job.changes)
+        return
     job.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(job.folder / "lock", timeout=10):
         if job.state()["state"] == "done":
@@ -151,12 +163,11 @@ def _work(job: Job) -> dict:
     What a language's jobs share on disk, whatever their size and seed, is computed by one of them at a time.
     """
     lab, once, rows = Lab(job.settings()), job.row in ONCE, []
-    changes = ({} if once else {"seed": job.seed}) | ({} if job.row == job.system else {"divergence": "kl"})
     about = {"row": job.row, "train_clips": job.clips or lab.preset.train_clips or 0}  # 0: all
     with FileLock(job.folder.parent / f"{job.language}-{job.row}.lock") if once else nullcontext():
         if job.row == TEACHER_OUTPUTS:
             lab.teacher_outputs()
         for key in (f"{job.language}/{test}" for test in TESTS):
             if job.row != TEACHER_OUTPUTS and key in lab.test_sets:
-                rows.append(score(lab, job.system, key, **changes) | about)
+                rows.append(score(lab, job.system, key, **job.changes) | about)
     return {"rows": rows, "record": run_record(lab.preset, lab.steps(), {}, {})}

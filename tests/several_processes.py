@@ -1,0 +1,32 @@
+"""Trains systems on random clips, in as many processes as `accelerate launch` has started: python several_processes.py FOLDER."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from distilwhisper_lib.batches import Collator
+from distilwhisper_lib.checkpoints.tiny import tiny_processor
+from distilwhisper_lib.device import PROCESSES
+from distilwhisper_lib.presets import get_preset
+from distilwhisper_lib.systems import SYSTEMS
+from distilwhisper_lib.train import Objective, train_system
+from random_data import RandomClips
+
+PRESET = replace(get_preset("smoke"), batch_size=2, accumulation=2)
+
+
+def main(folder: Path) -> None:
+    """Train without anything drawn in a step, then experts, whose noise is; the best epoch is kept of the first."""
+    torch.set_num_threads(1)
+    processor = tiny_processor()
+    clips = RandomClips(processor.tokenizer, 8, seconds=(0.3, 0.6))
+    collator = Collator(processor.tokenizer, PRESET.margin_seconds)
+    for name, preset in (("fine-tuning", replace(PRESET, keep="best")), ("clsr-ft", PRESET)):
+        train_system(SYSTEMS[name], folder / name, preset, Objective(), clips, clips, collator, "cs", 1e-3, 2, 77)
+    if PROCESSES > 1:
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,84 @@
+"""One training shared by several processes, as `accelerate launch` or torchrun start them."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from distilwhisper_lib import record, train
+from distilwhisper_lib.experiments import jobs as jobs_module
+from distilwhisper_lib.experiments.jobs import Job, run_job
+from distilwhisper_lib.presets import get_preset
+from safetensors.torch import load_file
+
+TESTS = Path(__file__).parent
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folders of the same trainings in one process and in two."""
+    folder = tmp_path_factory.mktemp("processes")
+    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    own = {"LAB_PRECISION": "no", "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "ACCELERATE_USE_CPU": "1"}
+    for name, launcher in (("one", ()), ("two", TWO)):
+        command = [sys.executable, *launcher, str(TESTS / "several_processes.py"), str(folder / name)]
+        done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def run_of(folder, system):
+    return json.loads((folder / system / "run.json").read_text())
+
+
+def test_two_processes_train_what_one_does(runs):
+    one, two = (load_file(runs / name / "fine-tuning" / "model" / "model.safetensors") for name in ("one", "two"))
+    start = train.load_whisper("tiny").state_dict()
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, atol=1e-6, rtol=0)
+    assert any(not torch.equal(weight, start[name]) for name, weight in one.items())
+
+
+def test_steps_batches_and_scores_are_those_of_one_process(runs):
+    one, two = run_of(runs / "one", "fine-tuning"), run_of(runs / "two", "fine-tuning")
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert (one["steps"], one["batch_size"]) == (two["steps"], two["batch_size"]) == (4, 4)
+    for name in ("grad_norm", "eval_loss", "eval_wer", "learning_rate"):
+        first, second = ([row[name] for row in run["log"] if name in row] for run in (one, two))
+        assert first == pytest.approx(second, rel=1e-4) and first
+
+
+def test_experts_with_skipped_gates_train_in_two_processes(runs):
+    run, folder = run_of(runs / "two", "clsr-ft"), runs / "two" / "clsr-ft"
+    assert run["processes"] == 2 and run["steps"] == 4
+    assert {path.name for path in folder.iterdir()} == {"model", "run.json"}
+    assert run["log"][0]["gate_encoder"] == 0.5 != run["log"][-2]["gate_encoder"]
+
+
+def test_batches_that_cannot_be_dealt_out_are_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(train, "PROCESSES", 3)
+    with pytest.raises(ValueError, match="3 processes can't share an accumulation of 4: set a multiple"):
+        train.training_arguments(tmp_path, replace(get_preset("smoke"), accumulation=4), 1e-3, 1, 8, 77)
+
+
+@pytest.mark.parametrize("row, trained", [("lora", {"seed": 78}), ("student", None), ("teacher-outputs", None),
+                                          ("distilwhisper-kl", {"seed": 78, "divergence": "kl"})])  # fmt: skip
+def test_further_processes_of_a_job_only_train(monkeypatch, row, trained):
+    calls = []
+    monkeypatch.setattr(jobs_module, "RANK", 1)
+    monkeypatch.setattr(jobs_module.Lab, "train", lambda self, system, **changes: calls.append((system, changes)))
+    job = Job("smoke", "cs", "4", row, None if trained is None else 78)
+    run_job(job)
+    assert calls == ([(job.system, trained)] if trained else []) and not job.folder.exists()
+
+
+def test_further_processes_note_no_times(monkeypatch, tmp_path):
+    monkeypatch.setattr(record, "RANK", 1)
+    with record.timed_step(tmp_path, "train", "run"):
+        pass
+    assert record.read_steps(tmp_path, {"run"}) == []
