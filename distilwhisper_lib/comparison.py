@@ -18,7 +18,7 @@ OTHERS = ("student", "fine-tuning", "lora", "clsr-ft", "distilwhisper-released")
 NOT_COMPARED = ("validation", "second-language")  # for tuning; scored for the systems that learned the language
 
 
-def counts(lab: Lab, system: str, key: str, experts: bool = True, **changes) -> pd.DataFrame:
+def counts(lab: Lab, system: str, key: str, experts: bool | str = True, **changes) -> pd.DataFrame:
     """Return one row per utterance: id, speaker, duration, text, prediction, and the columns of `count_errors`."""
     test = lab.test_set(key)
     table = lab.transcribe(system, key, experts, **changes)
@@ -27,14 +27,15 @@ def counts(lab: Lab, system: str, key: str, experts: bool = True, **changes) -> 
     return table.join(count_errors(list(table["text"]), list(table["prediction"]), lab.preset.normaliser))
 
 
-def score(lab: Lab, system: str, key: str, experts: bool = True, **changes) -> dict:
+def score(lab: Lab, system: str, key: str, experts: bool | str = True, **changes) -> dict:
     """Return one row of comparison.csv; WER and the like for transcription, BLEU and chrF for translation.
 
-    A corpus that comes in releases (Common Voice, FLEURS from the hub) is named by its own, in the column release.
+    experts: as for `Lab.transcribe`. A corpus that comes in releases (Common Voice, FLEURS from the hub) is named by
+    its own, in the column release.
     """
     test = lab.test_set(key)
     row = {"system": system, "language": test.language, "test_set": test.name, "task": test.task,
-           "experts": ("on" if experts else "off") if get_system(system).trains == "experts" else "",
+           "experts": {True: "on", False: "off"}.get(experts, experts) if get_system(system).trains == "experts" else "",
            "seed": changes.get("seed", lab.preset.seed)}  # fmt: skip
     table = counts(lab, system, key, experts, **changes)
     if release := corpus_release(test.corpus, test.language):  # the paper has Common Voice 13.0
@@ -60,12 +61,9 @@ def plan(lab: Lab) -> list[dict]:
     main, jobs = lab.preset.language, []
     for system, kind in SYSTEMS.items():
         for key, test in lab.test_sets.items():
-            if test.name in NOT_COMPARED:
-                continue
-            if test.language == main and test.task == "transcribe":
-                jobs.append({"system": system, "key": key})
-            else:
-                jobs.append({"system": system, "key": key, "experts": kind.trains != "experts"})
+            off = kind.trains == "experts" and (test.language, test.task) != (main, "transcribe")
+            if test.name not in NOT_COMPARED:
+                jobs.append({"system": system, "key": key, "experts": not off})
     second = f"{lab.preset.second_language}/second-language"
     jobs += [{"system": system, "key": second} for system in ("student", "teacher")]
     return jobs + [{"system": "distilwhisper", "key": second, "language": lab.preset.second_language}]

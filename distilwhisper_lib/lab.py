@@ -250,10 +250,11 @@ class Lab:
 
     # ---- transcription
 
-    def transcribe(self, system: str, key: str, experts: bool = True, **changes) -> pd.DataFrame:
+    def transcribe(self, system: str, key: str, experts: bool | str = True, **changes) -> pd.DataFrame:
         """Return the predictions of a system on a test set: columns id, prediction; computed at the first call.
 
-        experts=False switches experts off; the model is then the student, and the student's outputs are used.
+        experts=False switches experts off; the model is then the student, and the student's outputs are used. "encoder"
+        leaves those of the encoder on, as the release does to translate.
         changes: as for `train`, to score another run of the system.
         """
         test = self.test_set(key)
@@ -263,6 +264,7 @@ class Lab:
         clips = self.test_clips(key, own)
         depends = [clips.ids, test.task, test.change, self.preset.margin_seconds, self.preset.max_new_tokens,
                    self.preset.eval_batch_size]  # fmt: skip
+        depends += ["encoder"] if experts == "encoder" and get_system(system).trains == "experts" else []
         name = f"{test.language}-{test.name}-{short_hash(depends)}.csv"
         result = f"{self._source(system, changes)}/{name}"
         path = self.folder / "predictions" / result
@@ -270,8 +272,10 @@ class Lab:
         if (table := stored_predictions(clips, path)) is not None:
             return table
         with timed_step(self.folder, f"transcribe {system} {key}", result):
-            collator = replace(self.collator, tokenizer=own.tokenizer)
-            return transcribe(self._held_model(system, changes), clips, collator, self.preset, path, test.language,
+            collator, model = replace(self.collator, tokenizer=own.tokenizer), self._held_model(system, changes)
+            for block in clsr_blocks(model)[model.config.encoder_layers :]:  # the decoder's
+                block.fixed = {test.language: False} if experts == "encoder" else {}
+            return transcribe(model, clips, collator, self.preset, path, test.language,
                               test.task, f"{system}: {key}")  # fmt: skip
 
     def _source(self, system: str, changes: dict) -> str:

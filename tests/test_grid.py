@@ -84,6 +84,8 @@ def test_whole_grid_runs_and_makes_a_table(capsys):
     for found in results.values():
         assert [row["test_set"] for row in found["rows"]] == ["in-domain", "out-of-domain", "translation"]
         assert found["record"]["preset"]["train_clips"] == 4 and found["record"]["steps"]
+    translated = {row: found["rows"][2]["experts"] for row, found in results.items()}
+    assert translated["clsr-ft"] == translated["distilwhisper-released-kl"] == "encoder" and translated["lora"] == ""
     runs = {path.name for path in (jobs[0].folder.parent.parent / "runs").glob("distilwhisper-released-cs-seed77-*")}
     assert len(runs) == 2  # JS and KL
     assert grid.main(["table", *SMALL]) == 0

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import torch
 from distilwhisper_lib import comparison, lab as lab_module, train
-from distilwhisper_lib.clsr import ExpertSettings, expert_languages, get_language, use_language
+from distilwhisper_lib.clsr import (ExpertSettings, clsr_blocks, expert_languages, get_language, last_gates,
+                                    use_language)  # fmt: skip
 from distilwhisper_lib.comparison import counts, main_table, paired, plan, score, write_record
 from distilwhisper_lib.corpora import load_corpus
 from distilwhisper_lib.course import announce
@@ -289,6 +290,19 @@ def test_counts_and_scores_of_a_test(lab):
     assert row["experts"] == "off" and {"bleu", "chrf", "bleu_low", "bleu_signature"} <= row.keys() and "wer" not in row
     english = [lab.test_rows("cs/translation")[i]["translation_en"] for i in range(2)]
     assert sorted(counts(lab, "student", "cs/translation")["text"]) == sorted(english)
+
+
+def test_experts_of_the_encoder_alone_translate(lab):
+    row = score(lab, "distilwhisper-released", "cs/translation", experts="encoder")
+    model = lab._held[1]
+    blocks, gates = clsr_blocks(model), last_gates(model)
+    assert row["experts"] == "encoder" and get_language(model) == "cs" and len(gates["decoder"]) == len(blocks) // 2
+    assert all((g == 0).all() for g in gates["decoder"])
+    assert [block.fixed for block in blocks] == [{}] * (len(blocks) // 2) + [{"cs": False}] * (len(blocks) // 2)
+    name = next(path for path in lab.used if path.startswith("distilwhisper-released") and "/cs-translation" in path)
+    lab.transcribe("distilwhisper-released", "cs/translation")  # all of them: other predictions, no block left fixed
+    assert len([path for path in lab.used if path.startswith(name.rsplit("-", 1)[0])]) == 2
+    assert not any(block.fixed for block in clsr_blocks(lab._held[1]))
 
 
 def test_clips_that_are_too_long_are_left_out_of_training_only(lab):

@@ -1,7 +1,7 @@
 """`python -m distilwhisper_lib.experiments.grid`: the paper's experiments as a list of jobs that goes on where it was.
 
     list    the jobs, with their estimated hours and memory
-    run     do what is not done: each job is a process with a GPU of its own; with --job one of them, in this process (or several: accelerate launch)
+    run     do what is not done: each job is a process with a GPU of its own; with --job one of them, here
     status  what is done, running, waiting and failed, and why
     table   the paper's table of what is done: printed, and written to results/<preset>/grid.csv
     slurm   print a script that submits the jobs to a cluster

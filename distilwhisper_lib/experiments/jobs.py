@@ -169,5 +169,6 @@ def _work(job: Job) -> dict:
             lab.teacher_outputs()
         for key in (f"{job.language}/{test}" for test in TESTS):
             if job.row != TEACHER_OUTPUTS and key in lab.test_sets:
-                rows.append(score(lab, job.system, key, **job.changes) | about)
+                experts = "encoder" if lab.test_sets[key].task == "translate" else True  # as released
+                rows.append(score(lab, job.system, key, experts, **job.changes) | about)
     return {"rows": rows, "record": run_record(lab.preset, lab.steps(), {}, {})}

@@ -650,7 +650,8 @@ shutil.rmtree(folder)
 #
 # - A language expert is a copy of a feed-forward block; a gate chooses between it and the shared, frozen block, per
 #   layer and position. Attached and untrained, the model's outputs are the student's, bit for bit.
-# - In training the gate is soft and noisy, in evaluation hard; growing noise makes the two agree.
+# - In training the gate is soft and noisy, in evaluation hard; growing noise makes the two agree. Or it is hard in both,
+#   with the gradient of the soft one (a straight-through gradient).
 # - Languages are switched by module state: one for the batch, one per row, or `None` for plain Whisper, whose outputs
 #   no training can change.
 # - A language stores a second set of FFNs (458 MB for `whisper-small` in fp32) but needs only one FFN and a gate per
@@ -674,3 +675,5 @@ shutil.rmtree(folder)
 #   `batches.py` (`position_masks`).
 # - Paper: section 3 (experts, gates, budget); Zhang et al., "Share or Not? Learning to Schedule Language-Specific
 #   Capacity for Multilingual Translation", ICLR 2021. Widths, dropouts, skip gate and noise: the authors' release.
+# - Straight-through gradients: Bengio, Léonard and Courville, "Estimating or Propagating Gradients Through Stochastic
+#   Neurons for Conditional Computation", 2013.
