@@ -34,8 +34,8 @@ def score(lab: Lab, system: str, key: str, experts: bool | str = True, **changes
     its own, in the column release.
     """
     test = lab.test_set(key)
-    row = {"system": system, "language": test.language, "test_set": test.name, "task": test.task,
-           "experts": {True: "on", False: "off"}.get(experts, experts) if get_system(system).trains == "experts" else "",
+    switch = {True: "on", False: "off"}.get(experts, experts) if get_system(system).trains == "experts" else ""
+    row = {"system": system, "language": test.language, "test_set": test.name, "task": test.task, "experts": switch,
            "seed": changes.get("seed", lab.preset.seed)}  # fmt: skip
     table = counts(lab, system, key, experts, **changes)
     if release := corpus_release(test.corpus, test.language):  # the paper has Common Voice 13.0
