@@ -109,8 +109,7 @@ class Lab:
             return Clips(self.rows(split, language, limit), processor, language, fidelity=fidelity)
         key = (split, language, limit, fidelity)
         if key not in self._clips:
-            self._clips[key] = Clips(self.rows(split, language, limit), self.processor, language,
-                                     fidelity=fidelity)  # fmt: skip
+            self._clips[key] = Clips(self.rows(split, language, limit), self.processor, language, fidelity=fidelity)
         return self._clips[key]
 
     def test_set(self, key: str) -> TestSet:
@@ -253,17 +252,15 @@ class Lab:
     def transcribe(self, system: str, key: str, experts: bool | str = True, **changes) -> pd.DataFrame:
         """Return the predictions of a system on a test set: columns id, prediction; computed at the first call.
 
-        experts=False switches experts off; the model is then the student, and the student's outputs are used. "encoder"
-        leaves those of the encoder on, as the release does to translate.
-        changes: as for `train`, to score another run of the system.
+        experts: True, "encoder" (those of the encoder alone, as the release translates), or False, where the outputs
+        are the student's. changes: as for `train`, to score another run of the system.
         """
-        test = self.test_set(key)
+        test, p = self.test_set(key), self.preset
         if get_system(system).trains == "experts" and not experts:
             system, changes = "student", {}
         own = self.teacher_processor if system == "teacher" else self.processor
         clips = self.test_clips(key, own)
-        depends = [clips.ids, test.task, test.change, self.preset.margin_seconds, self.preset.max_new_tokens,
-                   self.preset.eval_batch_size]  # fmt: skip
+        depends = [clips.ids, test.task, test.change, p.margin_seconds, p.max_new_tokens, p.eval_batch_size]
         depends += ["encoder"] if experts == "encoder" and get_system(system).trains == "experts" else []
         name = f"{test.language}-{test.name}-{short_hash(depends)}.csv"
         result = f"{self._source(system, changes)}/{name}"
@@ -275,8 +272,7 @@ class Lab:
             collator, model = replace(self.collator, tokenizer=own.tokenizer), self._held_model(system, changes)
             for block in clsr_blocks(model)[model.config.encoder_layers :]:  # the decoder's
                 block.fixed = {test.language: False} if experts == "encoder" else {}
-            return transcribe(model, clips, collator, self.preset, path, test.language,
-                              test.task, f"{system}: {key}")  # fmt: skip
+            return transcribe(model, clips, collator, p, path, test.language, test.task, f"{system}: {key}")
 
     def _source(self, system: str, changes: dict) -> str:
         """Return a folder name that changes with the model: the run's, or the name of the weights."""
