@@ -120,8 +120,13 @@ def load_experts(model, folder: str | Path, languages: list[str] | None = None):
 
 
 def _attach_trained(model, settings: ExpertSettings, experts: dict[str, dict]):
-    """Attach experts whose tensors are given, {language: {name in `expert_parameters`: tensor}}; returns the model."""
-    attach_experts(model, list(experts), settings)
+    """Attach experts whose tensors are given, {language: {name in `expert_parameters`: tensor}}; returns the model.
+
+    Beside experts that are attached already their settings stay, unless shapes differ: all others are of training.
+    """
+    there = clsr_blocks(model)[0].routing.settings if clsr_blocks(model) else settings
+    alike = (there.gate_dim, there.rank) == (settings.gate_dim, settings.rank)
+    attach_experts(model, list(experts), there if alike else settings)
     for language, tensors in experts.items():
         for name, parameter in expert_parameters(model, language):
             parameter.data.copy_(tensors[name])

@@ -83,6 +83,15 @@ def test_languages_of_two_folders_come_together(trained, tmp_path, batch):
         assert torch.equal(logits(both, batch), logits(trained, batch))
 
 
+def test_experts_of_another_training_come_beside_those_that_are_there(trained, folder, batch):
+    other = ExpertSettings(gate_dim=16, hard=True, noise=1.0, expert_dropout=0.0)
+    model = attach_experts(load_whisper("tiny"), ["nl"], other)
+    load_experts(model, folder)
+    assert expert_languages(model) == ["nl", "cs", "ca"] and clsr_blocks(model)[0].routing.settings == other
+    with use_language(model, "cs"), use_language(trained, "cs"):
+        assert torch.equal(logits(model, batch), logits(trained, batch))
+
+
 def test_loading_replaces_experts_of_the_same_language(trained, folder, batch):
     set_language(trained, "cs")
     expected = logits(trained, batch)
@@ -281,7 +290,7 @@ def test_other_base_of_other_shape_is_refused(folder, change):
     refused(folder, ValueError, r"are for 2 \+ 2 layers of width 32 .*this Whisper needs", model=other)
 
 
-def test_other_settings_than_those_attached_are_refused(folder, batch):
+def test_other_shapes_than_those_attached_are_refused(folder, batch):
     model = attach_experts(load_whisper("tiny"), ["nl"])
     with pytest.raises(ValueError, match=r"attached with .*'gate_dim': 64"):
         load_experts(model, folder)
