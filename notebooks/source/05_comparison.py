@@ -309,8 +309,8 @@ plots.save_figure(plots.plot_gate_layers(shares, budgets=(0.5, 0.8)), figures / 
 # *Figure: share of positions that go to the expert, by layer, encoder on the left and decoder on the right; the
 # dashed lines are the budgets, 0.5 and 0.8.*
 #
-# The budget holds in training for the *mean* of soft, noisy gates; in evaluation a gate is 0 or 1, and the shares
-# of the layers may be anything. A layer without a bar never uses its expert, so that this expert was trained for
+# The budget holds in training for the *mean* of noisy gates, soft ones but for our variant; in evaluation a gate is 0 or
+# 1, and the shares of the layers may be anything. A layer without a bar never uses its expert, so that this expert was trained for
 # nothing. **Read:** pooled, the encoder's many positions pay the whole budget, and the decoder's experts are
 # hardly used; with 0.8 in each stack nearly every layer is open.
 
