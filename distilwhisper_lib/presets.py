@@ -82,7 +82,7 @@ LAPTOP = Preset(
     test_clips=160, retention_clips=48,
     learning_rates={"fine-tuning": 5e-5, "lora": 2e-3, "clsr-ft": 3e-4,
                     "distilwhisper-released": 3e-4, "distilwhisper": 1.5e-4, "distilwhisper-low-rank": 5e-4},
-    minutes="66 min on 2 cores", memory="6 GB",
+    minutes="58 min on 2 cores", memory="6 GB",
 )  # fmt: skip
 
 COLAB = Preset(

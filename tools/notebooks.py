@@ -130,7 +130,7 @@ def publish(results: Path = ROOT / "results", preset: str = "laptop") -> None:
         nbformat.write(notebook, NOTEBOOKS / f"{path.stem}.ipynb")
     reference = results / "reference" / preset
     shutil.rmtree(reference / "figures", ignore_errors=True)
-    hidden = shutil.ignore_patterns("notebooks", "*.html", "*.part")
+    hidden = shutil.ignore_patterns("notebooks", "*.html", "*.part", "timing-so-far.json")
     shutil.copytree(results / preset, reference, ignore=hidden, dirs_exist_ok=True)  # studies made earlier stay
 
 

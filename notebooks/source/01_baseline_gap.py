@@ -15,7 +15,7 @@
 # | preset | machine | time | memory |
 # |---|---|---|---|
 # | smoke | 2 cores | under a minute | 1 GB |
-# | laptop | 2 cores | 14 min (half of it: training the teacher stand-in, once) | 4.3 GB |
+# | laptop | 2 cores | 12 min (half of it: training the teacher stand-in, once) | 4.3 GB |
 # | colab | T4 | not measured yet | not measured yet |
 
 # %% tags=["setup"]
@@ -218,8 +218,8 @@ plots.plot_gap(heard)
 # *The figure shows, for each test, the WER of the student and of the teacher stand-in as two bars with 95 % intervals.*
 #
 # **Read:** In Czech in-domain the stand-in is far ahead, and the intervals are far apart. Out-of-domain it is ahead by
-# 23 points, but there a few looping clips hold many errors, so that the student's interval is sixty points wide. After
-# the next exercise you see that even the paired difference is not decided, if only just. In the languages it was not
+# 28 points, but there a few looping clips hold many errors, so that the student's interval is sixty points wide. After
+# the next exercise you see that the paired difference, as wide as that, is decided all the same. In the languages it was not
 # tuned on, look for those in which it is *worse* than the student. That is forgetting, and it is the reason why one
 # does not simply fine-tune.
 #

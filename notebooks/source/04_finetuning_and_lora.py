@@ -17,7 +17,7 @@
 # | preset | time | memory |
 # |---|---|---|
 # | smoke | under a minute | 1 GB |
-# | laptop (2 cores) | 20 min, most of it two trainings | 5.3 GB |
+# | laptop (2 cores) | 17 min, most of it two trainings | 5.3 GB |
 # | colab (one GPU) | not measured yet | not measured yet |
 
 # %% tags=["setup"]
@@ -317,7 +317,7 @@ print(*verdicts, sep="\n")
 
 # %% [markdown]
 # These sentences are computed from your own run. **Read:** in the reference run both are better than the student in-domain,
-# by some fifteen points, and nothing is decided between them; out-of-domain fine-tuning is better than LoRA. Experts without
+# by some sixteen points, and nothing is decided between them; out-of-domain fine-tuning is better than LoRA. Experts without
 # a teacher are not better than the student: the column of loops says why. Their rate was the best of three on 125 validation
 # clips, on which that trial did not loop; this run does. A setting chosen by one run on few clips can be as wrong as that.
 
