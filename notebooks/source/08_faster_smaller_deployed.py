@@ -26,7 +26,8 @@
 #
 # A transcription is one pass through the encoder, then one pass of the decoder for each token. We time both parts for a
 # batch of clips, with experts off and on. A single measurement says little on a busy machine: we take the median of
-# several rounds.
+# several rounds. (The experts of this notebook are those of our variant; its committed outputs, and the tables it reads, were
+# made when that variant's gates were soft in training.)
 #
 # **Predict:** which costs more for these clips, the encoder or some tokens? And what do experts add to each?
 
