@@ -553,7 +553,8 @@ plot_curves(logs, keys=("gate_encoder", "gate_decoder"))
 # sum is right, and so may the decoder: it sinks to a third, and next to nothing pulls it back. Hard gates start open, all of
 # them ($0 \geq 0$), which is more than the budget of 0.8; the first steps push all of them across zero at once, and with
 # little noise so far most of them shut; then it is up to the noise which half is open. That costs our variant about
-# half an epoch. From there both stacks rise to 0.8, and stay. These are the noisy gates of training; section 10 looks at those of evaluation.
+# half an epoch. From there both stacks rise to 0.8, and stay. These are the noisy gates of training; section 10 looks at
+# those of evaluation.
 #
 # ## 9. A run that is stopped goes on
 #
