@@ -382,6 +382,13 @@ def test_tuning_tries_each_rate_on_validation(lab):
     assert [step["step"] for step in record["steps"]].count("train lora cs") == 2
 
 
+def test_best_rate_of_a_system_is_that_of_its_lowest_error_rate(lab):
+    rows = [{"system": system, "learning_rate": rate, "wer": wer}
+            for system, rate, wer in (("lora", 1e-3, 50.0), ("lora", 2e-3, 48.0), ("clsr-ft", 3e-4, 49.0))]  # fmt: skip
+    study.write_study(lab, "tuning", rows)
+    assert study.best_rates(lab) == {"lora": 2e-3, "clsr-ft": 3e-4}
+
+
 def test_variants_are_runs_of_ours_with_one_setting_changed(lab):
     before = set(lab.folder.glob("runs/distilwhisper-cs-*"))
     found = study.variants(lab, ({}, {"hard": False}, {"budget": 0.3}, {"temperature": 2.0}, {"divergence": "none"}))
@@ -424,6 +431,7 @@ def test_seeds_are_other_runs(lab):
     assert list(pairs["other"]) == ["lora", "lora"] and list(pairs["test_set"]) == ["in-domain", "out-of-domain"]
     assert len(curves) == 4 and set(curves["epoch"]) == {1.0}
     found = found[found["system"] == "lora"]
+    assert set(found["epochs"]) == {1} and set(found["learning_rate"]) == {1e-3}
     assert list(found["seed"]) == [77, 77, 78, 78] and list(found["test_set"])[:2] == ["in-domain", "out-of-domain"]
     assert lab.train("lora") != lab.train("lora", seed=78) and (lab.results / "studies" / "seeds.csv").is_file()
 

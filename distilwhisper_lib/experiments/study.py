@@ -4,7 +4,7 @@
     fidelity  our experts corrected, as released, and with each difference between the two alone, on validation
     top-k     our experts on the teacher's likeliest words, and on all of them, on validation
     variants  our variant with one setting of gates or loss changed at a time, on the validation split too
-    seeds     every trained system with further seeds, scored in both domains
+    seeds     every trained system with further seeds, scored on the whole tests of both domains
 
 Runs are kept like the course's own, so that a stopped study goes on and the course reuses what fits.
 """
@@ -17,7 +17,7 @@ import pandas as pd
 from ..comparison import counts, paired, score
 from ..fidelity import FIDELITIES
 from ..lab import Lab
-from ..presets import Preset
+from ..presets import Preset, get_preset
 from ..record import run_record, write_json
 from ..scoring import paired_difference
 from ..systems import LOW_RANK, TRAINED, get_system
@@ -99,28 +99,34 @@ def _trial(lab: Lab, system: str, **changes) -> dict:
     return row | {"learning_rate": changes["learning_rate"], "validation_loss": log[-1]["eval_loss"]} | gates
 
 
-def seeds(lab: Lab, systems: list[str], numbers: list[int], epochs: int | None = None) -> pd.DataFrame:
-    """Train every system with every seed, for `epochs` or the preset's; return a row of scores per seed and domain.
+def best_rates(lab: Lab) -> dict[str, float]:
+    """Return the learning rate with the lowest WER of each system in studies/tuning.csv, which `tune` writes."""
+    trials = pd.read_csv(lab.results / "studies" / "tuning.csv").sort_values("wer").drop_duplicates("system")
+    return dict(zip(trials["system"], trials["learning_rate"], strict=True))
+
+
+def seeds(lab: Lab, systems: list[str], numbers: list[int]) -> pd.DataFrame:
+    """Train every system with every seed; return a row of scores per seed and domain.
 
     seeds.csv has these rows; seeds-paired.csv the differences between our variant, and low-rank experts if asked for,
     and the others over all seeds; seeds-validation.csv the cross-entropy on validation after each epoch.
     """
-    changes = {"epochs": epochs or lab.preset.epochs}
     domains = [key for key, test in lab.test_sets.items() if test.name in DOMAINS]
     rows, curves = [], []
     for seed in numbers:
         for system in systems:
-            log = lab.run_log(system, seed=seed, **changes)
+            log = lab.run_log(system, seed=seed)
             curves += [{"system": system, "seed": seed} | {name: row[name] for name in ("epoch", "eval_loss")}
                        for row in log if "eval_loss" in row]  # fmt: skip
             write_study(lab, "seeds-validation", curves)
-            rows += [score(lab, system, key, seed=seed, **changes) | changes for key in domains]
+            called = {"epochs": lab.preset.epochs, "learning_rate": lab.preset.learning_rates[system]}
+            rows += [score(lab, system, key, seed=seed) | called for key in domains]
             write_study(lab, "seeds", rows)
     pairs = []
     for first in (OURS, LOW_RANK.name):
         others = [system for system in systems if system not in (first, OURS)]
         if first in systems:
-            pairs += paired(lab, others, first, numbers, **changes).to_dict("records")
+            pairs += paired(lab, others, first, numbers).to_dict("records")
     write_study(lab, "seeds-paired", pairs)
     return pd.DataFrame(rows)
 
@@ -140,12 +146,12 @@ def main() -> None:
     parser.add_argument("--preset")
     parser.add_argument("--systems", nargs="*", default=TRAINED)
     parser.add_argument("--seeds", nargs="*", type=int, default=[77, 78, 79])
-    parser.add_argument("--epochs", type=int, help="of the study of seeds; the preset's unless given")
+    parser.add_argument("--epochs", type=int, help="instead of the preset's")
     arguments = parser.parse_args()
-    lab, systems = Lab(arguments.preset), [get_system(name).name for name in arguments.systems]
+    preset, systems = get_preset(arguments.preset), [get_system(name).name for name in arguments.systems]
+    lab = Lab(preset, epochs=arguments.epochs or preset.epochs, test_clips=None)  # whole tests
     studies = {"tune": lambda: tune(lab, systems), "variants": lambda: variants(lab), "fidelity": lambda: fidelity(lab),
-               "seeds": lambda: seeds(lab, systems, arguments.seeds, arguments.epochs),
-               "top-k": lambda: top_k(lab)}  # fmt: skip
+               "seeds": lambda: seeds(lab, systems, arguments.seeds), "top-k": lambda: top_k(lab)}  # fmt: skip
     print(studies[arguments.study]().to_string(index=False))
 
 
