@@ -1,19 +1,36 @@
-"""Trains systems on random clips, in as many processes as `accelerate launch` has started: python several_processes.py FOLDER."""
+"""Trains systems on random clips, in as many processes as `accelerate launch` has started.
 
+python several_processes.py FOLDER [N]: the last process is killed (SIGKILL) before its N-th step of training.
+"""
+
+import os
+import signal
 import sys
+from itertools import count
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from distilwhisper_lib.batches import Collator
 from distilwhisper_lib.checkpoints.tiny import tiny_processor
-from distilwhisper_lib.device import PROCESSES
+from distilwhisper_lib.device import PROCESSES, RANK
 from distilwhisper_lib.presets import get_preset
 from distilwhisper_lib.systems import SYSTEMS
-from distilwhisper_lib.train import Objective, train_system
+from distilwhisper_lib.train import LabTrainer, Objective, train_system
 from random_data import RandomClips
 
 PRESET = replace(get_preset("smoke"), batch_size=2, accumulation=2)
+
+
+def die_at_step(number: int) -> None:
+    original, calls = LabTrainer.training_step, count(1)
+
+    def training_step(self, *args, **kwargs):
+        if next(calls) == number and RANK == PROCESSES - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, *args, **kwargs)
+
+    LabTrainer.training_step = training_step
 
 
 def main(folder: Path) -> None:
@@ -29,4 +46,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        die_at_step(int(sys.argv[2]))
     main(Path(sys.argv[1]))

@@ -14,20 +14,25 @@ from distilwhisper_lib.experiments import jobs as jobs_module
 from distilwhisper_lib.experiments.jobs import Job, run_job
 from distilwhisper_lib.presets import get_preset
 from safetensors.torch import load_file
+from test_resume import contents
 
 TESTS = Path(__file__).parent
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+
+def launch(folder, launcher=(), *arguments):
+    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    own = {"LAB_PRECISION": "no", "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "ACCELERATE_USE_CPU": "1"}
+    command = [sys.executable, *launcher, str(TESTS / "several_processes.py"), str(folder), *arguments]
+    return subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=240)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Folders of the same trainings in one process and in two."""
     folder = tmp_path_factory.mktemp("processes")
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    own = {"LAB_PRECISION": "no", "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "ACCELERATE_USE_CPU": "1"}
     for name, launcher in (("one", ()), ("two", TWO)):
-        command = [sys.executable, *launcher, str(TESTS / "several_processes.py"), str(folder / name)]
-        done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=240)
+        done = launch(folder / name, launcher)
         assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -58,6 +63,18 @@ def test_experts_with_skipped_gates_train_in_two_processes(runs):
     assert run["processes"] == 2 and run["steps"] == 4
     assert {path.name for path in folder.iterdir()} == {"model", "run.json"}
     assert run["log"][0]["gate_encoder"] == 0.5 != run["log"][-2]["gate_encoder"]
+
+
+def test_two_processes_of_which_one_was_killed_go_on_to_the_same_files(runs):
+    folder, left = runs / "killed", []
+    for step in ("3", "5"):  # each training has four; the first goes on at its third
+        assert launch(folder, TWO, step).returncode != 0
+        left.append({path.parent.name for path in folder.glob("*/checkpoints")})
+    assert left == [{"fine-tuning"}, {"clsr-ft"}] and not (folder / "clsr-ft" / "run.json").exists()
+    done = launch(folder, TWO)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for system in ("fine-tuning", "clsr-ft"):
+        assert contents(folder / system) == contents(runs / "two" / system)
 
 
 def test_batches_that_cannot_be_dealt_out_are_told(monkeypatch, tmp_path):
