@@ -13,6 +13,7 @@ from .systems import EVERY, SYSTEMS, TRAINED, get_system
 from .teacher import forced_logits, top_k_errors
 from .testsets import DOMAINS
 from .text import vocabulary_map
+from .weights import find_weights
 
 OTHERS = ("student", "fine-tuning", "lora", "clsr-ft", "distilwhisper-released")  # what our variant is compared with
 NOT_COMPARED = ("validation", "second-language")  # for tuning; scored for the systems that learned the language
@@ -118,10 +119,10 @@ def write_record(lab: Lab) -> None:
     languages = {(test.corpus, test.language) for test in lab.test_sets.values()}
     data = {f"{corpus}/{language}": corpus_report(corpus, language)["fingerprint"]
             for corpus, language in sorted(languages)}  # fmt: skip
-    models = {"student": p.student, "teacher": p.teacher or lab.train_teacher().name}
-    for system in TRAINED:
-        folder = lab.train(system)
-        models[system] = {path.name: file_sha256(path) for path in sorted((folder / "model").glob("*.safetensors"))}
+    folders = {"student": find_weights(p.student).folder} | {name: lab.train(name) / "model" for name in TRAINED}
+    folders["teacher"] = find_weights(p.teacher).folder if p.teacher else lab.train_teacher() / "model"
+    models = {role: {path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+              for role, folder in folders.items() if folder}  # fmt: skip
     write_json(lab.results / "run.json", run_record(p, lab.steps(), data, models))
 
 

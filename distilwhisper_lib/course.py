@@ -29,6 +29,7 @@ from .weights import load_processor, load_whisper
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 BEYOND = ("06", "07", "08")  # notebooks beyond the paper in miniature: run when they are asked for by number
+WEIGHTS = {"openai/whisper-base": " (290 MB)", "openai/whisper-small": " (1 GB)", "openai/whisper-large-v2": " (6 GB)"}
 DISK_GB = 4.0  # corpora, weights and trained systems at the laptop preset
 
 
@@ -89,7 +90,7 @@ def announce(lab: Lab) -> None:
     if p.student != "tiny" and mixed_precision(lab.device) == "no":
         print("this processor does not compute in bf16: expect two to four times as long")
     print(f"downloads, where not here yet: speech {megabytes:.0f} MB ({', '.join(sorted(corpora))}), "
-          f"weights of {p.student}" + (f" and {p.teacher}" if p.teacher else ""))  # fmt: skip
+          f"weights of {' and '.join(name + WEIGHTS.get(name, '') for name in (p.student, p.teacher) if name)}")
     cache_dir().mkdir(parents=True, exist_ok=True)
     free, needed = shutil.disk_usage(cache_dir()).free / 1e9, 0.2 if p.student == "tiny" else DISK_GB
     print(f"disk: about {needed:.1f} GB in {cache_dir()} ({free:.0f} GB free)", flush=True)

@@ -160,9 +160,9 @@ class Lab:
         """
         p = self.preset
         clips = JoinedClips([self.clips("teacher", code, p.teacher_clips, fidelity=Fidelity())
-                             for code in (p.language, p.second_language)])  # fmt: skip
-        objective = Objective(label_smoothing=0.0, budget=None)
-        return self._train("teacher", clips, objective, p.language, p.teacher_learning_rate, p.teacher_epochs, p.seed)
+                             for code in dict.fromkeys((p.language, p.second_language))])  # fmt: skip
+        return self._train("teacher", clips, Objective(label_smoothing=0.0, budget=None), p.language,
+                           p.teacher_learning_rate, p.teacher_epochs, p.seed)  # fmt: skip
 
     def teacher_outputs(self, language: str | None = None, temperature: float = 1.0) -> TeacherOutputs:
         """Return the teacher's stored top k on the training clips, computed at the first call."""
@@ -214,8 +214,7 @@ class Lab:
         folder = self.folder / "runs" / f"{name}-{language}-seed{seed}-{short_hash(depends)}"
         self.used.add(folder.name)
         if not (folder / "run.json").exists():
-            validation = self.clips("validation", language, p.validation_clips,
-                                    fidelity=objective.fidelity)  # fmt: skip
+            validation = self.clips("validation", language, p.validation_clips, fidelity=objective.fidelity)
             self._held = None  # no second model in memory
             with timed_step(self.folder, f"train {name} {language}", folder.name):
                 train_system(system, folder, p, objective, clips, validation, self.train_collator, language, rate,

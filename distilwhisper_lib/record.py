@@ -31,7 +31,7 @@ def short_hash(value) -> str:
 
 @contextlib.contextmanager
 def timed_step(folder: Path, name: str, result: str):
-    """Note the seconds and the process's peak memory of the block in folder/steps.jsonl, if it ends well.
+    """Note the seconds of the block, and the process's peak memory so far, in folder/steps.jsonl, if it ends well.
 
     result: the name on disk of what the block computes.
     """

@@ -90,9 +90,8 @@ def load_processor(name: str | Path) -> WhisperProcessor:
 
 def _limit_new_tokens(model: WhisperForConditionalGeneration) -> None:
     """State the length limit as `max_new_tokens` alone: two limits make every `generate` warn."""
-    settings = model.generation_config
-    settings.max_length = None
-    settings.max_new_tokens = settings.max_new_tokens or model.config.max_target_positions // 2
+    settings, half = model.generation_config, model.config.max_target_positions // 2
+    settings.max_length, settings.max_new_tokens = None, settings.max_new_tokens or half
 
 
 def find_weights(name: str | Path) -> Source:

@@ -1,5 +1,6 @@
 """The laboratory at the smoke preset: computed once and kept, anew where a setting changes; and its tables."""
 
+import hashlib
 import json
 import os
 import weakref
@@ -21,6 +22,7 @@ from distilwhisper_lib.record import commit, read_steps, short_hash, timed_step,
 from benchmarks import smaller
 from distilwhisper_lib.systems import LOW_RANK, SYSTEMS, TRAINED, get_system
 from distilwhisper_lib.testsets import test_sets, with_paper_data
+from distilwhisper_lib.weights import Source
 from random_data import logits, random_batch
 
 CHANGES = {"train_clips": 4, "teacher_clips": 4, "validation_clips": 2, "test_clips": 3}
@@ -113,6 +115,11 @@ def test_course_says_what_it_needs_and_where_it_takes_longer(monkeypatch, capsys
     announce(Lab("laptop"))
     said = capsys.readouterr().out
     assert get_preset("laptop").minutes in said and "fillets, stamps" in said and "disk: about 4.0 GB" in said
+    assert "weights of openai/whisper-base (290 MB)\n" in said
+    announce(Lab("colab"))
+    assert "openai/whisper-small (1 GB) and openai/whisper-large-v2 (6 GB)" in capsys.readouterr().out
+    announce(Lab("laptop"))
+    said = capsys.readouterr().out
     assert "does not compute in bf16: expect two to four times as long" in said
     monkeypatch.setenv("LAB_PRECISION", "bf16")
     announce(Lab("laptop"))
@@ -181,6 +188,8 @@ def test_training_is_kept_and_found_again(lab, monkeypatch):
     assert json.loads((folder / "run.json").read_text())["clips"] == 4
     assert json.loads((teacher / "run.json").read_text())["clips"] == 8  # of both languages
     assert lab.run_log("distilwhisper")[-1]["eval_loss"] > 0 and lab.run_log("teacher")
+    one = Lab("smoke", **CHANGES | {"second_language": "cs"}).train_teacher()
+    assert json.loads((one / "run.json").read_text())["clips"] == 4  # no clip twice
     no_work(monkeypatch)
     again = Lab("smoke", **CHANGES)
     assert again.train("distilwhisper") == folder and again.train_teacher() == teacher
@@ -357,14 +366,18 @@ def test_normaliser_is_a_setting_and_named_in_every_row(lab, monkeypatch):
     assert rows["none"]["cer"] != rows["whisper-basic"]["cer"]
 
 
-def test_record_says_what_the_figures_hang_on(lab, monkeypatch):
+def test_record_says_what_the_figures_hang_on(lab, monkeypatch, tmp_path):
     monkeypatch.setattr(comparison, "TRAINED", ["clsr-ft"])
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(comparison, "find_weights", lambda name: Source(name, "folder", tmp_path))
     for key in lab.test_sets:
         lab.test_rows(key)  # prepared, as after a comparison
     write_record(lab)
     record = json.loads((lab.results / "run.json").read_text())
     assert record["preset"]["seed"] == 77 and record["versions"]["torch"] == torch.__version__
     assert len(record["data"]["toy/cs"]) == 64 and len(record["models"]["clsr-ft"]["experts.cs.safetensors"]) == 64
+    assert record["models"]["student"] == {"model.safetensors": hashlib.sha256(b"weights").hexdigest()}
+    assert len(record["models"]["teacher"]["model.safetensors"]) == 64
     assert record["decoding"]["greedy"] and record["machine"]["cores"] == os.cpu_count()
     assert any(step["step"] == "train clsr-ft cs" and step["peak_memory_gb"] > 0 for step in record["steps"])
     import socket

@@ -5,7 +5,7 @@ import torch
 from distilwhisper_lib.text import (
     LANGUAGES, NORMALISERS, decoder_inputs, encode_labels, language_code, normalise, prefix_tokens,
 )  # fmt: skip
-from distilwhisper_lib.weights import use_window
+from distilwhisper_lib.weights import load_processor, use_window
 from random_data import random_batch
 
 END, START, CS, CA, TRANSLATE, TRANSCRIBE, NO_TIMESTAMPS = 256, 257, 282, 269, 357, 358, 362  # of the tiny tokenizer
@@ -50,6 +50,16 @@ def test_exact_ids_of_labels_and_decoder_inputs(processor, language, task, expec
     assert labels == [*expected[1:], *spelt, END]
     assert decoder_inputs(tokenizer, labels) == [*expected, *spelt]
     assert decoder_inputs(tokenizer, labels).count(START) == 1 and START not in labels
+
+
+@pytest.mark.real
+def test_ids_with_the_real_tokenizer():
+    tokenizer = load_processor("openai/whisper-base").tokenizer
+    labels = encode_labels(tokenizer, "Dobrý den.", "cs")
+    spelt = tokenizer("Dobrý den.", add_special_tokens=False).input_ids
+    assert labels == [50283, 50359, 50363, *spelt, 50257]  # Czech, transcribe, no timestamps, end
+    assert decoder_inputs(tokenizer, labels) == [50258, 50283, 50359, 50363, *spelt]
+    assert encode_labels(tokenizer, "x", "ca", "translate")[:3] == [50270, 50358, 50363]
 
 
 def test_ids_do_not_depend_on_what_the_tokenizer_was_set_to(processor):
