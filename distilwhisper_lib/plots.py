@@ -63,8 +63,7 @@ def plot_gap(table: pd.DataFrame) -> Figure:
     tests = list(dict.fromkeys(zip(table["language"], table["test_set"], strict=True)))
     series = {}
     for system in dict.fromkeys(table["system"]):
-        rows = table[table["system"] == system].drop_duplicates(["language", "test_set"])
-        rows = rows.set_index(["language", "test_set"]).reindex(tests)
+        rows = table[table["system"] == system].groupby(["language", "test_set"]).first().reindex(tests)
         series[system] = (rows["wer"].to_numpy(), error_bars(rows["wer"], rows["wer_low"], rows["wer_high"]))
     figure, (ax,) = new_figure(WIDE)
     grouped_bars(ax, [_test_label(*test) for test in tests], series)
@@ -105,7 +104,7 @@ def _groups(table: pd.DataFrame, by: str) -> pd.Series:
 
 
 def plot_wer_by(counts: dict[str, pd.DataFrame], by: str = "length") -> Figure:
-    """Draw WER by clip length or by speaker, the number of clips under each group.
+    """Draw WER by clip length or by speaker, the number of clips under each group; bars are cut at 250 %.
 
     counts: label -> table with one row an utterance (`comparison.counts`), all over the same test.
     Raises ValueError for another `by`.
@@ -118,9 +117,10 @@ def plot_wer_by(counts: dict[str, pd.DataFrame], by: str = "length") -> Figure:
         found = pd.DataFrame({group: summarise(part) for group, part in parts.items()}).T
         series[name] = (found["wer"].to_numpy(), error_bars(found["wer"], found["wer_low"], found["wer_high"]))
     figure, (ax,) = new_figure(WIDE)
-    sizes = groups.value_counts(sort=False)
-    grouped_bars(ax, [f"{group.replace('font_', '')}\nn={n}" for group, n in sizes.items()], series)
-    ax.set(ylabel="WER (%), 95 % interval", xlabel={"length": "length of the clip", "speaker": "speaker"}[by])
+    sizes = groups.value_counts(sort=False).items()
+    grouped_bars(ax, [f"{group.replace('font_', '')}\nn={n}" for group, n in sizes], series)
+    ax.set(ylabel="WER (%), 95 % interval", xlabel="length of the clip" if by == "length" else by)
+    ax.set_ylim(0, min(250, ax.get_ylim()[1]))  # a few loops would press all other bars flat
     add_legend(figure, ax)
     return figure
 
@@ -152,8 +152,8 @@ def plot_gate_layers(shares: dict[str, dict[str, list[float]]], budgets: Iterabl
     for ax, stack in zip(axes, ("encoder", "decoder"), strict=True):
         layers = [str(i + 1) for i in range(max(len(share[stack]) for share in shares.values()))]
         grouped_bars(ax, layers, {name: (100 * np.asarray(s[stack], float), None) for name, s in shares.items()})
-        for budget in budgets:
-            ax.axhline(100 * budget, color="#888888", linestyle="--", linewidth=1, label=f"budget {budget:g}")
+        for budget, style in zip(budgets, (":", "--", "-."), strict=False):
+            ax.axhline(100 * budget, color="#888888", linestyle=style, linewidth=1, label=f"budget {budget:g}")
         ax.set(title=stack, xlabel="layer", ylim=(0, 103))
     axes[0].set_ylabel("positions routed to the expert (%)")
     add_legend(figure, axes[0])

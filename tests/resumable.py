@@ -174,7 +174,7 @@ def attempt(what, folder, prepare=None, watch=None):
 
 
 def main(what, folder):
-    os.environ["LAB_PRECISION"] = "no"
+    os.environ.setdefault("LAB_PRECISION", "no")
     few = {"teacher-outputs": TEACHER, "transcribe": TRANSCRIBE, "best": BEST}.get(what, TRAINING)
     moments = few | MORE if what == "distilwhisper" else few
     assert attempt(what, folder / "uninterrupted") == 0, "uninterrupted"

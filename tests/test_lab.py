@@ -178,6 +178,16 @@ def test_tests_of_a_preset(lab):
         lab.test_set("cs/hard")
 
 
+def test_a_held_out_lead_is_in_its_own_test_alone():
+    lab = Lab("smoke", held_out_lead="toy-low", test_clips=None)
+    held = lab.test_rows("cs/held-out-lead")["speaker"][:]
+    assert held and set(held) == {"toy-low"}
+    others = [lab.test_rows("cs/in-domain"), *(lab.rows(split) for split in ("train", "validation", "teacher"))]
+    assert all(len(rows) and "toy-low" not in rows["speaker"][:] for rows in others)
+    assert set(Lab("smoke").rows("train")["speaker"][:]) > {"toy-low"}
+    assert list(comparison.paired(lab, ("teacher",), "student")["test_set"])[-1] == "held-out-lead"
+
+
 # ---- everything once
 
 
