@@ -6,11 +6,11 @@ from distilwhisper_lib.batches import NATIVE_FRAMES, window_frames
 from distilwhisper_lib.losses import IGNORED
 from distilwhisper_lib.text import normalise
 
-SECONDS, MARGIN = 2.8, 6.0  # of exercise 0.1
+SECONDS, MARGIN = 2.8, 6.0  # of exercise 0.2
 
 
 def check_window(answer: tuple[float, float, float]) -> str:
-    """Exercise 0.1: (log-mel frames, encoder positions, share of the native window in per cent)."""
+    """Exercise 0.2: (log-mel frames, encoder positions, share of the native window in per cent)."""
     assert len(answer) == 3, "three numbers are asked for: frames, positions, share in per cent"
     frames, positions, share = answer
     wanted = window_frames(round(100 * SECONDS), MARGIN)
@@ -24,7 +24,7 @@ def check_window(answer: tuple[float, float, float]) -> str:
 
 
 def check_decoder_inputs(make_inputs) -> str:
-    """Exercise 0.2: labels (B, T), padded with -100, to decoder inputs (B, T)."""
+    """Exercise 0.1: labels (B, T), padded with -100, to decoder inputs (B, T)."""
     start, end, x = 50258, 50257, IGNORED
     labels = torch.tensor([[50283, 50359, 50363, 42, 43, 45, end], [50283, 50359, 50363, 44, end, x, x]])
     before = labels.clone()

@@ -15,7 +15,7 @@
 # | preset | machine | time | memory |
 # |---|---|---|---|
 # | smoke | 2 cores | under a minute | 1 GB |
-# | laptop | 2 cores | 1 min (alone, the first time, it also fetches weights and speech: 450 MB) | 2.6 GB |
+# | laptop | 2 cores | 1 min (the first time it also fetches 450 MB of weights and speech) | 2.6 GB |
 # | colab | T4 | not measured yet | not measured yet |
 
 # %% tags=["setup"]
@@ -93,9 +93,9 @@ for row in rows.select(three):
 # | 5. What the model could do before is kept: other languages, other tasks. | `02_language_experts`, `05` |
 # | 6. At inference the overhead is negligible. | `02`, `05` (parameters that are *stored* are another matter) |
 #
-# Some results will agree with the paper and some will not. Ours is a miniature: a smaller student, some hundred training
-# clips of a language instead of 3,000 to 28,000, two languages instead of eight and more, and, without the model hub, a
-# *stand-in* for the teacher. Notebook 05 says what may be concluded from it.
+# Some results will agree with the paper and some will not. Ours is a miniature: a smaller student, a few hundred
+# training clips of a language instead of 3,000 to 28,000, two languages instead of eight and more, and, without the
+# model hub, a *stand-in* for the teacher. Notebook 05 says what may be concluded from it.
 
 # %% [markdown]
 # ## 3. The machine and the presets
@@ -131,6 +131,9 @@ table = pd.DataFrame({name: vars(preset) for name, preset in PRESETS.items()}).l
 table.where(table.notna(), "–")
 
 # %% [markdown]
+# **Read:** Models, data and epochs may differ between presets, and do. A comparison is fair only within *one* preset:
+# there all systems share the clips, the steps, the decoding and the margin.
+#
 # Batch size times accumulation is the number of clips per update. A teacher of `–` is the stand-in that notebook 01
 # introduces; for numbers of clips `–` means all. `margin_seconds` is the subject of section 7. To use a preset, set the
 # variable `LAB_PRESET`, or `PRESET` in the first cell; single settings can be changed as well:
@@ -170,7 +173,8 @@ table.sort_values("all", ascending=False).head(12)
 # last; `test-other` holds none of them. It is our **out-of-domain** test: new voices, many of them with effects (robots,
 # creatures, talk through a helmet). `test`, the leads in rooms that no training has seen, is the **in-domain** test.
 # From `train`, `teacher` and `validation` the clips over the preset's `max_train_seconds` are left out, for they would
-# set the peak of memory; where a WER on validation is given, it is over all clips of that split.
+# set the peak of memory; where a **WER** (word error rate: wrong, missing and extra words per word of the text;
+# notebook 01) on validation is given, it is over all clips of that split.
 #
 # The second language has a corpus of its own, with other data: spoken descriptions of pictures, about a second each.
 
@@ -239,7 +243,8 @@ print("loudest band:", bands.argmax(), "of 80, around", round(float(filters[:, b
 
 # %% [markdown]
 # For the whole clip the same is done in each frame. Then Whisper cuts off what is more than 8 (that is 80 dB) below the
-# clip's maximum and scales what is left to about -1 … 1. Ours and the library's must be the same numbers.
+# clip's maximum and scales what is left to a range of 2 (here -0.6 … 1.4). Ours and the library's must be the same
+# numbers.
 
 # %%
 import torch
@@ -265,6 +270,9 @@ plots.plot_log_mel(features, rows[0]["text"])
 # **Read:** The stripes one above the other are the overtones of a voice; where they bend, the voice rises or falls. Clouds at
 # the top without stripes are consonants such as *s* and *ž*. What stays bright after the words are over is the room's
 # echo. Silence is dark, and all of it has the same value: the floor, 8 below the maximum before scaling.
+#
+# And the narrow bands at low pitch? The ear, too, tells low pitches apart more finely than high ones, and it is at low
+# pitches that vowels differ most.
 
 # %% [markdown]
 # ## 6. What Whisper writes: the decoder's tokens
@@ -309,7 +317,7 @@ wrong_inputs = shift_tokens_right(wrong_labels, model.config.pad_token_id, start
 print("wrong:", usual.decode(wrong_inputs[0]))
 
 # %% [markdown]
-# Two start tokens. `bos_token` is another token than the start token in Whisper's tokenizer, so the cut never happens:
+# Two start tokens. In Whisper's tokenizer `bos_token` is not the start token, so the cut never happens:
 
 # %%
 print("bos_token:", usual.bos_token, "  start token:", usual.decode([start]))
@@ -452,10 +460,13 @@ pd.DataFrame({"0.5 s": texts[0.5], "6 s": texts[6.0], "native 30 s": texts[None]
 # %% [markdown]
 # **Read:** With a margin of half a second some texts run on: the model does not find the end and repeats itself (**loops**),
 # until the limit of new tokens stops it. That costs words *and* time. With enough silence the loops are gone. Many texts
-# still differ from the native ones in a letter or two, but in both directions: the number of errors is the same.
+# still differ from the native ones in a letter or two, but in both directions: there are 98 word errors with 6 s, and
+# 97 with the native window.
 #
-# Two dozen clips hold too few loops to choose a margin. We measured it once on 64 in-domain clips (whisper-base, greedy,
-# batches of 16 by length, one core; WER with its 95 % interval, which notebook 01 explains):
+# Two dozen clips hold too few loops to choose a margin. We measured it once on 64 in-domain clips (whisper-base;
+# greedy, that is, always the likeliest token; batches of 16 by length, one core). WER stands with its 95 % interval,
+# which notebook 01 explains; two parts of it are the substitutions (another word) and the insertions (a word too many),
+# in per cent of the words of the text:
 #
 # | margin | WER | substitutions | insertions | clips that loop | seconds |
 # |---|---|---|---|---|---|

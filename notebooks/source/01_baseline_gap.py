@@ -25,9 +25,9 @@
 #
 # **Why.** "How many words are wrong" is not a count of differing words: one missing word would shift all that follow.
 # The **word error rate** (WER) looks for the cheapest way to turn what should have been written, the **reference**, into
-# what was written, with three moves: **substitution** (another word), **deletion** (a word is missing) and **insertion**
-# (a word too many). It divides the number of moves by the number of words in the reference. The **character error rate**
-# (CER) does the same with letters.
+# what was written, the **hypothesis**, with three moves: **substitution** (another word), **deletion** (a word is
+# missing) and **insertion** (a word too many). It divides the number of moves by the number of words in the reference.
+# The **character error rate** (CER) does the same with letters.
 #
 # The cheapest way is found in a table: cell *(i, j)* holds the cost of turning the first *i* words of the reference into
 # the first *j* words of the hypothesis.
@@ -201,13 +201,20 @@ print(f"WER {row['wer']:.1f}; interval by hand [{low:.1f}, {high:.1f}], "
 
 # %% [markdown]
 # Now every test, for both: the two domains, noise and reverberation, translation into English, the languages that nobody
-# will train (`retention`), and the second language. This is the first table of the comparison that notebook 05 completes.
+# will train (`retention`), and the second language. In brackets stands the 95 % interval of the WER. This is the first
+# table of the comparison that notebook 05 completes.
 
 # %%
+def pivot(table, index, columns, values):
+    """Return a table of scores, the WERs with their 95 % intervals."""
+    wer = table.apply(lambda r: f"{r.wer:.1f} [{r.wer_low:.1f}, {r.wer_high:.1f}]", axis=1)
+    return table.assign(wer=wer).pivot_table(values, index, columns, aggfunc="first", sort=False).round(1)
+
+
 jobs = [job for job in comparison.plan(lab) if job["system"] in ("student", "teacher")]
 gap = pd.DataFrame([comparison.score(lab, **job) for job in jobs])
 heard = gap[gap["task"] == "transcribe"]
-heard.pivot_table(index=["language", "test_set"], columns="system", values=["wer", "cer", "loops"], sort=False).round(1)
+pivot(heard, ["language", "test_set"], "system", ["wer", "cer", "loops"])
 
 # %%
 from distilwhisper_lib import plots
@@ -223,7 +230,8 @@ plots.plot_gap(heard)
 # tuned on, look for those in which it is *worse* than the student. That is forgetting, and it is the reason why one
 # does not simply fine-tune.
 #
-# Translation is scored with BLEU and chrF, where higher is better:
+# Translation is scored with BLEU (runs of one to four words shared with the reference) and chrF (runs of characters),
+# both from 0 to 100; higher is better:
 
 # %%
 translation = gap[gap["task"] == "translate"].set_index("system")
@@ -314,9 +322,9 @@ plots.plot_error_kinds({f"{name}, {key}": table[key] for key in (inside, outside
 # *The figure shows four bars, student and stand-in in both domains, each made of deletions, substitutions and insertions
 # in per cent of the reference's words.*
 #
-# **Read:** In-domain nearly all errors are wrong words. Out-of-domain the insertions grow most, and they come from few clips:
-# **loops**. A text counts as a loop if it can be compressed to less than 1/2.4 of its length (the measure and threshold
-# of OpenAI's own decoder). By hand:
+# **Read:** In-domain four of five errors are wrong words. Out-of-domain the student's insertions grow most, and most of
+# them come from a few clips: **loops**. (The stand-in loops less; its wrong words grow most.) A text counts as a loop
+# if it can be compressed to less than 1/2.4 of its length (the measure and threshold of OpenAI's own decoder). By hand:
 
 # %%
 import zlib
@@ -340,8 +348,8 @@ pd.DataFrame(shares).T.round(1)
 
 # %% [markdown]
 # **Read:** Compare the two columns. Where a few per cent of the clips hold a large part of all errors, WER can fall by many
-# points because three clips stopped looping, and rise by as many by chance. So every table of this course has the share of
-# loops in a column beside it. (Notebook 00 has shown that a window that is too short makes more of them.)
+# points because three clips stopped looping, and rise by as many by chance. So the tables that compare systems have the
+# share of loops in a column beside it. (Notebook 00 has shown that a window that is too short makes more of them.)
 #
 # Which words are confused? The alignment tells:
 
@@ -362,7 +370,7 @@ def confusions(counts):
                                  strict=True))  # fmt: skip
     return found
 
-
+# %%
 most = {name: confusions(table[inside]).most_common(12) for name, table in systems.items()}
 pd.DataFrame({name: pd.Series([f"{r} → {h} ({n})" for (r, h), n in pairs]) for name, pairs in most.items()})
 
@@ -386,11 +394,12 @@ plots.plot_wer_by({"Whisper (student)": student[inside], "Teacher stand-in": tea
 plots.plot_wer_by({"Whisper (student)": student[outside], "Teacher stand-in": teacher[outside]}, by="speaker")
 
 # %% [markdown]
-# *The figure shows WER with its interval for each character of the out-of-domain test, student beside stand-in.*
+# *The figure shows WER with its interval for each character of the out-of-domain test, student beside stand-in; what goes
+# beyond 250 is cut off.*
 #
-# **Read:** "Out-of-domain" is not one thing: the snail and "white" are about as easy as the leads, most others are lost
-# on both models, and the student's highest bar is made of a few short shouts on which it loops. A mean over all of them hides
-# that.
+# **Read:** "Out-of-domain" is not one thing: the student's WER goes from 67 for "white", about that of the leads, to
+# 150 and more; the stand-in does best on the snail (57), still worse than the leads' 46. (Both have six clips.) The
+# student's highest bar, cyan's, comes from two clips on which it loops. A mean over all hides that.
 #
 # ### The worst ones
 
@@ -417,7 +426,7 @@ worst(teacher[outside])
 # **Why.** Noise and echo are the other way to leave the domain: same voices, same words, other sound. The tests `noise` (as
 # loud as 5 dB below the voice) and `reverberation` (an echo that takes 0.6 s to fall by 60 dB) are made from in-domain clips.
 #
-# **Predict:** which of the two costs more?
+# **Predict:** which of the two costs more, and does it cost both systems the same?
 
 # %%
 from distilwhisper_lib.audio import add_noise, add_reverberation, log_mel, read_audio
@@ -430,15 +439,24 @@ plots.plot_log_mel(np.concatenate(pictures, axis=1), "the same clip: " + ", then
 # %% [markdown]
 # *The figure shows three log-mels of one clip, one after another: clean, with noise that fills the dark places, and with
 # echo that smears each sound to the right.*
+#
+# The changed tests hold fewer clips than `in-domain`. So the scores on the same clips without a change, `clean`, stand
+# beside them:
 
 # %%
-harder = heard[heard["test_set"].isin(["in-domain", "noise", "reverberation"])]
-harder.pivot_table(index="system", columns="test_set", values=["n", "wer", "loops"], sort=False).round(1)
+from distilwhisper_lib.scoring import summarise
+
+changed = heard[heard["test_set"].isin(["noise", "reverberation"])]
+ids = comparison.counts(lab, "student", f"{language}/noise")["id"]
+clean = [{"system": name, "test_set": "clean"} | summarise(table[inside][table[inside]["id"].isin(ids)])
+         for name, table in (("student", student), ("teacher", teacher))]  # fmt: skip
+pivot(pd.concat([pd.DataFrame(clean), changed]), "system", "test_set", ["n", "wer", "loops"])
 
 # %% [markdown]
-# **Read:** Compare along a row. Echo costs both more than noise does. The stand-in was trained on clean clips only, and yet
-# it keeps most of its lead of about eighteen points. Look at the loops before you believe a difference: in a test of 48
-# clips one loop can move WER by ten points. (The changed tests hold fewer clips than `in-domain`, see `n`.)
+# **Read:** Compare along a row. Noise costs the student 10 points and the stand-in 15, echo 12 and 17. Echo costs both
+# 2.4 points more than noise, too little for 48 clips. The stand-in was trained on clean clips only, and yet it keeps 16
+# of its 21 points' lead. Look at the loops before you believe a difference: in a test of 48 clips one loop can move WER
+# by ten points.
 
 # %% [markdown]
 # ## 7. Common trap: the normaliser on Tamil and Thai
@@ -486,7 +504,7 @@ print(f"{same} of the {len(texts)} references in {language!r} come out alike wit
 # %% [markdown]
 # The authors' release normalises with Whisper's rule and, on top of it, puts a space around every Thai character: its Thai
 # "WER" is in fact near to a CER, and its Tamil WER is one over fragments. Such numbers can be compared with each other and
-# with nothing else. Every table of this course names its normaliser in a column.
+# with nothing else. The result files (`comparison.csv`) name the normaliser in a column.
 #
 # ## 8. Common trap: WER with teacher forcing
 #
@@ -502,7 +520,7 @@ print(f"{same} of the {len(texts)} references in {language!r} come out alike wit
 import torch
 
 from distilwhisper_lib import use_window
-from distilwhisper_lib.scoring import count_errors, summarise
+from distilwhisper_lib.scoring import count_errors
 
 model = lab.student()
 
@@ -583,7 +601,7 @@ check(check_reading, answer)
 # - WER is the cheapest number of substitutions, deletions and insertions per reference word; CER the same by letters.
 # - An interval comes from resampling clips; two systems on the same clips are compared in pairs.
 # - The teacher stand-in is the student, fine-tuned on speech that the compared systems do not see. It is a stand-in: ahead
-#   in its own language, and with something forgotten elsewhere.
+#   in the two languages it was tuned on, and with something forgotten elsewhere.
 # - Loops are few clips and many errors; WER by kind, length and speaker says more than one number.
 # - A normaliser that deletes marks gives a WER that is not one, and so does teacher forcing: it cannot see a loop.
 #

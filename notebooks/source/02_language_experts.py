@@ -62,7 +62,7 @@ print("h:", tuple(h.shape), "  frames:", batch["input_features"].shape[-1])
 
 # %% [markdown]
 # Two frames make one position, for the second convolution of the encoder has stride 2: 50 positions a second. The
-# four clips are padded to one window: the longest clip and a margin of silence (notebook 01 says why). We kept
+# four clips are padded to one window: the longest clip and a margin of silence (notebook 00, section 7). We kept
 # `plain_logits`: what the untouched student answers. Everything below is compared with them.
 #
 # ## 2. Expert and gate, by hand
@@ -127,10 +127,11 @@ with torch.no_grad():
 #
 # ## 3. The library's block is the same
 #
-# `ClsrFeedForward` is this block with four things more: several languages, the release's dropouts (0.1 on the gate's
-# input, 0.3 on the expert's output), its *skip gate* (in training, with probability 0.2, a layer uses its shared
-# block alone for one batch, so that the shared path stays good on its own), and a note of the last $g$ for the budget
-# loss. We switch these extras off, give both blocks the same weights, and compare in evaluation and in training.
+# `ClsrFeedForward` (CLSR, conditional language-specific routing, is the method that experts and gates come from) is
+# this block with four things more: several languages, the release's dropouts (0.1 on the gate's input, 0.3 on the
+# expert's output), its *skip gate* (in training, with probability 0.2, a layer uses its shared block alone for one
+# batch, so that the shared path stays good on its own), and a note of the last $g$ for the budget loss. We switch these
+# extras off, give both blocks the same weights, and compare in evaluation and in training.
 
 # %%
 from distilwhisper_lib.clsr import ClsrFeedForward, ExpertSettings, FeedForward, Routing
@@ -298,7 +299,8 @@ print(f"plain {plain:.3f} s, with experts {routed:.3f} s: {routed / plain:.2f} t
 
 # %% [markdown]
 # **Read:** on a CPU the factor is near 1: a position goes through one FFN and the small gate. Where both FFNs are
-# computed it lies well above 1, but below 2, for the FFNs are only a part of the work.
+# computed it lies well above 1, but below 2, for the FFNs are only a part of the work. (Here no gate is trained, so all
+# are open, and every position takes the expert: nothing is sorted yet. A factor below 1 is the clock's scatter.)
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2.1: What does a language weigh? (by hand)

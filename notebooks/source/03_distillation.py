@@ -5,7 +5,7 @@
 #
 # **You will be able to**
 # - derive the paper's losses (CE, JS and KL, gate budget) and compute each on paper;
-# - store what a teacher says, in less than a hundredth of the space, and measure what is lost;
+# - store what a teacher says, in less than a sixtieth of the space, and measure what is lost;
 # - recognise two silent mistakes: padding in the loss, and wrong scaling under gradient accumulation;
 # - read training curves, see the gates open, and say what the budget decides;
 # - stop a training run and let it go on, with the same result.
@@ -187,9 +187,9 @@ full = {"JS": float(js_divergence(teacher_logits, student_logits)),
 print(", ".join(f"{name} {value:.4f}" for name, value in full.items()))
 
 # %% [markdown]
-# **Read:** on clips that neither has seen the teacher's cross-entropy is about a third of the student's (0.6 against 1.6
-# nats), and it names four of five tokens right, the student three: that is what there is to learn from it. (The tokens
-# for language and task count as well.)
+# **Read:** on clips that neither has seen the teacher's cross-entropy is about a third of the student's (0.6 against
+# 1.6 nats), and it names four of five tokens right, the student three: that is what there is to learn from it. (The
+# tokens for language and task count as well.)
 #
 # Now the same with less and less of the teacher. Two things are compared with the full JS: its value, and, as
 # training only sees gradients, the direction of its gradient with respect to the student's logits (cosine, 1 is the
@@ -230,9 +230,10 @@ fig.tight_layout()
 # *The picture: how much of JS and of its gradient's direction is left when only k tokens are stored; the preset's k
 # is the dotted line.*
 #
-# **Read:** a teacher that is mostly sure needs little room: four tokens hold nine tenths of JS, sixteen 96 %, the preset's
-# 256 all but about one per cent. The **gradient** points the right way with even fewer: what is lost is how the two spread
-# what is left over tens of thousands of tokens, and each of those gets next to no gradient. How much *is* left?
+# **Read:** a teacher that is mostly sure needs little room: four tokens hold nine tenths of JS, sixteen 96 %, the
+# preset's 256 all but about one per cent. The **gradient** points the right way with even fewer: what is lost is how
+# the two spread what is left over tens of thousands of tokens, and each of those gets next to no gradient. How much
+# *is* left?
 
 # %%
 tail = top_k_log_probs(teacher_logits, lab.preset.top_k)[1][:, -1].exp().sort().values  # (N,), surest position first
@@ -307,8 +308,8 @@ for extra in (0, 5, 20, 60):
 pd.DataFrame(rows).set_index("more padding").map("{:.5f}".format)
 
 # %% [markdown]
-# **Read:** the first column changes with padding alone, so a clip counts for more or less according to its neighbours in
-# the batch, and what both models say after the end of a sentence is trained as if it meant something. The second
+# **Read:** the first column changes with padding alone, so a clip counts for more or less according to its neighbours
+# in the batch, and what both models say after the end of a sentence is trained as if it meant something. The second
 # column stays. Our losses take `labelled` positions only; that is one of the few places where we leave the release,
 # on purpose.
 
@@ -459,10 +460,11 @@ print(f"8 at once {gradient_norm([whole], [1]):.4f}   added up {gradient_norm(qu
 #
 # The release weighs the parts with two constants, $\sigma_1 = 1.41$ and $\sigma_2 = 1$:
 #
-# $$L = \frac12\left(\frac{CE + L_{gate}}{\sigma_1^2} + \frac{JS}{\sigma_2^2}\right) \;\propto\; CE + L_{gate} + 1.99\, JS$$
+# $$L = \frac12\left(\frac{CE + L_{gate}}{\sigma_1^2} + \frac{JS}{\sigma_2^2}\right) \;\propto\;
+# CE + L_{gate} + 1.99\, JS$$
 #
-# Without a teacher it is $CE + L_{gate}$ (CLSR-FT). **Predict:** the weighted sum is about a quarter as large as the
-# unweighted one. Does a run with Adam learn four times more slowly?
+# Without a teacher it is $CE + L_{gate}$ (the system CLSR-FT of section 8). **Predict:** the weighted sum is about a
+# quarter as large as the unweighted one. Does a run with Adam learn four times more slowly?
 
 # %%
 from distilwhisper_lib import total_loss
@@ -481,16 +483,17 @@ print(f"without a teacher: {total_loss(ce, gate):.4f}")
 #
 # ## 8. Training, with and without a teacher
 #
-# The same student, the same clips in the same order, the same number of steps; all that changes is the objective:
+# The same student, the same clips in the same order, the same number of steps. The first two differ in the objective
+# alone; our variant differs in more:
 # - **CLSR-FT**: experts, CE and the pooled budget;
 # - **DistilWhisper, pooled budget**: the same and JS to the teacher, as released;
 # - **DistilWhisper, our variant**: the budget is 0.8 and counted per stack (notebook 02, section 8); gates are hard in
-#   training too (section 7 there), under a noise that rises to 1 instead of 5; the experts are trained with less dropout
-#   and without skipped gates. The release's values were made for thousands of steps. Ours were chosen on validation;
-#   notebook 04 shows the trials.
+#   training too (section 7 there), under a noise that rises to 1 instead of 5; experts and gates are trained with less
+#   dropout, and no layer skips its gate; at preset laptop the learning rate is half of the others'. The release's
+#   values were made for thousands of steps. Ours were chosen on validation; notebook 04 shows the trials.
 #
-# Why hard gates, and less noise? To have a mean of 0.8, a soft gate must move its logit $G$ away from 0, where it starts.
-# How far depends on the noise:
+# Why hard gates, and less noise? To have a mean of 0.8, a soft gate must move its logit $G$ away from 0, where it
+# starts. How far depends on the noise:
 
 # %%
 eps, logit = torch.randn(20_000), torch.linspace(0, 8, 161)
@@ -500,10 +503,10 @@ for alpha in (0.0, 1.0, 5.0):
 
 # %% [markdown]
 # With Adam a weight moves by about the learning rate in a step, so that the number of steps times the rate limits how
-# far a gate can come. Here that product is small: with soft gates and the release's noise the budget was still missed when
-# training ended (0.6 in both stacks at a rate of 1.5e-4; the trials are in notebook 04). With less noise it was met, but
-# by gates of 0.8 that evaluation rounds to 1: an expert has its whole weight there, and had four fifths of it in training.
-# Hard gates have no such gap.
+# far a gate can come. Here that product is small: with soft gates and the release's noise the budget was still missed
+# when training ended (0.6 in both stacks at a rate of 1.5e-4; the trials are in notebook 04). With less noise it was
+# met, but by gates of 0.8 that evaluation rounds to 1: an expert has its whole weight there, and had four fifths of it
+# in training. Hard gates have no such gap.
 #
 # This is the longest cell of the notebook. **Predict:** which of the three ends with the lowest validation CE?
 
@@ -525,8 +528,8 @@ table.loc["last validation CE"] = {name: values[-1] for name, values in measured
 table.map("{:,.6g}".format)
 
 # %% [markdown]
-# **Read:** the three train the same number of parameters for the same number of steps; distillation costs a little time,
-# for the divergence over the stored tokens (the teacher's own run is in section 4).
+# **Read:** the three train the same number of parameters for the same number of steps; distillation costs a little
+# time, for the divergence over the stored tokens (the teacher's own run is in section 4).
 
 # %%
 from distilwhisper_lib.plots import plot_curves
@@ -537,11 +540,11 @@ plot_curves(logs, keys=("ce", "eval_loss", "kd", "budget"))
 # *The picture: four panels over the epochs: the smoothed training CE, the validation CE, the divergence to the
 # teacher (only where there is one), and the budget loss.*
 #
-# **Read:** training CE falls in all three; with label smoothing it cannot reach zero, but 1.4. (The peaks are the last
-# batch of each epoch, logged alone: the longest clips.) Validation CE still falls at the end in all three, so that more
-# epochs would help; our variant's is the lowest from the first epoch on, and ends 0.2 nats below the others'. That is the CE
-# of *forced* texts; notebook 05 has the WER of `generate`, and a longer run. Our variant is 0.3 away from its budget for half
-# an epoch and near it from the third epoch on.
+# **Read:** training CE falls in all three; with label smoothing it cannot fall below 1.4. (The peaks are the last
+# batches of an epoch, logged apart from the others: the very last holds the longest clips.) Validation CE still falls
+# at the end in all three, so that more epochs would help; our variant's is the lowest from the first epoch on, and ends
+# 0.2 nats below the others'. That is the CE of *forced* texts; notebook 05 has the WER of `generate`, and a longer run.
+# Our variant is 0.3 away from its budget for half an epoch and near it from the third epoch on.
 
 # %%
 plot_curves(logs, keys=("gate_encoder", "gate_decoder"))
@@ -549,21 +552,22 @@ plot_curves(logs, keys=("gate_encoder", "gate_decoder"))
 # %% [markdown]
 # *The picture: the mean gate of the encoder (left) and of the decoder (right) over training, a line for each system.*
 #
-# **Read:** soft gates start at one half, for $G = 0$. With the pooled budget the encoder may go where it likes as long as the
-# sum is right, and so may the decoder: it sinks to a third, and next to nothing pulls it back. Hard gates start open, all of
-# them ($0 \geq 0$), which is more than the budget of 0.8; the first steps push all of them across zero at once, and with
-# little noise so far most of them shut; then it is up to the noise which half is open. That costs our variant about
-# half an epoch. From there both stacks rise to 0.8, and stay. These are the noisy gates of training; section 10 looks at
-# those of evaluation.
+# **Read:** soft gates start at one half, for $G = 0$. With the pooled budget the encoder may go where it likes as long
+# as the sum is right, and so may the decoder: it sinks to a third, and next to nothing pulls it back. Hard gates start
+# open, all of them ($0 \geq 0$), but only for the first step, which has no noise yet. From the second on there is a
+# little, and as $G$ is still next to zero about half of them are shut; which half, the noise decides. (The first point
+# of the curve is the mean of five steps.) For half an epoch the mean stays there; it reaches 0.8 in the third epoch,
+# and stays near it. These are the noisy gates of training; section 10 looks at those of evaluation.
 #
 # ## 9. A run that is stopped goes on
 #
 # A laptop sleeps, Colab disconnects. After every epoch a checkpoint is written (weights, Adam's moments, random
-# numbers), and a mark beside it once all of it is on disk; the next call of `lab.train` goes on from the last marked
-# one, and a half-written one is removed. The order of the clips depends on seed and epoch alone. So the result is the
-# same as without the stop. We pull the plug on a tiny model, at the eighth batch.
+# numbers), and a mark in its folder once all of it is on disk; the next call of `lab.train` goes on from the last
+# marked one, and a half-written one is removed. The order of the clips depends on seed and epoch alone. So the result
+# is the same as without the stop. We train a tiny model for three epochs of four batches, and pull the plug at the
+# eighth batch.
 #
-# **Predict:** which epochs have to be computed again?
+# **Predict:** how many of the twelve batches does the next call have to train on?
 
 # %%
 from dataclasses import replace
@@ -574,44 +578,50 @@ from distilwhisper_lib.train import train_system
 
 small = replace(lab.preset, student="tiny", batch_size=2, accumulation=1, margin_seconds=1.0)
 tiny_collator = Collator(processor.tokenizer, small.margin_seconds)
+one = Clips(lab.rows("validation", limit=1), processor, lab.preset.language)
 
 
 def train_tiny(folder: Path, collator) -> Path:
-    """Three epochs of four steps, on the eight clips of section 6."""
-    return train_system(get_system("clsr-ft"), folder, small, Objective(), eight, eight, collator,
+    """Three epochs of four steps, on the eight clips of section 6; validated on a single clip."""
+    return train_system(get_system("clsr-ft"), folder, small, Objective(), eight, one, collator,
                         lab.preset.language, learning_rate=1e-3, epochs=3, seed=1)  # fmt: skip
 
 
 # %%
-def unplugged(after: int):
-    """A collator that fails once it has made `after` training batches, as a pulled plug would."""
-    left = iter(range(after))
+def counting(batches: list, plug: int | None = None):
+    """A collator that adds the ids of each training batch to `batches`; at batch number `plug` it fails instead."""
 
     def collate(items):
-        if len(items) == small.batch_size and next(left, None) is None:
-            raise KeyboardInterrupt("the plug was pulled")
+        if len(items) == small.batch_size:  # training: a batch of validation is the one clip
+            if len(batches) + 1 == plug:
+                raise KeyboardInterrupt(f"the plug was pulled at batch {plug}")
+            batches.append([item["id"] for item in items])
         return tiny_collator(items)
 
     return collate
 
 # %%
 stopped, whole_run = Path(scratch) / "stopped", Path(scratch) / "whole"
+before, after, without = [], [], []  # the training batches of three calls: until the stop, after it, without one
 try:
-    train_tiny(stopped, unplugged(after=7))
+    train_tiny(stopped, counting(before, plug=8))
 except KeyboardInterrupt as interruption:
     print(interruption)
 for path in sorted(stopped.rglob("*")):
     if path.is_file():
         print(f"{path.relative_to(stopped)!s:50} {path.stat().st_size / 1000:8.1f} kB")
+assert any(stopped.rglob("complete"))
 
 # %% [markdown]
-# The checkpoint of step 4, the end of the first epoch, is whole: it holds the file `complete`. No `run.json`, so the
-# run is not over. The same call again goes on from there (the bar starts at step 4). And once more without any stop,
-# to compare:
+# The checkpoint of step 4, the end of the first epoch, is whole: it holds the file `complete` (a few bytes). There is
+# no `run.json`, so the run is not over. The same call again goes on from step 4: of the first epoch nothing is computed
+# again, of the second all. And once more without any stop, to compare:
 
 # %%
-train_tiny(stopped, tiny_collator)
-train_tiny(whole_run, tiny_collator)
+train_tiny(stopped, counting(after))
+train_tiny(whole_run, counting(without))
+assert before == without[:7] and after == without[4:]  # the same clips in the same order, from step 4 on
+print(f"batches: {len(before)} until the stop, {len(after)} after it; {len(without)} without a stop")
 name = f"model/experts.{lab.preset.language}.safetensors"
 print("after:", *sorted(path.name for path in stopped.iterdir()))
 print("the same experts to the last bit:", (stopped / name).read_bytes() == (whole_run / name).read_bytes())
@@ -658,7 +668,8 @@ plot_gate_layers(shares, budgets=(0.5, 0.8))
 
 # %% [markdown]
 # *The picture: the share of positions that go through the expert, for each encoder and decoder layer, a bar for each
-# system; the dashed lines are the budgets of training.*
+# system; the dashed lines are the budgets of training: 0.5 over both stacks together for the first two systems, 0.8 in
+# each stack for our variant.*
 
 # %%
 mean = {name: {stack: sum(layers) / len(layers) for stack, layers in found.items()} for name, found in shares.items()}
@@ -666,15 +677,14 @@ pd.DataFrame(mean).T.round(2)
 
 # %% [markdown]
 # **Read:** with the pooled budget some 80 % of the encoder's gates are open and hardly any of the decoder's (2 to 4 %):
-# nearly all of its experts have been trained and are never used. With 0.8 in each stack, all of the encoder's gates end
-# open and 84 % of the decoder's: five of its layers are open at every position, and the second is shut at most. In training a
-# fifth of the positions went past the experts, and it was mostly the **noise** that sent them there: a gate with $G = 0.8$
-# is open in evaluation, and shut by noise of strength 1 at every fifth position. So the experts were trained with some of
-# them missing, at random, as by a dropout. The experts that write the language are the decoder's, so the difference
-# between the systems should be seen in the comparison (notebook 05).
+# its experts have been trained and are hardly ever used. With 0.8 in each stack, all of the encoder's gates end open
+# and 84 % of the decoder's: five of its layers are open at every position, and the second is shut at most positions. In
+# training a fifth of the positions went past the experts, and it was mostly the **noise** that sent them there: a gate
+# with $G = 0.8$ is open in evaluation, and shut by noise of strength 1 at every fifth position. So the experts were
+# trained with some of them missing, at random, as by a dropout. The experts that write the language are the decoder's,
+# so the difference between the systems should be seen in the comparison (notebook 05).
 #
-# The budget per layer is nobody's business but training's: where gates open is learnt. Notebook 05 looks at single
-# tokens.
+# The budget does not say in which layers gates open: that is learnt. Notebook 05 looks at single tokens.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 3.3: How many tokens must be stored? (experiment)
@@ -745,7 +755,7 @@ check(check_smallest_k, kept, smallest_k)
 # - CE asks for the right token, JS for the teacher's whole distribution; JS is symmetric and bounded by log 2, KL is
 #   neither.
 # - A teacher's top k, and one number for the rest, give nearly the same gradient as all of its probabilities, in less
-#   than a hundredth of the space, and are computed once.
+#   than a sixtieth of the space, and are computed once.
 # - A loss must not know about padding, and a step must not know about accumulation: count labelled tokens in both.
 # - Everything is compared with the same clips, order and number of steps; a stopped run goes on to the same bits.
 # - The budget decides where experts are used at all: look at the hard gates of each stack after training.
