@@ -668,8 +668,8 @@ plot_gate_layers(shares, budgets=(0.5, 0.8))
 
 # %% [markdown]
 # *The picture: the share of positions that go through the expert, for each encoder and decoder layer, a bar for each
-# system; the dashed lines are the budgets of training: 0.5 over both stacks together for the first two systems, 0.8 in
-# each stack for our variant.*
+# system; the lines are the budgets of training: dotted 0.5, over both stacks together, for the first two systems; dashed
+# 0.8, in each stack, for our variant.*
 
 # %%
 mean = {name: {stack: sum(layers) / len(layers) for stack, layers in found.items()} for name, found in shares.items()}

@@ -407,7 +407,7 @@ plots.plot_gate_layers({system: {stack: list(rows["open"]) for stack, rows in sh
                        budgets=(0.5,))  # fmt: skip
 
 # %% [markdown]
-# *The picture: share of positions that go to the expert, by layer; above the dashed line, here the threshold of 0.5, the
+# *The picture: share of positions that go to the expert, by layer; above the line, here the threshold of 0.5, the
 # expert is kept.*
 
 # %%
