@@ -169,14 +169,9 @@ def finish(lab: Lab) -> None:
     with pd.option_context("display.width", 200, "display.max_columns", 20):
         print(f"\n{main_table(table, lab.preset.language)}\n")
     print(f"WER and CER in %, 95 % bootstrap intervals in brackets; normaliser {table['normaliser'].dropna().iloc[0]}")
-    for name, path in (
-        ("report", report),
-        ("notebooks", lab.results / "notebooks"),
-        ("tables", f"{lab.results / 'comparison.csv'} {lab.results / 'paired.csv'}"),
-        ("pictures", lab.results / "figures"),
-        ("record", lab.results / "run.json"),
-    ):
-        print(f"{name + ':':<11}{path}")
+    print(f"report:    {report}\nnotebooks: {lab.results / 'notebooks'}\npictures:  {lab.results / 'figures'}")
+    print(f"tables:    {lab.results / 'comparison.csv'} {lab.results / 'paired.csv'}")
+    print(f"record:    {lab.results / 'run.json'}")
 
 
 def main() -> None:

@@ -68,8 +68,16 @@ def weights_cast_once(model) -> Iterator[None]:
             weight.requires_grad_(False)
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory_gb` begin anew; outside Linux a process's own peak can't be, and stays that of all so far."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
 def peak_memory_gb(device: torch.device) -> float:
-    """Return the peak so far: of this process (resident set) on a CPU, of torch's allocator on a GPU."""
+    """Return the peak since `reset_peak_memory`: of this process (resident) on a CPU, of torch's allocator on a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,6 +1,5 @@
 """Greedy transcription of a test set by `generate`, the same for every system; a stopped run goes on."""
 
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +8,7 @@ from tqdm import tqdm
 
 from .batches import Clips, Collator, length_batches
 from .device import autocast, device_of, release_memory, weights_cast_once
-from .presets import Preset, disk_errors
+from .presets import Preset, whole_file
 from .weights import use_window
 
 
@@ -60,8 +59,5 @@ def _read(path: Path) -> dict[str, str]:
 
 
 def _write(path: Path, predictions: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with disk_errors(path.parent):
+    with whole_file(path) as part:
         pd.Series(predictions, name="prediction").rename_axis("id").to_frame().to_csv(part)
-        os.replace(part, path)

@@ -4,6 +4,7 @@ A system has the same label and colour everywhere (SYSTEMS). Error bars are 95 %
 """
 
 from collections.abc import Iterable
+from itertools import cycle
 from textwrap import fill
 
 import numpy as np
@@ -152,7 +153,7 @@ def plot_gate_layers(shares: dict[str, dict[str, list[float]]], budgets: Iterabl
     for ax, stack in zip(axes, ("encoder", "decoder"), strict=True):
         layers = [str(i + 1) for i in range(max(len(share[stack]) for share in shares.values()))]
         grouped_bars(ax, layers, {name: (100 * np.asarray(s[stack], float), None) for name, s in shares.items()})
-        for budget, style in zip(budgets, (":", "--", "-."), strict=False):
+        for budget, style in zip(budgets, cycle((":", "--", "-.")), strict=False):
             ax.axhline(100 * budget, color="#888888", linestyle=style, linewidth=1, label=f"budget {budget:g}")
         ax.set(title=stack, xlabel="layer", ylim=(0, 103))
     axes[0].set_ylabel("positions routed to the expert (%)")

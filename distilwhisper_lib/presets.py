@@ -139,3 +139,16 @@ def disk_errors(folder: Path) -> Iterator[None]:
             raise
         raise OSError(errno.ENOSPC, f"no space left under {folder}: free some, or set LAB_CACHE to a folder on another "
                       "disk; then run it again, it goes on where it was") from error  # fmt: skip
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a name beside `path` to write to; it becomes `path` where the block ends well: no half file has that name.
+
+    The folder is made where it is missing. Raises OSError as `disk_errors` does.
+    """
+    part = path.with_name(path.name + ".part")
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        os.replace(part, path)

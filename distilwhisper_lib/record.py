@@ -10,18 +10,16 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-from .device import RANK, describe_machine, peak_memory_gb, pick_device
-from .presets import REPOSITORY
+from .device import RANK, describe_machine, peak_memory_gb, pick_device, reset_peak_memory
+from .presets import REPOSITORY, whole_file
 
 PACKAGES = ("torch", "transformers", "datasets", "peft", "accelerate", "jiwer", "sacrebleu", "soundfile", "numpy")
 
 
 def write_json(path: Path, value) -> None:
     """Write `value` as JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
-    os.replace(part, path)
+    with whole_file(path) as part:
+        part.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 def short_hash(value) -> str:
@@ -31,14 +29,15 @@ def short_hash(value) -> str:
 
 @contextlib.contextmanager
 def timed_step(folder: Path, name: str, result: str):
-    """Note the seconds of the block, and the process's peak memory so far, in folder/steps.jsonl, if it ends well.
+    """Note the seconds and the peak memory of the block in folder/steps.jsonl, if it ends well.
 
     result: the name on disk of what the block computes.
     """
-    began = time.perf_counter()
+    began, device = time.perf_counter(), pick_device()
+    reset_peak_memory(device)
     yield
     row = {"step": name, "result": result, "seconds": round(time.perf_counter() - began, 1),
-           "peak_memory_gb": round(peak_memory_gb(pick_device()), 2)}  # fmt: skip
+           "peak_memory_gb": round(peak_memory_gb(device), 2)}  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     with open(os.devnull if RANK else folder / "steps.jsonl", "a") as lines:  # of several processes one notes it
         lines.write(json.dumps(row) + "\n")

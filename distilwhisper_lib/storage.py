@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from .clsr import (
     attach_experts, clsr_blocks, expert_languages, expert_parameters, shared_block, whisper_layers,
 )  # fmt: skip
 from .experts import ExpertSettings, Gate, new_expert
-from .presets import disk_errors
+from .presets import whole_file
 from .record import write_json
 from .text import language_code
 from .weights import REVISIONS, fastest_attention
@@ -46,15 +45,12 @@ def save_experts(model, folder: str | Path, form: str = "fp16", rank: int = 64) 
     if not languages:
         raise ValueError("no experts are attached, so there is nothing to save")
     folder = Path(folder)
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for language in languages:
-            tensors = {name: p.detach().cpu() for name, p in expert_parameters(model, language)}
-            tensors = pack(tensors, form, _shared(model, language), rank)
-            part = folder / f"experts.{language}.part"
+    for language in languages:
+        tensors = {name: p.detach().cpu() for name, p in expert_parameters(model, language)}
+        tensors = pack(tensors, form, _shared(model, language), rank)
+        with whole_file(folder / f"experts.{language}.safetensors") as part:
             save_file(tensors, part)
-            os.replace(part, folder / f"experts.{language}.safetensors")
-        _write_about(model, folder, languages, {"form": form} | ({"rank": rank} if form == "low-rank" else {}))
+    _write_about(model, folder, languages, {"form": form} | ({"rank": rank} if form == "low-rank" else {}))
     return folder
 
 

@@ -1,6 +1,5 @@
 """What the teacher says of each training clip, computed once and stored: its k likeliest words a position."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from tqdm import tqdm
 from .batches import Clips, Collator, length_batches
 from .device import autocast, device_of
 from .losses import EPSILON, labelled, top_k_divergence, top_k_log_probs
-from .presets import disk_errors
+from .presets import whole_file
 from .text import vocabulary_map
 from .weights import load_processor, use_window
 
@@ -74,7 +73,6 @@ def compute_teacher(model, clips: Clips, collator: Collator, folder: str | Path,
     if padded:
         collator = replace(collator, width=max(map(len, clips.labels)))
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     model.eval()
     batches = length_batches(clips.durations, batch_size)
     for number, indices in enumerate(tqdm(batches, desc="teacher outputs", unit="batch")):
@@ -82,10 +80,8 @@ def compute_teacher(model, clips: Clips, collator: Collator, folder: str | Path,
         if path.exists():
             continue
         tensors = _teacher_batch(model, collator([clips[i] for i in indices]), k, mapping, padded, temperature)
-        part = path.with_suffix(".part")
-        with disk_errors(folder):
+        with whole_file(path) as part:
             save_file(tensors, part)
-            os.replace(part, path)
     return TeacherOutputs(folder)
 
 

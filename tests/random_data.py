@@ -1,5 +1,7 @@
 """Random clips, batches and experts for tests: nothing is read, and all is the same every time."""
 
+import numpy as np
+import pandas as pd
 import torch
 from distilwhisper_lib.clsr import expert_parameters
 from distilwhisper_lib.text import encode_labels
@@ -76,3 +78,13 @@ def frozen_state(model):
 def same_state(first, second):
     """Return whether two states have the same names and the same tensors, bit for bit."""
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def random_counts(n, rate, seed):
+    """Return counts as of `count_errors`: n utterances, of whose words `rate` are wrong on average."""
+    draw = np.random.default_rng(seed)
+    words = draw.integers(1, 10, n)
+    errors = draw.binomial(words, rate)
+    zero = np.zeros(n)
+    return pd.DataFrame({"words": words, "insertions": zero, "deletions": zero, "substitutions": errors,
+                         "characters": 5 * words, "character_errors": errors, "loop": False})  # fmt: skip

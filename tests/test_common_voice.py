@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -189,7 +190,7 @@ def test_a_run_killed_in_the_second_shard_goes_on_with_it(folder, tmp_path, monk
     whole, report = rows_of(load_corpus(NAME, "ca")), corpus_report(NAME, "ca")
     archive = pack(folder, tmp_path / "ca.tar.gz", root=folder.parent.parent)
     monkeypatch.setenv("LAB_CACHE", str(tmp_path / "second"))
-    for owner, name in ((shards, "read_rows"), (shards.os, "replace")):
+    for owner, name in ((shards, "read_rows"), (os, "replace")):
         with monkeypatch.context() as patch, pytest.raises(Killed):
             killed_at(patch, owner, name, 2)
             load_corpus(NAME, "ca", archive)

@@ -6,7 +6,7 @@ import platform
 import psutil
 import pytest
 import torch
-from distilwhisper_lib.device import release_memory, weights_cast_once
+from distilwhisper_lib.device import peak_memory_gb, release_memory, reset_peak_memory, weights_cast_once
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -18,6 +18,18 @@ def test_freed_memory_is_given_back():
     before = psutil.Process().memory_info().rss
     release_memory()
     assert before - psutil.Process().memory_info().rss > 200e6 and top
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="only Linux lets a process's peak begin anew")
+def test_peak_memory_is_that_since_the_reset():
+    device = torch.device("cpu")
+    reset_peak_memory(device)
+    before = peak_memory_gb(device)
+    block = torch.ones(2**26)  # 256 MB
+    assert peak_memory_gb(device) == pytest.approx(before + 0.25, abs=0.05) and block.sum()
+    del block
+    reset_peak_memory(device)
+    assert peak_memory_gb(device) == pytest.approx(before, abs=0.05)
 
 
 def copies(linear: torch.nn.Linear, block) -> int:

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import re
 import weakref
 from dataclasses import fields, replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -20,11 +22,13 @@ from distilwhisper_lib.lab import Lab, open_lab
 from distilwhisper_lib.presets import PRESETS, cache_dir, get_preset, results_dir
 from distilwhisper_lib.record import commit, read_steps, short_hash, timed_step, write_json
 from benchmarks import smaller
+from distilwhisper_lib.scoring import summarise, word_errors
 from distilwhisper_lib.systems import LOW_RANK, SYSTEMS, TRAINED, get_system
 from distilwhisper_lib.testsets import test_sets, with_paper_data
 from distilwhisper_lib.weights import Source
-from random_data import logits, random_batch
+from random_data import logits, random_batch, random_counts
 
+WERS = ("wer", "wer_low", "wer_high")
 CHANGES = {"train_clips": 4, "teacher_clips": 4, "validation_clips": 2, "test_clips": 3}
 
 
@@ -354,14 +358,29 @@ def test_paired_table_is_over_the_same_utterances(lab):
         assert row["difference"] == pytest.approx(difference)
 
 
+def test_interval_of_a_mean_of_tests_is_that_of_resampling_them_apart():
+    tests, rng = [random_counts(n, rate, n) for n, rate in ((48, 0.3), (60, 0.7), (100, 0.5))], np.random.default_rng(0)
+    found = comparison._mean_wer(pd.DataFrame([summarise(test) for test in tests]))
+    means = [np.mean([summarise_once(test.iloc[rng.integers(0, len(test), len(test))]) for test in tests])
+             for _ in range(1000)]  # fmt: skip
+    mean, low, high = map(float, re.fullmatch(r"(.+) \[(.+), (.+)\]", found).groups())
+    assert mean == pytest.approx(np.mean([summarise_once(test) for test in tests]), abs=0.05)
+    assert [low, high] == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.4)
+
+
+def summarise_once(counts):
+    """Return the WER alone, without its interval."""
+    return 100 * word_errors(counts).sum() / counts["words"].sum()
+
+
 def test_main_table_has_a_row_per_system():
     row = {"language": "cs", "wer": 50.04, "wer_low": 40, "wer_high": 60, "cer": 20, "loops": 1.0, "normaliser": "none"}
     rows = [row | {"system": system, "test_set": name} for system in SYSTEMS for name in ("in-domain", "out-of-domain")]
-    rows += [row | {"system": system, "test_set": "retention", "language": code, "wer": wer}
-             for system in SYSTEMS for code, wer in (("nl", 60), ("es", 80))]  # fmt: skip
+    rows += [row | {"system": system, "test_set": "retention", "language": code} | dict(zip(WERS, values, strict=True))
+             for system in SYSTEMS for code, values in (("nl", (60, 56, 63)), ("es", (80, 77, 84)))]  # fmt: skip
     table = main_table(pd.DataFrame(rows), "cs")
     assert list(table.index) == [system.label for system in SYSTEMS.values()]
-    assert set(table["in-domain WER"]) == {"50.0 [40.0, 60.0]"} and set(table["other languages WER"]) == {"70.0"}
+    assert set(table["in-domain WER"]) == {"50.0 [40.0, 60.0]"} and set(table["other languages WER"]) == {"70.0 [67.5, 72.5]"}
     rows[-1] = rows[-1] | {"normaliser": "released"}
     with pytest.raises(ValueError, match=r"WERs of 2 normalisers \(none, released\).*open_lab\(normaliser="):
         main_table(pd.DataFrame(rows), "cs")

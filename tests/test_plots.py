@@ -106,6 +106,8 @@ def test_gate_layers_have_a_bar_per_layer():
     encoder, decoder = drawn(plots.plot_gate_layers(shares)).axes
     assert (len(encoder.patches), len(decoder.patches)) == (9, 6)
     assert max(bar.get_height() for bar in encoder.patches) == 100
+    (ax, _) = plots.plot_gate_layers(shares, (0.2, 0.4, 0.6, 0.8)).axes
+    assert [line.get_ydata()[0] for line in ax.lines] == [20, 40, 60, 80]
 
 
 def test_gate_positions_show_every_token_and_layer():

@@ -161,7 +161,8 @@ def fake_reference(folder: Path) -> Path:
     rows = [{"system": name, "language": "cs", "test_set": test, "wer": 50.0 + i, "wer_low": 48.0, "wer_high": 53.0,
              "cer": 20.0, "loops": 1.0, "normaliser": "whisper-basic"}
             for i, name in enumerate(SYSTEMS) for test in ("in-domain", "out-of-domain")]  # fmt: skip
-    rows += [{"system": "student", "language": "nl", "test_set": "retention", "wer": 70.0}]
+    rows += [{"system": "student", "language": "nl", "test_set": "retention", "wer": 70.0, "wer_low": 68.0,
+              "wer_high": 73.0}]  # fmt: skip
     pd.DataFrame(rows).to_csv(folder / "comparison.csv", index=False)
     pd.DataFrame([{"first": "distilwhisper", "other": "lora", "test_set": "in-domain", "difference": -2.0, "low": -3.0,
                    "high": -1.0}]).to_csv(folder / "paired.csv", index=False)  # fmt: skip

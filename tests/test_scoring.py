@@ -6,6 +6,7 @@ import pytest
 from distilwhisper_lib.scoring import (
     count_errors, is_loop, paired_difference, summarise, translation_scores, word_errors,
 )  # fmt: skip
+from random_data import random_counts
 
 REFERENCES = ["Tady je ryba.", "Kde je loď?", "...", "Ano!"]
 PREDICTIONS = ["tady ryba", "Kde je ta loď", "cokoli", ""]
@@ -57,15 +58,6 @@ def test_loops_are_told(text, loops):
 
 
 # ---- intervals
-
-
-def random_counts(n, rate, seed):
-    draw = np.random.default_rng(seed)
-    words = draw.integers(1, 10, n)
-    errors = draw.binomial(words, rate)
-    zero = np.zeros(n)
-    return pd.DataFrame({"words": words, "insertions": zero, "deletions": zero, "substitutions": errors,
-                         "characters": 5 * words, "character_errors": errors, "loop": False})  # fmt: skip
 
 
 def test_interval_holds_the_figure_and_narrows_with_more_data():

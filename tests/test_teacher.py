@@ -70,7 +70,7 @@ def test_batches_that_are_there_are_not_computed_again(outputs, clips, collator,
     assert [path.name for path in paths] == [f"batch-{i:05d}.safetensors" for i in range(3)]
     before = [path.read_bytes() for path in paths]
     paths[1].unlink()
-    (tmp_path / "teacher" / "batch-00001.part").write_bytes(b"half a file")
+    (tmp_path / "teacher" / "batch-00001.safetensors.part").write_bytes(b"half a file")
     compute_teacher(tiny_whisper(seed=1), clips, collator, tmp_path / "teacher", K, batch_size=2)  # another model
     after = [path.read_bytes() for path in paths]
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, True]

@@ -1,7 +1,6 @@
 """Shards: a large corpus is decoded in parts of 500 clips, each written whole or not at all; a killed run goes on."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from datasets import Dataset, Features, concatenate_datasets
 from tqdm import tqdm
 
 from .items import Item, Rules, fingerprint, read_rows
+from ..presets import whole_file
 from ..record import short_hash, write_json
 
 SHARD = 500  # clips: about 60 MB of FLAC
@@ -40,10 +40,8 @@ def write_shards(items: list[Item], folder: Path, features: Features, title: str
 
 
 def _write(table: pa.Table, path: Path) -> None:
-    part = path.with_suffix(".part")
-    with pa.ipc.new_stream(str(part), table.schema) as stream:
+    with whole_file(path) as part, pa.ipc.new_stream(str(part), table.schema) as stream:
         stream.write_table(table)
-    os.replace(part, path)
 
 
 def load_shards(folder: Path, name: str, language: str) -> Dataset:

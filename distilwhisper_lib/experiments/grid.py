@@ -20,7 +20,7 @@ import torch
 
 from .estimates import CARDS, estimate
 from .jobs import ONCE, ROWS, TEACHER_OUTPUTS, TESTS, Job, make_jobs, read_json, run_job
-from ..presets import REPOSITORY, get_preset, results_dir
+from ..presets import REPOSITORY, get_preset, results_dir, whole_file
 
 MODULE = "distilwhisper_lib.experiments.grid"
 PAPER = dict(zip((*ROWS, *TESTS), (  # what data/reference/paper.csv calls rows and tests
@@ -203,9 +203,8 @@ def main(words: list[str] | None = None) -> int:
             print(f"{row.job}: {row.state} {row.why}".rstrip())
     elif given.command == "table":
         found, path = table(jobs), results_dir(get_preset(given.preset)) / "grid.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        found.to_csv(path.with_suffix(".part"), index=False)
-        os.replace(path.with_suffix(".part"), path)
+        with whole_file(path) as part:
+            found.to_csv(part, index=False)
         print(f"{found.to_string(index=False)}\n\n"
               f"WER in %, of Thai CER, of translation BLEU; also in {os.path.relpath(path)}")  # fmt: skip
     elif given.command == "list":

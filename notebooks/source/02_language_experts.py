@@ -116,6 +116,7 @@ class HandBlock(nn.Module):
 
 # %%
 shared = nn.Sequential(layer.fc1, layer.activation_fn, layer.fc2)
+torch.manual_seed(0)
 by_hand = HandBlock(shared, h.shape[-1]).to(h).eval()
 with torch.no_grad():
     y, G = by_hand(h), by_hand.gate(h)
@@ -136,7 +137,6 @@ with torch.no_grad():
 # %%
 from distilwhisper_lib.clsr import ClsrFeedForward, ExpertSettings, FeedForward, Routing
 
-torch.manual_seed(0)
 nn.init.normal_(by_hand.gate.linear2.weight)  # as if trained: gates decide,
 for weight in by_hand.expert.parameters():  # and the expert is no copy any more
     weight.data += 0.02 * torch.randn_like(weight)
@@ -157,12 +157,13 @@ for training, alpha in ((False, 0.0), (True, 0.0), (True, 5.0)):
         torch.manual_seed(1)  # the same noise for both
         with torch.no_grad():
             outputs.append(module(h))
-    assert torch.equal(*outputs)
+    torch.testing.assert_close(*outputs)
     print(f"training {training!s:5}  alpha {alpha}: equal, gates open on average {block.last_gate.float().mean():.2f}")
 
 # %% [markdown]
-# The same output in all three modes. What you have written by hand is the whole method on the side of the model; the
-# library only puts it in place.
+# The same output in all three modes, up to rounding: in evaluation the library multiplies the rows of the two blocks
+# apart from each other, and a matrix of another height may be summed in another order. What you have written by hand is
+# the whole method on the side of the model; the library only puts it in place.
 #
 # ## 4. Into the student
 #

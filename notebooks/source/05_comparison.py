@@ -48,13 +48,13 @@ main
 
 # %% [markdown]
 # In brackets the 95 % bootstrap interval over utterances; *loops* is the share of outputs that repeat themselves,
-# which make WER jump (notebook 01); the last column is the mean WER over the languages that were never trained
-# on, with experts switched off (their intervals: `comparison.csv`). **Read:** in-domain the stand-in is lowest; then come fine-tuning, LoRA and our variant,
-# within two and a half points. A teacher helps the experts, and the gates and budget of our variant help them further;
-# without a teacher they gain little (one clip on which they loop holds 3.8 points of their 63.1). Out-of-domain
-# fine-tuning and our variant have the lowest WER, within a fifth of a point; our variant has the lowest CER (42.8; the next
-# is the stand-in's 46.0), the fewest loops (one clip) and the narrowest interval. In the last column fine-tuning and LoRA
-# have lost what the experts keep.
+# which make WER jump (notebook 01); the last column is the mean WER over the languages that were never trained on,
+# with experts switched off (each language: `comparison.csv`). **Read:** in-domain the stand-in is lowest; then come
+# fine-tuning, LoRA and our variant, within two and a half points. A teacher helps the experts, and the gates and
+# budget of our variant help them further; without a teacher they gain little (one clip on which they loop holds 3.8
+# points of their 63.1). Out-of-domain fine-tuning and our variant have the lowest WER, within a fifth of a point; our
+# variant has the lowest CER (42.8; the next is the stand-in's 46.0), the fewest loops (one clip) and the narrowest
+# interval. In the last column fine-tuning and LoRA have lost what the experts keep.
 
 # %%
 figures, main_language = lab.results / "figures", lab.preset.language
