@@ -12,41 +12,31 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import torch
-from distilwhisper_lib.device import peak_memory_gb, pick_device, release_memory
+from distilwhisper_lib.device import peak_memory_gb, pick_device, release_memory, reset_peak_memory
 
 from .inference import SHAPES
 from .measuring import report
 from .training import Training, steps_here
 
 
-def resident(field: str) -> float:
-    """Return VmRSS, or VmHWM (its peak), of this process in GB of 2**30 bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) / 2**20
-    raise OSError(f"/proc/self/status has no {field}: this benchmark needs Linux, or a GPU")
-
-
 def one(run: str, size: str, teacher: str, batch: int) -> dict:
     """Return the peak of one run in GB, and its floor; to be called in a fresh process."""
     device = pick_device()
-    before = 0.0 if device.type == "cuda" else resident("VmRSS")
+    before = 0.0 if device.type == "cuda" else psutil.Process().memory_info().rss / 1e9
     training, steps = Training(size, teacher, batch), ()
     if run == "library":
         steps = steps_here()
         del training.teacher, training.taught
     release_memory()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    reset_peak_memory(device)
     for _ in range(2):
         training.step(steps)
-    peak = peak_memory_gb(device) if device.type == "cuda" else resident("VmHWM") - before
+    peak = peak_memory_gb(device) - before
     parameters = list(training.model.parameters())
     floor = sum(p.nbytes + (3 * p.nbytes if p.requires_grad else 0) for p in parameters)
-    return {"gb": peak, "floor": floor / 2**30}
+    return {"gb": peak, "floor": floor / 1e9}
 
 
 def measure(size: str, teacher: str, batch: int) -> list[dict]:

@@ -8,6 +8,7 @@ import pandas as pd
 from .corpora import corpus_release, corpus_report
 from .lab import Lab
 from .losses import labelled
+from .presets import whole_file
 from .record import file_sha256, run_record, write_json
 from .scoring import ERRORS, count_errors, paired_difference, summarise, translation_scores
 from .systems import EVERY, SYSTEMS, TRAINED, get_system
@@ -74,10 +75,9 @@ def plan(lab: Lab) -> list[dict]:
 def compare(lab: Lab) -> pd.DataFrame:
     """Score the whole plan and write comparison.csv, paired.csv, predictions.csv and run.json; returns the first."""
     table = pd.DataFrame([score(lab, **job) for job in plan(lab)])
-    lab.results.mkdir(parents=True, exist_ok=True)
-    table.round(3).to_csv(lab.results / "comparison.csv", index=False)
-    paired(lab).round(3).to_csv(lab.results / "paired.csv", index=False)
-    predictions(lab).to_csv(lab.results / "predictions.csv", index=False)
+    for name, rows in (("comparison", table), ("paired", paired(lab)), ("predictions", predictions(lab))):
+        with whole_file(lab.results / f"{name}.csv") as part:
+            rows.round(3).to_csv(part, index=False)
     write_record(lab)
     return table
 
@@ -95,8 +95,9 @@ def predictions(lab: Lab) -> pd.DataFrame:
 
 
 def paired(lab: Lab, against: tuple[str, ...] = OTHERS, first: str = "distilwhisper",
-           seeds: list[int] | None = None, **changes) -> pd.DataFrame:  # fmt: skip
-    """Return WER differences first - other in both domains, with paired 95 % intervals; negative: first is better.
+           seeds: list[int] | None = None, tests: tuple[str, ...] = DOMAINS, **changes) -> pd.DataFrame:  # fmt: skip
+    """Return WER differences first - other on the tests of these names, with paired 95 % intervals; negative: first is
+    better.
 
     seeds: over the runs with these seeds together. An utterance stays one unit of resampling, its errors are summed;
     how far the seeds lie apart the interval does not say. changes: as for `Lab.train`, for both systems.
@@ -106,11 +107,10 @@ def paired(lab: Lab, against: tuple[str, ...] = OTHERS, first: str = "distilwhis
         return pd.concat(runs).groupby("id", sort=False)[["words", *ERRORS]].sum(min_count=1)
 
     rows = []
-    for name in [test.name for test in lab.test_sets.values() if test.name in DOMAINS]:
-        key = f"{lab.preset.language}/{name}"
-        for other in against:
+    for key, test in lab.test_sets.items():
+        for other in against if test.name in tests else ():
             difference = paired_difference(summed(first, key), summed(other, key))
-            rows.append({"first": first, "other": other, "test_set": name} | difference)
+            rows.append({"first": first, "other": other, "language": test.language, "test_set": test.name} | difference)
     return pd.DataFrame(rows)
 
 
@@ -138,7 +138,7 @@ def _mean_wer(tests: pd.DataFrame) -> str:
 
 
 def main_table(table: pd.DataFrame, language: str) -> pd.DataFrame:
-    """Return the paper's table in miniature: a row per system, WER with interval and CER, by test.
+    """Return the paper's table in miniature: a row per system, WER and CER with intervals, by test.
 
     Raises ValueError for rows that were scored with different text normalisers: their WERs cannot be compared.
     """
@@ -149,7 +149,7 @@ def main_table(table: pd.DataFrame, language: str) -> pd.DataFrame:
     for name in [name for name in DOMAINS if name in set(table["test_set"])]:
         rows = table[(table["language"] == language) & (table["test_set"] == name)].set_index("system")
         wide[f"{name} WER"] = rows.apply(lambda r: f"{r.wer:.1f} [{r.wer_low:.1f}, {r.wer_high:.1f}]", axis=1)
-        wide[f"{name} CER"] = rows["cer"].map("{:.1f}".format)
+        wide[f"{name} CER"] = rows.apply(lambda r: f"{r.cer:.1f} [{r.cer_low:.1f}, {r.cer_high:.1f}]", axis=1)
         wide[f"{name} loops %"] = rows["loops"].map("{:.1f}".format)
     others = table[table["test_set"] == "retention"].groupby("system")
     if len(others):

@@ -23,7 +23,7 @@ from .comparison import main_table
 from .corpora import download_size, load_corpus
 from .device import mixed_precision, release_memory
 from .lab import Lab
-from .presets import REPOSITORY, cache_dir
+from .presets import REPOSITORY, cache_dir, whole_file
 from .record import write_json
 from .weights import load_processor, load_whisper
 
@@ -94,7 +94,8 @@ def announce(lab: Lab) -> None:
     cache_dir().mkdir(parents=True, exist_ok=True)
     free, needed = shutil.disk_usage(cache_dir()).free / 1e9, 0.2 if p.student == "tiny" else DISK_GB
     print(f"disk: about {needed:.1f} GB in {cache_dir()} ({free:.0f} GB free)", flush=True)
-    if free < needed:
+    held = sum(path.stat().st_size for path in cache_dir().rglob("*") if path.is_file()) / 1e9  # reused
+    if free + held < needed:
         raise OSError(f"{cache_dir()} has {free:.1f} GB free, the course needs about {needed:.1f} GB: "
                       "free some, or set LAB_CACHE to a folder on another disk")  # fmt: skip
 
@@ -118,7 +119,8 @@ def run_notebook(path: Path, folder: Path, watch: Stopwatch) -> bool:
         nbformat.write(notebook, done.with_suffix(".failed.ipynb"))
         raise
     notebook.metadata["lab"] = {"source": source}
-    nbformat.write(notebook, done)
+    with whole_file(done) as part:
+        nbformat.write(notebook, part)
     done.with_suffix(".failed.ipynb").unlink(missing_ok=True)
     return True
 
@@ -139,7 +141,7 @@ def run_course(lab: Lab, only: list[str] | None = None) -> None:
         if run_notebook(path, folder, watch):
             spent[path.stem] = watch(done=True)
             planned += expected.get(path.stem, 0)
-            print(f"\r  done in {spent[path.stem] / 60:.1f} min {'':<100}", flush=True)
+            print(f"\r  done in {spent[path.stem] / 60:.1f} min: {folder / path.name} {'':<60}", flush=True)
             write_json(lab.results / "timing.json", json.loads(_read(lab.results / "timing.json")) | spent)
 
 
@@ -158,7 +160,8 @@ def write_report(lab: Lab) -> Path:
     notebook = nbformat.read(lab.results / "notebooks" / course_notebooks()[-1].name, as_version=4)
     page, _ = HTMLExporter(exclude_input=True).from_notebook_node(notebook)
     path = lab.results / "report.html"
-    path.write_text(page, encoding="utf-8")
+    with whole_file(path) as part:
+        part.write_text(page, encoding="utf-8")
     return path
 
 

@@ -79,9 +79,9 @@ def reset_peak_memory(device: torch.device) -> None:
 def peak_memory_gb(device: torch.device) -> float:
     """Return the peak since `reset_peak_memory`: of this process (resident) on a CPU, of torch's allocator on a GPU."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
+        return torch.cuda.max_memory_allocated(device) / 1e9
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def release_memory() -> None:

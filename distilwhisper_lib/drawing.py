@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from .presets import whole_file
 from .systems import EVERY
 
 WIDE, SQUARE = (9, 4), (6, 5)  # inches
@@ -26,8 +27,8 @@ class Picture(Figure):
 
 def save_figure(figure: Figure, path: Path) -> Figure:
     """Write `figure` as PNG, making the folder where it is missing; returns the figure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")
+    with whole_file(path) as part:
+        figure.savefig(part, format="png")
     return figure
 
 

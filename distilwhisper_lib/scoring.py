@@ -54,16 +54,16 @@ def word_errors(counts: pd.DataFrame) -> pd.Series:
 
 
 def summarise(counts: pd.DataFrame, seed: int = 0) -> dict:
-    """Return corpus-level figures in per cent: wer with its 95 % interval, cer, the three kinds, loops; and n."""
+    """Return corpus-level figures in per cent: wer and cer with 95 % intervals, the three kinds, loops; and n."""
     scored = counts.dropna(subset=["words"])
     if scored.empty:
         raise ValueError("nothing to score: every reference is empty after normalisation")
-    words = scored["words"].sum()
-    low, high = np.percentile(_resampled_rates(scored, _draws(len(scored), seed)), [2.5, 97.5])
-    kinds = {kind: 100 * scored[kind].sum() / words for kind in ERRORS}
-    cer = 100 * scored["character_errors"].sum() / scored["characters"].sum()
-    return {"n": len(scored), "wer": sum(kinds.values()), "wer_low": low, "wer_high": high, "cer": cer, **kinds,
-            "loops": 100 * scored["loop"].mean()}  # fmt: skip
+    found, draws = {"n": len(scored)}, _draws(len(scored), seed)
+    for name, errors, of in (("wer", word_errors(scored), "words"), ("cer", scored["character_errors"], "characters")):
+        found[name] = 100 * errors.sum() / scored[of].sum()
+        found[f"{name}_low"], found[f"{name}_high"] = np.percentile(_rates(errors, scored[of], draws), [2.5, 97.5])
+    found |= {kind: 100 * scored[kind].sum() / scored["words"].sum() for kind in ERRORS}
+    return found | {"loops": 100 * scored["loop"].mean()}
 
 
 def _draws(n: int, seed: int) -> np.ndarray:
@@ -71,9 +71,9 @@ def _draws(n: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
 
 
-def _resampled_rates(scored: pd.DataFrame, draws: np.ndarray) -> np.ndarray:
-    errors, words = word_errors(scored).to_numpy(float), scored["words"].to_numpy(float)
-    return 100 * errors[draws].sum(1) / words[draws].sum(1)  # (RESAMPLES,)
+def _rates(errors: pd.Series, of: pd.Series, draws: np.ndarray) -> np.ndarray:
+    """Return 100 errors / of, over each row of draws: (R,)."""
+    return 100 * errors.to_numpy(float)[draws].sum(1) / of.to_numpy(float)[draws].sum(1)
 
 
 def paired_difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> dict:
@@ -88,7 +88,8 @@ def paired_difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) 
     keep = first["words"].notna().to_numpy()
     first, second = first[keep], second[keep]
     draws = np.vstack([np.arange(len(first)), _draws(len(first), seed)])  # all as they are, then the resamples
-    difference, *resampled = _resampled_rates(first, draws) - _resampled_rates(second, draws)
+    rates = [_rates(word_errors(counts), counts["words"], draws) for counts in (first, second)]
+    difference, *resampled = rates[0] - rates[1]
     low, high = np.percentile(resampled, [2.5, 97.5])
     return {"difference": difference, "low": low, "high": high, "share": np.mean(np.array(resampled) >= 0)}
 

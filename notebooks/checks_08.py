@@ -34,7 +34,7 @@ def check_largest_rank(largest_rank) -> str:
     assert isinstance(largest_rank, int), "a rank is a whole number: round down, or it does not fit"
     assert largest_rank == 162, (
         f"{largest_rank} is not it: a rank costs 24 layers x 2 weights x (768 + 3072) numbers x 2 bytes = 368,640 bytes")
-    return "rank 162 in 60 MB; 64, LoRA's in the paper, takes 24 MB, where a full copy takes 458"
+    return "rank 162 in 60 MB; 64, LoRA's in the release, takes 24 MB, where a full copy takes 458"
 
 
 def check_changed(changed) -> str:

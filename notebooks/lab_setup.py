@@ -59,8 +59,11 @@ def _here(name: str) -> bool:
         return False
 
 
-def open_lab(preset: str | None = None):
-    """Install what is missing, print where the notebook runs and what that means, and return the Lab."""
+def open_lab(preset: str | None = None, **changes):
+    """Install what is missing, print where the notebook runs and what that means, and return the Lab.
+
+    changes: settings instead of the preset's, such as teacher="openai/whisper-small".
+    """
     if not _here("torch"):
         raise RuntimeError("torch is not installed in this kernel: run `make course` or `make lab` in the project's "
                            "folder and choose its kernel, or open the notebook on Colab")  # fmt: skip
@@ -69,4 +72,4 @@ def open_lab(preset: str | None = None):
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from distilwhisper_lib import open_lab as opened
 
-    return opened(preset)
+    return opened(preset, **changes)

@@ -10,6 +10,9 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from distilwhisper_lib import course
+from distilwhisper_lib.corpora import download_size
+from distilwhisper_lib.presets import get_preset
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -128,6 +131,14 @@ def test_failed_installation_stops_with_its_last_lines_and_an_advice():
     command = [sys.executable, "-c", "print('a' * 5); print('No space left on device'); raise SystemExit(1)"]
     with pytest.raises(SystemExit, match=r"(?s)No space left.*Installing torch failed: the disk is full"):
         setup_env.run(command, "torch")
+
+
+def test_what_the_course_needs_is_said_before_the_installation():
+    p, speech = get_preset("laptop"), sum(map(download_size, ("fillets", "stamps")))
+    weights = course.WEIGHTS[p.student].strip(" ()")
+    for fact in (p.minutes, f"{p.memory} of memory", f"{course.DISK_GB} GB more of disk", "7 GB are free",
+                 f"{speech / 1e6:.0f} MB of speech", f"{weights} of weights"):  # fmt: skip
+        assert fact in setup_env.COURSE.format(free=7.2)
 
 
 def test_old_python_and_full_disk_are_told(monkeypatch):

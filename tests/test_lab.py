@@ -374,13 +374,15 @@ def summarise_once(counts):
 
 
 def test_main_table_has_a_row_per_system():
-    row = {"language": "cs", "wer": 50.04, "wer_low": 40, "wer_high": 60, "cer": 20, "loops": 1.0, "normaliser": "none"}
+    row = {"language": "cs", "wer": 50.04, "wer_low": 40, "wer_high": 60, "cer": 20, "cer_low": 18,
+           "cer_high": 22, "loops": 1.0, "normaliser": "none"}  # fmt: skip
     rows = [row | {"system": system, "test_set": name} for system in SYSTEMS for name in ("in-domain", "out-of-domain")]
     rows += [row | {"system": system, "test_set": "retention", "language": code} | dict(zip(WERS, values, strict=True))
              for system in SYSTEMS for code, values in (("nl", (60, 56, 63)), ("es", (80, 77, 84)))]  # fmt: skip
     table = main_table(pd.DataFrame(rows), "cs")
     assert list(table.index) == [system.label for system in SYSTEMS.values()]
-    assert set(table["in-domain WER"]) == {"50.0 [40.0, 60.0]"} and set(table["other languages WER"]) == {"70.0 [67.5, 72.5]"}
+    assert set(table["in-domain WER"]) == {"50.0 [40.0, 60.0]"}
+    assert set(table["in-domain CER"]) == {"20.0 [18.0, 22.0]"} and set(table["other languages WER"]) == {"70.0 [67.5, 72.5]"}
     rows[-1] = rows[-1] | {"normaliser": "released"}
     with pytest.raises(ValueError, match=r"WERs of 2 normalisers \(none, released\).*open_lab\(normaliser="):
         main_table(pd.DataFrame(rows), "cs")

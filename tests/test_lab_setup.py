@@ -1,6 +1,7 @@
 """What the first cell of a notebook installs, and what it leaves alone."""
 
 import importlib.metadata
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "notebooks"))
 import lab_setup  # noqa: E402
+
+CELL = (Path(lab_setup.__file__).parent / "source" / "setup_cell.py").read_text()
 
 
 @pytest.fixture
@@ -50,3 +53,27 @@ def test_without_torch_nothing_is_installed(monkeypatch, calls):
     with pytest.raises(RuntimeError, match="torch is not installed in this kernel"):
         lab_setup.open_lab("smoke")
     assert calls == []
+
+
+def test_settings_can_be_changed_where_the_first_cell_has_run(calls):
+    lab = lab_setup.open_lab("smoke", epochs=3, teacher="tiny")
+    assert (lab.preset.name, lab.preset.epochs, lab.preset.teacher) == ("smoke", 3, "tiny") and calls == []
+
+
+def test_the_first_cell_clones_the_project_where_it_is_not_there(tmp_path, monkeypatch):
+    project, empty = tmp_path / "project", tmp_path / "empty"
+    for path, text in (("distilwhisper_lib/__init__.py", ""), ("notebooks/lab_setup.py", "def open_lab(preset): return __file__")):
+        (project / path).parent.mkdir(parents=True)
+        (project / path).write_text(text)
+    me = ["-c", "user.name=a", "-c", "user.email=a"]
+    for words in (["init", "-q"], ["add", "."], [*me, "commit", "-qm", "all"]):
+        subprocess.run(["git", *words], cwd=project, check=True)
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    monkeypatch.setenv("LAB_REPOSITORY", str(project))
+    monkeypatch.delitem(sys.modules, "lab_setup")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    names: dict = {}
+    for _ in range(2):  # the second time it is there
+        exec(CELL, names)
+        assert names["lab"] == str(empty / "distilwhisper-lab" / "notebooks" / "lab_setup.py")

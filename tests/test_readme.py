@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import soundfile
 from distilwhisper_lib.presets import get_preset, results_dir
-from distilwhisper_lib.systems import SYSTEMS
+from distilwhisper_lib.systems import EVERY, SYSTEMS
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -115,7 +115,7 @@ def test_circular_imports_are_told():
 
 def test_colours_in_the_style_guide_are_those_of_the_systems():
     rows = re.findall(r"^ *\| `([\w-]+)` \| (.+) \| `(#\w{6})` \|$", CONTRIBUTING, flags=re.M)
-    assert rows == [(system.name, system.label, system.colour) for system in SYSTEMS.values()]
+    assert rows == [(system.name, system.label, system.colour) for system in EVERY.values()]
 
 
 def test_variables_of_the_readme_are_those_of_the_code():
@@ -159,7 +159,7 @@ def fake_reference(folder: Path) -> Path:
     """Write a made-up reference run, with one system missing from retention."""
     folder.mkdir(parents=True)
     rows = [{"system": name, "language": "cs", "test_set": test, "wer": 50.0 + i, "wer_low": 48.0, "wer_high": 53.0,
-             "cer": 20.0, "loops": 1.0, "normaliser": "whisper-basic"}
+             "cer": 20.0, "cer_low": 19.0, "cer_high": 22.0, "loops": 1.0, "normaliser": "whisper-basic"}
             for i, name in enumerate(SYSTEMS) for test in ("in-domain", "out-of-domain")]  # fmt: skip
     rows += [{"system": "student", "language": "nl", "test_set": "retention", "wer": 70.0, "wer_low": 68.0,
               "wer_high": 73.0}]  # fmt: skip
@@ -180,7 +180,7 @@ def test_results_are_filled_in(tmp_path, monkeypatch):
     monkeypatch.setattr(readme_results, "ROOT", tmp_path)
     folder = fake_reference(tmp_path / "results" / "reference" / "laptop")
     text = readme_results.readme(README, folder)
-    assert "| Fine-tuning | 52.0 [48.0, 53.0] | 20.0 | 1.0 |" in text and "nan" not in text.split("## The two")[0]
+    assert "| Fine-tuning | 52.0 [48.0, 53.0] | 20.0 [19.0, 22.0] | 1.0 |" in text and "nan" not in text.split("## The two")[0]
     assert "| LoRA | in-domain | -2.0 [-3.0, -1.0] | yes |" in text
     assert "in 10 minutes of training and transcribing, at most 3.5 GB of memory in a process, commit `0123456789`" in text
     assert "](results/reference/laptop/figures/comparison.png)" in text

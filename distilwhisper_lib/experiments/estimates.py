@@ -78,16 +78,18 @@ def estimate(system: str, preset: Preset, clips: int) -> dict[str, float]:
     flops += (tests or clips) * (base + added)
     waiting = tests / preset.eval_batch_size * TOKENS * shape.layers * LAYER_SECONDS
     hours = {f"{card} h": (flops / (peak * UTILISATION) + waiting) / 3600 for card, (peak, _) in CARDS.items()}
-    return {"trained M": trained / 1e6, "PFLOP": flops / 1e15, "GB": memory(shape, trains, preset) / 1e9} | hours
+    gigabytes = memory(shape, trains, preset, 2 if system.startswith("teacher") else 6) / 1e9
+    return {"trained M": trained / 1e6, "PFLOP": flops / 1e15, "GB": gigabytes} | hours
 
 
-def memory(shape: Shape, trains: str, preset: Preset) -> float:
-    """Return bytes: 4 + 2 a weight (fp32 and its copy under autocast), 4 + 8 a trained one (gradient, Adam's states),
-    activations of all layers (one where nothing is trained), and 12 a logit (fp32, log-softmax, gradient)."""
+def memory(shape: Shape, trains: str, preset: Preset, weight: int = 6) -> float:
+    """Return bytes: 6 a weight (fp32 and its copy under autocast; a teacher's 2, fp16), 4 + 8 a trained one (gradient,
+    Adam's states), activations of all layers (one where nothing is trained), and 12 a logit (fp32, log-softmax,
+    gradient)."""
     total, trained = shape.trained(trains)
     batch, layers = (preset.batch_size, shape.layers) if trained else (preset.eval_batch_size, 1)
     activations = batch * (POSITIONS + TOKENS) * shape.width * layers * ACTIVATIONS.get(trains, 34)
-    return 6 * total + 12 * trained + activations + 12 * batch * TOKENS * VOCABULARY
+    return weight * total + 12 * trained + activations + 12 * batch * TOKENS * VOCABULARY
 
 
 def main() -> None:

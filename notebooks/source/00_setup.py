@@ -118,7 +118,8 @@ pd.Series(describe_machine() | versions, name="value").to_frame()
 # computes in them, `no` is plain float32. Times differ between them; texts differ only here and there.
 #
 # A **preset** is a set of settings. Three of them run the same notebooks, cell by cell: `smoke` to test the code
-# (random tiny model, made-up sound), `laptop` for real results without a GPU, and `colab` for larger models.
+# (random tiny model, made-up sound), `laptop` for real results without a GPU, and `colab` for larger models. The fourth,
+# `paper`, is the size of the paper's experiments, which notebook 06 makes a list of jobs of.
 #
 # **Predict:** which settings must differ between a laptop and a GPU, and which must not, if results are to be comparable?
 
@@ -132,7 +133,7 @@ table.where(table.notna(), "–")
 
 # %% [markdown]
 # **Read:** Models, data and epochs may differ between presets, and do. A comparison is fair only within *one* preset:
-# there all systems share the clips, the steps, the decoding and the margin.
+# there all systems share the clips, the steps, the decoding and the margins.
 #
 # Batch size times accumulation is the number of clips per update. A teacher of `–` is the stand-in that notebook 01
 # introduces; for numbers of clips `–` means all. `margin_seconds` is the subject of section 7. To use a preset, set the

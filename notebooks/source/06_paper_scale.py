@@ -17,7 +17,7 @@
 # |---|---|---|
 # | smoke | a minute | 1 GB |
 # | laptop (2 cores) | a few minutes after notebooks 01 to 05; whisper-base and the course's own speech | 5 GB |
-# | colab (one GPU of 16 GB) | not measured yet; estimates in section 7 | at most 15 GB by calculation |
+# | colab (one GPU of 16 GB) | not measured yet; estimates in section 7 | at most 10 GB by calculation (section 7) |
 #
 # On Colab choose a GPU runtime, and keep everything on a drive, **before** the first cell: a runtime that is cut off
 # then finds what it had done (section 5).
@@ -36,7 +36,7 @@
 # %% [markdown]
 # ## 1. What is larger
 #
-# The preset is the only thing that changes. Here are this course's `laptop`, the `colab` of this notebook, and
+# Almost all that changes is the preset. Here are this course's `laptop`, `colab` (section 3 puts other corpora into it), and
 # `paper`, whose grid of jobs is section 7.
 
 # %%
@@ -54,7 +54,7 @@ pd.DataFrame({name: {field: str(getattr(preset, field)) for field in FIELDS} for
 #
 # **Common Voice** (CC0) left the hub in October 2025. With an account at Mozilla Data Collective you accept its terms,
 # download the release of your language as a `.tar.gz`, and put it into the folder of `LAB_DATA`, under `common-voice/`.
-# The paper used release 13.0; any other one is named in every result. **FLEURS** (CC BY 4.0) is open to everybody and
+# The paper used release 13.0; every row of results names its own (column `release`). **FLEURS** (CC BY 4.0) is open to everybody and
 # is fetched from the hub when it is asked for: tables and archives, at a fixed commit. There is no loading script to be
 # trusted, and today's `datasets` would not run one.
 #
@@ -118,8 +118,8 @@ pd.DataFrame([{"id": item.id, "split": item.split, "text": item.text} for item i
 # All six clips are training clips here, for the rule of `common-voice-3k` takes up to 3,000, and they come in the order
 # of their votes. `load_corpus("common-voice-3k", "cs")` decodes the chosen clips once, in parts that a stopped run goes
 # on with, and writes `ids.csv` and `report.json` beside them: everyone who has the release can train on the same clips,
-# and see what was left out and why (missing, empty or unreadable sound, rows that are not rows). Damage is counted and
-# named, it does not stop anything.
+# and see what was left out and why (missing, empty or unreadable sound, rows that are not rows). Damaged rows and clips are
+# counted and named, and stop nothing; a damaged archive or a missing table stops with a message that says what to do.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 6.1: the paper's choice (code)
@@ -133,7 +133,8 @@ pd.DataFrame([{"id": item.id, "split": item.split, "text": item.text} for item i
 # %% [markdown] tags=["hint"]
 # <details><summary>Hint</summary>
 #
-# pandas sorts with quicksort unless told otherwise, and quicksort does not keep the order of equals: `kind="stable"`.
+# `sort_values` takes a list of columns, and for `ascending` a list too: `[False, True]`. Sorted by several columns pandas
+# keeps the order of equals; sorted by a single one only with `kind="stable"`.
 #
 # </details>
 
@@ -179,20 +180,19 @@ pd.DataFrame({key: {"corpus": test.corpus, "split": test.split, "clips": len(lab
 #
 # whisper-large-v2 has 1.5 billion parameters; it says the same about a clip in every epoch, and so it runs **once**
 # over the training clips, in half precision on a GPU (3.1 GB), and its $k$ likeliest words at each position are stored.
-# Then it leaves memory, and every later run of any system reads the files.
+# Then it leaves memory, and every later run that distils reads the files.
 #
 # **Predict:** how many megabytes do 1,000 clips take?
 
 # %%
 outputs = lab.teacher_outputs()
-clips = lab.clips("train", None, lab.preset.train_clips)
 size = outputs.size()
 print(f"{len(outputs)} clips, k = {lab.preset.top_k}: {size['bytes'] / 1e6:.1f} MB, "
       f"{size['bytes_per_1000_clips'] / 1e6:.1f} MB for 1,000 clips")  # fmt: skip
 
 # %% [markdown]
 # How many words $k$ are enough? Notebook 03 has looked at the value of JS and at its gradient. Here is the error of JS
-# for the teacher and the clips of **this** run, measured on one batch against all the words:
+# for the teacher and the clips of **this** run, measured on one batch of validation clips against all the words:
 
 # %%
 import matplotlib.pyplot as plt
@@ -220,8 +220,9 @@ curve.assign(error=100 * curve["error"], outside=100 * curve["outside"]).round(2
 # **Newer teachers.** large-v3 and its turbo variant hear 128 mel bands instead of 80, and their vocabulary has one
 # language more: every token after it has another number than in whisper-small. The library gives each model the
 # features of its own extractor, writes the labels with each one's tokenizer, and maps the teacher's words to the
-# student's by their **text**: `open_lab("colab", teacher="openai/whisper-large-v3")`. A teacher whose words are not the
-# student's is refused.
+# student's by their **text**. To use one, write `lab = open_lab("colab", teacher="openai/whisper-large-v3")` into the last line
+# of the first cell (without a `name`: section 3 knows the preset by its own). A teacher whose words are not the student's is
+# refused.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 6.2: another vocabulary (code)
@@ -287,7 +288,7 @@ for call in ("first", "second"):
         compute_teacher(teacher, eight, lab.train_collator, scratch, lab.preset.top_k, batch_size=2)
     except KeyboardInterrupt as stop:
         print(stop)
-    print(f"{call} call: {len(ran) - ran_before} forward passes, {len(list(scratch.glob('*.safetensors')))} files")
+    print(f"{call} call: {len(ran) - ran_before} forward passes begun, {len(list(scratch.glob('*.safetensors')))} files")
 handle.remove()
 
 # %% [markdown]
@@ -318,20 +319,21 @@ plots.plot_comparison(pd.DataFrame(rows), language)
 #
 # The authors have published their experts for whisper-small (3,000, 10,000 and 28,000 clips a language). They are
 # loaded without running anything that is pickled in their files, become an ordinary transformers Whisper with experts,
-# and are scored on the same tests by the same decoder.
+# and are scored on the same tests by the same decoder. (They saw as many clips as yours only where you have trained on Common
+# Voice: choose the number in `PUBLISHED` accordingly.)
 
 # %%
 from distilwhisper_lib import load_released, set_language
 from distilwhisper_lib.evaluate import transcribe
 from distilwhisper_lib.scoring import count_errors, summarise
 
-PUBLISHED = "naver/multilingual-distilwhisper-10k"
+PUBLISHED = "naver/multilingual-distilwhisper-3k"
 if lab.preset.student == "openai/whisper-small":
     model = load_released(PUBLISHED, [language]).to(lab.device)
     set_language(model, language)
     for key in tests:
         clips = lab.test_clips(key)
-        path = lab.folder / "predictions" / "published" / f"{key.replace('/', '-')}.csv"
+        path = lab.folder / "predictions" / PUBLISHED.replace("/", "--") / f"{key.replace('/', '-')}.csv"
         said = transcribe(model, clips, lab.collator, lab.preset, path, language, label=f"published: {key}")
         scored = summarise(count_errors(list(clips.rows["text"]), list(said["prediction"]), lab.preset.normaliser))
         print(f"{key}: WER {scored['wer']:.1f} [{scored['wer_low']:.1f}, {scored['wer_high']:.1f}]")
@@ -358,9 +360,12 @@ else:
 from distilwhisper_lib.experiments.grid import listing
 from distilwhisper_lib.experiments.jobs import ROWS, make_jobs
 
-jobs = listing(make_jobs("paper", None, None, [77, 78, 79], ROWS))
-print(f"{len(jobs)} jobs, the largest takes {jobs['GB'].max():.0f} GB")
-jobs[[column for column in jobs if column.endswith(" h")]].sum().div(24).round(1).rename("days, one GPU (estimate)")
+planned = make_jobs("paper", None, None, [77, 78, 79], ROWS)
+jobs = listing(planned)
+trainings = sum(job.seed is not None for job in planned)
+print(f"{len(jobs)} jobs, {trainings} of them trainings; the largest takes {jobs['GB'].max():.0f} GB")
+hours = jobs[[column for column in jobs if column.endswith(" h")]].rename(columns=lambda name: name.removesuffix(" h"))
+hours.sum().div(24).round(1).rename("days, one GPU (estimate)")
 
 # %%
 from distilwhisper_lib.experiments.estimates import estimate
@@ -389,6 +394,8 @@ pd.DataFrame(rows).T[["trained M", "GB", "T4 h", "A100 h"]].round(2)
 # million.
 #
 # How many gigabytes (10⁹ bytes) do **fine-tuning** and **experts** take for this, without activations? Two decimals.
+# (The table above counts activations and copies in half precision as well. With them experts take more: their feed-forward
+# blocks are there twice.)
 
 # %% [markdown] tags=["hint"]
 # <details><summary>Hint</summary>
@@ -422,7 +429,7 @@ check(check_memory, fine_tuning_gb, experts_gb)
 #
 # - The paper's training sets are a rule over votes, and the rule can be rebuilt on any release; the release is part of
 #   the result.
-# - A large teacher is needed once. Its outputs are small, go on after a stop, and serve every later run.
+# - A large teacher is needed once. Its outputs are small, go on after a stop, and serve every later run that distils.
 # - Token numbers belong to a tokenizer: newer teachers are mapped by the text of their tokens.
 # - The paper's grid is a list of jobs that can be stopped at any point; what it will cost is an estimate until it is
 #   measured.
@@ -435,5 +442,5 @@ check(check_memory, fine_tuning_gb, experts_gb)
 #
 # ## Where in the library, where in the paper
 #
-# `corpora/` (`common_voice`, `fleurs`, `recordings`), `teacher.py`, `experiments/` (`grid`, `estimates`), `presets.py`.
+# `corpora/` (`common_voice`, `fleurs`, `recorded`), `teacher.py`, `experiments/` (`grid`, `estimates`), `presets.py`.
 # In the paper: the sections on data and on experimental settings, and the table of results by number of clips.

@@ -11,7 +11,7 @@
 # - store a language in a tenth of its size, and test whether that costs anything;
 # - turn experts back into a plain Whisper, and run that in faster-whisper in 8 bits.
 #
-# **Prerequisites:** notebooks 02, 03 and 05. Our variant's run of notebook 03 is used again, or trained here.
+# **Prerequisites:** notebooks 02, 03 and 05; 07 for section 5. Our variant's run of notebook 03 is used again, or trained here.
 #
 # | preset | time | memory |
 # |---|---|---|
@@ -96,8 +96,10 @@ profile.round(3)  # seconds for the batch
 #
 # ## 2. One block for each position
 #
-# In training both blocks are computed and mixed, because the gate is soft and both need a gradient. In use the gate is
-# hard: $g$ is 0 or 1. The authors' code still computes both, for every position, and multiplies one of them by zero.
+# In training both blocks are computed for every position. A soft gate mixes them; a gate that is hard in training, as our
+# variant's, takes one of them, but the gradient that the gate is given is made of the difference of the two outputs. In use
+# the gate is hard: $g$ is 0 or 1, and nothing needs the other block. The authors' code still computes both, for every
+# position, and multiplies one of them by zero.
 #
 # **Predict:** how many multiplications does that take, compared with a plain feed-forward block?
 
@@ -150,8 +152,8 @@ blocks = pd.DataFrame({"operations": work, "seconds": took})
 # %% [markdown]
 # **Read:** in operations *both* is twice the shared block, and *routed* a few per cent above one: what is left is the
 # gate, two thin layers. In seconds gathering and scattering cost something as well. On a CPU the library routes; on a
-# GPU it computes both, because to know how many positions are open the program would have to wait for the GPU in every
-# layer, which costs more than the second block does. For the whole model, on real shapes and with the machine's limit
+# GPU it computes both: to know how many positions are open, the program would have to wait for the GPU in every layer.
+# Which of the two costs less on a GPU has not been measured here. For the whole model, on real shapes and with the machine's limit
 # beside it: `python -m benchmarks.inference`. Its table for the project's own machine:
 
 # %%
@@ -213,11 +215,11 @@ check(check_route, route)
 # %% [markdown]
 # ## 3. The teacher, once
 #
-# The release runs the teacher in every step of every epoch: with large-v2, three times the size of everything else
-# together, which is why it asks for a GPU of 80 GB. But the teacher is frozen and the clips are always the same: what it
+# The release runs the teacher in every step of every epoch: large-v2 has four times as many weights as whisper-small and the
+# experts of a language together. Its scripts ask for a GPU of 80 GB with the teacher, and of 32 GB without. But the teacher is frozen and the clips are always the same: what it
 # says of a clip is computed once and stored, its `top_k` likeliest words a position (notebook 03).
 #
-# **Predict:** how much faster is reading what it said than asking it again? (Here the teacher is as small as the student.)
+# **Predict:** how much faster is reading what it said than asking it again? (At `laptop` the teacher is as small as the student.)
 
 # %%
 from distilwhisper_lib.teacher import forced_logits
@@ -234,7 +236,7 @@ print(f"for {len(some['ids'])} clips: asking {took['ask']:.2f} s, reading {1000 
 print(f"on disk: {size['bytes_per_1000_clips'] / 1e6:.0f} MB for 1,000 clips, top {lab.preset.top_k}")
 
 # %% [markdown]
-# **Read:** over ten epochs asking is paid ten times, storing once. And the teacher's weights need not be in memory while
+# **Read:** in ten epochs (`colab`; four at `laptop`) asking is paid ten times, storing once. And the teacher's weights need not be in memory while
 # the student trains, which counts for more than the time when the teacher is large-v2.
 #
 # ## 4. A language in a tenth of its size
@@ -339,7 +341,7 @@ plots.plot_trials(forms)
 # difference are gone, WER is **lower** by three points, not decided: what the small singular values hold may be what the
 # expert has learnt by heart. Or it is luck: these are few clips.
 #
-# The same on the whole in-domain test, run once (`python -m benchmarks.smaller`, fp32):
+# The same on the 160 in-domain clips of notebook 05, run once (`python -m benchmarks.smaller`, fp32):
 
 # %%
 whole = pd.read_csv(REPOSITORY / "results" / "reference" / "laptop" / "studies" / "smaller.csv")
@@ -356,7 +358,7 @@ stored[["megabytes", "n", "wer", "wer_low", "wer_high", "difference", "low", "hi
 # LoRA, and are level with whole experts at the size of the row "low-rank 64".
 
 # %% [markdown] tags=["exercise"]
-# ### Exercise 8.2: what fits (calculation)
+# ### Exercise 8.2: what fits (by hand)
 #
 # ●○○ · 10 minutes · *you learn what a rank costs*
 #
@@ -411,8 +413,8 @@ plots.plot_gate_layers({system: {stack: list(rows["open"]) for stack, rows in sh
 # expert is kept.*
 
 # %%
-print(f"positions that go where most of their layer go: {shares['agree'].mean():.0%}")
-shares.round(2)
+print(f"positions that go where most of their layer go, mean over the layers: {shares['agree'].mean():.0%}")
+shares.assign(layer=shares["layer"] + 1).round(2)
 
 # %% [markdown]
 # `bake` keeps, layer by layer, the block that most positions take, and throws the rest away, gates included. A layer
@@ -438,7 +440,8 @@ table_of(deployed, "routed").set_index("trial")[shown].round(1)
 # fixed in a model that still routes elsewhere (`fix_gates`), where they cost nothing.
 #
 # A model whose gates should agree can be trained for it: `lab.train("distilwhisper-released", agreement=1.0)` adds a term
-# that is zero where all positions of a layer choose the same block. On the whole in-domain test, from the same study:
+# that is zero only where the gates of a layer, soft as they are in training, are all 0 or all 1, and largest where their mean
+# is a half. On the same 160 in-domain clips, from the same study:
 
 # %%
 gates = whole[whole["form"].isin(["fp32, routed", "baked"])].set_index(["system", "agreement", "form"])
@@ -578,7 +581,7 @@ for name in FORMS:
 #   measure what that costs, in pairs.
 # - Where the gates of a layer agree, they need not be there: a baked model is a plain Whisper, and runs wherever Whisper
 #   runs.
-# - For short clips look at the window first: 30 s of silence cost more than gates or experts do.
+# - For short clips look at the window first: the silence that fills 30 s costs more than gates or experts do.
 #
 # ## Glossary
 # - *routing*: sending each position through one of several blocks.
