@@ -469,6 +469,9 @@ def test_seeds_are_other_runs(lab):
     pairs = pd.read_csv(lab.results / "studies" / "seeds-paired.csv")
     assert len(pairs) == 6 and set(zip(pairs["first"], pairs["other"], strict=True)) == {
         ("distilwhisper", "lora"), ("distilwhisper", LOW_RANK.name), (LOW_RANK.name, "lora")}
+    study.seeds(lab, ["clsr-ft", "distilwhisper-released"], [77])  # distillation alone
+    pairs = pd.read_csv(lab.results / "studies" / "seeds-paired.csv")
+    assert set(pairs["first"]) == {"distilwhisper-released"} and list(pairs["other"]) == ["clsr-ft", "clsr-ft"]
     found = study.seeds(lab, ["lora", "distilwhisper"], [77, 78])
     folder = lab.results / "studies"
     pairs, curves = (pd.read_csv(folder / f"seeds-{name}.csv") for name in ("paired", "validation"))

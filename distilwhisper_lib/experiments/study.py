@@ -17,14 +17,14 @@ import pandas as pd
 from ..comparison import counts, paired, score
 from ..fidelity import FIDELITIES
 from ..lab import Lab
-from ..presets import Preset, get_preset
+from ..presets import Preset, get_preset, whole_file
 from ..record import run_record, write_json
 from ..scoring import paired_difference
 from ..systems import LOW_RANK, TRAINED, get_system
 from ..testsets import DOMAINS
 
 FACTORS = (0.5, 1, 2)  # of the preset's learning rate: three trials a system
-OURS = "distilwhisper"
+OURS, POOLED = "distilwhisper", "distilwhisper-released"
 CHANGES = ({}, {"hard": False}, {"hard": False, "noise": 5.0}, {"noise": 0.0}, {"noise": 5.0}, {"budget": 0.5},
            {"budget": 1.0}, {"per_stack": False}, {"expert_dropout": 0.3}, {"gate_dropout": 0.1}, {"skip_gate": 0.2},
            {"divergence": "kl"}, {"divergence": "none"}, {"temperature": 2.0})  # fmt: skip
@@ -54,7 +54,7 @@ def variants(lab: Lab, changes: tuple[dict, ...] = CHANGES) -> pd.DataFrame:
     return _compared(lab, "variants", OURS, trials)
 
 
-def fidelity(lab: Lab, system: str = "distilwhisper-released") -> pd.DataFrame:
+def fidelity(lab: Lab, system: str = POOLED) -> pd.DataFrame:
     """Train a system corrected, as in the paper, as released and with each difference alone; return the scores.
 
     difference, low, high: of WER, to the corrected one, paired. Each run's validation_loss is over the labels that it
@@ -108,8 +108,8 @@ def best_rates(lab: Lab) -> dict[str, float]:
 def seeds(lab: Lab, systems: list[str], numbers: list[int]) -> pd.DataFrame:
     """Train every system with every seed; return a row of scores per seed and domain.
 
-    seeds.csv has these rows; seeds-paired.csv the differences between our variant, and low-rank experts if asked for,
-    and the others over all seeds; seeds-validation.csv the cross-entropy on validation after each epoch.
+    seeds.csv has these rows; seeds-paired.csv the differences between our variant, the pooled budget and low-rank
+    experts, as far as they are asked for, and the others over all seeds; seeds-validation.csv the cross-entropy on validation after each epoch.
     """
     domains = [key for key, test in lab.test_sets.items() if test.name in DOMAINS]
     rows, curves = [], []
@@ -123,7 +123,7 @@ def seeds(lab: Lab, systems: list[str], numbers: list[int]) -> pd.DataFrame:
             rows += [score(lab, system, key, seed=seed) | called for key in domains]
             write_study(lab, "seeds", rows)
     pairs = []
-    for first in (OURS, LOW_RANK.name):
+    for first in (OURS, POOLED, LOW_RANK.name):
         others = [system for system in systems if system not in (first, OURS)]
         if first in systems:
             pairs += paired(lab, others, first, numbers).to_dict("records")
@@ -134,8 +134,8 @@ def seeds(lab: Lab, systems: list[str], numbers: list[int]) -> pd.DataFrame:
 def write_study(lab: Lab, name: str, rows: list[dict]) -> None:
     """Write the rows so far as studies/<name>.csv, and the record of the runs beside it."""
     folder = lab.results / "studies"
-    folder.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False, float_format="%.4g")
+    with whole_file(folder / f"{name}.csv") as part:
+        pd.DataFrame(rows).to_csv(part, index=False, float_format="%.4g")
     write_json(folder / f"{name}.json", run_record(lab.preset, lab.steps(), {}, {}))
 
 
