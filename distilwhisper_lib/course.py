@@ -172,9 +172,8 @@ def finish(lab: Lab) -> None:
     with pd.option_context("display.width", 200, "display.max_columns", 20):
         print(f"\n{main_table(table, lab.preset.language)}\n")
     print(f"WER and CER in %, 95 % bootstrap intervals in brackets; normaliser {table['normaliser'].dropna().iloc[0]}")
-    print(f"report:    {report}\nnotebooks: {lab.results / 'notebooks'}\npictures:  {lab.results / 'figures'}")
-    print(f"tables:    {lab.results / 'comparison.csv'} {lab.results / 'paired.csv'}")
-    print(f"record:    {lab.results / 'run.json'}")
+    parts = ("notebooks", "comparison.csv", "paired.csv", "figures", "run.json")
+    print("report, notebooks, tables, pictures, record:", report, *(lab.results / part for part in parts), sep="\n  ")
 
 
 def main() -> None:

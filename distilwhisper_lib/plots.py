@@ -144,17 +144,18 @@ def plot_curves(logs: dict[str, list[dict]], keys: tuple[str, ...] = ("loss",)) 
     return figure
 
 
-def plot_gate_layers(shares: dict[str, dict[str, list[float]]], budgets: Iterable[float] = (0.5,)) -> Figure:
+def plot_gate_layers(shares: dict[str, dict[str, list[float]]], budgets: Iterable[float] = (0.5,),
+                     line: str = "budget") -> Figure:  # fmt: skip
     """Draw the share of positions that go to the expert, by layer, and the budgets that training held them to.
 
-    shares: label -> {"encoder": [...], "decoder": [...]}, between 0 and 1.
+    shares: label -> {"encoder": [...], "decoder": [...]}, between 0 and 1; line: what the lines are called.
     """
     figure, axes = new_figure(WIDE, 2, sharey=True)
     for ax, stack in zip(axes, ("encoder", "decoder"), strict=True):
         layers = [str(i + 1) for i in range(max(len(share[stack]) for share in shares.values()))]
         grouped_bars(ax, layers, {name: (100 * np.asarray(s[stack], float), None) for name, s in shares.items()})
         for budget, style in zip(budgets, cycle((":", "--", "-.")), strict=False):
-            ax.axhline(100 * budget, color="#888888", linestyle=style, linewidth=1, label=f"budget {budget:g}")
+            ax.axhline(100 * budget, color="#888888", linestyle=style, linewidth=1, label=f"{line} {budget:g}")
         ax.set(title=stack, xlabel="layer", ylim=(0, 103))
     axes[0].set_ylabel("positions routed to the expert (%)")
     add_legend(figure, axes[0])

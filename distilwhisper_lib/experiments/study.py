@@ -109,7 +109,8 @@ def seeds(lab: Lab, systems: list[str], numbers: list[int]) -> pd.DataFrame:
     """Train every system with every seed; return a row of scores per seed and domain.
 
     seeds.csv has these rows; seeds-paired.csv the differences between our variant, the pooled budget and low-rank
-    experts, as far as they are asked for, and the others over all seeds; seeds-validation.csv the cross-entropy on validation after each epoch.
+    experts, as far as they are asked for, and the others over all seeds; seeds-validation.csv the cross-entropy on
+    validation after each epoch.
     """
     domains = [key for key, test in lab.test_sets.items() if test.name in DOMAINS]
     rows, curves = [], []

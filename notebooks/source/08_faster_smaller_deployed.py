@@ -406,7 +406,7 @@ batches = [lab.collator([calibration[i] for i in rows])
            for rows in length_batches(calibration.durations, lab.preset.eval_batch_size)]  # fmt: skip
 shares = gate_shares(model, language, batches)
 plots.plot_gate_layers({system: {stack: list(rows["open"]) for stack, rows in shares.groupby("stack", sort=False)}},
-                       budgets=(0.5,))  # fmt: skip
+                       budgets=(0.5,), line="threshold")  # fmt: skip
 
 # %% [markdown]
 # *The picture: share of positions that go to the expert, by layer; above the line, here the threshold of 0.5, the
