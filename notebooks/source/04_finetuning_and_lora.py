@@ -252,10 +252,10 @@ tried["learning_rate"] = tried["learning_rate"].map("{:g}".format)
 tried.set_index(settings)[results].round(2)
 
 # %% [markdown]
-# **Read:** with soft gates the release's noise of 5 leaves the gates at 0.6 after four epochs, far from the budget of 0.8 (the
-# last two columns are the mean gates of training at its end); with a noise of 1 they get near it, and WER falls by four
-# points. Without any noise it is no better. Gates that are hard in training too gain another three points (decided in
-# pairs: notebook 07). The row with soft gates and noise 1 stands there twice: the run was repeated. The two differ by
+# **Read:** with soft gates the release's noise of 5 leaves the gates at 0.6 after four epochs, far from the budget of 0.8
+# (the last two columns are the mean gates of training at its end); with a noise of 1 they get near it, and WER falls by
+# four points. Without any noise it is no better. Gates that are hard in training too gain another three points (decided
+# in pairs: notebook 07). The row with soft gates and noise 1 stands there twice: the run was repeated. The two differ by
 # 0.7 points, which is how far two runs of one setting can lie apart, even with the same seed.
 #
 # Two traps of training are shown elsewhere: gradient accumulation, which today's Trainer scales wrongly for
@@ -285,12 +285,12 @@ plot_curves(logs, ("ce", "eval_loss"))
 # *Figure: on the left the smoothed cross-entropy on the training clips, on the right the plain cross-entropy on
 # validation after each epoch, one line for each system.*
 #
-# Look at the right-hand side first. A line that still falls at its end belongs to a system that is not converged;
-# a line that rises belongs to one that has begun to learn its training clips by heart. **Read:** fine-tuning's line
-# is flat after the second epoch and rises in the fourth, LoRA's rises a little in the fourth; both have had enough, and more
-# clips would help them more than more epochs. The experts start far behind, for their rate is high and their gates are noisy, and still fall at the end.
-# (CE is not WER: it says how well the model guesses forced texts, and WER what `generate` writes. Fine-tuning and the
-# experts end at the same CE; compare their WERs in the next section.)
+# Look at the right-hand side first. A line that still falls at its end belongs to a system that is not converged; a line
+# that rises belongs to one that has begun to learn its training clips by heart. **Read:** fine-tuning's line is flat
+# after the second epoch and rises in the fourth, LoRA's rises a little in the fourth; both have had enough, and more
+# clips would help them more than more epochs. The experts start far behind, for their rate is high and their gates are
+# noisy, and still fall at the end. (CE is not WER: it says how well the model guesses forced texts, and WER what
+# `generate` writes. Fine-tuning and the experts end at the same CE; compare their WERs in the next section.)
 
 # %% [markdown]
 # ## 5. In-domain and out-of-domain

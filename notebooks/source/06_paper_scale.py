@@ -54,9 +54,9 @@ pd.DataFrame({name: {field: str(getattr(preset, field)) for field in FIELDS} for
 #
 # **Common Voice** (CC0) left the hub in October 2025. With an account at Mozilla Data Collective you accept its terms,
 # download the release of your language as a `.tar.gz`, and put it into the folder of `LAB_DATA`, under `common-voice/`.
-# The paper used release 13.0; every row of results names its own (column `release`). **FLEURS** (CC BY 4.0) is open to everybody and
-# is fetched from the hub when it is asked for: tables and archives, at a fixed commit. There is no loading script to be
-# trusted, and today's `datasets` would not run one.
+# The paper used release 13.0; every row of results names its own (column `release`). **FLEURS** (CC BY 4.0) is open to
+# everybody and is fetched from the hub when it is asked for: tables and archives, at a fixed commit. There is no loading
+# script to be trusted, and today's `datasets` would not run one.
 #
 # A release of Common Voice is a folder with tables and MP3 files. The table of a made-up one:
 
@@ -218,10 +218,10 @@ curve.assign(error=100 * curve["error"], outside=100 * curve["outside"]).round(2
 # teacher that is less sure (a language that it knows less) needs a larger $k$.
 #
 # **Newer teachers.** large-v3 and its turbo variant hear 128 mel bands instead of 80, and their vocabulary has one
-# language more: every token after it has another number than in whisper-small. The library gives each model the
-# features of its own extractor, writes the labels with each one's tokenizer, and maps the teacher's words to the
-# student's by their **text**. To use one, write `lab = open_lab("colab", teacher="openai/whisper-large-v3")` into the last line
-# of the first cell (without a `name`: section 3 knows the preset by its own). A teacher whose words are not the student's is
+# language more: every token after it has another number than in whisper-small. The library gives each model the features
+# of its own extractor, writes the labels with each one's tokenizer, and maps the teacher's words to the student's by
+# their **text**. To use one, write `lab = open_lab("colab", teacher="openai/whisper-large-v3")` into the last line of the
+# first cell (without a `name`: section 3 knows the preset by its own). A teacher whose words are not the student's is
 # refused.
 
 # %% [markdown] tags=["exercise"]

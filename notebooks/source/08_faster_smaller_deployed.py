@@ -11,7 +11,8 @@
 # - store a language in a tenth of its size, and test whether that costs anything;
 # - turn experts back into a plain Whisper, and run that in faster-whisper in 8 bits.
 #
-# **Prerequisites:** notebooks 02, 03 and 05; 07 for section 5. Our variant's run of notebook 03 is used again, or trained here.
+# **Prerequisites:** notebooks 02, 03 and 05; 07 for section 5. Our variant's run of notebook 03 is used again, or trained
+# here.
 #
 # | preset | time | memory |
 # |---|---|---|
@@ -26,8 +27,7 @@
 #
 # A transcription is one pass through the encoder, then one pass of the decoder for each token. We time both parts for a
 # batch of clips, with experts off and on. A single measurement says little on a busy machine: we take the median of
-# several rounds. (The experts of this notebook are those of our variant; its committed outputs, and the tables it reads, were
-# made when that variant's gates were soft in training.)
+# several rounds. (The experts of this notebook are those of our variant.)
 #
 # **Predict:** which costs more for these clips, the encoder or some tokens? And what do experts add to each?
 
@@ -151,10 +151,10 @@ blocks = pd.DataFrame({"operations": work, "seconds": took})
 
 # %% [markdown]
 # **Read:** in operations *both* is twice the shared block, and *routed* a few per cent above one: what is left is the
-# gate, two thin layers. In seconds gathering and scattering cost something as well. On a CPU the library routes; on a
-# GPU it computes both: to know how many positions are open, the program would have to wait for the GPU in every layer.
-# Which of the two costs less on a GPU has not been measured here. For the whole model, on real shapes and with the machine's limit
-# beside it: `python -m benchmarks.inference`. Its table for the project's own machine:
+# gate, two thin layers. In seconds gathering and scattering cost something as well. On a CPU the library routes; on a GPU
+# it computes both: to know how many positions are open, the program would have to wait for the GPU in every layer. Which
+# of the two costs less on a GPU has not been measured here. For the whole model, on real shapes and with the machine's
+# limit beside it: `python -m benchmarks.inference`. Its table for the project's own machine:
 
 # %%
 from distilwhisper_lib.presets import REPOSITORY
@@ -215,11 +215,13 @@ check(check_route, route)
 # %% [markdown]
 # ## 3. The teacher, once
 #
-# The release runs the teacher in every step of every epoch: large-v2 has four times as many weights as whisper-small and the
-# experts of a language together. Its scripts ask for a GPU of 80 GB with the teacher, and of 32 GB without. But the teacher is frozen and the clips are always the same: what it
-# says of a clip is computed once and stored, its `top_k` likeliest words a position (notebook 03).
+# The release runs the teacher in every step of every epoch: large-v2 has four times as many weights as whisper-small and
+# the experts of a language together. Its scripts ask for a GPU of 80 GB with the teacher, and of 32 GB without. But the
+# teacher is frozen and the clips are always the same: what it says of a clip is computed once and stored, its `top_k`
+# likeliest words a position (notebook 03).
 #
-# **Predict:** how much faster is reading what it said than asking it again? (At `laptop` the teacher is as small as the student.)
+# **Predict:** how much faster is reading what it said than asking it again? (At `laptop` the teacher is as small as the
+# student.)
 
 # %%
 from distilwhisper_lib.teacher import forced_logits
@@ -236,8 +238,8 @@ print(f"for {len(some['ids'])} clips: asking {took['ask']:.2f} s, reading {1000 
 print(f"on disk: {size['bytes_per_1000_clips'] / 1e6:.0f} MB for 1,000 clips, top {lab.preset.top_k}")
 
 # %% [markdown]
-# **Read:** in ten epochs (`colab`; four at `laptop`) asking is paid ten times, storing once. And the teacher's weights need not be in memory while
-# the student trains, which counts for more than the time when the teacher is large-v2.
+# **Read:** in ten epochs (`colab`; four at `laptop`) asking is paid ten times, storing once. And the teacher's weights
+# need not be in memory while the student trains, which counts for more than the time when the teacher is large-v2.
 #
 # ## 4. A language in a tenth of its size
 #
@@ -341,7 +343,7 @@ plots.plot_trials(forms)
 # difference are gone, WER is **lower** by three points, not decided: what the small singular values hold may be what the
 # expert has learnt by heart. Or it is luck: these are few clips.
 #
-# The same on the 160 in-domain clips of notebook 05, run once (`python -m benchmarks.smaller`, fp32):
+# The same on the 160 in-domain clips of notebook 05, run once (`python -m benchmarks.smaller`):
 
 # %%
 whole = pd.read_csv(REPOSITORY / "results" / "reference" / "laptop" / "studies" / "smaller.csv")
@@ -349,13 +351,14 @@ stored = whole[(whole["system"] == "distilwhisper") & (whole["form"] != "baked")
 stored[["megabytes", "n", "wer", "wer_low", "wer_high", "difference", "low", "high"]].round(1)
 
 # %% [markdown]
-# **Read:** it was luck. On 160 clips not one word changes in 16 and in 8 bits, and each cut of the rank costs more than the
-# one before, up to three points at rank 16; each interval still holds zero, if only just. So 8 bits are free, and rank 128
-# (50 MB for a language of whisper-small) loses less than these clips can show.
+# **Read:** on 160 clips 16 and 8 bits cost nothing (a few words change, as many for the better as for the worse), and
+# each cut of the rank costs more than the one before: half a point at rank 128 (50 MB for a language of whisper-small),
+# one at rank 64, neither decided, and three and a half at rank 16, which is.
 #
 # These ranks are of a difference that was trained without any thought of rank. Experts can also be trained at a low rank
-# from the start (`ExpertSettings(rank=64)`), with as many weights as LoRA of the same rank: in notebook 05 they stand beside
-# LoRA, and are level with whole experts at the size of the row "low-rank 64".
+# from the start (`ExpertSettings(rank=64)`), with as many weights as LoRA of the same rank: in notebook 05, section 8, they
+# stand beside LoRA (these with soft gates still). They are level with whole experts, at the size of the row "low-rank 64";
+# in-domain LoRA is better than they are, and that is decided.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 8.2: what fits (by hand)
