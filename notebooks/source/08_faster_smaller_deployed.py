@@ -17,7 +17,7 @@
 # | preset | time | memory |
 # |---|---|---|
 # | smoke | a minute | 1 GB |
-# | laptop (2 cores) | 12 min after notebooks 01 to 05 (without bf16, other work beside it) | 4 GB |
+# | laptop (2 cores) | 4 min after notebooks 01 to 05, with other work beside it | 4 GB |
 # | colab (one GPU) | not measured yet | not measured yet |
 
 # %% tags=["setup"]
@@ -90,8 +90,8 @@ profile.round(3)  # seconds for the batch
 
 # %% [markdown]
 # **Read:** the last column is what experts cost. With few clips and a short batch it is noisy: anything within some per
-# cent of one is no difference. Here the tokens cost more than the encoder, for each of them reads all of the decoder's
-# weights. The paper promises "negligible overhead"; whether that holds depends on what the code does
+# cent of one is no difference. In the reference run the encoder costs more than three times as much as 16 tokens, and experts
+# add some six per cent to both. The paper promises "negligible overhead"; whether that holds depends on what the code does
 # with a position that goes to its expert. That is the next section.
 #
 # ## 2. One block for each position
@@ -150,11 +150,12 @@ blocks = pd.DataFrame({"operations": work, "seconds": took})
 (blocks / blocks.loc["shared alone"]).round(2)  # times the shared block
 
 # %% [markdown]
-# **Read:** in operations *both* is twice the shared block, and *routed* a few per cent above one: what is left is the
-# gate, two thin layers. In seconds gathering and scattering cost something as well. On a CPU the library routes; on a GPU
-# it computes both: to know how many positions are open, the program would have to wait for the GPU in every layer. Which
-# of the two costs less on a GPU has not been measured here. For the whole model, on real shapes and with the machine's
-# limit beside it: `python -m benchmarks.inference`. Its table for the project's own machine:
+# **Read:** in operations *both* is twice the shared block, and *routed* two per cent above one: what is left is the gate, two
+# thin layers. In seconds it is some per cent more. On a CPU the library routes; on a GPU it computes both: to know how many
+# positions are open, the program would have to wait for the GPU in every layer. Which of the two costs less on a GPU has not
+# been measured here. For the whole model, on real shapes and with the machine's limit beside it: `python -m
+# benchmarks.inference`. Its table for the project's own machine, where half of the gates are open, drawn anew for each
+# position (the hardest case):
 
 # %%
 from distilwhisper_lib.presets import REPOSITORY
@@ -162,6 +163,11 @@ from distilwhisper_lib.presets import REPOSITORY
 kept = REPOSITORY / "results" / "reference" / "benchmarks"
 shown = ["size", "batch", "compiled", "work", "run", "times plain", "times floor", "processor"]
 pd.read_csv(kept / "inference.csv")[shown].round(2)
+
+# %% [markdown]
+# **Read:** *routed* takes as long as plain Whisper but for some per cent (seven for whisper-small in one pass), *mixed*, both
+# blocks, 16 to 39 per cent more. Compiled by `torch.compile` routing has hardly any advantage left (1.34 against 1.39): for
+# that, bake first (section 5).
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 8.1: more than two blocks (code)
@@ -276,8 +282,9 @@ rounded = (after / plain_step).round() * plain_step
 print(f"8 bits, of the expert itself: {(rounded - after).norm() / difference.norm():.0%}")
 
 # %% [markdown]
-# **Read:** both lines are errors relative to what training has learnt. Rounding the expert itself would drown much of it;
-# rounding the difference keeps nearly all. As a product of two **thin matrices** the difference takes less still, at the
+# **Read:** both lines are errors relative to what training has learnt (in one weight of the 24: `fc1` of the last decoder
+# layer). Rounding the expert itself leaves an error of 16 % of it, more than twenty times as much as rounding the difference
+# (0.7 %). As a product of two **thin matrices** the difference takes less still, at the
 # price that the singular values behind the rank are lost:
 
 # %%
@@ -339,9 +346,8 @@ plots.plot_trials(forms)
 # *The picture: WER of one trained language, stored in five ways; the dotted line is fp32.*
 #
 # **Read:** look at the last column: a form costs something where its interval leaves out zero. In the reference run (48
-# clips) none does. In 8 bits not a word changes, at a quarter of the size. At rank 16, where seven tenths of the
-# difference are gone, WER is **lower** by three points, not decided: what the small singular values hold may be what the
-# expert has learnt by heart. Or it is luck: these are few clips.
+# clips) only rank 16 comes near that: five points, with an interval that begins at zero. 16 and 8 bits change a few errors,
+# one for the better and one for the worse. But these are few clips.
 #
 # The same on the 160 in-domain clips of notebook 05, run once (`python -m benchmarks.smaller`):
 
@@ -438,7 +444,7 @@ table_of(deployed, "routed").set_index("trial")[shown].round(1)
 
 # %% [markdown]
 # **Read:** if the last column leaves zero out, baking has cost, or gained, something. In the reference run 99 % of the
-# positions go where most of their layer go, one decoder layer has shut its expert out, and baking changes nothing that can
+# positions go where most of their layer go, one decoder layer keeps its expert for 7 % of its positions only, and baking changes nothing that can
 # be seen. That is no surprise after notebook 07: all gates open was as good there. Gates that agree completely can also be
 # fixed in a model that still routes elsewhere (`fix_gates`), where they cost nothing.
 #
@@ -451,9 +457,11 @@ gates = whole[whole["form"].isin(["fp32, routed", "baked"])].set_index(["system"
 gates[["agree", "wer", "wer_low", "wer_high", "difference", "low", "high"]].round(2)
 
 # %% [markdown]
-# **Read:** the gates of the pooled budget agree less, on 96 % of the positions, and with the term on 98 %; it costs the
-# routed model nothing that can be seen. Nor does baking, in any of the three: all intervals hold zero. So here the term is
-# not needed; where gates disagree more, measure again.
+# **Read:** the gates of the pooled budget agree less, on 97 % of the positions in the mean over the layers, and with the term
+# on 99 %. And yet of the three only the last one loses by baking, two points, decided; the one whose gates agree least loses
+# nothing. So the share that agrees does not say what baking will cost: few positions can matter much, for instance those at
+# the beginning of a text, on which all others depend. Measure it for your own model. (One training each. What the term costs
+# the routed model was not compared in pairs.)
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 8.3: what baking changes (code)
@@ -564,11 +572,12 @@ for name, say in engines.items():
 pd.DataFrame(rows).set_index("engine")[["real-time factor", "wer", "wer_low", "wer_high", "cer"]].round(2)
 
 # %% [markdown]
-# **Read:** three things differ between the rows. The **window**: cut to the clip and a margin it takes little more
-# than half of the time of Whisper's 30 s. **Baking**: it saves the gates, and a language's other weights
-# in memory. The **engine**: compare the rows with 30 s. In the reference run (2 cores, fp32) faster-whisper in 8 bits takes
-# less than half of the time that transformers takes for the same window, and still less than transformers with the short
-# one; all of them keep up with speech. With so few clips WER only tells whether something is broken.
+# **Read:** three things differ between the rows. The **window**: cut to the clip and a margin it takes little more than half
+# of the time of Whisper's 30 s. **Baking**: it saves the gates, some per cent, and a language's other weights in memory. The
+# **engine**: compare the rows with 30 s. In the reference run (2 cores, bf16) faster-whisper in 8 bits takes a tenth to a
+# fifth less than transformers for the same window (in an earlier run in fp32 it took less than half), and more than
+# transformers with the short one; all of them keep up with speech. With so few clips WER only tells whether something is
+# broken.
 
 # %%
 for name in FORMS:
