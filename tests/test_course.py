@@ -1,7 +1,8 @@
-"""The course's clock: what a notebook took includes the runs of it that were stopped."""
+"""The course's clock, which counts the runs of a notebook that were stopped; and notebooks that are whole or not there."""
 
 import json
 
+import nbformat
 import pytest
 from distilwhisper_lib import course
 from distilwhisper_lib.lab import Lab
@@ -46,3 +47,20 @@ def test_the_time_of_a_notebook_counts_its_stopped_run(clock, tmp_path, monkeypa
     assert not (lab.results / "timing.json").exists()
     course.run_course(lab, ["03"])
     assert json.loads((lab.results / "timing.json").read_text()) == {"03_distillation": 80}
+
+
+def test_a_notebook_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path, folder = tmp_path / "00_a.ipynb", tmp_path / "results"
+    nbformat.write(nbformat.v4.new_notebook(), path)
+    monkeypatch.setattr(course.Runner, "execute", lambda self: None)
+
+    def killed(notebook, target):
+        target.write_text('{"cells": ')
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(course.nbformat, "write", killed)
+        course.run_notebook(path, folder, None)
+    assert not (folder / path.name).exists()
+    assert course.run_notebook(path, folder, None) and not course.run_notebook(path, folder, None)
+    assert sorted(file.name for file in folder.iterdir()) == [path.name]
