@@ -24,6 +24,8 @@ from .training import Training, steps_here
 def one(run: str, size: str, teacher: str, batch: int) -> dict:
     """Return the peak of one run in GB, and its floor; to be called in a fresh process."""
     device = pick_device()
+    if device.type == "cpu" and not Path("/proc/self/clear_refs").exists():
+        raise OSError("this benchmark needs Linux, or a GPU: elsewhere the peak of memory can't begin anew")
     before = 0.0 if device.type == "cuda" else psutil.Process().memory_info().rss / 1e9
     training, steps = Training(size, teacher, batch), ()
     if run == "library":
