@@ -29,8 +29,7 @@ def mixed_precision(device: torch.device) -> str:
 
     The variable LAB_PRECISION overrides it. A T4 reports bf16 by emulation, so its compute capability decides.
     """
-    forced = os.environ.get("LAB_PRECISION")
-    if forced:
+    if forced := os.environ.get("LAB_PRECISION"):
         if forced not in ("bf16", "fp16", "no"):
             raise ValueError(f"LAB_PRECISION is {forced!r}: use bf16, fp16 or no")
         return forced
@@ -66,6 +65,20 @@ def weights_cast_once(model) -> Iterator[None]:
     finally:
         for weight in frozen:
             weight.requires_grad_(False)
+
+
+@contextlib.contextmanager
+def ordered_sums() -> Iterator[None]:
+    """Let torch add up in one order within the block, where it has a way to: a training gives the same bits again.
+
+    Without it the gradient of the decoder's positions, which full fine-tuning needs, is summed by the processor's
+    cores as they come, and the rounding differs from run to run.
+    """
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -11,7 +11,7 @@ from matplotlib.patheffects import withStroke
 from .presets import whole_file
 from .systems import EVERY
 
-WIDE, SQUARE = (9, 4), (6, 5)  # inches
+WIDE = (9, 4)  # inches
 DPI = 100
 OTHERS = ("#4c956c", "#8e6c8a", "#b08968", "#5fa8a0", "#c06c84", "#6c757d")  # colours of what is not a system
 

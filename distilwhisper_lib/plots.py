@@ -11,18 +11,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .drawing import (
-    SQUARE, WIDE, add_legend, colours_of, error_bars, grouped_bars, label_of, new_figure, save_figure,
-)  # fmt: skip
+from .drawing import WIDE, add_legend, colours_of, error_bars, grouped_bars, label_of, new_figure
+from .drawing import save_figure as save_figure
 from .scoring import summarise
 from .systems import SYSTEMS
 from .testsets import DOMAINS
 
-__all__ = [
-    "SQUARE", "WIDE", "forgetting_matrix", "plot_comparison", "plot_cost", "plot_curves", "plot_error_kinds",
-    "plot_forgetting", "plot_gap", "plot_gate_layers", "plot_gate_positions", "plot_log_mel", "plot_waveform",
-    "plot_wer_by", "save_figure",
-]  # fmt: skip
 KINDS = {"deletions": "#4c72b0", "substitutions": "#b0b0b0", "insertions": "#c44e52"}
 AXES = {"loss": "training loss (nats)", "ce": "CE, smoothed (nats a token)", "kd": "JS to the teacher (nats a token)",
         "budget": "gate budget loss", "gate_encoder": "mean g, encoder", "gate_decoder": "mean g, decoder",

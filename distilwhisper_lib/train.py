@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from .batches import Clips, Collator, LengthOrder, length_batches, position_masks
 from .clsr import ExpertSettings, clsr_blocks, last_gates, set_noise
-from .device import PROCESSES, RANK, mixed_precision, peak_memory_gb, pick_device, release_memory
+from .device import PROCESSES, RANK, mixed_precision, ordered_sums, peak_memory_gb, pick_device, release_memory
 from .evaluate import transcribe
 from .fidelity import Fidelity
 from .losses import IGNORED, cross_entropy, gate_agreement_loss, gate_budget_loss, top_k_divergence, total_loss
@@ -261,7 +261,7 @@ def train_system(system: System, folder: Path, preset: Preset, objective: Object
     trainer = make_trainer(model, arguments, objective, clips, validation, collator,
                            [Progress(f"train {label or system.name}"), clock],
                            scored if preset.keep == "best" else None)  # fmt: skip
-    with disk_errors(folder):
+    with disk_errors(folder), ordered_sums():
         trainer.train(resume_from_checkpoint=resumed)
         if RANK == 0:
             save_trained(model, system, folder / "model")

@@ -1,4 +1,4 @@
-"""Memory that a run has freed goes back to the system; autocast casts frozen weights once."""
+"""Memory that a run has freed goes back; autocast casts frozen weights once; gradients are summed in one order."""
 
 import contextlib
 import platform
@@ -6,7 +6,7 @@ import platform
 import psutil
 import pytest
 import torch
-from distilwhisper_lib.device import peak_memory_gb, release_memory, reset_peak_memory, weights_cast_once
+from distilwhisper_lib.device import ordered_sums, peak_memory_gb, release_memory, reset_peak_memory, weights_cast_once
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -56,3 +56,17 @@ def test_frozen_weights_are_cast_once_under_autocast_and_are_frozen_afterwards()
     with pytest.raises(KeyError), weights_cast_once(linear):
         raise KeyError
     assert not linear.weight.requires_grad
+
+
+def test_gradients_of_positions_are_summed_in_one_order_whatever_the_threads():
+    torch.manual_seed(0)
+    weight, threads = torch.randn(64, 512, requires_grad=True), torch.get_num_threads()
+    positions, upstream = torch.arange(60).repeat(32, 1), torch.randn(32, 60, 512)
+    torch.set_num_threads(4)
+    try:
+        with ordered_sums():
+            sums = {torch.autograd.grad((weight[positions] * upstream).sum(), weight)[0].numpy().tobytes()
+                    for _ in range(30)}  # fmt: skip
+    finally:
+        torch.set_num_threads(threads)
+    assert len(sums) == 1 and not torch.are_deterministic_algorithms_enabled()

@@ -330,13 +330,18 @@ def test_what_each_system_trains(name, trains):
 
 
 def test_runs_of_the_same_seed_are_alike_and_others_are_not(clips, collator, tmp_path):
-    states = []
+    states, ordered = [], set()
+
+    def noting(items):
+        ordered.add(torch.are_deterministic_algorithms_enabled())  # see tests/test_device.py
+        return collator(items)
+
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         torch.manual_seed(hash(name) % 1000)  # whatever the program has drawn before
-        folder = train_system(get_system("clsr-ft"), tmp_path / name, PRESET, Objective(), clips, clips, collator, "cs",
+        folder = train_system(get_system("clsr-ft"), tmp_path / name, PRESET, Objective(), clips, clips, noting, "cs",
                               1e-2, 1, seed)  # fmt: skip
         states.append((folder / "model" / "experts.cs.safetensors").read_bytes())
-    assert states[0] == states[1] != states[2]
+    assert states[0] == states[1] != states[2] and ordered == {True}
 
 
 def test_systems_by_name():
