@@ -453,10 +453,10 @@ clean = [{"system": name, "test_set": "clean"} | summarise(table[inside][table[i
 pivot(pd.concat([pd.DataFrame(clean), changed]), "system", "test_set", ["n", "wer", "loops"])
 
 # %% [markdown]
-# **Read:** Compare along a row. Noise costs the student 10 points and the stand-in 15, echo 12 and 17. Echo costs both
-# 2.4 points more than noise, too little for 48 clips. The stand-in was trained on clean clips only, and yet it keeps 16
-# of its 21 points' lead. Look at the loops before you believe a difference: in a test of 48 clips one loop can move WER
-# by ten points.
+# **Read:** Compare along a row. Noise costs the student 10 points and the stand-in 13, echo 12 and 17. Echo costs both
+# two or three points more than noise, too little for 48 clips. The stand-in was trained on clean clips only, and yet it
+# keeps 16 of its 20 points' lead. Look at the loops before you believe a difference: in a test of 48 clips one loop can
+# move WER by ten points.
 
 # %% [markdown]
 # ## 7. Common trap: the normaliser on Tamil and Thai
