@@ -69,12 +69,12 @@ def weights_cast_once(model) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ordered_sums() -> Iterator[None]:
-    """Let torch add up in one order within the block, where it has a way to: a training gives the same bits again.
+    """Let torch add up in one order within the block, on a CPU: a training gives the same bits again.
 
     Without it the gradient of the decoder's positions, which full fine-tuning needs, is summed by the processor's
     cores as they come, and the rounding differs from run to run.
     """
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(pick_device().type == "cpu", warn_only=True)
     try:
         yield
     finally:

@@ -70,3 +70,9 @@ def test_gradients_of_positions_are_summed_in_one_order_whatever_the_threads():
     finally:
         torch.set_num_threads(threads)
     assert len(sums) == 1 and not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_gpu_is_left_to_its_own_order(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with ordered_sums():
+        assert not torch.are_deterministic_algorithms_enabled()
