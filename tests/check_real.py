@@ -1,4 +1,4 @@
-"""`python tests/check_real.py`: real weights, real speech, every trained system, in some ten minutes.
+"""`python tests/check_real.py`: real weights, real speech, every trained system, in some twelve minutes.
 
 Each system is trained on a handful of utterances; it fails where its word error rate on these same utterances
 does not fall to half of the student's. That is a check of the machinery, not a result.
