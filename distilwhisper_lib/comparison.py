@@ -154,5 +154,4 @@ def main_table(table: pd.DataFrame, language: str) -> pd.DataFrame:
     others = table[table["test_set"] == "retention"].groupby("system")
     if len(others):
         wide["other languages WER"] = others.apply(_mean_wer)
-    frame = pd.DataFrame(wide).reindex([name for name in EVERY if name in wide["in-domain WER"].index])
-    return frame.rename(index={name: EVERY[name].label for name in frame.index})
+    return pd.DataFrame(wide).reindex(list(EVERY)).dropna(how="all").rename(index=lambda name: EVERY[name].label)

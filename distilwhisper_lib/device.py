@@ -74,11 +74,12 @@ def ordered_sums() -> Iterator[None]:
     Without it the gradient of the decoder's positions, which full fine-tuning needs, is summed by the processor's
     cores as they come, and the rounding differs from run to run.
     """
-    torch.use_deterministic_algorithms(pick_device().type == "cpu", warn_only=True)
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode(max(before, pick_device().type == "cpu"))  # 1: warn where there is no order
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(False)
+        torch.set_deterministic_debug_mode(before)
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -32,7 +32,7 @@ SYSTEMS: dict[str, System] = {
     system.name: system
     for system in (
         System("student", "Whisper (student)", "#7f7f7f", "nothing"),
-        System("teacher", "Teacher stand-in", "#222222", "nothing"),
+        System("teacher", "Teacher (or stand-in)", "#222222", "nothing"),
         System("fine-tuning", "Fine-tuning", "#d62728", "everything"),
         System("lora", "LoRA", "#ff9f1c", "adapter"),
         System("clsr-ft", "Experts (CLSR-FT)", "#7fb8e6", "experts"),

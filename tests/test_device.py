@@ -72,6 +72,16 @@ def test_gradients_of_positions_are_summed_in_one_order_whatever_the_threads():
     assert len(sums) == 1 and not torch.are_deterministic_algorithms_enabled()
 
 
+def test_a_reader_s_own_order_of_sums_stays():
+    torch.use_deterministic_algorithms(True)
+    try:
+        with ordered_sums():
+            assert torch.get_deterministic_debug_mode() == 2  # an error where there is no order, as the reader asked
+        assert torch.get_deterministic_debug_mode() == 2
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_a_gpu_is_left_to_its_own_order(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with ordered_sums():

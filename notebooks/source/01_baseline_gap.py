@@ -381,7 +381,7 @@ pd.DataFrame({name: pd.Series([f"{r} → {h} ({n})" for (r, h), n in pairs]) for
 # ### By length of the clip, and by speaker
 
 # %%
-plots.plot_wer_by({"Whisper (student)": student[inside], "Teacher stand-in": teacher[inside]}, by="length")
+plots.plot_wer_by({"student": student[inside], "teacher": teacher[inside]}, by="length")
 
 # %% [markdown]
 # *The figure shows WER with its interval for clips of growing length, student beside stand-in, in-domain.*
@@ -391,7 +391,7 @@ plots.plot_wer_by({"Whisper (student)": student[inside], "Teacher stand-in": tea
 # stands on one or two clips and says nothing.
 
 # %%
-plots.plot_wer_by({"Whisper (student)": student[outside], "Teacher stand-in": teacher[outside]}, by="speaker")
+plots.plot_wer_by({"student": student[outside], "teacher": teacher[outside]}, by="speaker")
 
 # %% [markdown]
 # *The figure shows WER with its interval for each character of the out-of-domain test, student beside stand-in; what goes
