@@ -436,7 +436,8 @@ def test_study_of_fidelity_scores_each_difference(monkeypatch):
     lab = Lab("smoke", **CHANGES)
     monkeypatch.setattr(study, "FIDELITIES", {name: FIDELITIES[name] for name in ("corrected", "released")})
     found = study.fidelity(lab)
-    assert list(found["fidelity"]) == ["corrected", "released"] and found["wer"].notna().all()
+    assert list(found["fidelity"]) == ["corrected", "released", "corrected, another seed"]
+    assert found["wer"].notna().all() and list(found["seed"]) == [77, 77, 78]
     saved = pd.read_csv(lab.results / "studies" / "fidelity.csv")
     assert saved["difference"][0] == 0 and saved["difference"].notna().all() and len(lab.used) > 4
 
@@ -453,11 +454,11 @@ def test_study_of_top_k_compares_with_all_words():
 def test_study_of_fidelity_leaves_out_what_changes_nothing(monkeypatch):
     asked = []
     monkeypatch.setattr(study, "_trial", lambda lab, *_, **__: asked.append(lab.preset.fidelity) or {})
-    for name, returned in (("counts", 0), ("paired_difference", {})):
+    for name, returned in (("counts", pd.DataFrame({"loop": [False]})), ("paired_difference", {})):
         monkeypatch.setattr(study, name, lambda *_, returned=returned, **__: returned)
     study.fidelity(Lab("smoke"))
     kept = [name for name in DIFFERENCES if name not in ("lora_on_both", "unscaled_loss", "equal_batches")]
-    assert asked == ["corrected", "paper", "released", *kept]
+    assert asked == ["corrected", "paper", "released", *kept, "corrected"]  # the last with another seed
     asked.clear()
     study.fidelity(Lab("smoke", accumulation=2))
     assert "equal_batches" in asked
