@@ -7,8 +7,7 @@
 Random weights in Whisper's shapes, Whisper's 30 s window. Half of the gates are open, drawn anew for each position: the
 hardest case for routing. Floor, of plain Whisper: its multiplications at the speed that a plain matrix product reaches
 here; token by token also the decoder's weights, read once a token at the speed of a plain copy, where that takes
-longer. --compile: by torch.compile, in one pass only (`generate` would need a cache of fixed length); the routed blocks
-break the graph in every layer, for how many positions they take is known only then.
+longer. --compile: by torch.compile, in one pass only (`generate` would need a cache of fixed length).
 """
 
 import argparse
@@ -54,12 +53,22 @@ def flops(config, batch: int, tokens: int) -> float:
 @contextmanager
 def both_computed():
     """Within the block every position is computed by both blocks: the baseline of the authors' code."""
-    before = ClsrFeedForward._choose
-    ClsrFeedForward._choose = lambda self, h, language, g: torch.where(g, self.experts[language](h), self.shared(h))
+    global mixed
+    mixed = True
     try:
         yield
     finally:
-        ClsrFeedForward._choose = before
+        mixed = False
+
+
+def _choose(self, h, language, g):
+    if mixed:
+        return torch.where(g, self.experts[language](h), self.shared(h))
+    return routed(self, h, language, g)
+
+
+mixed, routed = False, ClsrFeedForward._choose
+ClsrFeedForward._choose = _choose  # once: torch.compile sees a changed global, but not a changed method
 
 
 def gates_drawn(model) -> None:
@@ -85,6 +94,7 @@ def measure(size: str, dtype: str, batch: int, tokens: int, repeats: int, compil
     whole, heard = (flops(model.config, batch, n) / speed for n in (tokens, 0))
     floors = {"one pass": whole, "token by token": heard + max(reading, whole - heard)}
 
+    torch._dynamo.config.capture_dynamic_output_shape_ops = True  # or the routed blocks break the graph
     whole_model = torch.compile(model) if compiled else model
 
     def one_pass():

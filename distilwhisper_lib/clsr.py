@@ -84,18 +84,19 @@ class ClsrFeedForward(nn.Module):
         """Return expert(h) where g (B, T, 1) is true and shared(h) elsewhere, (B, T, d).
 
         On a CPU each position goes through one of the two. On a GPU both are computed: to count the positions, the
-        device would have to be waited for in every layer.
+        device would have to be waited for in every layer. torch.compile makes one graph of it where
+        torch._dynamo.config.capture_dynamic_output_shape_ops is True.
         """
         shared, expert = self.shared, self.experts[language]
         if h.is_cuda:
             return torch.where(g, expert(h), shared(h))
         rows, opened = h.flatten(0, -2), g.flatten()  # (B T, d), (B T,)
-        if opened.all() or not opened.any():
+        if not torch.compiler.is_compiling() and (opened.all() or not opened.any()):
             return expert(h) if opened.all() else shared(h)
-        chosen = expert(rows[opened])
-        y = chosen.new_empty(rows.shape)
-        y[opened], y[~opened] = chosen, shared(rows[~opened])
-        return y.view(h.shape)
+        to_expert, to_shared = opened.nonzero().squeeze(1), (~opened).nonzero().squeeze(1)
+        chosen = expert(rows[to_expert])
+        y = chosen.new_empty(rows.shape).index_copy_(0, to_expert, chosen)
+        return y.index_copy_(0, to_shared, shared(rows[to_shared])).view(h.shape)
 
     def _mix_rows(self, h: torch.Tensor, languages: list[str | None]) -> torch.Tensor:
         """Route each row by its own language; beams of a row follow one another, as `generate` expands them."""

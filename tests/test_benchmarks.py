@@ -7,6 +7,7 @@ from benchmarks import inference, measuring, memory, storage, training
 from distilwhisper_lib import attach_experts, use_language, use_window
 from distilwhisper_lib.checkpoints import tiny_whisper
 from distilwhisper_lib.clsr import clsr_blocks, expert_parameters
+from torch._dynamo.testing import CompileCounter
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -47,6 +48,21 @@ def test_a_compiled_encoder_gives_the_same_with_a_language_and_without():
                 found.append(compiled(mel)[0])
                 assert torch.equal(found[-1], encode(mel)[0])
     assert not torch.allclose(*found, atol=1e-2)
+
+
+@torch.no_grad()
+def test_compiled_runs_are_three_graphs():
+    model, graphs = attach_experts(tiny_whisper().eval(), ["cs"]), CompileCounter()
+    compiled = torch.compile(model, backend=graphs)
+    inputs = {"input_features": torch.randn(1, 80, 3000), "decoder_input_ids": torch.tensor([[1, 2, 3]])}
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        for _ in range(2):  # plain, routed and mixed take turns
+            compiled(**inputs)
+            with use_language(model, "cs"):
+                compiled(**inputs)
+                with inference.both_computed():
+                    compiled(**inputs)
+    assert graphs.frame_count == 3
 
 
 def test_the_floor_counts_the_operations_of_a_forward_pass():

@@ -317,6 +317,16 @@ def test_mixed_batch_trains_the_experts_of_its_rows(model, batch):
 # ---- it stays a transformers Whisper
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("languages", ["cs", ["cs", None], None])
+def test_routed_model_compiles_into_one_graph(trained, languages):
+    whole = torch.compile(trained, backend="eager", fullgraph=True)  # fullgraph: an error where the graph breaks
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True), use_language(trained, languages):
+        for seed in (0, 1):  # other positions go to the experts: the graph must not know which, nor how many
+            batch = random_batch(seed=seed)
+            torch.testing.assert_close(logits(whole, batch), logits(trained, batch), rtol=0, atol=1e-5)
+
+
 def test_pipeline_works_with_experts(trained, processor):
     sound = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
     recognise = pipeline("automatic-speech-recognition", model=trained, tokenizer=processor.tokenizer,
