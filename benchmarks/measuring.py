@@ -34,7 +34,7 @@ def interleaved(runs: dict[str, Callable[[], object]], repeats: int, device: tor
     return took
 
 
-def reached_flops(device: torch.device, dtype: torch.dtype, size: int = 1536, repeats: int = 5) -> float:
+def reached_flops(device: torch.device, dtype: torch.dtype, size: int = 1536, repeats: int = 25) -> float:
     """Return the floating-point operations a second that a plain matrix product reaches here, at its best."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best = min(interleaved({"product": lambda: a @ b}, repeats, device)["product"])
