@@ -242,7 +242,7 @@ longer.set_index(["system", "learning_rate"])[columns].round(2)
 
 # %%
 parts = {"6 epochs": "longer/variants.csv", "4 epochs, noise": "variants-soft.csv",
-         "4 epochs, hard or soft": "variants.csv"}  # fmt: skip
+         "4 epochs, hard or soft": "variants-hard.csv"}  # fmt: skip
 tried = pd.concat([pd.read_csv(studies / name).assign(run=run) for run, name in parts.items()])
 tried["hard"] = tried["hard"].eq(True)
 settings = ["run", "hard", "budget", "divergence", "expert_dropout", "gate_dropout", "skip_gate", "noise",
