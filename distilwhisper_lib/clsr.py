@@ -100,10 +100,9 @@ class ClsrFeedForward(nn.Module):
 
     def _mix_rows(self, h: torch.Tensor, languages: list[str | None]) -> torch.Tensor:
         """Route each row by its own language; beams of a row follow one another, as `generate` expands them."""
-        beams, rest = divmod(h.shape[0], len(languages))
-        if rest:
+        if h.shape[0] % len(languages):
             raise ValueError(f"set_language was given {len(languages)} languages, the batch has {h.shape[0]} rows")
-        rows = [language for language in languages for _ in range(beams)]
+        rows = [language for language in languages for _ in range(h.shape[0] // len(languages))]
         y = torch.empty_like(h)
         if any(rows):
             self.last_gate = torch.full(h.shape[:2], torch.nan, dtype=h.dtype, device=h.device)

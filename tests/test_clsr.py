@@ -318,9 +318,11 @@ def test_mixed_batch_trains_the_experts_of_its_rows(model, batch):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("languages", ["cs", ["cs", None], None])
-def test_routed_model_compiles_into_one_graph(trained, languages):
-    whole = torch.compile(trained, backend="eager", fullgraph=True)  # fullgraph: an error where the graph breaks
+def test_routed_model_compiles_into_one_graph(trained, languages, dynamic):
+    torch.compiler.reset()  # what other tests have compiled decides which sizes are taken for variable
+    whole = torch.compile(trained, backend="eager", fullgraph=True, dynamic=dynamic)  # fullgraph: no break is allowed
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True), use_language(trained, languages):
         for seed in (0, 1):  # other positions go to the experts: the graph must not know which, nor how many
             batch = random_batch(seed=seed)
