@@ -94,7 +94,6 @@ def measure(size: str, dtype: str, batch: int, tokens: int, repeats: int, compil
     whole, heard = (flops(model.config, batch, n) / speed for n in (tokens, 0))
     floors = {"one pass": whole, "token by token": heard + max(reading, whole - heard)}
 
-    torch._dynamo.config.capture_dynamic_output_shape_ops = True  # or the routed blocks break the graph
     whole_model = torch.compile(model) if compiled else model
 
     def one_pass():
@@ -133,6 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
     if a.quick:
         a.sizes, a.batches, a.repeats = a.sizes[:1], [1], 3
     torch.manual_seed(0)
+    torch._dynamo.config.capture_dynamic_output_shape_ops = a.compile  # or the routed blocks break the graph
     set_verbosity_error()
     rows = [row for size in a.sizes for dtype in a.dtypes for batch in a.batches
             for compiled in ((False, True) if a.compile else (False,))

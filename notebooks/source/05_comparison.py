@@ -254,7 +254,8 @@ pd.DataFrame(rows).T.rename_axis("experts that are on")[columns].astype(float).r
 # %% [markdown]
 # **Read:** with all experts on, hardly anything is translated: the decoder's have learnt to write Czech, and write it
 # whatever the task says. With the encoder's alone the model translates again, as the release intends. But it gains
-# nothing by them: chrF and BLEU are lower, within wide intervals, and four of the 48 outputs loop instead of one. The student translates so little of this speech that there is little to build on.
+# nothing by them: chrF and BLEU are lower, within wide intervals, and four of the 48 outputs loop instead of one. The
+# student translates so little of this speech that there is little to build on.
 
 # %% [markdown]
 # ## 5. A second language in the same model

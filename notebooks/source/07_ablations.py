@@ -14,7 +14,7 @@
 # | preset | time | memory |
 # |---|---|---|
 # | smoke | a minute | 1 GB |
-# | laptop (2 cores) | about 12 min after notebooks 01 to 05, most of it three short trainings (estimate) | 5 GB |
+# | laptop (2 cores) | 13 min after notebooks 01 to 05, most of it three short trainings | 5 GB |
 # | colab (one GPU) | not measured yet | not measured yet |
 
 # %% tags=["setup"]
