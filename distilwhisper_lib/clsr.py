@@ -26,6 +26,22 @@ class Routing:
         self.known: list[str] = []
         self.language: str | list[str | None] | None = None
         self.noise = 0.0  # alpha now
+        self._rows: dict[tuple, dict[str | None, torch.Tensor]] = {}
+
+    def rows(self, batch: int, device: torch.device) -> dict[str | None, torch.Tensor]:
+        """Return the indices of each language's rows in a batch; beams of a row follow one another, as in `generate`.
+
+        They are made once for all layers and steps: a GPU would have to be waited for at each new tensor.
+        """
+        languages = self.language
+        if batch % len(languages):
+            raise ValueError(f"set_language was given {len(languages)} languages, the batch has {batch} rows")
+        key = (*languages, batch, device)
+        if key not in self._rows:
+            rows = [language for language in languages for _ in range(batch // len(languages))]
+            self._rows[key] = {language: torch.tensor([i for i, row in enumerate(rows) if row == language],
+                                                      device=device) for language in dict.fromkeys(rows)}  # fmt: skip
+        return self._rows[key]
 
 
 class ClsrFeedForward(nn.Module):
@@ -60,7 +76,7 @@ class ClsrFeedForward(nn.Module):
         if isinstance(language, str):
             y, self.last_gate = self._mix(h, language)
             return y
-        return self._mix_rows(h, language)
+        return self._mix_rows(h)
 
     def _mix(self, h: torch.Tensor, language: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the routed output (B, T, d) and the gate (B, T) of one language."""
@@ -98,16 +114,12 @@ class ClsrFeedForward(nn.Module):
         y = chosen.new_empty(rows.shape).index_copy_(0, to_expert, chosen)
         return y.index_copy_(0, to_shared, shared(rows[to_shared])).view(h.shape)
 
-    def _mix_rows(self, h: torch.Tensor, languages: list[str | None]) -> torch.Tensor:
-        """Route each row by its own language; beams of a row follow one another, as `generate` expands them."""
-        if h.shape[0] % len(languages):
-            raise ValueError(f"set_language was given {len(languages)} languages, the batch has {h.shape[0]} rows")
-        rows = [language for language in languages for _ in range(h.shape[0] // len(languages))]
-        y = torch.empty_like(h)
+    def _mix_rows(self, h: torch.Tensor) -> torch.Tensor:
+        """Route each row of h (B, T, d) by its own language; returns (B, T, d)."""
+        y, rows = torch.empty_like(h), self.routing.rows(h.shape[0], h.device)
         if any(rows):
             self.last_gate = torch.full(h.shape[:2], torch.nan, dtype=h.dtype, device=h.device)
-        for language in dict.fromkeys(rows):
-            index = torch.tensor([i for i, row in enumerate(rows) if row == language], device=h.device)
+        for language, index in rows.items():
             if language is None:
                 mixed = self.shared(h[index])
             else:

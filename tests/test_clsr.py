@@ -290,6 +290,16 @@ def test_mixed_batch_gives_each_row_its_own_logits(trained):
         torch.testing.assert_close(together[row : row + 1], alone, rtol=0, atol=1e-5)
 
 
+def test_row_indices_of_a_mixed_batch_are_made_once_for_all_layers(trained, monkeypatch):
+    first, *others = clsr_blocks(trained)
+    h = torch.randn(2, 5, trained.config.d_model)
+    with use_language(trained, ["cs", None]):
+        first(h)
+        monkeypatch.setattr(torch, "tensor", None)  # a GPU would have to be waited for
+        for block in others:
+            block(h)
+
+
 @pytest.mark.parametrize("beams", [1, 3])
 def test_mixed_batch_generates_what_each_row_generates_alone(trained, beams):
     features = random_batch(rows=4, seed=3)["input_features"]
