@@ -18,6 +18,9 @@ from .experts import ExpertSettings, FeedForward, Gate, new_expert
 from .text import language_code
 
 
+WORTH_WAITING = 1024  # positions from which a GPU routes too; by arithmetic, not measured: the encoder has 1,500 a clip
+
+
 class Routing:
     """What all blocks of one model share: the languages of the current rows, and the noise of the gates."""
 
@@ -31,12 +34,13 @@ class Routing:
     def rows(self, batch: int, device: torch.device) -> dict[str | None, torch.Tensor]:
         """Return the indices of each language's rows in a batch; beams of a row follow one another, as in `generate`.
 
-        They are made once for all layers and steps: a GPU would have to be waited for at each new tensor.
+        They are made once for all layers and steps: a GPU would have to be waited for at each new tensor. (Tensors
+        made in inference mode are of no use in training.)
         """
         languages = self.language
         if batch % len(languages):
             raise ValueError(f"set_language was given {len(languages)} languages, the batch has {batch} rows")
-        key = (*languages, batch, device)
+        key = (*languages, batch, device, torch.is_grad_enabled())
         if key not in self._rows:
             rows = [language for language in languages for _ in range(batch // len(languages))]
             self._rows[key] = {language: torch.tensor([i for i, row in enumerate(rows) if row == language],
@@ -83,11 +87,15 @@ class ClsrFeedForward(nn.Module):
         if not self.training and language in self.fixed:
             block = self.experts[language] if self.fixed[language] else self.shared
             return block(h), h.new_full(h.shape[:2], self.fixed[language])
+        settings = self.routing.settings
+        if settings.always_open:
+            y = nn.functional.dropout(self.experts[language](h), settings.expert_dropout, self.training)
+            return y, h.new_ones(h.shape[:2])
         logit = self.gates[language](h)  # (B, T, 1)
         if not self.training:
             g = logit >= 0
             return self._choose(h, language, g), g.squeeze(-1).to(h.dtype)
-        settings, shared = self.routing.settings, self.shared(h)
+        shared = self.shared(h)
         g = torch.sigmoid(noisy := logit + self.routing.noise * torch.randn_like(logit))
         if settings.hard:
             g = (noisy >= 0).to(g.dtype) + (g - g.detach())  # the value is 0 or 1, the gradient that of the sigmoid
@@ -99,20 +107,20 @@ class ClsrFeedForward(nn.Module):
     def _choose(self, h: torch.Tensor, language: str, g: torch.Tensor) -> torch.Tensor:
         """Return expert(h) where g (B, T, 1) is true and shared(h) elsewhere, (B, T, d).
 
-        On a CPU each position goes through one of the two. On a GPU both are computed: to count the positions, the
-        device would have to be waited for in every layer. torch.compile makes one graph of it where
-        torch._dynamo.config.capture_dynamic_output_shape_ops is True.
+        Each position goes through one of the two. On a GPU both are computed of few positions, as in a step of the
+        decoder: to count those that are open, the device would have to be waited for in every layer. torch.compile
+        makes one graph of it where torch._dynamo.config.capture_dynamic_output_shape_ops is True.
         """
         shared, expert = self.shared, self.experts[language]
-        if h.is_cuda:
-            return torch.where(g, expert(h), shared(h))
         rows, opened = h.flatten(0, -2), g.flatten()  # (B T, d), (B T,)
-        if not torch.compiler.is_compiling() and (opened.all() or not opened.any()):
-            return expert(h) if opened.all() else shared(h)
+        if h.is_cuda and len(rows) < WORTH_WAITING:
+            return torch.where(g, expert(h), shared(h))
+        if not torch.compiler.is_compiling() and (count := int(opened.count_nonzero())) in (0, len(rows)):
+            return expert(h) if count else shared(h)
         to_expert, to_shared = opened.nonzero().squeeze(1), (~opened).nonzero().squeeze(1)
-        chosen = expert(rows[to_expert])
+        chosen = expert(rows.index_select(0, to_expert))
         y = chosen.new_empty(rows.shape).index_copy_(0, to_expert, chosen)
-        return y.index_copy_(0, to_shared, shared(rows[to_shared])).view(h.shape)
+        return y.index_copy_(0, to_shared, shared(rows.index_select(0, to_shared))).view(h.shape)
 
     def _mix_rows(self, h: torch.Tensor) -> torch.Tensor:
         """Route each row of h (B, T, d) by its own language; returns (B, T, d)."""
@@ -121,9 +129,9 @@ class ClsrFeedForward(nn.Module):
             self.last_gate = torch.full(h.shape[:2], torch.nan, dtype=h.dtype, device=h.device)
         for language, index in rows.items():
             if language is None:
-                mixed = self.shared(h[index])
+                mixed = self.shared(h.index_select(0, index))
             else:
-                mixed, g = self._mix(h[index], language)
+                mixed, g = self._mix(h.index_select(0, index), language)
                 self.last_gate = self.last_gate.index_copy(0, index, g.to(h.dtype))
             y = y.index_copy(0, index, mixed.to(h.dtype))
         return y
@@ -234,6 +242,7 @@ def set_language(model, language: str | list[str | None] | None) -> None:
         raise ValueError(f"no experts for {', '.join(unknown) or 'an empty list'}: "
                          f"this model has {', '.join(routing.known) or 'none'}")  # fmt: skip
     routing.language = codes if isinstance(language, (list, tuple)) else codes[0]
+    routing._rows.clear()
 
 
 def get_language(model) -> str | list[str | None] | None:

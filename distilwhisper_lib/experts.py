@@ -22,6 +22,7 @@ class ExpertSettings:
     skip_gate: float = 0.2  # probability that a layer uses the shared block alone for a batch, in training
     noise: float = 5.0  # alpha at the end of training; it rises linearly from 0
     hard: bool = False  # gates are 0 or 1 in training too, with the gradient of soft ones (straight-through)
+    always_open: bool = False  # no gate is asked: every position goes to its expert (an ablation)
     rank: int = 0  # of experts that are a low-rank difference to the shared block; 0: experts are whole copies of it
 
 

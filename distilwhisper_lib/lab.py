@@ -207,7 +207,8 @@ class Lab:
         p, system = self.preset, get_system("fine-tuning" if name == "teacher" else name)
         has_experts = system.trains == "experts" or objective.fidelity.lora_on_both
         settings = asdict(ExpertSettings(**system.experts | p.experts)) if has_experts else {}
-        settings = {field: value for field, value in settings.items() if value or field not in ("rank", "hard")}
+        later = ("rank", "hard", "always_open")  # left out of the hash where they are off: it is as before they came
+        settings = {field: value for field, value in settings.items() if value or field not in later}
         depends = [p.student, clips.ids, objective.key(), rate, epochs, p.batch_size, p.accumulation,
                    p.train_margin_seconds, p.warmup_ratio, settings]  # fmt: skip
         depends += ["best", p.margin_seconds, p.normaliser, p.max_new_tokens] if p.keep == "best" else []

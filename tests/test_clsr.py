@@ -12,6 +12,7 @@ from distilwhisper_lib.clsr import (
 from distilwhisper_lib.weights import load_processor, load_whisper, use_window
 from peft import LoraConfig, get_peft_model
 from random_data import FRAMES, RandomClips, frozen_state, logits, random_batch, same_state, shake_experts
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import Trainer, TrainingArguments, WhisperForConditionalGeneration, pipeline
 
 STILL = ExpertSettings(expert_dropout=0.0, gate_dropout=0.0, skip_gate=0.0)  # nothing random in training
@@ -156,6 +157,30 @@ def test_where_all_gates_agree_the_other_block_is_not_computed(block, sign, used
     other = parts["shared" if used == "expert" else "expert"]
     other.register_forward_hook(lambda *_: pytest.fail("both blocks were computed"))
     assert torch.equal(block(h), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("languages", ["cs", ["cs", None]])
+def test_a_gpu_is_not_waited_for_in_a_step_of_the_decoder(block, languages):
+    block.routing.language = languages
+    block.eval()
+    with FakeTensorMode():  # shapes without numbers: what would have to read one from the device raises
+        for module in block.modules():
+            for name, weight in module._parameters.items():
+                if weight is not None:
+                    module._parameters[name] = torch.nn.Parameter(torch.empty(weight.shape, device="cuda"))
+        h = torch.empty(16, 1, 6, device="cuda")
+        assert block(h).is_cuda and block.last_gate.shape == (16, 1)
+        with pytest.raises(RuntimeError):  # of many positions it routes, as a CPU does, and has to wait
+            block(torch.empty(16, 1500, 6, device="cuda"))
+
+
+def test_always_open_experts_are_used_everywhere_and_no_gate_is_asked(block):
+    block.routing.settings = ExpertSettings(always_open=True, expert_dropout=0.0)
+    block.gates["cs"].register_forward_hook(lambda *_: pytest.fail("a gate was asked"))
+    h = torch.randn(2, 5, 6)
+    for training in (True, False):
+        assert torch.equal(block.train(training)(h), block.experts["cs"](h)) and block.last_gate.eq(1).all()
 
 
 def test_training_mixes_both_by_a_noisy_gate(block):
@@ -322,6 +347,13 @@ def test_mixed_batch_trains_the_experts_of_its_rows(model, batch):
         training_loss(model, batch).backward()
     trained = {name.split(".")[3] for name, p in expert_parameters(model) if p.grad is not None and p.grad.any()}
     assert trained == {"cs", "ca"}
+
+
+def test_mixed_batch_trains_after_it_was_used_in_inference_mode(trained, batch):
+    with use_language(trained, ["cs", "ca"]):
+        with torch.inference_mode():
+            logits(trained, batch)
+        training_loss(trained.train(), batch).backward()
 
 
 # ---- it stays a transformers Whisper

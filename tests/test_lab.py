@@ -435,22 +435,25 @@ def test_best_rate_of_a_system_is_that_of_its_lowest_error_rate(lab):
 
 def test_variants_are_runs_of_ours_with_one_setting_changed(lab):
     before = set(lab.folder.glob("runs/distilwhisper-cs-*"))
-    found = study.variants(lab, ({}, {"hard": False}, {"budget": 0.3}, {"temperature": 2.0}, {"divergence": "none"}))
+    found = study.variants(lab, ({}, {"hard": False}, {"budget": 0.3}, {"temperature": 2.0}, {"divergence": "none"},
+                                {"always_open": True}))  # fmt: skip
     saved = pd.read_csv(lab.results / "studies" / "variants.csv")
-    assert list(saved["budget"]) == [0.8, 0.8, 0.3, 0.8, 0.8] and list(saved["hard"]) == [True, False, *[True] * 3]
-    assert set(saved["noise"]) == {1.0} and list(saved["divergence"]) == ["js"] * 4 + ["none"]
+    assert list(saved["budget"]) == [0.8, 0.8, 0.3, *[0.8] * 3] and list(saved["hard"]) == [True, False, *[True] * 4]
+    assert set(saved["noise"]) == {1.0} and list(saved["divergence"]) == ["js"] * 4 + ["none", "js"]
+    assert list(saved["always_open"]) == [False] * 5 + [True] and saved["gate_decoder"][5] == 1
     assert set(saved["system"]) == {"distilwhisper"} and saved["gate_encoder"].between(0, 1).all()
     assert saved["difference"][0] == saved["difference_without_loops"][0] == 0 and found["validation_loss"].nunique() > 1
     made, ours = set(lab.folder.glob("runs/distilwhisper-cs-*")) - before, lab.train("distilwhisper")
-    assert len(made | {ours}) == 5 and ours.name in lab.used  # runs of their own, the first the system as it is
+    assert len(made | {ours}) == 6 and ours.name in lab.used  # runs of their own, the first the system as it is
     assert len(list((lab.folder / "teacher-outputs").iterdir())) == 2  # temperatures
 
 
 def test_each_change_of_the_variants_is_one_that_training_knows():
     ours = get_system("distilwhisper")
-    known = {"budget", "per_stack", "divergence", "temperature", "seed", *ours.experts}
+    settings = {field.name for field in fields(ExpertSettings)}
+    known = {"budget", "per_stack", "divergence", "temperature", "seed", *settings}
     assert study.CHANGES[0] == {} and all(set(change) <= known for change in study.CHANGES)
-    assert set(ours.experts) <= {field.name for field in fields(ExpertSettings)}
+    assert set(ours.experts) <= settings
 
 
 def test_smaller_scores_forms_and_baked_models_beside_the_trained_one(lab):

@@ -10,10 +10,11 @@ Runs are kept like the course's own, so that a stopped study goes on and the cou
 """
 
 import argparse
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pandas as pd
 
+from ..clsr import ExpertSettings
 from ..comparison import counts, paired, score
 from ..fidelity import FIDELITIES
 from ..lab import Lab
@@ -26,8 +27,9 @@ from ..testsets import DOMAINS
 FACTORS = (0.5, 1, 2)  # of the preset's learning rate: three trials a system
 OURS, POOLED = "distilwhisper", "distilwhisper-released"
 CHANGES = ({}, {"seed": 78}, {"hard": False}, {"divergence": "kl"}, {"budget": 0.5}, {"per_stack": False},
-           {"budget": 1.0}, {"temperature": 2.0}, {"skip_gate": 0.2}, {"divergence": "none"}, {"noise": 5.0},
-           {"noise": 0.0}, {"expert_dropout": 0.3}, {"gate_dropout": 0.1}, {"hard": False, "noise": 5.0})  # fmt: skip
+           {"budget": 1.0}, {"always_open": True}, {"temperature": 2.0}, {"skip_gate": 0.2}, {"divergence": "none"},
+           {"noise": 5.0}, {"noise": 0.0}, {"expert_dropout": 0.3}, {"gate_dropout": 0.1},
+           {"hard": False, "noise": 5.0})  # fmt: skip
 
 
 def tune(lab: Lab, systems: list[str], factors: tuple[float, ...] = FACTORS) -> pd.DataFrame:
@@ -45,11 +47,12 @@ def variants(lab: Lab, changes: tuple[dict, ...] = CHANGES) -> pd.DataFrame:
 
     changes: fields of ExpertSettings and of Objective, or another seed. For the columns see `_compared`.
     """
-    ours, trials = get_system(OURS), []
-    basis = {"divergence": "js", "temperature": 1.0, "budget": ours.budget, "per_stack": ours.budget_per_stack}
+    ours, own, trials = get_system(OURS), {field.name for field in fields(ExpertSettings)}, []
+    basis = {"divergence": "js", "temperature": 1.0, "budget": ours.budget, "per_stack": ours.budget_per_stack,
+             "always_open": False}  # fmt: skip
     for change in changes:
-        preset = replace(lab.preset, experts={name: value for name, value in change.items() if name in ours.experts})
-        others = {name: value for name, value in change.items() if name not in ours.experts}
+        preset = replace(lab.preset, experts={name: value for name, value in change.items() if name in own})
+        others = {name: value for name, value in change.items() if name not in own}
         trials.append((basis | ours.experts | change, preset, others))
     return _compared(lab, "variants", OURS, trials)
 
