@@ -39,7 +39,8 @@ class Routing:
         """
         languages = self.language
         if batch % len(languages):
-            raise ValueError(f"set_language was given {len(languages)} languages, the batch has {batch} rows")
+            raise ValueError(f"set_language was given {len(languages)} languages, the batch has {batch} rows (of clips "
+                             "over 30 s `generate` goes on with fewer: give those in batches of one language)")  # fmt: skip
         key = (*languages, batch, device, torch.is_grad_enabled())
         if key not in self._rows:
             rows = [language for language in languages for _ in range(batch // len(languages))]
@@ -70,6 +71,12 @@ class ClsrFeedForward(nn.Module):
         settings, weight = self.routing.settings, self.shared.fc1.weight
         self.experts[language] = new_expert(self.shared, settings.rank).to(weight)
         self.gates[language] = Gate(weight.shape[1], settings).to(weight).train(self.training)
+
+    def train(self, mode: bool = True):
+        """Switch to training or evaluation; gates that were fixed are free once they train."""
+        if mode:
+            self.fixed.clear()
+        return super().train(mode)
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
         """Route h (B, T, d) by the languages that are set; returns (B, T, d)."""

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .checkpoints.packing import DIFFERENCES, pack, unpack
+from .checkpoints.packing import pack, unpack
 from .checkpoints.released import STUDENT, read_expert, read_whisper, released_folder
 from .clsr import (
     attach_experts, clsr_blocks, expert_languages, expert_parameters, shared_block, whisper_layers,
@@ -102,16 +102,16 @@ def load_experts(model, folder: str | Path, languages: list[str] | None = None):
         raise FileNotFoundError(f"{folder} holds no experts for {', '.join(missing)}; "
                                 f"it has {', '.join(about['languages'])}")  # fmt: skip
     settings = ExpertSettings(**about["settings"])
-    loaded = {language: _read_tensors(folder / f"experts.{language}.safetensors") for language in wanted}
+    read = {language: _read_tensors(folder / f"experts.{language}.safetensors") for language in wanted}
+    loaded = {language: tensors for language, (tensors, _) in read.items()}
     _check_shapes(model, settings, loaded, f"{folder} ({about['base_model']})")
     if base_fingerprint(model) != about["base_fingerprint"]:
         raise ValueError(f"the experts in {folder} were trained on another Whisper: their shapes fit, but the frozen "
                          f"weights differ; load {about['base_model']} in fp32 or fp16")  # fmt: skip
-    if about.get("form") in DIFFERENCES:
-        for language, tensors in loaded.items():
-            for name, own in _shared(model, language).items():
-                if own.dim() == 2 and name in tensors:  # not in experts of a low rank
-                    tensors[name] += own.float()
+    for language, (tensors, differences) in read.items():  # each file says its own form: a stopped save leaves two
+        shared = _shared(model, language)
+        for name in differences:
+            tensors[name] += shared[name].float()
     return _attach_trained(model, settings, loaded)
 
 
@@ -124,6 +124,8 @@ def _attach_trained(model, settings: ExpertSettings, experts: dict[str, dict]):
     alike = (there.gate_dim, there.rank) == (settings.gate_dim, settings.rank)
     attach_experts(model, list(experts), there if alike else settings)
     for language, tensors in experts.items():
+        for block in clsr_blocks(model):
+            block.fixed.pop(language, None)  # of the gates that were there before
         for name, parameter in expert_parameters(model, language):
             parameter.data.copy_(tensors[name])
     return model
@@ -147,7 +149,7 @@ def load_released(name: str | Path, languages: list[str], revision: str | None =
     return _attach_trained(model, settings, experts)
 
 
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], set[str]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: copy the folder again, or train the experts again")
     try:

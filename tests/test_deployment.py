@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from distilwhisper_lib import bake, export_ctranslate2
+from distilwhisper_lib import bake, export_ctranslate2, load_experts, save_experts
 from distilwhisper_lib.batches import Collator
 from distilwhisper_lib.checkpoints.tiny import tiny_whisper
 from distilwhisper_lib.clsr import (
@@ -14,6 +14,7 @@ from distilwhisper_lib.clsr import (
 )  # fmt: skip
 from distilwhisper_lib.deployment import export_checkpoint, fix_gates, gate_shares
 from distilwhisper_lib.weights import load_processor, load_whisper
+from peft import LoraConfig, get_peft_model
 from random_data import RandomClips, logits, random_batch, same_state, shake_experts
 from transformers import WhisperForConditionalGeneration
 
@@ -125,6 +126,34 @@ def test_gates_that_agree_less_than_asked_stay_free(batches):
     assert (fixed[3] is None) == (shares["agree"][3] < shares["agree"][2])
 
 
+def test_fixed_gates_are_free_again_when_they_may_have_changed(batches, tmp_path):
+    model = with_gates([1, -1, 0, 0])
+    shares = gate_shares(model, "cs", batches)
+    fix_gates(model, "cs", shares, at_least=0.5)
+    assert sum("cs" in block.fixed for block in clsr_blocks(model)) == 4
+    fix_gates(model, "cs", shares)
+    assert [block.fixed.get("cs") for block in clsr_blocks(model)] == [True, False, None, None]
+    load_experts(model, save_experts(model, tmp_path))
+    assert not any(block.fixed for block in clsr_blocks(model))
+    fix_gates(model, "cs", shares).train()
+    assert not any(block.fixed for block in clsr_blocks(model))
+    with pytest.raises(ValueError, match="no experts for de"):
+        fix_gates(model, "de", shares)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_shares_are_whole_numbers_of_positions_in_half_precision_too(batches, dtype):
+    table = gate_shares(with_gates([1, -1, 1, 1]).to(dtype), "cs", batches * 40)  # more than 16 bits can count
+    assert list(table["open"]) == [1, 0, 1, 1] and list(table["agree"]) == [1] * 4
+
+
+def test_a_refused_language_leaves_the_model_in_training(batches):
+    model = with_gates([1] * 4).train()
+    with pytest.raises(ValueError, match="no experts for ca"):
+        gate_shares(model, "ca", batches)
+    assert model.training
+
+
 def test_what_cannot_be_baked_or_exported_is_named(batches, tmp_path):
     model = with_gates([1, 1, 1, 1])
     with pytest.raises(ValueError, match="no calibration batches"):
@@ -135,6 +164,9 @@ def test_what_cannot_be_baked_or_exported_is_named(batches, tmp_path):
         bake(load_whisper("tiny"), "cs", batches)
     with pytest.raises(ValueError, match=r"has experts.*bake\(model, language"):
         export_checkpoint(model, load_processor("tiny"), tmp_path / "out")
+    adapted = get_peft_model(load_whisper("tiny"), LoraConfig(r=2, target_modules=["fc1"]))
+    with pytest.raises(ValueError, match="has an adapter.*merge_and_unload"):
+        export_checkpoint(adapted, load_processor("tiny"), tmp_path / "out")
     (tmp_path / "there").mkdir()
     for export in (export_checkpoint, export_ctranslate2):
         with pytest.raises(FileExistsError, match="there exists: give a new folder"):

@@ -320,6 +320,24 @@ def test_full_disk_leaves_what_was_saved_before(trained, folder, batch, monkeypa
         assert torch.equal(logits(loaded, batch), expected)
 
 
+def test_save_in_another_form_that_was_stopped_between_languages_is_read_as_what_each_file_is(trained, tmp_path,
+                                                                                           monkeypatch):  # fmt: skip
+    wanted = {name: weight.clone() for name, weight in expert_parameters(trained)}
+    save_experts(trained, tmp_path, form="fp32")
+
+    def full(tensors, path, whole=storage.save_file):
+        if "experts.ca" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        whole(tensors, path)
+
+    monkeypatch.setattr(storage, "save_file", full)
+    with pytest.raises(OSError, match="no space left"):
+        save_experts(trained, tmp_path, form="int8")
+    assert "experts.json" in {path.name for path in tmp_path.iterdir()}  # it still says fp32
+    for name, weight in expert_parameters(load_experts(load_whisper("tiny"), tmp_path)):
+        torch.testing.assert_close(weight, wanted[name], atol=0.01, rtol=0.01)
+
+
 def test_fingerprint_is_of_the_frozen_weights_alone(trained):
     plain = load_whisper("tiny")
     assert base_fingerprint(trained) == base_fingerprint(plain) == base_fingerprint(detach_experts(trained))

@@ -47,12 +47,12 @@ def _low_rank(name: str, difference: torch.Tensor, rank: int) -> dict[str, torch
     return {f"{name}.left": left.half().contiguous(), f"{name}.right": right.half().contiguous()}
 
 
-def unpack(stored: dict) -> dict[str, torch.Tensor]:
-    """Return the tensors of `pack` by their names; of the forms in DIFFERENCES the weights are differences still.
+def unpack(stored: dict) -> tuple[dict[str, torch.Tensor], set[str]]:
+    """Return the tensors of `pack` by their names, and the names of those that are differences still.
 
     Raises KeyError where a part of a tensor is lacking, RuntimeError where two don't fit together.
     """
-    tensors = {}
+    tensors, differences = {}, set()
     for name, tensor in stored.items():
         whole, _, part = name.rpartition(".")
         if part == "int8":
@@ -61,4 +61,6 @@ def unpack(stored: dict) -> dict[str, torch.Tensor]:
             tensors[whole] = tensor.float() @ stored[f"{whole}.right"].float()
         elif part not in ("step", "right"):
             tensors[name] = tensor
-    return tensors
+        if part in ("int8", "left"):
+            differences.add(whole)
+    return tensors, differences

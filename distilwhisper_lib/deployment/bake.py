@@ -16,22 +16,22 @@ from ..text import language_code
 def gate_shares(model, language: str, batches: Iterable[dict]) -> pd.DataFrame:
     """Return how often the gates of each layer are open in evaluation: columns stack, layer, open, agree.
 
-    batches: as a Collator makes them; the text is given (teacher forcing), padding does not count. open: share of
+    batches: as a Collator makes them of clips with their text; the text is given (teacher forcing), padding does not count. open: share of
     positions that go to the expert; agree: share of those that go where most go, 0.5 to 1.
     Raises ValueError for a language without experts, or no batches.
     """
     was_training, sums, counts = model.training, {}, {}
-    model.eval()
     with use_language(model, language):
+        model.eval()
         for batch in tqdm(batches, desc="calibration", unit="batch"):
             forced_logits(model, batch)
             gates = last_gates(model)
             masks = position_masks(batch, gates["encoder"][0].shape[1])
             for stack, layers in gates.items():
-                opened = (torch.stack(layers).cpu() * masks[stack].cpu()).sum((1, 2)).double()  # (L,)
+                opened = ((torch.stack(layers) > 0.5).cpu() & masks[stack].cpu()).sum((1, 2))  # (L,), whole numbers
                 sums[stack] = sums.get(stack, 0) + opened
                 counts[stack] = counts.get(stack, 0) + int(masks[stack].sum())
-    model.train(was_training)
+        model.train(was_training)
     if not sums:
         raise ValueError("there are no calibration batches: give a list of collated batches of clips in the language")
     rows = [{"stack": stack, "layer": layer, "open": float(opened) / counts[stack]}
@@ -43,20 +43,24 @@ def gate_shares(model, language: str, batches: Iterable[dict]) -> pd.DataFrame:
 def fix_gates(model, language: str, shares: pd.DataFrame, at_least: float = 1.0):
     """Fix the gates of a language that agree on at least this share of positions: where most positions go, all go.
 
-    shares: of `gate_shares`. A fixed gate is not computed in evaluation; training, and `save_experts`, know nothing of
-    it. Returns the model.
+    shares: of `gate_shares`. A fixed gate is not computed in evaluation; `save_experts` knows nothing of it, and when
+    the model trains, or other experts of the language are loaded, it is free again, as are gates that a second call
+    leaves out. Returns the model. Raises ValueError for a language without experts.
     """
-    for block, open_, agree in zip(clsr_blocks(model), shares["open"], shares["agree"], strict=True):
-        if agree >= at_least:
-            block.fixed[language_code(language)] = open_ >= 0.5
+    code = language_code(language)
+    with use_language(model, code):  # refuses one without experts
+        for block, open_, agree in zip(clsr_blocks(model), shares["open"], shares["agree"], strict=True):
+            block.fixed.pop(code, None)
+            if agree >= at_least:
+                block.fixed[code] = open_ >= 0.5
     return model
 
 
 def bake(model, language: str, batches: Iterable[dict], threshold: float = 0.5):
     """Make a plain transformers Whisper for one language of `model`, in place, at no cost in inference.
 
-    Each layer keeps the expert for good where its gate is open at `threshold` or more of the positions of `batches`
-    (see `gate_shares`, which raises the errors), else the shared block. What that costs depends on how far the
+    Each layer keeps the expert for good where its gate is open at `threshold` or more of the positions of `batches` of
+    calibration clips (see `gate_shares`, which raises the errors), else the shared block. What that costs depends on how far the
     positions of a layer agree: compare WER. Returns the model, frozen; `save_pretrained` writes a checkpoint like any
     other Whisper's.
     """

@@ -13,10 +13,13 @@ from ..presets import disk_errors
 def export_checkpoint(model, processor, folder: str | Path) -> Path:
     """Write model, tokenizer and feature extractor as transformers does, all or nothing; returns the folder.
 
-    Raises ValueError for a model with experts, FileExistsError where there is something already, OSError where the
+    Raises ValueError for a model with experts or an adapter beside it, FileExistsError where there is something already, OSError where the
     disk is full.
     """
     folder = Path(folder)
+    if hasattr(model, "merge_and_unload"):
+        raise ValueError("this model has an adapter beside it, which is not in its weights: give "
+                         "model.merge_and_unload()")  # fmt: skip
     if clsr_blocks(model):
         raise ValueError("this model has experts, which others' programs would leave out: bake(model, language, ...) "
                          "first, or detach_experts(model) for the plain Whisper")  # fmt: skip

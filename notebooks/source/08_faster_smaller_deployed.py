@@ -289,7 +289,7 @@ print(f"8 bits, of the expert itself: {(rounded - after).norm() / difference.nor
 
 # %%
 for rank in (16, 64):
-    low = unpack(pack({"w": after}, "low-rank", {"w": before}, rank))["w"]
+    low = unpack(pack({"w": after}, "low-rank", {"w": before}, rank))[0]["w"]
     print(f"rank {rank}: {rank * sum(difference.shape) / difference.numel():.0%} of the numbers, "
           f"off by {(low - difference).norm() / difference.norm():.0%} of the difference")  # fmt: skip
 
