@@ -1,31 +1,35 @@
 """`python -m benchmarks.inference`: what experts cost at inference, against plain transformers Whisper.
 
-    plain    transformers' Whisper, no language set
-    mixed    both blocks computed for every position, then one of the two chosen, as the authors' code does
-    routed   the library's blocks
+    plain      transformers' Whisper, no language set
+    mixed      both blocks computed for every position, then one of the two chosen, as the authors' code does
+    routed     the library's blocks
+    languages  the same where the rows of the batch take turns: plain, and two languages with experts
+    fixed      gates that are the same everywhere are fixed: every other layer's open, the others' shut
 
-Random weights in Whisper's shapes, Whisper's 30 s window. Half of the gates are open, drawn anew for each position: the
-hardest case for routing. Floor, of plain Whisper: its multiplications at the speed that a plain matrix product reaches
-here; token by token also the decoder's weights, read once a token at the speed of a plain copy, where that takes
-longer. --compile: by torch.compile, in one pass only (`generate` would need a cache of fixed length).
+Whisper's 30 s window; real weights of whisper-base, random ones in the shapes of other sizes. Half of the gates are
+open, drawn anew for each position: the hardest case for routing. autocast: weights in fp32 and arithmetic in 16 bits,
+as the library transcribes. Floor, of plain Whisper: its multiplications at the speed that a plain matrix product
+reaches here; token by token also the decoder's weights, read once a token at the speed of a plain copy, where that
+takes longer. --compile: by torch.compile, in one pass only (`generate` would need a cache of fixed length).
 """
 
 import argparse
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from distilwhisper_lib import attach_experts, use_language
 from distilwhisper_lib.checkpoints import tiny_whisper
 from distilwhisper_lib.clsr import ClsrFeedForward, clsr_blocks, expert_parameters
-from distilwhisper_lib.device import pick_device
-from distilwhisper_lib.weights import fastest_attention
+from distilwhisper_lib.device import autocast, mixed_precision, pick_device, weights_cast_once
+from distilwhisper_lib.weights import fastest_attention, load_whisper
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 from transformers.utils.logging import set_verbosity_error
 
 from .measuring import as_rows, interleaved, reached_bytes, reached_flops, report
 
 SHAPES = {"base": (512, 6, 8), "small": (768, 12, 12), "large-v2": (1280, 32, 20)}  # width, layers a stack, heads
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # of weights and arithmetic
+ROWS = [None, "cs", "ca"]  # languages of the rows of a batch, in turn
 
 
 def whisper_of(size: str) -> WhisperForConditionalGeneration:
@@ -78,42 +82,83 @@ def gates_drawn(model) -> None:
             gate.register_forward_hook(lambda module, inputs, G: torch.rand_like(G) - 0.5)
 
 
+@contextmanager
+def fixed_gates(model):
+    """Within the block every other layer's gates are fixed open, the others' shut."""
+    for number, block in enumerate(clsr_blocks(model)):
+        block.fixed["cs"] = number % 2 == 0
+    try:
+        yield
+    finally:
+        for block in clsr_blocks(model):
+            block.fixed.clear()
+
+
+class Setting:
+    """A model and a batch of one size, precision and batch size, and the calls that are measured."""
+
+    def __init__(self, size: str, dtype: str, batch: int, tokens: int, compiled: bool = False):
+        self.device, self.dtype, self.tokens = pick_device(), DTYPES.get(dtype, torch.float32), tokens
+        self.mixed_precision = dtype == "autocast"
+        model = load_whisper("openai/whisper-base").eval() if size == "base" else whisper_of(size)
+        self.model = attach_experts(model.to(self.device, self.dtype), [code for code in ROWS if code])
+        gates_drawn(self.model)
+        config = self.model.config
+        shape = (batch, config.num_mel_bins, 2 * config.max_source_positions)
+        self.features = torch.randn(*shape, device=self.device, dtype=self.dtype)
+        self.inputs = torch.randint(10, 50, (batch, tokens), device=self.device)
+        self.whole = torch.compile(self.model) if compiled else self.model
+
+    def one_pass(self):
+        """Run encoder and decoder once, all tokens given."""
+        return self.whole(input_features=self.features, decoder_input_ids=self.inputs)
+
+    def token_by_token(self):
+        """Generate the same number of tokens, greedily."""
+        limits = {"max_new_tokens": self.tokens, "min_new_tokens": self.tokens, "do_sample": False}
+        generate = super(WhisperForConditionalGeneration, self.model).generate  # without Whisper's loop over windows
+        return generate(self.features, decoder_input_ids=self.inputs[:, :4], **limits)
+
+    @torch.no_grad()
+    def within(self, call, language, *contexts):
+        """Return what a call returns with a language set, in further contexts."""
+        with ExitStack() as stack:
+            if self.mixed_precision:
+                contexts = (autocast(self.device), weights_cast_once(self.model), *contexts)
+            for context in (use_language(self.model, language), *contexts):
+                stack.enter_context(context)
+            return call()
+
+    def runs(self, call, compiled: bool) -> dict:
+        """Return the runs by name; of compiled models the first three."""
+        rows = [ROWS[row % len(ROWS)] for row in range(len(self.inputs))]
+        runs = {"plain": lambda: self.within(call, None), "mixed": lambda: self.within(call, "cs", both_computed()),
+                "routed": lambda: self.within(call, "cs")}  # fmt: skip
+        if not compiled:
+            runs |= {"languages": lambda: self.within(call, rows)} if len(rows) > 1 else {}
+            runs |= {"fixed": lambda: self.within(call, "cs", fixed_gates(self.model))}
+        return runs
+
+    def floors(self) -> dict[str, float]:
+        """Return the least seconds that plain Whisper needs here, by what is measured."""
+        computed = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[mixed_precision(self.device)]
+        speed = reached_flops(self.device, computed if self.mixed_precision else self.dtype)
+        added = {id(weight) for _, weight in expert_parameters(self.model)}
+        read = sum(weight.nbytes for weight in self.model.model.decoder.parameters() if id(weight) not in added)
+        reading = self.tokens * read / reached_bytes(self.device)
+        whole, heard = (flops(self.model.config, len(self.inputs), n) / speed for n in (self.tokens, 0))
+        return {"one pass": whole, "token by token": heard + max(reading, whole - heard)}
+
+
 def measure(size: str, dtype: str, batch: int, tokens: int, repeats: int, compiled: bool = False) -> list[dict]:
     """Return the rows of one size, precision and batch: encoder and decoder in one pass, and token by token."""
-    device = pick_device()
-    model = attach_experts(whisper_of(size).to(device, DTYPES[dtype]), ["cs"])
-    gates_drawn(model)
-    frames = 2 * model.config.max_source_positions
-    features = torch.randn(batch, model.config.num_mel_bins, frames, device=device, dtype=DTYPES[dtype])
-    inputs = torch.randint(10, 50, (batch, tokens), device=device)
-    limits = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
-    speed, rows = reached_flops(device, DTYPES[dtype]), []
-    added = {id(weight) for _, weight in expert_parameters(model)}
-    read = sum(weight.nbytes for weight in model.model.decoder.parameters() if id(weight) not in added)
-    reading = tokens * read / reached_bytes(device)
-    whole, heard = (flops(model.config, batch, n) / speed for n in (tokens, 0))
-    floors = {"one pass": whole, "token by token": heard + max(reading, whole - heard)}
-
-    whole_model = torch.compile(model) if compiled else model
-
-    def one_pass():
-        return whole_model(input_features=features, decoder_input_ids=inputs)
-
-    def token_by_token():
-        generate = super(WhisperForConditionalGeneration, model).generate  # without Whisper's own loop over windows
-        return generate(features, decoder_input_ids=inputs[:, :4], **limits)
-
-    for name, call in {"one pass": one_pass, **({} if compiled else {"token by token": token_by_token})}.items():
-        def within(language, mixed, call=call):
-            with torch.no_grad(), use_language(model, language):
-                if mixed:
-                    with both_computed():
-                        return call()
-                return call()
-
-        runs = {"plain": lambda: within(None, False), "mixed": lambda: within("cs", True),
-                "routed": lambda: within("cs", False)}  # fmt: skip
-        rows += as_rows(interleaved(runs, repeats, device), "plain", dict.fromkeys(runs, floors[name]), size=size,
+    setting, rows = Setting(size, dtype, batch, tokens, compiled), []
+    floors = setting.floors()
+    for name, call in {"one pass": setting.one_pass, "token by token": setting.token_by_token}.items():
+        if compiled and name == "token by token":
+            continue
+        runs = setting.runs(call, compiled)
+        rows += as_rows(interleaved(runs, repeats, setting.device), "plain", dict.fromkeys(runs, floors[name]), size=size,
                         dtype=dtype, batch=batch, compiled="yes" if compiled else "no", work=name)  # fmt: skip
     return rows
 
@@ -124,20 +169,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="whisper-base, batch 1: under a minute")
     parser.add_argument("--sizes", nargs="*", choices=[*SHAPES, "tiny"], default=["base", "small"])
     parser.add_argument("--batches", nargs="*", type=int, default=[1, 16])
-    parser.add_argument("--dtypes", nargs="*", choices=list(DTYPES), default=["fp32"])
+    parser.add_argument("--dtypes", nargs="*", choices=[*DTYPES, "autocast"], default=["fp32"])
     parser.add_argument("--tokens", type=int, default=30)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--compile", action="store_true", help="each setting by torch.compile too")
     a = parser.parse_args(arguments)
     if a.quick:
-        a.sizes, a.batches, a.repeats = a.sizes[:1], [1], 3
+        a.sizes, a.batches, a.repeats, a.tokens = a.sizes[:1], [1], 2, min(a.tokens, 8)
     torch.manual_seed(0)
     torch._dynamo.config.capture_dynamic_output_shape_ops = a.compile  # or the routed blocks break the graph
     set_verbosity_error()
     rows = [row for size in a.sizes for dtype in a.dtypes for batch in a.batches
             for compiled in ((False, True) if a.compile else (False,))
             for row in measure(size, dtype, batch, a.tokens, a.repeats, compiled)]  # fmt: skip
-    report("inference", rows)
+    report("inference", rows, ("size", "dtype", "batch", "compiled", "work"))
 
 
 if __name__ == "__main__":

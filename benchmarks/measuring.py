@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+import transformers
 from distilwhisper_lib.device import describe_machine
-from distilwhisper_lib.presets import REPOSITORY
+from distilwhisper_lib.presets import REPOSITORY, whole_file
 
 
 def seconds(run: Callable[[], object], device: torch.device) -> float:
@@ -55,20 +56,26 @@ def as_rows(took: dict[str, list[float]], baseline: str, floor: dict[str, float]
         ratios = [value / base for value, base in zip(values, took[baseline], strict=True)]
         median = statistics.median(values)
         rows.append(setting | {"run": name, "seconds": median, f"times {baseline}": statistics.median(ratios),
-                               "floor": floor[name], "times floor": median / floor[name]})  # fmt: skip
+                               "floor": floor[name], "times floor": median / floor[name],
+                               "rounds": len(values)})  # fmt: skip
     return rows
 
 
-def report(name: str, rows: list[dict]) -> pd.DataFrame:
-    """Print the table with machine and versions; write it to benchmarks/<name>.csv in the folder of results."""
-    table, machine = pd.DataFrame(rows), describe_machine()
-    for column, value in (machine | {"torch": torch.__version__}).items():
-        table[column] = value
-    folder = Path(os.environ.get("LAB_RESULTS") or REPOSITORY / "results").expanduser() / "benchmarks"
-    folder.mkdir(parents=True, exist_ok=True)
-    table.to_csv(folder / f"{name}.csv", index=False, float_format="%.4g")
-    shown = table.drop(columns=list(machine) + ["torch"])
-    print(f"{machine['gpu'] or machine['processor']}, {machine['threads']} threads, torch {table['torch'][0]}")
+def report(name: str, rows: list[dict], setting: tuple[str, ...]) -> pd.DataFrame:
+    """Print the table with machine and versions; write it to benchmarks/<name>.csv in the folder of results.
+
+    setting: the columns that say what was measured; rows that the file has of other settings stay.
+    """
+    shown, machine = pd.DataFrame(rows), describe_machine()
+    table = shown.assign(**machine, torch=torch.__version__, transformers=transformers.__version__)
+    path = Path(os.environ.get("LAB_RESULTS") or REPOSITORY / "results").expanduser() / "benchmarks" / f"{name}.csv"
+    if path.exists():
+        before = pd.read_csv(path)
+        new, old = (found[list(setting)].astype(str).agg(" ".join, axis=1) for found in (table, before))
+        table = pd.concat([before[~old.isin(new)], table])
+    with whole_file(path) as part:
+        table.to_csv(part, index=False, float_format="%.4g")
+    print(f"{machine['gpu'] or machine['processor']}, {machine['threads']} threads, torch {torch.__version__}")
     print(shown.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
-    print(f"written to {folder.name}/{name}.csv")
+    print(f"written to benchmarks/{path.name}")
     return table

@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     if a.one:
         print(json.dumps(one(a.one, a.size, a.teacher, a.batch)))
     else:
-        report("memory", measure(a.size, a.teacher, a.batch))
+        report("memory", measure(a.size, a.teacher, a.batch), ("size", "teacher", "batch"))
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     a = parser.parse_args(arguments)
     sizes, forms = (a.sizes[:1], FORMS[:4]) if a.quick else (a.sizes, FORMS)
     torch.manual_seed(0)
-    report("storage", [row for size in sizes for row in measure(size, forms)])
+    report("storage", [row for size in sizes for row in measure(size, forms)], ("size",))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@
     fused optimizer   as torch has it
     mixed precision   where the processor or GPU computes in 16 bits: then this row is what the library does
 
-Each row has the steps above it too; the last is `LabTrainer`'s own loss. Random weights and clips in Whisper's shapes.
-Beside the step the whole run: the teacher once, then `--epochs` of steps. "frozen front" is the part before the first
+Each row has the steps above it too; the last is `LabTrainer`'s own loss. Then that last row without one of the steps:
+what each is worth where all others are there. Random weights and clips in Whisper's shapes. Beside the step the whole
+run: the teacher once, then `--epochs` of steps; "library, 30 s" is what is exact, without the short window, which suits
+short clips alone. "frozen front" is the part before the first
 expert alone, which is the same in every epoch: what storing its outputs would save at most; the library does not, for
 they take more space than the clips. Floor: the operations of the last row's step, counted by torch, at the speed that a
 plain matrix product reaches here.
@@ -39,6 +41,7 @@ from .inference import SHAPES, whisper_of
 from .measuring import as_rows, interleaved, reached_flops, report
 
 STEPS = ("stored teacher", "labelled", "top k", "short window", "fused optimizer", "mixed precision")
+LEFT_OUT = (("labelled", "top k"), ("top k",), ("short window",), ("fused optimizer",), ("mixed precision",))
 BUDGET, SMOOTHING, MARGIN = 0.8, 0.1, 150  # frames of silence after the longest clip, as at laptop
 
 
@@ -142,16 +145,20 @@ def measure(size: str, teacher: str, batch: int, repeats: int, epochs: int) -> l
     runs |= {name: lambda n=n: training.step(names[: n + 1]) for n, name in enumerate(names)}
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[mixed_precision(training.device)]
     speed = reached_flops(training.device, precision)
-    runs |= {"teacher once": lambda: training.teach(training.cut), "frozen front": training.front}
-    took = interleaved(runs, repeats, training.device)
-    once = took.pop("teacher once")
+    for left in (left for left in LEFT_OUT if left[-1] in names):
+        some = tuple(name for name in names if name not in left)
+        runs["without " + ", ".join(left)] = lambda some=some: training.step(some)
+    runs |= {"teacher once": lambda: training.teach(training.cut), "teacher once, 30 s": lambda: training.teach(3000)}
+    took = interleaved(runs | {"frozen front": training.front}, repeats, training.device)
+    once, once_whole = took.pop("teacher once"), took.pop("teacher once, 30 s")
     floors = dict.fromkeys(took, operations(lambda: training.step(names)) / speed)
     floors["frozen front"] = operations(training.front) / speed
     rows = as_rows(took, "baseline", floors, size=size, teacher=teacher, batch=batch, work="step")
     whole = {"baseline": [epochs * t for t in took["baseline"]],
+             "library, 30 s": [epochs * t + o for t, o in zip(took["without short window"], once_whole, strict=True)],
              "library": [epochs * t + o for t, o in zip(took[names[-1]], once, strict=True)]}  # fmt: skip
-    rows += as_rows(whole, "baseline", dict.fromkeys(whole, epochs * floors["baseline"]), size=size, teacher=teacher, batch=batch,
-                    work=f"{epochs} epochs")  # fmt: skip
+    rows += as_rows(whole, "baseline", dict.fromkeys(whole, epochs * floors["baseline"]), size=size, teacher=teacher,
+                    batch=batch, work=f"{epochs} epochs")  # fmt: skip
     return rows
 
 
@@ -168,7 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
     if a.quick:
         a.teacher, a.batch, a.repeats = a.size, 2, 1
     set_verbosity_error()
-    report("training", measure(a.size, a.teacher, a.batch, a.repeats, a.epochs))
+    report("training", measure(a.size, a.teacher, a.batch, a.repeats, a.epochs), ("size", "teacher", "batch"))
 
 
 if __name__ == "__main__":

@@ -15,9 +15,31 @@ def test_inference_writes_ratios_of_each_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
     inference.main(["--quick", "--sizes", "tiny", "--tokens", "6"])
     table = pd.read_csv(tmp_path / "benchmarks" / "inference.csv")
-    assert list(table["run"]) == ["plain", "mixed", "routed"] * 2 and set(table["batch"]) == {1}
+    assert list(table["run"]) == ["plain", "mixed", "routed", "fixed"] * 2 and set(table["batch"]) == {1}
     assert (table.loc[table["run"] == "plain", "times plain"] == 1).all() and (table["times floor"] > 1).all()
     assert "times plain" in capsys.readouterr().out
+    inference.main(["--sizes", "tiny", "--tokens", "4", "--batches", "2", "--dtypes", "autocast", "--repeats", "1"])
+    both = pd.read_csv(tmp_path / "benchmarks" / "inference.csv")
+    assert len(both) == 8 + 10 and set(both["rounds"]) == {1, 2}  # the rows of the other setting are there still
+    assert list(both["run"][8:13]) == ["plain", "mixed", "routed", "languages", "fixed"]
+    inference.main(["--quick", "--sizes", "tiny", "--tokens", "6"])
+    assert len(pd.read_csv(tmp_path / "benchmarks" / "inference.csv")) == 8 + 10  # measured again: replaced
+
+
+@torch.no_grad()
+def test_each_run_of_inference_goes_the_way_it_is_named_for():
+    setting, asked = inference.Setting("tiny", "fp32", 3, 4), []
+    for block in clsr_blocks(setting.model):
+        block.gates["cs"].register_forward_hook(lambda *_: asked.append("cs"))
+        block.gates["ca"].register_forward_hook(lambda *_: asked.append("ca"))
+    layers, found = len(clsr_blocks(setting.model)), {}
+    for name, run in setting.runs(setting.one_pass, compiled=False).items():
+        asked.clear()
+        run()
+        found[name] = (asked.count("cs"), asked.count("ca"))
+    assert found == {"plain": (0, 0), "mixed": (layers, 0), "routed": (layers, 0), "languages": (layers, layers),
+                     "fixed": (0, 0)}  # fmt: skip
+    assert not any(block.fixed for block in clsr_blocks(setting.model))
 
 
 def test_mixed_and_routed_give_the_same_outputs():
@@ -111,8 +133,10 @@ def test_training_writes_a_row_for_each_step_and_for_the_whole_run(tmp_path, mon
     monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
     training.main(["--quick", "--size", "tiny"])
     table = pd.read_csv(tmp_path / "benchmarks" / "training.csv")
-    assert list(table["run"]) == ["baseline", *training.steps_here(), "frozen front", "baseline", "library"]
-    assert list(table["work"])[-2:] == ["10 epochs"] * 2 and (table["times floor"] > 1).all()
+    here = training.steps_here()
+    without = ["without " + ", ".join(left) for left in training.LEFT_OUT if left[-1] in here]
+    assert list(table["run"]) == ["baseline", *here, *without, "frozen front", "baseline", "library, 30 s", "library"]
+    assert list(table["work"])[-3:] == ["10 epochs"] * 3 and (table["times floor"] > 1).all()
     assert (table.loc[table["run"] == "baseline", "times baseline"] == 1).all()
 
 
@@ -121,6 +145,9 @@ def test_what_the_steps_leave_out_does_not_change_the_loss(tiny_training):
     assert losses[1] == losses[0]  # the teacher says the same when it is asked again
     assert abs(losses[2] - losses[1]) > 1e-4  # padding is left out: another loss, the one that is meant
     assert losses[3] == pytest.approx(losses[2], abs=1e-4)  # all words but one are stored
+    for left in training.LEFT_OUT[1:]:
+        some = tuple(step for step in training.STEPS[:5] if step not in left)
+        assert tiny_training.loss(some).item() == pytest.approx(losses[2], rel=0.02)  # the window moves it a little
 
 
 def test_the_frozen_front_is_what_reaches_the_first_expert(tiny_training):
