@@ -155,6 +155,14 @@ def test_own_recordings_run(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count("'wer'") == 2
 
 
+def test_the_deployed_language_is_a_plain_whisper_for_faster_whisper(tmp_path, monkeypatch):
+    pytest.importorskip("ctranslate2")
+    monkeypatch.setenv("LAB_PRESET", "smoke")
+    found = run_example("deploy", ('"whisper-base-cs")  ', f'"{tmp_path / "out"}")  '))
+    assert not hasattr(found["plain"].model.encoder.layers[0].fc1, "experts")
+    assert (tmp_path / "out" / "model.bin").is_file() and (tmp_path / "out" / "tokenizer.json").is_file()
+
+
 def fake_reference(folder: Path) -> Path:
     """Write a made-up reference run, with one system missing from retention."""
     folder.mkdir(parents=True)

@@ -599,7 +599,7 @@ thin_and_whole.set_index(["test_set", "system"])[["wer", "cer", "loops"]].sort_i
 print(*(sentence(row) for _, row in pd.read_csv(low_rank / "seeds-paired.csv").iterrows()), sep="\n")
 
 # %% [markdown]
-# **Read:** with a sixth of the weights the thin experts are level with the whole ones in both domains, and their CER is
+# **Read:** with a sixth of the weights the thin experts cannot be told from the whole ones in either domain, and their CER is
 # lower in-domain; so on this little data whole experts have weights to spare. Against LoRA of the same size: in-domain
 # LoRA is better, decided; out-of-domain nothing is, for LoRA loops on some clips there and the interval is wide. So it is
 # not their size that keeps the experts behind LoRA in-domain. What could be looked into next: the gate budget, which in

@@ -32,6 +32,7 @@
 # **Predict:** which costs more for these clips, the encoder or some tokens? And what do experts add to each?
 
 # %%
+import contextlib
 import statistics
 import time
 
@@ -39,6 +40,7 @@ import pandas as pd
 import torch
 
 from distilwhisper_lib import plots, set_language, use_language, use_window
+from distilwhisper_lib.device import autocast, weights_cast_once
 
 system, language = "distilwhisper", lab.preset.language
 model = lab.model(system).eval()
@@ -56,7 +58,7 @@ def clock(run):
     return time.perf_counter() - began
 
 
-def medians(runs, rounds=5):
+def medians(runs, rounds=9):
     """Median seconds of each run, measured in turn: a slow moment of the machine meets all of them."""
     took = [{name: clock(run) for name, run in runs.items()} for _ in range(rounds + 1)][1:]  # the first one warms up
     return {name: statistics.median(row[name] for row in took) for name in runs}
@@ -65,17 +67,22 @@ def medians(runs, rounds=5):
 tokens = min(16, lab.preset.max_new_tokens)
 
 
-@torch.no_grad()
+@contextlib.contextmanager
+def as_transcribed(experts):
+    """The setting in which the library transcribes: 16 bits where the machine has them, no gradients."""
+    with torch.no_grad(), autocast(lab.device), weights_cast_once(model), use_language(model, experts):
+        yield
+
+
 def encode(experts):
-    with use_language(model, experts), use_window(model, features.shape[-1]):
+    with as_transcribed(experts), use_window(model, features.shape[-1]):
         return model.get_encoder()(features).last_hidden_state  # (B, S, d)
 
 
-@torch.no_grad()
 def decode(experts, heard):
     """One token after the other, always the start token: what is written does not matter here."""
     ids, past = batch["decoder_input_ids"][:, :1].to(lab.device), None
-    with use_language(model, experts):
+    with as_transcribed(experts):
         for _ in range(tokens):
             out = model.get_decoder()(input_ids=ids, encoder_hidden_states=heard, past_key_values=past, use_cache=True)
             past, _ = out.past_key_values, model.proj_out(out.last_hidden_state)
@@ -89,10 +96,18 @@ profile["experts / plain"] = profile["experts"] / profile["plain"]
 profile.round(3)  # seconds for the batch
 
 # %% [markdown]
-# **Read:** the last column is what experts cost. With few clips and a short batch it is noisy: anything within some per
-# cent of one is no difference. In the reference run the encoder costs more than three times as much as 16 tokens, and experts
-# add some six per cent to both. The paper promises "negligible overhead"; whether that holds depends on what the code does
-# with a position that goes to its expert. That is the next section.
+# Which operations is that? torch's profiler adds up the time of each, for one encoding and one decoding:
+
+# %%
+from torch.profiler import ProfilerActivity, profile
+
+with profile(activities=[ProfilerActivity.CPU]) as watched:
+    decode(language, encode(language))
+spent = pd.Series({entry.key: entry.self_cpu_time_total for entry in watched.key_averages()})
+(spent.nlargest(8) / spent.sum()).round(2).rename("share of the time")
+
+# %% [markdown]
+# **Read:** READ1
 #
 # ## 2. One block for each position
 #
@@ -111,6 +126,7 @@ from distilwhisper_lib.clsr import clsr_blocks
 block = clsr_blocks(model)[-1]
 shared, expert, gate = block.shared, block.experts[language], block.gates[language]
 h = torch.randn(4, 200, model.config.d_model, device=lab.device)  # (B, T, d)
+halved = gate.register_forward_hook(lambda module, inputs, G: G - G.median())  # half are open: the hardest case
 
 
 @torch.no_grad()
@@ -145,7 +161,8 @@ def count(run):
 
 with torch.no_grad():
     work = {"shared alone": count(shared), "both": count(both), "routed": count(routed)}
-    took = medians({"shared alone": lambda: shared(h), "both": lambda: both(h), "routed": lambda: routed(h)}, 9)
+    took = medians({"shared alone": lambda: shared(h), "both": lambda: both(h), "routed": lambda: routed(h)})
+halved.remove()
 blocks = pd.DataFrame({"operations": work, "seconds": took})
 (blocks / blocks.loc["shared alone"]).round(2)  # times the shared block
 
@@ -161,8 +178,8 @@ blocks = pd.DataFrame({"operations": work, "seconds": took})
 from distilwhisper_lib.presets import REPOSITORY
 
 kept = REPOSITORY / "results" / "reference" / "benchmarks"
-shown = ["size", "batch", "compiled", "work", "run", "times plain", "times floor", "processor"]
-pd.read_csv(kept / "inference.csv")[shown].round(2)
+setting = ["size", "dtype", "batch", "compiled", "work"]
+pd.read_csv(kept / "inference.csv").pivot(index=setting, columns="run", values="times plain").round(2).fillna("")
 
 # %% [markdown]
 # **Read:** *routed* takes as long as plain Whisper but for some per cent (seven for whisper-small in one pass), *mixed*, both
@@ -527,17 +544,18 @@ else:
 # %%
 from dataclasses import replace
 
-from distilwhisper_lib.audio import read_audio
+from distilwhisper_lib.audio import log_mel, read_audio
 from distilwhisper_lib.evaluate import generate_batch
 
 native = replace(lab.collator, margin_seconds=None)  # Whisper's own 30 s
 
 
 def ours(model, collator):
-    """Return a function from the number of a clip to its text."""
+    """Return a function from the number of a clip to its text; like the other engine's it begins at the file."""
     def say(i):
-        mel = collator([clips[i]])["input_features"]
-        return generate_batch(model, lab.processor.tokenizer, mel, language, "transcribe", lab.preset)[0]
+        mel = torch.as_tensor(log_mel(read_audio(clips.rows[i]["audio"]), lab.processor.feature_extractor))
+        features = collator([clips[i] | {"features": mel}])["input_features"]
+        return generate_batch(model, lab.processor.tokenizer, features, language, "transcribe", lab.preset)[0]
     return say
 
 # %%
@@ -562,13 +580,16 @@ engines = {"routed": ours(model, lab.collator), "routed, 30 s": ours(model, nati
            "baked, 30 s": ours(baked, native)}  # fmt: skip
 if possible:
     engines["faster-whisper int8, 30 s"] = theirs(converted)
-rows, texts = [], [clips.rows[i]["text"] for i in few]
-for name, say in engines.items():
-    say(few[0])  # the first call allocates
-    began = time.perf_counter()
-    said = [say(i) for i in few]
-    rows.append({"engine": name, "real-time factor": (time.perf_counter() - began) / sound}
-                | summarise(count_errors(texts, said, lab.preset.normaliser)))  # fmt: skip
+said, texts = {}, [clips.rows[i]["text"] for i in few]
+
+
+def say_all(name):
+    said[name] = [engines[name](i) for i in few]
+
+
+took = medians({name: lambda name=name: say_all(name) for name in engines}, 3)
+rows = [{"engine": name, "real-time factor": took[name] / sound}
+        | summarise(count_errors(texts, said[name], lab.preset.normaliser)) for name in engines]  # fmt: skip
 pd.DataFrame(rows).set_index("engine")[["real-time factor", "wer", "wer_low", "wer_high", "cer"]].round(2)
 
 # %% [markdown]
