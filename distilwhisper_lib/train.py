@@ -1,6 +1,5 @@
 """One trainer for every system: transformers' Trainer with our loss, an explicit batch order and safe resuming."""
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from .device import PROCESSES, RANK, mixed_precision, ordered_sums, peak_memory_
 from .evaluate import transcribe
 from .fidelity import Fidelity
 from .losses import IGNORED, cross_entropy, gate_agreement_loss, gate_budget_loss, top_k_divergence, total_loss
-from .presets import Preset, disk_errors
+from .presets import Preset, disk_errors, whole_file
 from .record import write_json
 from .scoring import count_errors, summarise
 from .systems import System, prepare_for_training, save_trained
@@ -44,9 +43,8 @@ class Objective:
     def key(self) -> list:
         """Return all that the trained weights depend on, as a list that can be hashed."""
         teacher = self.teacher.folder.name if self.teacher else None  # its name changes with the temperature
-        divergence = self.divergence if teacher else None
-        return [self.label_smoothing, self.budget, self.per_stack, teacher, divergence, *self.fidelity.on(),
-                *([f"agreement {self.agreement:g}"] if self.agreement else [])]  # fmt: skip
+        return [self.label_smoothing, self.budget, self.per_stack, teacher, teacher and self.divergence,
+                *self.fidelity.on(), *([f"agreement {self.agreement:g}"] if self.agreement else [])]  # fmt: skip
 
 
 class LabTrainer(Trainer):
@@ -62,6 +60,20 @@ class LabTrainer(Trainer):
         self.objective, self.order, self.wer, self._parts = objective, order, wer, []
         self.model_accepts_loss_kwargs = True  # we apply the share ourselves
 
+    def _trained(self) -> dict[str, torch.Tensor]:
+        return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, self._trained())  # what is frozen is in memory when a run goes on
+
+    def _issue_warnings_after_load(self, load_result) -> None:
+        missing = self._trained().keys() & load_result.missing_keys  # frozen weights are missing on purpose
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if self.accelerator.scaler is not None:  # else a run begun in fp16 goes on in another precision
+            super()._load_scaler(checkpoint)
+
     def _get_train_sampler(self, *_):
         return self.order
 
@@ -69,9 +81,9 @@ class LabTrainer(Trainer):
         return sum(length_batches(clips.durations, self.args.eval_batch_size), [])  # short windows for short clips
 
     def evaluation_loop(self, *args, **kwargs):
-        """Return transformers' scores, and `wer` of model and step as eval_wer where there is one."""
+        """Return transformers' scores, and `wer` of model and step as eval_wer where it chooses the best epoch."""
         output = super().evaluation_loop(*args, **kwargs)
-        if self.wer:
+        if self.args.load_best_model_at_end:
             output.metrics["eval_wer"] = self.wer(self.model, self.state.global_step)
         return output
 
@@ -177,13 +189,12 @@ class MarkComplete(TrainerCallback):
         control.should_log = True  # what is logged starts anew at a checkpoint, in a resumed run as in another
 
     def on_save(self, args, state, control, **_):
-        """Mark the checkpoint that has just been written, then remove the others."""
         args.distributed_state.wait_for_everyone()  # each process has written its random numbers
         if RANK:
             return
         folder, newest = Path(args.output_dir), f"checkpoint-{state.global_step}"
-        (folder / "mark.part").write_text(f"{self.elapsed():.1f}")
-        os.replace(folder / "mark.part", folder / newest / "complete")
+        with whole_file(folder / newest / "complete") as part:
+            part.write_text(f"{self.elapsed():.1f}")
         for path in folder.glob("checkpoint-*"):
             if path.name not in (newest, Path(state.best_model_checkpoint or newest).name):
                 (path / "complete").unlink(missing_ok=True)
@@ -206,20 +217,18 @@ def training_arguments(folder: Path, preset: Preset, learning_rate: float, epoch
     they can't be dealt out evenly.
     Source of optimiser and schedule: the release (Adam beta2 0.98, no weight decay, linear, warm-up 0.1).
     """
-    device, accumulation = pick_device(), preset.accumulation // PROCESSES
+    device, best = pick_device(), preset.keep == "best"
     if preset.accumulation % PROCESSES:
         raise ValueError(f"{PROCESSES} processes can't share an accumulation of {preset.accumulation}: set a multiple")
     steps = -(-clips // (preset.batch_size * preset.accumulation)) * epochs
     return TrainingArguments(
-        output_dir=str(folder), seed=seed, num_train_epochs=epochs,
+        output_dir=str(folder), seed=seed, num_train_epochs=epochs, learning_rate=learning_rate,
+        lr_scheduler_type="linear", warmup_steps=int(preset.warmup_ratio * steps), adam_beta2=0.98, weight_decay=0.0,
         per_device_train_batch_size=preset.batch_size, per_device_eval_batch_size=preset.batch_size,
-        gradient_accumulation_steps=accumulation,
-        learning_rate=learning_rate, lr_scheduler_type="linear", warmup_steps=int(preset.warmup_ratio * steps),
-        adam_beta2=0.98, weight_decay=0.0, max_grad_norm=1.0,
+        gradient_accumulation_steps=preset.accumulation // PROCESSES, max_grad_norm=1.0,
         bf16=mixed_precision(device) == "bf16", fp16=mixed_precision(device) == "fp16", use_cpu=device.type == "cpu",
         eval_strategy="epoch", save_strategy="epoch", prediction_loss_only=True,
-        load_best_model_at_end=preset.keep == "best", greater_is_better=False,
-        metric_for_best_model="eval_wer" if preset.keep == "best" else None,
+        load_best_model_at_end=best, metric_for_best_model="eval_wer" if best else None, greater_is_better=False,
         logging_steps=max(1, min(5, steps // 4)), report_to=[], disable_tqdm=True,
         remove_unused_columns=False, label_names=["labels"], dataloader_pin_memory=device.type == "cuda",
     )  # fmt: skip
@@ -230,6 +239,7 @@ def make_trainer(model, arguments: TrainingArguments, objective: Objective, clip
     """Return a LabTrainer over `clips`; `validation` gives a plain cross-entropy after every epoch."""
     batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * PROCESSES
     order = LengthOrder(clips.durations, batch, arguments.seed)
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process uses one GPU: DataParallel's copies would lose the gates
     noise = GateNoise(objective.fidelity.noise_at_start)
     trainer = LabTrainer(model, arguments, collator, clips, validation, callbacks=[noise, *(callbacks or [])],
                          objective=objective, order=order, wer=wer)  # fmt: skip
@@ -256,17 +266,17 @@ def train_system(system: System, folder: Path, preset: Preset, objective: Object
     with arguments.distributed_state.main_process_first():  # it removes what is not whole
         resumed = last_complete_checkpoint(folder / "checkpoints")
     clock = MarkComplete(resumed)
-    scored = partial(_wer, folder / "checkpoints", preset, validation, collator, language)
+    wer = partial(_wer, folder / "checkpoints", preset, validation, collator, language)
     disable_progress_bar()  # of each checkpoint's files; ours stays
     trainer = make_trainer(model, arguments, objective, clips, validation, collator,
-                           [Progress(f"train {label or system.name}"), clock],
-                           scored if preset.keep == "best" else None)  # fmt: skip
+                           [Progress(f"train {label or system.name}"), clock], wer)  # fmt: skip
     with disk_errors(folder), ordered_sums():
         trainer.train(resume_from_checkpoint=resumed)
         if RANK == 0:
             save_trained(model, system, folder / "model")
             _write_run(folder, trainer, system=label or system.name, language=language, clips=len(clips),
-                       epochs=epochs, fidelity=objective.fidelity.on(), seconds=round(clock.elapsed(), 1))  # fmt: skip
+                       epochs=epochs, fidelity=objective.fidelity.on(), seconds=round(clock.elapsed(), 1),
+                       seed=seed, learning_rate=learning_rate)  # fmt: skip
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return folder
 
@@ -279,14 +289,12 @@ def _wer(folder: Path, preset: Preset, clips: Clips, collator: Collator, languag
 
 
 def _write_run(folder: Path, trainer: LabTrainer, **facts) -> None:
-    arguments, parameters = trainer.args, trainer.model.parameters()
     write_json(folder / "run.json", facts | {
-        "seed": arguments.seed,
-        "learning_rate": arguments.learning_rate,
-        "batch_size": arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * PROCESSES,
+        "batch_size": trainer.order.batch_size,
         "processes": PROCESSES,
+        "precision": trainer.accelerator.mixed_precision,
         "steps": trainer.state.global_step,
-        "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "trained_parameters": sum(p.numel() for p in trainer._trained().values()),
         "peak_memory_gb": round(peak_memory_gb(pick_device()), 2),
         "log": [row for row in trainer.state.log_history if "train_runtime" not in row],
     })  # fmt: skip

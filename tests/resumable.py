@@ -1,7 +1,7 @@
 """Runs something once without interruption, and once per moment with a SIGKILL at it, and then to its end.
 
-python resumable.py WHAT FOLDER: WHAT is a system, "best" (of which the best epoch is kept), "teacher-outputs" or
-"transcribe"; FOLDER/<moment> gets the results.
+python resumable.py WHAT FOLDER: WHAT is a system, "best" (experts of which the best epoch is kept), "teacher-outputs"
+or "transcribe"; FOLDER/<moment> gets the results.
 Each attempt is a process of its own, forked from this one, which computes nothing itself.
 """
 
@@ -131,7 +131,7 @@ def work(what, folder):
     torch.set_num_threads(1)
     torch.manual_seed(os.getpid())  # nothing may hang on what was drawn before
     processor = tiny_processor()
-    system = systems.SYSTEMS.get("fine-tuning" if what == "best" else what)
+    system = systems.SYSTEMS.get("clsr-ft" if what == "best" else what)
     clips = RandomClips(processor.tokenizer, 8 if system else 14, seconds=(0.3, 0.6))
     collator = Collator(processor.tokenizer, PRESET.margin_seconds)
     if what == "transcribe":

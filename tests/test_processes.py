@@ -13,6 +13,7 @@ from distilwhisper_lib import record, train
 from distilwhisper_lib.experiments import jobs as jobs_module
 from distilwhisper_lib.experiments.jobs import Job, run_job
 from distilwhisper_lib.presets import get_preset
+from random_data import RandomClips
 from safetensors.torch import load_file
 from test_resume import contents
 
@@ -75,6 +76,18 @@ def test_two_processes_of_which_one_was_killed_go_on_to_the_same_files(runs):
     assert done.returncode == 0, done.stderr[-3000:]
     for system in ("fine-tuning", "clsr-ft"):
         assert contents(folder / system) == contents(runs / "two" / system)
+
+
+def test_one_process_trains_on_one_of_several_gpus(monkeypatch, processor, collator, tmp_path):
+    monkeypatch.setattr(train, "pick_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("transformers.training_args.is_torch_mps_available", lambda: False)
+    arguments = train.training_arguments(tmp_path, get_preset("smoke"), 1e-3, 1, 8, 77)
+    assert arguments.n_gpu == 2  # of which transformers' Trainer would use both
+    clips, model = RandomClips(processor.tokenizer, 8), train.load_whisper("tiny")
+    trainer = train.make_trainer(model, arguments, train.Objective(), clips, clips, collator)
+    assert trainer.args.n_gpu == 1 and trainer._wrap_model(model) is model
+    assert trainer._train_batch_size == arguments.per_device_train_batch_size
 
 
 def test_batches_that_cannot_be_dealt_out_are_told(monkeypatch, tmp_path):

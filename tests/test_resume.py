@@ -4,10 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
-from resumable import RESUMED
+import torch
+from distilwhisper_lib import train
+from distilwhisper_lib.systems import get_system
+from distilwhisper_lib.train import LabTrainer, Objective, last_complete_checkpoint, train_system
+from random_data import RandomClips
+from resumable import PRESET, RESUMED
+from safetensors.torch import load_file, save_file
+from transformers import trainer as transformers_trainer
 
 TIMES = {"seconds", "peak_memory_gb", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
 
@@ -46,3 +55,85 @@ def test_killed_runs_end_with_the_same_files(what, tmp_path):
         assert min(steps.pop("from outside")[1:], default=2) >= 2
         assert steps == {name: RESUMED[name] for name in steps}
         assert ["eval_loss" in row for row in expected["run.json"]["log"]].count(True) == 3
+
+
+# ---- what a checkpoint holds, and where it can go on
+
+
+@pytest.fixture
+def run(processor, collator, tmp_path):
+    """Returns a function that trains three epochs of two steps of a system into a folder."""
+    clips = RandomClips(processor.tokenizer, 8, seconds=(0.3, 0.6))
+
+    def run(name, folder, keep="last"):
+        return train_system(get_system(name), tmp_path / folder, replace(PRESET, keep=keep), Objective(), clips, clips,
+                            collator, "cs", 1e-2, 3, 77)  # fmt: skip
+
+    return run
+
+
+def stopped(monkeypatch, run, *arguments):
+    """Run until somebody presses Ctrl-C in the sixth step; returns the checkpoint that is left, of the fourth."""
+    original, steps, folders = LabTrainer.training_step, count(1), []
+
+    def training_step(self, *args, **kwargs):
+        folders.append(self.args.output_dir)
+        if next(steps) == 6:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(LabTrainer, "training_step", training_step)
+        run(*arguments)
+    checkpoint = Path(last_complete_checkpoint(Path(folders[0])))
+    assert checkpoint.name == "checkpoint-4"
+    return checkpoint
+
+
+@pytest.mark.parametrize(("name", "keep"), [("fine-tuning", "last"), ("clsr-ft", "last"), ("clsr-ft", "best")])
+def test_a_checkpoint_without_frozen_weights_gives_the_same_run(name, keep, run, monkeypatch):
+    warnings, wers = [], {2: 40.0, 4: 60.0, 6: 50.0}  # the first epoch is kept, and loaded after the last
+    monkeypatch.setattr(train, "_wer", lambda *args: wers[args[-1]])
+    monkeypatch.setattr(transformers_trainer.logger, "warning", lambda *text: warnings.append(text))
+    expected = contents(run(name, "uninterrupted", keep))
+    checkpoint = stopped(monkeypatch, run, name, "stopped", keep)
+    held = [set(load_file(path / "model.safetensors")) for path in checkpoint.parent.glob("checkpoint-*")]
+    frozen = {"model.encoder.embed_positions.weight"}
+    names = {name for name, _ in train.load_whisper("tiny").named_parameters()}
+    if name == "fine-tuning":
+        assert held == [names - frozen]
+    else:
+        assert len(held) == (2 if keep == "best" else 1) and all(not keys & names for keys in held)
+        assert {len(keys) for keys in held} == {4 * (4 + 3)}  # of an expert and of a gate in each layer
+    assert contents(run(name, "stopped", keep)) == expected and warnings == []
+
+
+def test_a_trained_weight_that_a_checkpoint_lacks_is_told(run, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(transformers_trainer.logger, "warning", lambda text: warnings.append(text))
+    checkpoint = stopped(monkeypatch, run, "clsr-ft", "stopped")
+    weights = load_file(checkpoint / "model.safetensors")
+    lost = next(iter(weights))
+    save_file({name: weight for name, weight in weights.items() if name != lost}, checkpoint / "model.safetensors")
+    run("clsr-ft", "stopped")
+    assert len(warnings) == 1 and "missing keys" in warnings[0] and lost in warnings[0]
+
+
+def test_a_run_begun_in_fp16_goes_on_in_another_precision(run, monkeypatch):
+    checkpoint = stopped(monkeypatch, run, "clsr-ft", "stopped")
+    torch.save(torch.amp.GradScaler("cpu").state_dict(), checkpoint / "scaler.pt")  # as a T4 leaves it
+    monkeypatch.setenv("LAB_PRECISION", "bf16")
+    found = json.loads((run("clsr-ft", "stopped") / "run.json").read_text())
+    assert (found["steps"], found["precision"]) == (6, "bf16")
+
+
+def test_a_run_goes_on_in_fp16_with_the_scale_of_its_checkpoint_or_a_new_one(processor, collator, tmp_path):
+    clips = RandomClips(processor.tokenizer, 8)
+    arguments = train.training_arguments(tmp_path, PRESET, 1e-3, 1, len(clips), 77)
+    trainer = train.make_trainer(train.load_whisper("tiny"), arguments, Objective(), clips, clips, collator)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    trainer._load_scaler(str(tmp_path))  # begun in another precision: there is no state
+    assert trainer.accelerator.scaler.get_scale() == 8.0
+    torch.save(torch.amp.GradScaler("cpu", init_scale=2.0).state_dict(), tmp_path / "scaler.pt")
+    trainer._load_scaler(str(tmp_path))
+    assert trainer.accelerator.scaler.get_scale() == 2.0
