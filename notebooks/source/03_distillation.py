@@ -561,8 +561,8 @@ plot_curves(logs, keys=("gate_encoder", "gate_decoder"))
 #
 # ## 9. A run that is stopped goes on
 #
-# A laptop sleeps, Colab disconnects. After every epoch a checkpoint is written (weights, Adam's moments, random
-# numbers), and a mark in its folder once all of it is on disk; the next call of `lab.train` goes on from the last
+# A laptop sleeps, Colab disconnects. After every epoch a checkpoint is written (the trained weights, Adam's moments,
+# random numbers), and a mark in its folder once all of it is on disk; the next call of `lab.train` goes on from the last
 # marked one, and a half-written one is removed. The order of the clips depends on seed and epoch alone. So the result
 # is the same as without the stop. We train a tiny model for three epochs of four batches, and pull the plug at the
 # eighth batch.
