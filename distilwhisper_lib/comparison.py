@@ -44,8 +44,9 @@ def score(lab: Lab, system: str, key: str, experts: bool | str = True, **changes
     if release := corpus_release(test.corpus, test.language):  # the paper has Common Voice 13.0
         row["release"] = release
     if test.task == "translate":
+        bare = test.corpus == "fleurs"  # its English has neither case nor punctuation
         return row | {"n": len(table), "loops": 100 * table["loop"].mean()} | translation_scores(
-            list(table["text"]), list(table["prediction"]))  # fmt: skip
+            list(table["text"]), list(table["prediction"]), lab.preset.normaliser if bare else "")  # fmt: skip
     return row | summarise(table) | {"normaliser": lab.preset.normaliser}
 
 
@@ -140,9 +141,10 @@ def _mean_wer(tests: pd.DataFrame) -> str:
 def main_table(table: pd.DataFrame, language: str) -> pd.DataFrame:
     """Return the paper's table in miniature: a row per system, WER and CER with intervals, by test.
 
+    Systems that SYSTEMS does not know come last, under their own names.
     Raises ValueError for rows that were scored with different text normalisers: their WERs cannot be compared.
     """
-    wide, names = {}, sorted(table["normaliser"].dropna().unique())
+    wide, names = {}, sorted(table.dropna(subset=["wer", "normaliser"])["normaliser"].unique())
     if len(names) > 1:
         raise ValueError(f"WERs of {len(names)} normalisers ({', '.join(names)}) cannot be compared: score all rows "
                          "with one, open_lab(normaliser=...)")  # fmt: skip
@@ -154,4 +156,5 @@ def main_table(table: pd.DataFrame, language: str) -> pd.DataFrame:
     others = table[table["test_set"] == "retention"].groupby("system")
     if len(others):
         wide["other languages WER"] = others.apply(_mean_wer)
-    return pd.DataFrame(wide).reindex(list(EVERY)).dropna(how="all").rename(index=lambda name: EVERY[name].label)
+    rows = pd.DataFrame(wide).reindex(list(dict.fromkeys([*EVERY, *table["system"]]))).dropna(how="all")
+    return rows.rename(index={name: system.label for name, system in EVERY.items()})

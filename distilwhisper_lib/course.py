@@ -23,14 +23,15 @@ from .comparison import main_table
 from .corpora import download_size, load_corpus
 from .device import mixed_precision, release_memory
 from .lab import Lab
-from .presets import REPOSITORY, cache_dir, whole_file
+from .presets import REPOSITORY, Preset, cache_dir, whole_file
 from .record import write_json
 from .weights import load_processor, load_whisper
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 BEYOND = ("06", "07", "08")  # notebooks beyond the paper in miniature: run when they are asked for by number
-WEIGHTS = {"openai/whisper-base": " (290 MB)", "openai/whisper-small": " (1 GB)", "openai/whisper-large-v2": " (6 GB)"}
-DISK_GB = 4.0  # corpora, weights and trained systems at the laptop preset
+WEIGHTS_GB = {"openai/whisper-base": 0.29, "openai/whisper-small": 1, "openai/whisper-large-v2": 6}
+WEIGHTS = {name: f" ({size} GB)" if size >= 1 else f" ({1000 * size:.0f} MB)" for name, size in WEIGHTS_GB.items()}
+DISK_GB, TRAINED_GB = 4.0, 3.0  # at the laptop preset: corpora, weights and trained systems; the latter alone
 
 
 class Stopwatch:
@@ -81,6 +82,12 @@ def prepare(lab: Lab) -> None:
         load_corpus(test.corpus, test.language)
 
 
+def disk_needed(preset: Preset) -> float:
+    """Return the gigabytes that a preset's cache takes: what is trained grows with the student's weights."""
+    base = WEIGHTS_GB["openai/whisper-base"]
+    return 0.2 if preset.student == "tiny" else DISK_GB + TRAINED_GB * (WEIGHTS_GB.get(preset.student, base) / base - 1)
+
+
 def announce(lab: Lab) -> None:
     """Say what will be downloaded, how long it takes and what it needs; raises OSError where the disk is too full."""
     p = lab.preset
@@ -92,7 +99,7 @@ def announce(lab: Lab) -> None:
     print(f"downloads, where not here yet: speech {megabytes:.0f} MB ({', '.join(sorted(corpora))}), "
           f"weights of {' and '.join(name + WEIGHTS.get(name, '') for name in (p.student, p.teacher) if name)}")
     cache_dir().mkdir(parents=True, exist_ok=True)
-    free, needed = shutil.disk_usage(cache_dir()).free / 1e9, 0.2 if p.student == "tiny" else DISK_GB
+    free, needed = shutil.disk_usage(cache_dir()).free / 1e9, disk_needed(p)
     print(f"disk: about {needed:.1f} GB in {cache_dir()} ({free:.0f} GB free)", flush=True)
     held = sum(path.stat().st_size for path in cache_dir().rglob("*") if path.is_file()) / 1e9  # reused
     if free + held < needed:

@@ -129,16 +129,19 @@ def results_dir(preset: Preset) -> Path:
 
 
 @contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a full disk, however a library reports it, into an OSError that names the folder and says what to do."""
+def disk_errors(folder: Path, variable: str = "LAB_CACHE") -> Iterator[None]:
+    """Turn a full disk, however a library reports it, into an OSError that names the folder and says what to do.
+
+    variable: what names another folder. Of blocks in each other the innermost speaks.
+    """
     try:
         yield
     except Exception as error:  # safetensors and torch have errors of their own
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        if not full and "unexpected pos" not in str(error):  # torch.save on a full disk
+        if not full and "unexpected pos" not in str(error) or "left under" in str(error):  # torch.save; ours
             raise
-        raise OSError(errno.ENOSPC, f"no space left under {folder}: free some, or set LAB_CACHE to a folder on another "
-                      "disk; then run it again, it goes on where it was") from error  # fmt: skip
+        raise OSError(errno.ENOSPC, f"no space left under {folder}: free some, or set {variable} to a folder on "
+                      "another disk; then run it again, it goes on where it was") from error  # fmt: skip
 
 
 @contextmanager

@@ -26,11 +26,9 @@ def count_errors(references: list[str], predictions: list[str], normaliser: str 
 
     Rows whose reference is empty after normalisation cannot be scored and hold NaN in every count.
     """
-    rows = []
-    for reference, prediction in zip(references, predictions, strict=True):
-        r, p = normalise(reference, normaliser), normalise(prediction, normaliser)
-        rows.append(_count(r, p) | {"loop": is_loop(prediction)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame([_count(normalise(reference, normaliser), normalise(prediction, normaliser))
+                         | {"loop": is_loop(prediction)}
+                         for reference, prediction in zip(references, predictions, strict=True)])  # fmt: skip
 
 
 def _count(reference: str, prediction: str) -> dict:
@@ -38,14 +36,9 @@ def _count(reference: str, prediction: str) -> dict:
         return {"words": np.nan}
     words = jiwer.process_words(reference=reference, hypothesis=prediction)
     characters = jiwer.process_characters(reference=reference, hypothesis=prediction)
-    return {
-        "words": len(reference.split()),
-        "insertions": words.insertions,
-        "deletions": words.deletions,
-        "substitutions": words.substitutions,
-        "characters": len(reference),
-        "character_errors": characters.insertions + characters.deletions + characters.substitutions,
-    }
+    kinds = {kind: getattr(words, kind) for kind in ERRORS}
+    wrong = sum(getattr(characters, kind) for kind in ERRORS)
+    return {"words": len(reference.split()), **kinds, "characters": len(reference), "character_errors": wrong}
 
 
 def word_errors(counts: pd.DataFrame) -> pd.Series:
@@ -94,9 +87,16 @@ def paired_difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) 
     return {"difference": difference, "low": low, "high": high, "share": np.mean(np.array(resampled) >= 0)}
 
 
-def translation_scores(references: list[str], predictions: list[str]) -> dict:
-    """Return BLEU and chrF by sacrebleu, each with its 95 % bootstrap interval, and sacrebleu's signature."""
-    found, pairs = {}, np.array(list(zip(references, predictions, strict=True)), dtype=object)  # (n, 2)
+def translation_scores(references: list[str], predictions: list[str], normaliser: str = "") -> dict:
+    """Return BLEU and chrF by sacrebleu, each with its 95 % bootstrap interval, and sacrebleu's signature.
+
+    normaliser: of both sides, then in the result too ("": texts as they are). References without case and punctuation,
+    like FLEURS's, need one, or Whisper is punished for its own (source: the release, load_st_dataset).
+    """
+    found, sides = {}, (references, predictions)
+    if normaliser:
+        found, sides = {"normaliser": normaliser}, ([normalise(text, normaliser) for text in side] for side in sides)
+    pairs = np.array(list(zip(*sides, strict=True)), dtype=object)  # (n, 2)
     for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
         def corpus(pairs, metric=metric):
             return metric.corpus_score(list(pairs[:, 1]), [list(pairs[:, 0])]).score

@@ -3,7 +3,9 @@
 import errno
 import json
 import os
+import shutil
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +13,7 @@ import pytest
 import soundfile
 from distilwhisper_lib.audio import read_audio
 from distilwhisper_lib.corpora import (
-    FEATURES, common_voice, corpus_release, corpus_report, items, load_corpus, select, shards,
+    FEATURES, archives, common_voice, corpus_release, corpus_report, items, load_corpus, select, shards,
 )  # fmt: skip
 from distilwhisper_lib.corpora.common_voice import most_voted
 from distilwhisper_lib.corpora.loading import corpus_folder
@@ -24,7 +26,9 @@ NAME = "common-voice-3k"
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
-    """Four clips of training, two of validation, shards of three; data in a folder of the test."""
+    """Four clips of training, two of validation, shards of three; data and what is unpacked in folders of the test."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(common_voice, "SIZES", {NAME: (4, 2), "common-voice-10k": (5, 3)})
     monkeypatch.setattr(shards, "SHARD", 3)
     monkeypatch.setenv("LAB_DATA", str(tmp_path / "data"))
@@ -94,7 +98,7 @@ def test_archive_and_folder_give_the_same_corpus(folder, tmp_path, monkeypatch):
     assert again["fingerprint"] == report["fingerprint"] and again["shards"] == report["shards"]
     assert again["source"] == "archive" and again["release"] == "cv-corpus-13.0-2023-03-09"
     assert again["archive"] == archive.name and again["tables"] == report["tables"]
-    assert not list((cache_dir() / "unpacked").iterdir())
+    assert not list(Path(tempfile.tempdir).iterdir())
 
 
 def test_an_archive_is_found_by_the_locale_in_its_name(folder, tmp_path, monkeypatch):
@@ -133,6 +137,7 @@ def test_only_the_chosen_clips_are_unpacked_and_read(folder, tmp_path, monkeypat
     load_corpus(NAME, "ca", pack(folder, tmp_path / "ca.tar.gz", root=folder.parent.parent))
     chosen = {f"common_voice_ca_{i}.mp3" for i in (1, 2, 3, 6, 12, 13, 21, 22)}
     assert {path.name for path in seen} == chosen and len(seen) == 8
+    assert all(path.is_relative_to(tempfile.tempdir) for path in seen)  # not in the cache, which may be a slow drive
     assert set(unpacked) == chosen | {"train.tsv", "dev.tsv", "test.tsv"} and len(unpacked) == 11
 
 
@@ -145,7 +150,8 @@ def test_the_ids_are_written_and_a_given_list_replaces_the_rule(folder, tmp_path
     listed = "split,id\n" + "".join(f"{split},common_voice_ca_{i}.mp3\n" for split, i in lines)
     (folder / "ids-3k.csv").write_text(listed)
     monkeypatch.setenv("LAB_CACHE", str(tmp_path / "second"))
-    data, report = load_corpus(NAME, "ca"), corpus_report(NAME, "ca")
+    with pytest.warns(UserWarning, match=r"1 of 6 lines are left out \(malformed row: 1\)"):
+        data, report = load_corpus(NAME, "ca"), corpus_report(NAME, "ca")
     assert numbers(data, "train") == [4, 1] and numbers(data, "validation") == [11] and numbers(data, "test") == [21, 22]
     assert report["chosen_by"] == "ids-3k.csv" and "ca/ids-3k.csv" in report["tables"]
     assert report["malformed_rows"] == ["id list: common_voice_ca_99 is not in train.tsv"]
@@ -204,6 +210,36 @@ def test_a_run_killed_in_the_second_shard_goes_on_with_it(folder, tmp_path, monk
     assert not [path for path in (cache_dir() / "corpora").iterdir() if "partial" in path.name]
 
 
+@pytest.mark.parametrize("left", ["nothing", "folders", "all"])
+def test_a_killed_run_goes_on_whatever_is_left_of_the_temporary_folder(folder, tmp_path, monkeypatch, left):
+    whole = rows_of(load_corpus(NAME, "ca"))
+    archive = pack(folder, tmp_path / "ca.tar.gz", root=folder.parent.parent)
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "second"))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_at(patch, shards, "read_rows", 3)
+        load_corpus(NAME, "ca", archive)
+    if left == "nothing":  # another machine with the same cache, as on Colab
+        shutil.rmtree(tempfile.tempdir)
+    elif left == "folders":  # a system's cleaner takes old files first
+        for path in Path(tempfile.tempdir).rglob("*"):
+            path.unlink() if path.is_file() else None
+    calls, unpacked = killed_at(monkeypatch, shards, "read_rows", 9), killed_at(monkeypatch, archives, "unpack", 9)
+    assert rows_of(load_corpus(NAME, "ca", archive)) == whole
+    assert len(calls) == 1 and len(unpacked) == (0 if left == "all" else 2)  # tables, clips
+
+
+def test_a_full_temporary_folder_is_told_with_its_own_way_out(folder, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    archive = pack(folder, tmp_path / "ca.tar.gz", root=folder.parent.parent)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match=r"no space left under .*temporary/distilwhisper-lab-"
+                                                       r"common-voice-3k-ca-\w+: free some, or set TMPDIR"):  # fmt: skip
+        patch.setattr(archives, "unpack", full)
+        load_corpus(NAME, "ca", archive)
+    assert len(load_corpus(NAME, "ca", archive)) == 8
+
+
 def test_shards_of_other_clips_are_not_kept(folder, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killed_at(patch, shards, "read_rows", 3)
@@ -253,7 +289,9 @@ def test_clips_that_cannot_be_used_are_dropped_and_counted_by_name(folder):
     append(folder / "test.tsv", cv_row("ca", 22, 0, 0))
     append(folder / "test.tsv", cv_row("ca", 11, 0, 0).replace('Frase "11.', "?!"))
     append(folder / "test.tsv", cv_row("ca", 5, 0, 0).replace('Frase "5.', "100%1 " + "molt de pressa " * 9))
-    data, report = load_corpus(NAME, "ca"), corpus_report(NAME, "ca")
+    with pytest.warns(UserWarning, match=r"common-voice-3k in ca: 4 of 11 lines are left out \(empty audio: 1, named twice: "
+                      r"1, no sound file: 1, unreadable audio: 1\); .*report.json"):  # fmt: skip
+        data, report = load_corpus(NAME, "ca"), corpus_report(NAME, "ca")  # long clips and no words are not lost
     name = "common-voice/ca/common_voice_ca_"
     assert report["dropped_ids"] == {"named twice": [f"{name}22"], "no sound file": [f"{name}6"], "longer than 30 s":
                                      [f"{name}13"], "empty audio": [f"{name}3"], "unreadable audio": [f"{name}2"],
@@ -272,7 +310,8 @@ def test_malformed_rows_are_counted_and_named(folder):
     append(table, cv_row("ca", 9, 99, 0).replace("Frase", "Fra\rse"))
     append(table, "\n")
     append(folder / "test.tsv", cv_row("ca", 1, "", "") + "cut off")
-    data, report = load_corpus(NAME, "ca"), corpus_report(NAME, "ca")
+    with pytest.warns(UserWarning, match=r"\(named twice: 1, malformed row: 6\)"):
+        data, report = load_corpus(NAME, "ca"), corpus_report(NAME, "ca")
     assert numbers(data, "train") == [6, 3, 2, 1] and numbers(data, "test") == [21, 22]  # 1 is in train
     assert report["malformed"] == 6 and report["malformed_rows"][:4] == [
         "ca/train.tsv:8: 2 columns instead of 9",
@@ -356,7 +395,8 @@ def test_an_archive_with_a_member_that_leads_outside_is_refused(folder, tmp_path
 def test_a_path_in_a_table_never_leads_outside_of_the_clips(folder):
     (folder / "secret.mp3").write_bytes((folder / "clips" / "common_voice_ca_1.mp3").read_bytes())
     append(folder / "test.tsv", cv_row("ca", 3, 0, 0).replace("common_voice_ca_3.mp3", "../secret.mp3"))
-    load_corpus(NAME, "ca")
+    with pytest.warns(UserWarning, match=r"\(no sound file: 1\)"):
+        load_corpus(NAME, "ca")
     assert corpus_report(NAME, "ca")["dropped_ids"] == {"no sound file": ["common-voice/ca/secret"]}
 
 
@@ -365,4 +405,5 @@ def test_a_report_without_the_rest_is_no_corpus(folder):
     path = corpus_folder(NAME, "ca") / "report.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"builder": 0}))
     (folder / "clips" / "common_voice_ca_6.mp3").unlink()
-    assert len(load_corpus(NAME, "ca")) == 7  # an older builder's is prepared anew
+    with pytest.warns(UserWarning, match=r"1 of 8 lines are left out \(no sound file: 1\)"):
+        assert len(load_corpus(NAME, "ca")) == 7  # an older builder's is prepared anew

@@ -1,11 +1,13 @@
 """The course's clock, which counts the runs of a notebook that were stopped; and notebooks that are whole or not there."""
 
 import json
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 from distilwhisper_lib import course
 from distilwhisper_lib.lab import Lab
+from distilwhisper_lib.presets import get_preset
 
 
 @pytest.fixture
@@ -64,3 +66,16 @@ def test_a_notebook_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert not (folder / path.name).exists()
     assert course.run_notebook(path, folder, None) and not course.run_notebook(path, folder, None)
     assert sorted(file.name for file in folder.iterdir()) == [path.name]
+
+
+def test_the_disk_that_a_preset_needs_grows_with_its_student(monkeypatch):
+    needed = {name: course.disk_needed(get_preset(name)) for name in ("smoke", "laptop", "colab", "paper")}
+    assert needed["smoke"] < 1 and needed["laptop"] == course.DISK_GB == 4.0
+    assert 10 < needed["colab"] == needed["paper"] < 13  # systems three times as large
+    for free, enough in ((needed["colab"] + 0.1, True), (needed["colab"] - 0.1, False)):
+        monkeypatch.setattr(course.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free * 1e9))
+        if enough:
+            course.announce(Lab("colab"))
+        else:
+            with pytest.raises(OSError, match=r"GB free, the course needs about 1\d.\d GB: free some"):
+                course.announce(Lab("colab"))

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LIBRARIES = ("transformers", "datasets", "peft", "jiwer", "sacrebleu", "safetensors", "accelerate")
-CODE = [*sorted((ROOT / "distilwhisper_lib").rglob("*.py")), *sorted((ROOT / "notebooks" / "source").glob("*.py"))]
+LIBRARIES = ("transformers", "datasets", "peft", "jiwer", "sacrebleu", "safetensors", "accelerate", "huggingface_hub")
+FOLDERS = ("distilwhisper_lib", "notebooks/source", "tools", "benchmarks")
+CODE = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 # methods of objects that a name does not lead to: method -> classes whose signatures count
 METHODS = {
     "from_pretrained": ("transformers.WhisperForConditionalGeneration", "transformers.WhisperProcessor",
@@ -30,6 +31,7 @@ BEHIND = {
     "from_pretrained": ("transformers.modeling_utils", "transformers.tokenization_utils_base"),
     "GenerationConfig": ("transformers.GenerationConfig", "transformers.models.whisper.generation_whisper",
                          "transformers.generation.logits_process"),
+    "WhisperConfig": ("transformers.configuration_utils",),
     "WhisperTokenizer": ("transformers.tokenization_utils_base",),
 }
 
@@ -106,10 +108,11 @@ def known_behind(dotted, keyword):
 
 def accepts(dotted, keyword):
     """Return whether a function takes a keyword by name; with **kwargs, whether what stands behind it knows it."""
-    parameters = inspect.signature(find(dotted)).parameters
+    target = find(dotted)
+    parameters = inspect.signature(target).parameters
     if keyword in parameters:
         return True
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    open_ended = inspect.isclass(target) or any(p.kind is p.VAR_KEYWORD for p in parameters.values())  # configs hide theirs
     behind = BEHIND.get(dotted.rsplit(".", 1)[-1], ())
     return open_ended and any(known_behind(other, keyword) for other in behind)
 
@@ -126,7 +129,8 @@ def test_keyword_is_known(use):
 def test_the_search_finds_what_matters():
     found = {(use.name.rsplit(".", 1)[-1], use.keyword) for use in USES}
     expected = {("TrainingArguments", "eval_strategy"), ("LoraConfig", "target_modules"), ("Audio", "decode"),
-                ("generate", "max_new_tokens"), ("from_pretrained", "dtype"), ("process_words", "reference")}  # fmt: skip
+                ("generate", "max_new_tokens"), ("from_pretrained", "dtype"), ("process_words", "reference"),
+                ("snapshot_download", "allow_patterns"), ("WhisperConfig", "attn_implementation")}  # fmt: skip
     assert expected <= found, expected - found
 
 
@@ -134,7 +138,8 @@ def test_the_search_finds_what_matters():
     "dotted, keyword",
     [("transformers.TrainingArguments", "evaluation_strategy"), ("transformers.TrainingArguments", "no_cuda"),
      ("jiwer.process_words", "truth"), ("transformers.WhisperForConditionalGeneration.generate", "max_tokens"),
-     ("transformers.GenerationConfig", "language_to_id"), ("peft.LoraConfig", "alpha")],
+     ("transformers.GenerationConfig", "language_to_id"), ("peft.LoraConfig", "alpha"),
+     ("huggingface_hub.snapshot_download", "resume_download"), ("transformers.WhisperConfig", "attention_backend")],
 )  # fmt: skip
 def test_an_old_or_invented_keyword_is_found_out(dotted, keyword):
     assert not accepts(dotted, keyword)

@@ -2,13 +2,15 @@
 
 import gzip
 import shutil
+import tempfile
+import warnings
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from distilwhisper_lib.audio import read_audio
 from distilwhisper_lib.corpora import FEATURES, CORPORA, corpus_release, corpus_report, fleurs, load_corpus, shards
 from distilwhisper_lib.corpora.fleurs import CODES, REVISION
-from distilwhisper_lib.presets import cache_dir
 from distilwhisper_lib.text import LANGUAGES
 from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -17,8 +19,10 @@ from made_corpora import ENGLISH_ROWS, make_fleurs, make_fleurs_parquet, tar_byt
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
-    """Shards of two, data in a folder of the test, and no hub."""
+    """Shards of two, data and what is unpacked in folders of the test, and no hub."""
     monkeypatch.setattr(shards, "SHARD", 2)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("LAB_DATA", str(tmp_path / "lab"))
     monkeypatch.setattr(fleurs, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
 
@@ -35,6 +39,18 @@ def elsewhere(monkeypatch, tmp_path, source, language: str = "ca"):
     return load_corpus("fleurs", language, source).to_list()
 
 
+def nothing_unpacked_is_left() -> bool:
+    return Path(tempfile.tempdir).is_dir() and not list(Path(tempfile.tempdir).rglob("*.wav"))
+
+
+def cut_in_two(path, name) -> None:
+    """Write a parquet file as two, named as in the hub's other layout, and remove it and its folder."""
+    table = pq.read_table(path)
+    for number, part in enumerate((table.slice(0, 1), table.slice(1))):
+        pq.write_table(part, name.with_name(f"{name.name}-{number:05d}-of-00002.parquet"))
+    shutil.rmtree(path.parent)
+
+
 def test_the_published_layout_becomes_a_dataset(folder):
     data, report = load_corpus("fleurs", "ca"), corpus_report("fleurs", "ca")
     assert data.features == FEATURES and data["id"][:] == [
@@ -46,7 +62,7 @@ def test_the_published_layout_becomes_a_dataset(folder):
     assert row["language"] == "ca" and row["duration"] == 0.3 and len(read_audio(row["audio"])) == 4800
     assert report["source"] == "folder" and report["release"] is None and report["malformed"] == 0
     assert set(report["tables"]) == {"ca_es/train.tsv", "ca_es/dev.tsv", "ca_es/test.tsv"}
-    assert not list((cache_dir() / "unpacked").iterdir())
+    assert nothing_unpacked_is_left()
 
 
 def test_the_english_sentence_is_the_first_of_the_same_id(folder):
@@ -80,7 +96,13 @@ def test_archives_unpacked_sounds_and_parquet_give_the_same(folder, tmp_path, mo
     assert elsewhere(monkeypatch, tmp_path, hub.parent) == first
     report = corpus_report("fleurs", "ca")
     assert report["fingerprint"] == fingerprint and report["with_english"] == 4
-    assert not list((cache_dir() / "unpacked").iterdir())
+    assert set(report["tables"]) == {f"{split}/0000.parquet" for split in ("train", "validation", "test")}
+    for folder in (hub, hub.parent / "en_us"):
+        for split in ("train", "validation", "test"):
+            cut_in_two(folder / split / "0000.parquet", folder / f"fleurs-{split}")
+    assert elsewhere(monkeypatch, tmp_path, hub.parent) == first
+    assert len(corpus_report("fleurs", "ca")["tables"]) == 6 and corpus_report("fleurs", "ca")["with_english"] == 4
+    assert nothing_unpacked_is_left()
 
 
 def test_english_itself_is_its_own_translation(folder):
@@ -127,7 +149,7 @@ def test_a_split_that_is_not_there_is_empty_and_the_test_must_be(folder, tmp_pat
     assert set(load_corpus("fleurs", "ca")["split"]) == {"validation", "test"}
     english = folder.parent / "en_us"
     (english / "test.tsv").unlink()
-    with pytest.raises(FileNotFoundError, match=r"en_us has no test split \(test.tsv or test/\*.parquet\): fetch it"):
+    with pytest.raises(FileNotFoundError, match=r"en_us has no test split \(test.tsv, test/\*.parquet or fleurs-test"):
         load_corpus("fleurs", "en")
     with pytest.raises(FileNotFoundError, match=f"no folder th_th under {tmp_path}/lab.*audio/test.tar.gz.*no source"):
         load_corpus("fleurs", "th", tmp_path / "lab")
@@ -140,7 +162,12 @@ def test_sounds_and_rows_that_cannot_be_used_are_counted_by_name(tmp_path):
     (folder / "audio" / "dev" / "900.wav").write_bytes(b"\x00\xff" * 500)
     with open(folder / "test.tsv", "ab") as table:
         table.write(b"1\t2.wav\n\n3\t4.wav\tr\t\xff\t\t0\tMALE\n")
-    load_corpus("fleurs", "ca", tmp_path / "own")
+    with pytest.warns(UserWarning, match=r"fleurs in ca: 5 of 8 lines are left out \(empty audio: 1, no sound file: 1, "
+                      r"unreadable audio: 1, malformed row: 2\); .*fleurs-ca/report.json names them") as caught:  # fmt: skip
+        load_corpus("fleurs", "ca", tmp_path / "own")
+    assert caught[0].filename == __file__ and len(caught) == 1  # the line that has asked for it
+    with warnings.catch_warnings(action="error"):  # once, not each time
+        load_corpus("fleurs", "ca", tmp_path / "own")
     report = corpus_report("fleurs", "ca")
     assert report["dropped_ids"] == {"no sound file": ["fleurs/ca_es/test/701"],
                                      "empty audio": ["fleurs/ca_es/test/501"],
@@ -177,5 +204,6 @@ def test_damaged_parquet_is_named(tmp_path):
     rows = table.to_pylist()
     rows[0]["audio"]["bytes"], rows[1]["transcription"] = None, None
     pq.write_table(table.from_pylist(rows, schema=table.schema), path)
-    load_corpus("fleurs", "ca", hub)
+    with pytest.warns(UserWarning, match=r"1 of 6 lines are left out \(empty audio: 1\)"):  # without words: not lost
+        load_corpus("fleurs", "ca", hub)
     assert corpus_report("fleurs", "ca")["dropped"] == {"empty audio": 1, "empty text": 1}

@@ -151,6 +151,23 @@ def test_from_the_hub_only_what_is_needed(monkeypatch, folder):
     assert asked["files"] == ["config.json", "generation_config.json", "pytorch_model.bin", "expert.tamil.bin"]
 
 
+@pytest.mark.parametrize(("reached", "said"), [
+    (True, r"expert.czech.bin is missing; the hub has experts for catalan, czech slovak, thai$"),
+    (False, r"expert.czech.bin is missing; the hub can't be asked, and its cache here has experts for catalan, tamil$"),
+])  # fmt: skip
+def test_a_language_that_is_not_on_the_hub_lists_those_that_are(monkeypatch, folder, reached, said):
+    def listed(name, revision):
+        assert (name, revision) == ("naver/multilingual-distilwhisper-3k", "main")
+        if not reached:
+            raise LocalEntryNotFoundError("offline")
+        return ["README.md", "expert.thai.bin", "expert.czech slovak.bin", "pytorch_model.bin", "expert.catalan.bin"]
+
+    monkeypatch.setattr(released, "snapshot_download", lambda *_, **__: folder)  # what is cached: catalan, tamil
+    monkeypatch.setattr(released, "list_repo_files", listed)
+    with pytest.raises(FileNotFoundError, match=said):
+        load_released("naver/multilingual-distilwhisper-3k", ["tamil", "cs"], revision="main")
+
+
 def test_settings_of_generate_come_from_the_folder_or_from_the_release_s_student(monkeypatch, folder):
     asked = []
     monkeypatch.setattr(released.GenerationConfig, "from_pretrained",

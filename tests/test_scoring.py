@@ -1,5 +1,7 @@
 """Error rates by hand, loops, and bootstrap intervals."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -120,3 +122,17 @@ def test_translations_are_scored_by_sacrebleu():
     for name in ("bleu", "chrf"):
         assert worse[f"{name}_low"] < worse[name] + 10 and worse[name] < worse[f"{name}_high"] + 10
         assert 0 < worse[f"{name}_low"] < worse[f"{name}_high"] < 100
+
+
+def test_translations_are_normalised_on_both_sides_where_that_is_asked_for():
+    translations = ["The ship, they say, is under the water.", "We have to find the captain: he is ill!",
+                    "On the third day, he did not come back.", "I see a small, red fish here, Tom."]  # as Whisper writes
+    references = [re.sub("[.,:!]", "", text.lower()) for text in translations]  # as FLEURS does
+    as_they_are = translation_scores(references, translations)
+    assert as_they_are["bleu"] < 50 and "normaliser" not in as_they_are
+    found = translation_scores(references, translations, "released")
+    assert found.pop("normaliser") == "released"
+    assert found == translation_scores(references, references) and found["bleu"] == pytest.approx(100)
+    assert [found[name] for name in ("bleu_low", "bleu_high", "chrf", "chrf_low")] == pytest.approx([100] * 4)
+    with pytest.raises(ValueError, match="unknown normaliser 'basic': one of none, "):
+        translation_scores(references, translations, "basic")

@@ -5,10 +5,12 @@ Source: the authors' release, commit 6faf22a (model/DistilWhisper.py: CLSRFFN).
 """
 
 import json
+import os
+from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import list_repo_files, snapshot_download
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
 from ..text import LANGUAGES
@@ -19,19 +21,34 @@ NAMES = {"gate_in": "gates.{}.linear1", "gate_out": "gates.{}.linear2", "proj": 
 
 
 def released_folder(name: str | Path, codes: list[str], revision: str | None = None) -> Path:
-    """Return the folder `name`, or the files of these languages from the hub; OSError where they can't be had."""
+    """Return the folder `name`, or the files of these languages from the hub; OSError where they can't be had.
+
+    Raises FileNotFoundError for a language that the hub hasn't: the message lists those that it has, or, where it can't
+    be asked, those that are in its cache here.
+    """
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     files = ["config.json", "generation_config.json", "pytorch_model.bin", *map(_expert_file, codes)]
     try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=files))
+        folder = Path(snapshot_download(str(name), revision=revision, allow_patterns=files))
     except (OSError, ValueError) as error:  # what the hub's own errors derive from
         raise OSError(f"{name!r} is no folder here and can't be fetched from the hub ({type(error).__name__}): check "
                       "its spelling (like naver/multilingual-distilwhisper-3k) and the network") from error  # fmt: skip
+    if missing := [file for file in map(_expert_file, codes) if not (folder / file).is_file()]:
+        try:
+            where, there = "the hub has experts for", list_repo_files(str(name), revision=revision)
+        except Exception:  # noqa: BLE001  the HTTP library's own errors have no common name across hub releases
+            where, there = "the hub can't be asked, and its cache here has experts for", os.listdir(folder)
+        raise FileNotFoundError(f"{name!r}: {', '.join(missing)} is missing; {where} {_languages(there)}")
+    return folder
 
 
 def _expert_file(code: str) -> str:
     return f"expert.{LANGUAGES[code]}.bin"
+
+
+def _languages(files: list[str]) -> str:
+    return ", ".join(sorted(file.split(".")[1] for file in files if fnmatch(file, "expert.*.bin"))) or "no language"
 
 
 def read_whisper(folder: Path, revision: str) -> tuple[WhisperForConditionalGeneration, dict]:
@@ -67,8 +84,7 @@ def read_expert(folder: Path, code: str) -> dict[str, torch.Tensor]:
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
-        there = sorted(file.name.split(".")[1] for file in path.parent.glob("expert.*.bin"))
-        raise FileNotFoundError(f"{path} is missing; the folder has experts for {', '.join(there) or 'no language'}")
+        raise FileNotFoundError(f"{path} is missing; the folder has experts for {_languages(os.listdir(path.parent))}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001  torch has errors of many kinds for a file that it can't read or won't

@@ -13,6 +13,8 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 from tqdm import tqdm
 
+from ..presets import disk_errors
+
 AR_MAGIC, AR_HEADER = b"!<arch>\n", 60  # a .deb is an ar archive: debian-binary, control.tar.*, data.tar.*
 DAMAGE = (EOFError, lzma.LZMAError, zlib.error, tarfile.TarError, zipfile.BadZipFile, pa.ArrowException)
 SUFFIXES = (".deb", ".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
@@ -89,12 +91,18 @@ def unpack(path: Path, target: Path, wanted: Callable[[str], bool]) -> None:
 
 
 def unpack_once(path: Path, target: Path, wanted: Callable[[str], bool]) -> Path:
-    """Unpack into the folder `target`, whole or not at all, unless it is there already; returns it."""
-    if not target.is_dir():
+    """Unpack into the temporary folder `target`, whole or not at all, unless it is there already; returns it.
+
+    Raises OSError where there is no space for it.
+    """
+    if not (target / "whole").is_file():  # a folder alone may be what a cleaner of temporary files has left of one
         partial = target.with_name(f"{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        unpack(path, partial, wanted)
+        for old in (partial, target):
+            shutil.rmtree(old, ignore_errors=True)
+        with disk_errors(target.parent, "TMPDIR"):
+            partial.mkdir(parents=True)
+            unpack(path, partial, wanted)
+            (partial / "whole").touch()
         partial.rename(target)
     return target
 

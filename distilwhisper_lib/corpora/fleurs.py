@@ -10,7 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from .archives import damage_named, unpack_once
 from .tables import Reading, find_folder, read_table, scratch_folder
 from .items import Item
-from ..presets import data_dir
+from ..presets import data_dir, disk_errors
 
 REVISION = "70bb2e84b976b7e960aa89f1c648e09c59f894dd"  # of the dataset google/fleurs
 CODES: dict[str, str] = {code.split("_")[0]: code for code in (  # Whisper's code -> FLEURS's
@@ -34,8 +34,9 @@ def read_fleurs(name: str, language: str, source: str | Path | None) -> Reading:
     """
     code = CODES[language]
     folder, where = _find(code, source)
-    packed = sorted([*folder.glob("audio/*.tar.gz"), *folder.glob("*/*.parquet")])
-    scratch, english, flaws, items = scratch_folder(f"{name}-{code}", packed), {}, [], []
+    parquet = [path for table in TABLES for path in _parquet_files(folder, table)]
+    scratch = scratch_folder(f"{name}-{code}", sorted(folder.glob("audio/*.tar.gz")) + parquet)
+    english, flaws, items = {}, [], []
     for row in (row for table in TABLES for row in _rows(folder.parent / "en_us", table, flaws)):
         english.setdefault(row["id"], row["transcription"].strip())
     for table, split in TABLES.items():
@@ -45,7 +46,7 @@ def read_fleurs(name: str, language: str, source: str | Path | None) -> Reading:
                        row["gender"].lower(), "fleurs", english.get(row["id"], ""), split) for row in rows]  # fmt: skip
     about = {"source": where, "release": REVISION if where == "hub" else None,
              "with_english": sum(item.translation_en != "" for item in items)}  # fmt: skip
-    return Reading(items, [*folder.glob("*.tsv"), *folder.glob("*/*.parquet")], flaws, about, scratch)
+    return Reading(items, [*folder.glob("*.tsv"), *parquet], flaws, about, scratch)
 
 
 def _find(code: str, source: str | Path | None) -> tuple[Path, str]:
@@ -57,9 +58,9 @@ def _find(code: str, source: str | Path | None) -> tuple[Path, str]:
     if folder is None:
         raise FileNotFoundError(f"no folder {code} under {root}: it needs data/{code} of google/fleurs (test.tsv, "
                                 "audio/test.tar.gz, ...); give no source to have it fetched from the hub")  # fmt: skip
-    if not (folder / "test.tsv").is_file() and not any(folder.glob("test/*.parquet")):
-        raise FileNotFoundError(f"{folder} has no test split (test.tsv or test/*.parquet): fetch it again, or remove "
-                                "the folder to have it fetched from the hub")  # fmt: skip
+    if not (folder / "test.tsv").is_file() and not _parquet_files(folder, "test"):
+        raise FileNotFoundError(f"{folder} has no test split (test.tsv, test/*.parquet or fleurs-test-*.parquet): "
+                                "fetch it again, or remove the folder to have it fetched from the hub")  # fmt: skip
     return folder, where
 
 
@@ -85,8 +86,14 @@ def _rows(folder: Path, table: str, flaws: list[str]) -> list[dict[str, str]]:
             for row in _parquet(folder, table, ["id", "path", "gender", "transcription"])]  # fmt: skip
 
 
+def _parquet_files(folder: Path, table: str) -> list[Path]:
+    """Return a split's parquet files, in the one or the other way that the hub names them."""
+    split = TABLES[table]
+    return sorted(folder.glob(f"{split}/*.parquet")) or sorted(folder.glob(f"fleurs-{split}*.parquet"))
+
+
 def _parquet(folder: Path, table: str, columns: list[str]) -> Iterator[dict]:
-    for path in sorted((folder / TABLES[table]).glob("*.parquet")):
+    for path in _parquet_files(folder, table):
         with damage_named(path.name):
             file = pq.ParquetFile(path)
             if missing := [column for column in columns if column not in file.schema_arrow.names]:
@@ -100,8 +107,9 @@ def _sounds(folder: Path, table: str, scratch: Path) -> dict[str, Path]:
     unpacked, archive = scratch / table, folder / "audio" / f"{table}.tar.gz"
     if archive.is_file():
         unpack_once(archive, unpacked, lambda member: member.endswith(".wav"))
-    for row in _parquet(folder, table, ["path", "audio"]):
-        unpacked.mkdir(parents=True, exist_ok=True)
-        (unpacked / PurePosixPath(row["path"]).name).write_bytes(row["audio"]["bytes"] or b"")
+    with disk_errors(unpacked, "TMPDIR"):
+        for row in _parquet(folder, table, ["path", "audio"]):
+            unpacked.mkdir(parents=True, exist_ok=True)
+            (unpacked / PurePosixPath(row["path"]).name).write_bytes(row["audio"]["bytes"] or b"")
     places = (folder / "audio" / table, folder / table, unpacked)
     return {path.name: path for place in places for path in place.rglob("*.wav")}

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -36,21 +38,14 @@ ITEMS: dict[str, Callable] = {"fillets": fillets.fillets_items, "stamps": stamps
 READERS: dict[str, Callable] = {  # of paper scale: prepared in shards
     **dict.fromkeys(SIZES, read_common_voice), "fleurs": read_fleurs, "recordings": read_recordings,
 }  # fmt: skip
+INTENDED = ("empty text", "longer than 30 s")  # why a corpus of READERS leaves out what its files have whole
 BUILDER = 1  # raise it when rows or splits change: what an older one prepared is then prepared anew
 
-FEATURES = Features(
-    {
-        "id": Value("string"),
-        "audio": Audio(sampling_rate=16_000, decode=False),  # {"bytes": 16 kHz mono FLAC, "path"}
-        "text": Value("string"),
-        "language": Value("string"),
-        "speaker": Value("string"),
-        "room_or_category": Value("string"),
-        "translation_en": Value("string"),
-        "duration": Value("float64"),  # seconds
-        "split": Value("string"),
-    }
-)
+TEXT = Value("string")
+FEATURES = Features({  # audio: {"bytes": 16 kHz mono FLAC, "path"}; duration: seconds
+    "id": TEXT, "audio": Audio(sampling_rate=16_000, decode=False), "text": TEXT, "language": TEXT, "speaker": TEXT,
+    "room_or_category": TEXT, "translation_en": TEXT, "duration": Value("float64"), "split": TEXT,
+})  # fmt: skip
 
 
 def load_corpus(name: str, language: str, source: str | Path | None = None) -> Dataset:
@@ -60,6 +55,7 @@ def load_corpus(name: str, language: str, source: str | Path | None = None) -> D
     Common Voice, FLEURS and recordings: in the folder that LAB_DATA names).
     A corpus that is prepared already is loaded whatever the source, also where the archive has changed or another
     release lies there (`corpus_release` names the one that was used): delete its folder to prepare it anew.
+    Common Voice, FLEURS and recordings: that call warns of missing or damaged clips and rows, which are left out.
     Columns: see FEATURES. Raises ValueError for a corpus or language that does not exist (lists those that do),
     OSError where the data cannot be had.
     """
@@ -105,11 +101,9 @@ def check_names(name: str, language: str) -> tuple[str, str]:
     """Return the corpus and the language's code; raises ValueError with the known ones."""
     if name not in CORPORA:
         raise ValueError(f"unknown corpus {name!r}: one of {', '.join(CORPORA)}")
-    known = CORPORA[name]
-    try:
+    code, known = language, CORPORA[name]
+    with suppress(ValueError):
         code = language_code(language)
-    except ValueError:
-        code = language
     if code not in known:
         raise ValueError(f"the corpus {name} has no language {language!r}: it has {', '.join(known)}")
     return name, code
@@ -174,6 +168,17 @@ def _prepare_large(name: str, language: str, folder: Path, source) -> None:
     partial.rename(folder)
     if reading.scratch:
         shutil.rmtree(reading.scratch, ignore_errors=True)
+    _warn_of_losses(report, folder / "report.json")
+
+
+def _warn_of_losses(report: dict, path: Path) -> None:
+    found = report["dropped"] | {"malformed row": report["malformed"]}
+    lost = {reason: count for reason, count in found.items() if count and reason not in INTENDED}
+    if lost:
+        why = ", ".join(f"{reason}: {count}" for reason, count in lost.items())
+        warnings.warn(f"{report['corpus']} in {report['language']}: {sum(lost.values())} of "
+                      f"{report['items'] + report['malformed']} lines are left out ({why}); {path} names them: to "
+                      "have them after all, put them right and delete that folder", stacklevel=4)  # fmt: skip
 
 
 def _save(name: str, language: str, rows: list[dict], report: dict, folder: Path) -> None:
@@ -189,18 +194,11 @@ def _counts(dropped: dict[str, list[str]]) -> dict[str, int]:
 
 def _describe(name: str, language: str, about: dict, items: list, rows: list, dropped: dict, content: str) -> dict:
     return {
-        "corpus": name,
-        "language": language,
-        "builder": BUILDER,
-        **about,
+        "corpus": name, "language": language, "builder": BUILDER, **about,
         "libraries": {"soundfile": soundfile.__version__, "libsndfile": soundfile.__libsndfile_version__,
                       "soxr": soxr.__version__},
-        "items": len(items),
-        "kept": len(rows),
-        "minutes": round(sum(row["duration"] for row in rows) / 60, 2),
-        "dropped": _counts(dropped),
-        "splits": summary(rows),
-        "fingerprint": content,
+        "items": len(items), "kept": len(rows), "minutes": round(sum(row["duration"] for row in rows) / 60, 2),
+        "dropped": _counts(dropped), "splits": summary(rows), "fingerprint": content,
         "dropped_ids": {reason: sorted(ids) for reason, ids in sorted(dropped.items())},
     }  # fmt: skip
 

@@ -28,21 +28,15 @@ class Pinned:
 PACKAGES: dict[str, dict[str, Pinned]] = {
     "fillets": {
         "fillets-ng-data": Pinned(
-            "1.0.1-1.1", "25de89afd8b1adf7bcace8290248a6a22c89cd42300317e69000e162c032cf84", 70_633_484
-        ),
+            "1.0.1-1.1", "25de89afd8b1adf7bcace8290248a6a22c89cd42300317e69000e162c032cf84", 70_633_484),
         "fillets-ng-data-cs": Pinned(
-            "1.0.1-1.1", "3ecef99b9456f1c80c9625c6f2418642b52d58e7167a46bad7a412db17991b14", 39_042_172
-        ),
+            "1.0.1-1.1", "3ecef99b9456f1c80c9625c6f2418642b52d58e7167a46bad7a412db17991b14", 39_042_172),
         "fillets-ng-data-nl": Pinned(
-            "1.0.1-1.1", "afb4443fda9ab507dee578b75be857d121718a1cd6017a474f30e0eb13dc9d10", 32_593_580
-        ),
+            "1.0.1-1.1", "afb4443fda9ab507dee578b75be857d121718a1cd6017a474f30e0eb13dc9d10", 32_593_580),
     },
-    "stamps": {
-        "tuxpaint-stamps-default": Pinned(
-            "2022.06.04-1", "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34", 160_880_444
-        ),
-    },
-}
+    "stamps": {"tuxpaint-stamps-default": Pinned(
+        "2022.06.04-1", "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34", 160_880_444)},
+}  # fmt: skip
 INSTALLED = {"fillets": Path("/usr/share/games/fillets-ng"), "stamps": Path("/usr/share/tuxpaint/stamps")}
 NEEDED = {"fillets": ("script", "sound"), "stamps": ("animals",)}  # folders by which the data is known
 SPOKEN = {"fillets": "sound/*/{}/*.ogg", "stamps": "**/*_desc_{}.ogg"}  # a file of a language

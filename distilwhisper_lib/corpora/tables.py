@@ -2,6 +2,7 @@
 
 import csv
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,9 +46,13 @@ def one_of(found: list[Path], what: str, root: Path) -> Path | None:
 
 
 def scratch_folder(name: str, files: list[Path]) -> Path:
-    """Return the folder in the cache for what is unpacked of these files: another one when one of them changes."""
+    """Return the folder for what is unpacked of these files: another one when one of them, or the cache, changes.
+
+    It is in the system's temporary folder (TMPDIR): the cache may be on a slow drive (Colab), and these are thousands
+    of small files. A killed run finds them again there, unless the machine is another one; then they are unpacked anew.
+    """
     state = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return cache_dir() / "unpacked" / f"{name}-{short_hash(state)}"
+    return Path(tempfile.gettempdir()) / f"distilwhisper-lab-{name}-{short_hash([str(cache_dir()), state])}"
 
 
 def read_table(path: Path, needed: Sequence[str], flaws: list[str], delimiter: str = "\t",

@@ -297,9 +297,9 @@ del teacher  # a second student in memory, which section 6 can do without
 # %% [markdown]
 # Training goes on at its last whole epoch (notebook 03 has shown it), and transcription at its last whole batch.
 #
-# On a drive mind the space: with experts for whisper-small an epoch's checkpoint takes about 1.4 to 2.3 GB, and there are
-# two of them while one is written. Those that training then deletes go to Google Drive's bin, where they still count:
-# empty it now and then.
+# On a drive mind the space: with experts for whisper-small an epoch's checkpoint takes 1.4 GB (by calculation), and there are
+# two of them while one is written. Those that training then deletes go to Google Drive's bin, where they still count, 14 GB
+# after ten epochs: empty it between runs.
 #
 # ## 6. Train, and the table
 #
