@@ -3,6 +3,7 @@ PRESET ?= laptop
 NOTEBOOKS ?=
 PYTHON ?= python3
 JOBS ?= 2
+GPU ?=
 PY = .venv/bin/python
 
 .DEFAULT_GOAL := help
@@ -11,10 +12,10 @@ PY = .venv/bin/python
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r command text; do \
 		printf '%-15s %s\n' "$$command" "$$text"; done
-	@echo "Variables: PRESET=$(PRESET) (smoke, laptop, colab), NOTEBOOKS (such as 06 07), PYTHON=$(PYTHON) (3.11 or newer), JOBS=$(JOBS) (tests)"
+	@echo "Variables: PRESET=$(PRESET) (smoke, laptop, colab), NOTEBOOKS (such as 06 07), PYTHON=$(PYTHON) (3.11 or newer), JOBS=$(JOBS) (tests), GPU=1 (PyTorch for NVIDIA GPUs)"
 
-setup: ## make the environment in .venv (the other commands do it when needed)
-	@$(PYTHON) tools/setup_env.py
+setup: ## make the environment in .venv (the other commands do it when needed); GPU=1: with PyTorch for NVIDIA GPUs
+	@$(PYTHON) tools/setup_env.py $(if $(filter-out 0,$(GPU)),--gpu)
 
 course: setup ## run notebooks 00 to 05 in order at PRESET, then print the main table; or those of NOTEBOOKS
 	@LAB_PRESET=$(PRESET) $(PY) -m distilwhisper_lib.course $(if $(NOTEBOOKS),--only $(NOTEBOOKS))

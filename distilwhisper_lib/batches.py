@@ -100,9 +100,8 @@ class Collator:
             "input_features": pad_features([item["features"] for item in items], frames),
             "labels": _pad([item["labels"] for item in items], IGNORED, self.width),
             "decoder_input_ids": _pad(inputs, self.tokenizer.eos_token_id, self.width),
-            "frames": torch.tensor([item["frames"] for item in items]),
-            "ids": [item["id"] for item in items],
-        }
+            "frames": torch.tensor([item["frames"] for item in items]), "ids": [item["id"] for item in items],
+        }  # fmt: skip
 
 
 def _pad(rows: list[list[int]], value: int, width: int) -> torch.Tensor:

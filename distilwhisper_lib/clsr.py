@@ -39,13 +39,13 @@ class Routing:
         """
         languages = self.language
         if batch % len(languages):
-            raise ValueError(f"set_language was given {len(languages)} languages, the batch has {batch} rows (of clips "
-                             "over 30 s `generate` goes on with fewer: give those in batches of one language)")  # fmt: skip
+            raise ValueError(f"set_language was given {len(languages)} languages, the batch has {batch} rows (clips of "
+                             "over 30 s, of which `generate` drops rows, go one language a batch)")  # fmt: skip
         key = (*languages, batch, device, torch.is_grad_enabled())
         if key not in self._rows:
             rows = [language for language in languages for _ in range(batch // len(languages))]
             self._rows[key] = {language: torch.tensor([i for i, row in enumerate(rows) if row == language],
-                                                      device=device) for language in dict.fromkeys(rows)}  # fmt: skip
+                                                      device=device) for language in languages}  # fmt: skip
         return self._rows[key]
 
 

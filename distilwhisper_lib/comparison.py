@@ -1,6 +1,7 @@
 """The comparison: scores of every system on every test, with intervals, and the tables in results/<preset>."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -118,14 +119,19 @@ def paired(lab: Lab, against: tuple[str, ...] = OTHERS, first: str = "distilwhis
 def write_record(lab: Lab) -> None:
     """Write run.json beside the tables."""
     p = lab.preset
-    languages = {(test.corpus, test.language) for test in lab.test_sets.values()}
-    data = {f"{corpus}/{language}": corpus_report(corpus, language)["fingerprint"]
-            for corpus, language in sorted(languages)}  # fmt: skip
+    corpora = {(test.corpus, test.language) for test in lab.test_sets.values()}
     folders = {"student": find_weights(p.student).folder} | {name: lab.train(name) / "model" for name in TRAINED}
     folders["teacher"] = find_weights(p.teacher).folder if p.teacher else lab.train_teacher() / "model"
+    write_json(lab.results / "run.json", run_record(p, lab.steps(), *fingerprints(corpora, folders)))
+
+
+def fingerprints(corpora: set[tuple[str, str]], folders: dict[str, Path | None]) -> tuple[dict, dict]:
+    """Return those of (corpus, language) pairs, by "corpus/language", and by role the SHA-256 of a folder's weights."""
+    data = {f"{corpus}/{language}": corpus_report(corpus, language)["fingerprint"]
+            for corpus, language in sorted(corpora)}  # fmt: skip
     models = {role: {path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))}
               for role, folder in folders.items() if folder}  # fmt: skip
-    write_json(lab.results / "run.json", run_record(p, lab.steps(), data, models))
+    return data, models
 
 
 def _mean_wer(tests: pd.DataFrame) -> str:

@@ -107,14 +107,9 @@ def release_memory() -> None:
 def describe_machine() -> dict:
     """Return processor, cores, GPU and precision, without any name of the machine or its user."""
     device = pick_device()
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "precision": mixed_precision(device),
-        "system": platform.system(),
-    }
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {"processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu,
+            "precision": mixed_precision(device), "system": platform.system()}  # fmt: skip
 
 
 def _processor() -> str:

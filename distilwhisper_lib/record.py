@@ -75,14 +75,7 @@ def run_record(preset, steps: list[dict], data: dict, models: dict) -> dict:
 
     steps: as `read_steps` gives them; data: fingerprint by corpus and language; models: fingerprint by role.
     """
-    return {
-        "commit": commit(),
-        "machine": describe_machine(),
-        "versions": {name: version(name) for name in PACKAGES},
-        "preset": asdict(preset),
-        "decoding": {"greedy": True, "timestamps": False, "fallback": False, "max_new_tokens": preset.max_new_tokens,
-                     "window_margin_seconds": preset.margin_seconds},  # fmt: skip
-        "data": data,
-        "models": models,
-        "steps": steps,
-    }
+    decoding = {"greedy": True, "timestamps": False, "fallback": False, "max_new_tokens": preset.max_new_tokens,
+                "window_margin_seconds": preset.margin_seconds}  # fmt: skip
+    return {"commit": commit(), "machine": describe_machine(), "versions": {name: version(name) for name in PACKAGES},
+            "preset": asdict(preset), "decoding": decoding, "data": data, "models": models, "steps": steps}  # fmt: skip

@@ -62,16 +62,10 @@ def _shared(model, language: str) -> dict[str, torch.Tensor]:
 
 def _write_about(model, folder: Path, languages: list[str], form: dict) -> None:
     config = getattr(model, "config", None)
-    about = {
-        "format": FORMAT,
-        "base_model": getattr(config, "_name_or_path", ""),
-        "revision": getattr(config, "_commit_hash", None),
-        "base_fingerprint": base_fingerprint(model),
-        "languages": languages,
-        "settings": asdict(clsr_blocks(model)[0].routing.settings),
-        **form,
-    }
-    write_json(folder / "experts.json", about)
+    base = {"base_model": getattr(config, "_name_or_path", ""), "revision": getattr(config, "_commit_hash", None),
+            "base_fingerprint": base_fingerprint(model)}  # fmt: skip
+    settings = asdict(clsr_blocks(model)[0].routing.settings)
+    write_json(folder / "experts.json", {"format": FORMAT, **base, "languages": languages, "settings": settings, **form})
 
 
 def _read_about(folder: Path) -> dict:

@@ -118,8 +118,6 @@ def load_trained(system: System, folder: Path, student: str, device="cpu", lora_
 
 def count_parameters(model) -> dict[str, int]:
     """Return {"total", "trained", "experts"}: numbers of parameters, tied ones counted once."""
-    return {
-        "total": sum(p.numel() for p in model.parameters()),
-        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "experts": sum(p.numel() for _, p in expert_parameters(model)),
-    }
+    every, experts = list(model.parameters()), [p for _, p in expert_parameters(model)]
+    parts = {"total": every, "trained": [p for p in every if p.requires_grad], "experts": experts}
+    return {name: sum(p.numel() for p in part) for name, part in parts.items()}

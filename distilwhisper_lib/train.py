@@ -290,11 +290,8 @@ def _wer(folder: Path, preset: Preset, clips: Clips, collator: Collator, languag
 
 def _write_run(folder: Path, trainer: LabTrainer, **facts) -> None:
     write_json(folder / "run.json", facts | {
-        "batch_size": trainer.order.batch_size,
-        "processes": PROCESSES,
-        "precision": trainer.accelerator.mixed_precision,
-        "steps": trainer.state.global_step,
+        "batch_size": trainer.order.batch_size, "processes": PROCESSES, "steps": trainer.state.global_step,
+        "precision": trainer.accelerator.mixed_precision, "peak_memory_gb": round(peak_memory_gb(pick_device()), 2),
         "trained_parameters": sum(p.numel() for p in trainer._trained().values()),
-        "peak_memory_gb": round(peak_memory_gb(pick_device()), 2),
         "log": [row for row in trainer.state.log_history if "train_runtime" not in row],
     })  # fmt: skip

@@ -1,8 +1,11 @@
 """The files that make the environment agree with each other, and with what the code imports."""
 
 import ast
+import importlib.metadata
 import importlib.util
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -111,9 +114,100 @@ def test_environment_fits_the_lock():
 
 def test_cuda_builds_are_told():
     assert setup_env.is_cuda_build("2.13.0", ["filelock", 'nvidia-cublas==13; platform_system == "Linux"'])
-    assert setup_env.is_cuda_build("2.13.0+cu130", ["triton==3.7"])
+    assert setup_env.is_cuda_build("2.13.0+cu130", ["triton==3.7"]) and setup_env.is_cuda_build("2.13.0+cu130", [])
     assert not setup_env.is_cuda_build("2.13.0+cpu", ["filelock"])
     assert not setup_env.is_cuda_build("2.13.0", ["filelock"])
+
+
+CPU, CUDA, NONE = ("+cpu", False), ("", True), None
+PIN = f"torch=={VERSIONS['torch']}"
+FOR_GPUS = ["-m pip install", "--force-reinstall --no-deps", PIN]
+
+
+@pytest.fixture
+def installs(monkeypatch):
+    """Return a function from what is there and what is asked for to the installations, none of which is done."""
+    def install(there, gpu, version=VERSIONS["torch"], after=True):
+        said, states = [], iter([("", False) if there is None else (version + there[0], there[1]), (version, after)])
+        monkeypatch.setattr(setup_env, "installed_torch", lambda _: next(states))
+        monkeypatch.setattr(setup_env, "brings_cuda", lambda *_: True)
+        monkeypatch.setattr(setup_env.sys, "platform", "linux")
+        monkeypatch.setattr(setup_env, "run", lambda command, _: said.append(" ".join(map(str, command))))
+        setup_env.install_torch(Path("python"), gpu)
+        return said
+
+    return install
+
+
+@pytest.mark.parametrize(("there", "gpu", "version", "expected"), [
+    (NONE, False, None, ["--torch-backend=cpu", PIN]), (NONE, True, None, FOR_GPUS), (CPU, True, None, FOR_GPUS),
+    (CPU, False, None, None), (CUDA, False, None, None), (CUDA, True, None, None),  # None: what is there stays
+    (CPU, False, "1.0", ["--torch-backend=cpu", PIN]), (CUDA, False, "1.0", FOR_GPUS), (CUDA, True, "1.0", FOR_GPUS),
+])  # fmt: skip
+def test_torch_is_the_cpu_s_build_unless_that_for_gpus_is_asked_for_or_there(there, gpu, version, expected, installs):
+    said = installs(there, gpu, version or VERSIONS["torch"])
+    assert bool(said) == (expected is not None)
+    assert all(words in said[-1] for words in expected or [])
+    assert not any("torch-backend" in line for line in said) or not any("force" in line for line in said)
+
+
+def test_a_cpu_build_in_place_of_that_for_gpus_is_told(installs):
+    with pytest.raises(SystemExit, match=r"pip has found no build of torch==.* for GPUs: .*pip config list"):
+        installs(NONE, True, after=False)
+
+
+def test_build_of_torch_is_read_from_what_is_installed():
+    version, cuda = setup_env.installed_torch(Path(sys.executable))
+    assert version.split("+")[0] == importlib.metadata.version("torch").split("+")[0]
+    assert cuda == setup_env.is_cuda_build(version, importlib.metadata.requires("torch") or [])
+    assert setup_env.installed_torch(Path(shutil.which("false"))) == ("", False)
+
+
+@pytest.mark.parametrize(("words", "cuda", "again"), [
+    ([], False, False), ([], True, False), (["--gpu"], True, False), (["--gpu"], False, True),
+])  # fmt: skip
+def test_an_environment_that_is_ready_is_set_up_again_for_a_gpu_alone(words, cuda, again, monkeypatch, tmp_path):
+    called = []
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").touch()
+    (tmp_path / ".course-stamp").write_text("as it is")
+    monkeypatch.setattr(setup_env, "VENV", tmp_path)
+    monkeypatch.setattr(setup_env.sys, "platform", "linux")
+    monkeypatch.setattr(setup_env.sys, "argv", ["setup_env.py", *words])
+    monkeypatch.setattr(setup_env, "fingerprint", lambda _: "as it is")
+    monkeypatch.setattr(setup_env, "installed_torch", lambda _: ("2.13.0", cuda))
+    monkeypatch.setattr(setup_env, "about_gpu", lambda *_: "")
+    monkeypatch.setattr(setup_env, "set_up", lambda *options: called.append(options[1:]))
+    setup_env.main()
+    assert called == ([(False, True)] if again else [])
+
+
+def test_a_gpu_that_is_not_used_or_not_seen_is_told(monkeypatch):
+    monkeypatch.setattr(setup_env.shutil, "which", lambda name: name)
+    monkeypatch.setattr(setup_env, "installed_torch", lambda _: ("2.13.0+cpu", False))
+    assert "does not use the NVIDIA GPU: make setup GPU=1" in setup_env.about_gpu(Path("python"), gpu=False)
+    monkeypatch.setattr(setup_env, "installed_torch", lambda _: ("2.13.0", True))
+    assert setup_env.about_gpu(Path("python"), gpu=False) == ""
+    for sees, expected in (("True\n", ""), ("False\n", "sees none"), ("", "sees none")):
+        done = subprocess.CompletedProcess([], 0, sees, "")
+        monkeypatch.setattr(setup_env.subprocess, "run", lambda *_, done=done, **__: done)
+        assert expected in (said := setup_env.about_gpu(Path("python"), gpu=True)) and bool(said) == bool(expected)
+
+
+def test_build_for_gpus_is_refused_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(setup_env.sys, "platform", "darwin")
+    monkeypatch.setattr(setup_env.sys, "argv", ["setup_env.py", "--gpu"])
+    with pytest.raises(SystemExit, match="on Linux only"):
+        setup_env.main()
+
+
+@pytest.mark.parametrize(("words", "asked"), [([], False), (["GPU=1"], True), (["GPU=0"], False), (["GPU="], False)])
+def test_make_asks_for_the_build_for_gpus_where_it_is_told(words, asked):
+    own = {name: value for name, value in os.environ.items() if name not in ("GPU", "MAKEFLAGS", "MAKEOVERRIDES")}
+    for target in ("setup", "course"):
+        command = ["make", "-n", target, *words]
+        done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, check=True)
+        assert ("setup_env.py --gpu" in done.stdout) == asked and "setup_env.py" in done.stdout
 
 
 @pytest.mark.parametrize(("said", "expected"), [
@@ -148,6 +242,8 @@ def test_old_python_and_full_disk_are_told(monkeypatch):
     monkeypatch.setattr(setup_env.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1.2e9}))
     with pytest.raises(SystemExit, match=r"Only 1\.2 GB are free.*takes 2\.5 GB"):
         setup_env.check_disk()
+    with pytest.raises(SystemExit, match=r"takes 8 GB"):
+        setup_env.check_disk(setup_env.GPU_GB)
 
 
 def test_missing_venv_module_is_told(monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -10,24 +11,40 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 from distilwhisper_lib import presets
+from distilwhisper_lib.corpora import corpus_report
 from distilwhisper_lib.experiments import estimates, grid, jobs as jobs_module
 from distilwhisper_lib.experiments.estimates import CARDS, SHAPES, estimate
 from distilwhisper_lib.experiments.jobs import ROWS, Job, make_jobs, read_json, run_job
-from distilwhisper_lib.record import write_json
+from distilwhisper_lib.lab import Lab
+from distilwhisper_lib.record import file_sha256, short_hash, write_json
 from distilwhisper_lib.systems import SYSTEMS
 from filelock import FileLock
 
 SMALL = ["--preset", "smoke", "--seeds", "77", "--sizes", "4"]
 
 
-def done(job, **scores):
-    """Make a job look done, with these scores by test set."""
+CV13 = "cv-corpus-13.0-2023-03-09"
+
+
+def done(job, about=None, **scores):
+    """Make a job look done, with these scores by test set, of the paper's data; about: what its rows say else."""
     rows = [{"row": job.row, "language": job.language, "test_set": test.replace("_", "-"), "train_clips": job.clips,
              "normaliser": None if test == "translation" else "released",
-             "bleu" if test == "translation" else "wer": value} for test, value in scores.items()]  # fmt: skip
+             "bleu" if test == "translation" else "wer": value}
+            | ({"corpus": "common-voice-3k", "release": CV13} if test == "in_domain" else {"corpus": "fleurs"})
+            | (about or {}) for test, value in scores.items()]  # fmt: skip
     write_json(job.folder / "results.json", {"rows": rows})
     job.note("done")
+
+
+def fill_in(folder, monkeypatch, figures):
+    """Let the table read this copy of the paper's figures: the lines of paper.csv after the first."""
+    (folder / "data" / "reference").mkdir(parents=True)
+    text = "\n".join(["system,train_clips,test_set,language,wer", *figures]) + "\n"
+    (folder / "data" / "reference" / "paper.csv").write_text(text)
+    monkeypatch.setattr(grid, "REPOSITORY", folder)
 
 
 # ---- the list
@@ -74,7 +91,7 @@ def test_list_shows_index_need_and_estimates(capsys):
 # ---- a job
 
 
-def test_whole_grid_runs_and_makes_a_table(capsys):
+def test_whole_grid_runs_and_makes_a_table(capsys, tmp_path, monkeypatch):
     jobs = make_jobs("smoke", sizes=["4"], seeds=[77])
     assert [job.row for job in jobs[:1]] + sorted(job.row for job in jobs[1:]) == ["teacher-outputs", *sorted(ROWS)]
     for job in jobs:
@@ -88,10 +105,31 @@ def test_whole_grid_runs_and_makes_a_table(capsys):
     assert translated["clsr-ft"] == translated["distilwhisper-released-kl"] == "encoder" and translated["lora"] == ""
     runs = {path.name for path in (jobs[0].folder.parent.parent / "runs").glob("distilwhisper-released-cs-seed77-*")}
     assert len(runs) == 2  # JS and KL
+    check_hashes({job.row: read_json(job.folder / "results.json")["record"] for job in jobs}, jobs[0])
+    systems, tests = list(grid.PAPER)[: len(ROWS)], list(grid.PAPER)[len(ROWS) :]
+    fill_in(tmp_path, monkeypatch, [f"{system},{clips},{test},cs,1" for system in systems for test in tests
+                                    for clips in ("", 4)])  # fmt: skip
     assert grid.main(["table", *SMALL]) == 0
     assert "out-of-domain" in capsys.readouterr().out
     table = pd.read_csv(presets.results_dir(presets.SMOKE) / "grid.csv")
-    assert list(table["row"]) == list(ROWS) * 3 and table["cs"].notna().all() and table["cs paper"].isna().all()
+    assert list(table["row"]) == list(ROWS) * 3 and table["cs"].notna().all() and set(table["corpus"]) == {"toy"}
+    assert table["cs paper"].isna().all()  # made-up speech is not the paper's, whatever is filled in
+
+
+def check_hashes(records, job):
+    """Check that each job's record names its data, the clips of its size, and the weights of its models."""
+    lab = Lab(job.settings())
+    ids = [short_hash(list(lab.rows("train", limit=limit)["id"])) for limit in (4, 8)]
+    data = {"toy/cs": corpus_report("toy", "cs")["fingerprint"], "ids of training clips": ids[0]}
+    assert all(record["data"] == data for record in records.values()) and ids[0] != ids[1]
+    teacher = {"model.safetensors": file_sha256(lab.train_teacher() / "model" / "model.safetensors")}
+    of_lora = file_sha256(lab.train("lora") / "model" / "adapter_model.safetensors")
+    models = {row: record["models"] for row, record in records.items()}
+    assert models["teacher-outputs"] == models["teacher"] == {"teacher": teacher} and models["student"] == {}  # tiny
+    assert models["lora"] == {"lora": {"adapter_model.safetensors": of_lora}}
+    by_kl = models["distilwhisper-released-kl"]
+    assert by_kl["teacher"] == teacher and len(by_kl["distilwhisper-released-kl"]) == 1
+    assert by_kl["distilwhisper-released-kl"] != models["distilwhisper-released"]["distilwhisper-released"]
 
 
 def test_job_that_misses_what_it_needs_says_so_and_is_noted_as_failed():
@@ -184,6 +222,34 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     assert sorted(seen[:2]) == sorted(seen[2:]) == ["2", "5"]
 
 
+def test_what_is_meant_for_a_gpu_is_refused_without_one_unless_it_is_asked_for(monkeypatch, capsys):
+    ran = []
+    monkeypatch.setattr(grid, "run_jobs", lambda jobs, at_once: ran.append(jobs[0].preset) or True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for preset in ("paper", "colab"):
+        with pytest.raises(SystemExit):
+            grid.main(["run", "--preset", preset])
+        said = capsys.readouterr().err
+        assert f"sees no GPU here, and the preset {preset} is meant for one" in said
+        assert "make setup GPU=1" in said and "--cpu" in said
+    with pytest.raises(SystemExit):  # a node of a cluster
+        grid.main(["run", "--job", "0"])
+    assert not ran
+    assert grid.main(["run", "--cpu"]) == grid.main(["run", "--preset", "smoke"]) == 0
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert grid.main(["run", "--preset", "colab"]) == 0
+    assert ran == ["paper", "smoke", "colab"]
+
+
+def test_only_a_process_without_a_gpu_is_told_that_it_may_run_so(monkeypatch):
+    commands = []
+    ended = SimpleNamespace(returncode=0)
+    monkeypatch.setattr(grid.subprocess, "run", lambda command, **_: commands.append(command) or ended)
+    for device in ("", "1"):
+        grid._process(Job("paper", "cs", "3k", "student"), device)
+    assert ["--cpu" in command for command in commands] == [True, False]
+
+
 # ---- table, cluster
 
 
@@ -195,13 +261,11 @@ def test_table_has_blocks_of_test_and_size_deviation_over_seeds_and_your_figures
         if job.row in ("student", "lora") and job.name != "cs-10k-seed79-lora":
             seed = (job.seed or 77) - 77
             done(job, in_domain=40 + seed, out_of_domain=60, translation=9.5)
-    (tmp_path / "data" / "reference").mkdir(parents=True)
-    (tmp_path / "data" / "reference" / "paper.csv").write_text(
-        "system,train_clips,test_set,language,wer\nwhisper-small,,FLEURS,ca,1.5\nLoRA,3000,Common Voice 13,cs,2.5\n"
-        "LoRA,3000,Common Voice 13,ca,\n")  # fmt: skip
-    monkeypatch.setattr(grid, "REPOSITORY", tmp_path)
+    fill_in(tmp_path, monkeypatch, ["whisper-small,,FLEURS,ca,1.5", "LoRA,3000,Common Voice 13,cs,2.5",
+                                    "LoRA,3000,Common Voice 13,ca,"])  # fmt: skip
     table = grid.table(jobs)
-    assert list(table.columns[4:]) == ["row", "ca", "ca paper", "cs", "cs paper", "mean"]
+    assert list(table.columns[:2]) == ["test_set", "train_clips"]
+    assert list(table.columns[5:]) == ["row", "ca", "ca paper", "cs", "cs paper", "mean"]
     blocks = [(test, clips) for test in ("in-domain", "out-of-domain", "translation") for clips in (3000, 10_000)]
     assert list(table[["test_set", "train_clips"]].itertuples(index=False, name=None)) == sorted(blocks * 2)
     assert list(table["row"]) == ["student", "lora"] * 6
@@ -223,25 +287,56 @@ def test_mean_is_left_out_where_a_language_is_missing():
     assert table.loc["student", "mean"] == "40.0" and table.loc["lora", "mean"] == "" and table.loc["lora", "cs"] == ""
 
 
-@pytest.mark.parametrize(("normaliser", "cell"), [("released", "70.0"), ("keep-marks", "20.0")])
-def test_thai_is_scored_by_characters_unless_it_is_split_into_letters_as_released(normaliser, cell):
-    job = make_jobs("paper", ["th"], ["3k"], [77], ["student"])[-1]
-    row = {"row": "student", "language": "th", "test_set": "in-domain", "train_clips": 3000, "normaliser": normaliser,
-           "wer": 70.0, "cer": 20.0}  # fmt: skip
-    write_json(job.folder / "results.json", {"rows": [row]})
-    job.note("done")
-    assert list(grid.table([job])["th"]) == [cell]
+@pytest.mark.parametrize(("test", "about", "belongs"), [
+    ("in_domain", {}, True), ("in_domain", {"corpus": "common-voice-28k"}, True),
+    ("in_domain", {"release": "cv-corpus-24.0-2025-12-05"}, False), ("in_domain", {"release": "unknown"}, False),
+    ("in_domain", {"release": "cv-corpus-13.0-delta-2023-03-09"}, False),
+    ("in_domain", {"release": "mcv-scripted-ca-v24.0"}, False), ("in_domain", {"normaliser": "whisper-basic"}, False),
+    ("in_domain", {"corpus": "fillets", "release": None}, False), ("in_domain", {"corpus": "fleurs"}, False),
+    ("out_of_domain", {}, True), ("out_of_domain", {"release": "70bb2e84b976"}, True),
+    ("out_of_domain", {"normaliser": "keep-marks"}, False), ("out_of_domain", {"corpus": "toy"}, False),
+    ("out_of_domain", {"corpus": "common-voice-3k", "release": CV13}, False),
+    ("translation", {"normaliser": "released"}, True), ("translation", {}, False),
+    ("translation", {"normaliser": "released", "corpus": "fillets"}, False),
+])  # fmt: skip
+def test_paper_s_figure_stands_only_beside_its_data_and_normaliser(test, about, belongs, tmp_path, monkeypatch):
+    fill_in(tmp_path, monkeypatch, [f"{system},{clips},{name},ca,1.5" for name in list(grid.PAPER)[len(ROWS) :]
+                                    for system, clips in (("whisper-small", ""), ("LoRA", 3000))])  # fmt: skip
+    jobs = make_jobs("paper", ["ca"], ["3k"], [77], ["student", "lora"])
+    for job in jobs:
+        done(job, about, **{test: 40})
+    table = grid.table(jobs)
+    assert list(table["row"]) == ["student", "lora"] and list(table["ca"]) == ["40.0", "40.0"]
+    assert list(table["ca paper"]) == ([1.5, 1.5] if belongs else ["", ""])
 
 
-def test_script_for_a_cluster_submits_teacher_outputs_then_the_rest(capsys):
+@pytest.mark.parametrize(("normaliser", "cell", "mean"), [("released", "70.0", "55.0"), ("keep-marks", "20.0", "40.0")])
+def test_thai_is_scored_by_characters_unless_it_is_split_into_letters_as_released(normaliser, cell, mean):
+    jobs = make_jobs("paper", ["ca", "th"], ["3k"], [77], ["student"])
+    for job, wer in zip(jobs, (40.0, 70.0), strict=True):
+        done(job, {"normaliser": normaliser, "cer": 20.0}, in_domain=wer)
+    table = grid.table(jobs)
+    assert list(table["th"]) == [cell] and list(table["ca"]) == ["40.0"]
+    assert list(table["mean"]) == [mean]  # no mean of words and characters
+    for job, bleu in zip(jobs, (10.0, 20.0), strict=True):
+        done(job, {"normaliser": normaliser}, translation=bleu)
+    assert list(grid.table(jobs)["mean"]) == ["15.0"]  # of English words
+
+
+def test_script_for_a_cluster_submits_teacher_outputs_then_the_rest(capsys, tmp_path):
     options = ["--languages", "ca", "th", "--seeds", "77"]
     grid.main(["slurm", *options])
-    script = capsys.readouterr().out
-    jobs = make_jobs("paper", ["ca", "th"], seeds=[77])
-    assert "--array=0-5)" in script and f'--array=6-{len(jobs) - 1} --dependency="afterany:$teacher")' in script
-    assert f'grid run {" ".join(options)} --job "$SLURM_ARRAY_TASK_ID"' in script and "--time=" in script
+    jobs, script = make_jobs("paper", ["ca", "th"], seeds=[77]), capsys.readouterr().out
     assert jobs[5].row == "teacher-outputs" != jobs[6].row
-    assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+    (tmp_path / "sbatch").write_text('#!/bin/sh\nfor word; do echo "$word" >&2; done\necho 42\n')
+    (tmp_path / "sbatch").chmod(0o755)
+    ran = subprocess.run(["bash"], input=script, text=True, capture_output=True, check=True,
+                         env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"})  # fmt: skip
+    first, second = (call.splitlines() for call in ran.stderr.split("--parsable\n")[1:])
+    work = f'--wrap=exec {sys.executable} -m {grid.MODULE} run {" ".join(options)} --job "$SLURM_ARRAY_TASK_ID"'
+    assert "--array=0-5" in first and work in first and work in second
+    assert f"--array=6-{len(jobs) - 1}" in second and "--dependency=afterany:42" in second
+    assert any(word.startswith("--time=") for word in first) and "--gpus=1" in first
     assert "--array=0-1)" in grid.slurm(make_jobs("smoke", rows=["student", "lora"], seeds=[1]), [])  # one array alone
 
 
@@ -271,6 +366,45 @@ def test_flops_are_near_six_a_parameter_and_position():
     base, added = shape.flops("experts")
     layers = 12 * shape.layers * shape.width**2  # weights of the encoder's layers
     assert 2 * layers * 1500 < base < 3.5 * layers * 1500 and added < base / 2
+
+
+def test_memory_in_use_holds_keys_and_values_of_all_layers_and_positions(model):
+    with torch.no_grad():
+        told = model(input_features=torch.zeros(2, model.config.num_mel_bins, 3000),
+                     decoder_input_ids=torch.ones(2, 5, dtype=torch.long)).past_key_values  # fmt: skip
+    kept = [sum(tensor.numel() for layer in cache.layers for tensor in (layer.keys, layer.values))
+            for cache in (told.cross_attention_cache, told.self_attention_cache)]  # fmt: skip
+    shape = estimates.Shape(model.config.d_model, model.config.decoder_layers, model.config.decoder_ffn_dim)
+    rows = replace(presets.PAPER, eval_batch_size=2, max_new_tokens=5)
+    empty = replace(rows, max_new_tokens=0)
+    grows = estimates.memory(shape, "nothing", rows) - estimates.memory(shape, "nothing", empty)
+    assert grows == 2 * kept[1] and kept[0] == 300 * kept[1]  # two bytes each; 1500 positions to 5
+    large = estimates.memory(SHAPES["openai/whisper-large-v2"], "nothing", presets.PAPER, 2)
+    assert 2 * 1_543_304_960 + 3.9e9 < large < 2 * 1_543_304_960 + 7e9  # 16 clips
+
+
+def test_memory_of_what_is_trained_is_that_of_training_or_of_use_whichever_is_more():
+    def needed(trains, **changes):
+        return estimates.memory(SHAPES["openai/whisper-small"], trains, replace(presets.PAPER, **changes))
+
+    assert needed("experts") == needed("experts", eval_batch_size=1) > needed("experts", batch_size=1)
+    assert needed("experts", batch_size=1) > needed("nothing") + (6 + 12) * 114_521_088  # use, and what is trained
+
+
+def test_transcribing_validation_for_the_best_epoch_takes_time():
+    last, best = (replace(presets.PAPER, keep=keep, validation_clips=1000) for keep in ("last", "best"))
+    base, added = SHAPES["openai/whisper-small"].flops("experts")
+    of_last, of_best = estimate("clsr-ft", last, 3000), estimate("clsr-ft", best, 3000)
+    flops, seconds = 1e15 * (of_best["PFLOP"] - of_last["PFLOP"]), 3600 * (of_best["T4 h"] - of_last["T4 h"])
+    assert flops == pytest.approx(10 * 1000 * (base + added))  # epochs, clips
+    waiting = 10 * 1000 / 16 * estimates.TOKENS * 12 * estimates.LAYER_SECONDS  # batches, words, layers
+    assert seconds == pytest.approx(flops / (CARDS["T4"][0] * estimates.UTILISATION) + waiting)
+    assert estimate("teacher", best, 3000) == estimate("teacher", last, 3000)  # not trained
+
+
+def test_thai_and_tamil_have_more_tokens_and_take_longer():
+    ca, th, ta = (estimate("clsr-ft", replace(presets.PAPER, language=code), 3000) for code in ("ca", "th", "ta"))
+    assert all(ca[name] < th[name] < ta[name] for name in ("PFLOP", "GB", "T4 h"))
 
 
 def test_estimates_are_printed_as_estimates(monkeypatch, capsys):

@@ -1,6 +1,7 @@
-"""Make the course's environment: `.venv` with the packages of requirements.lock and PyTorch for the CPU.
+"""Make the course's environment: `.venv` with the packages of requirements.lock and PyTorch for the CPU (or GPUs).
 
     python3 tools/setup_env.py            what `make` calls; a second call takes no time
+    python3 tools/setup_env.py --gpu      with PyTorch's build for NVIDIA GPUs (make setup GPU=1), which then stays
     python3 tools/setup_env.py --here     into the environment that runs this file (conda, or one of your own)
 
 Needs nothing but Python and its venv module; works on Linux, macOS and Windows.
@@ -21,8 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements.lock"
 OLDEST = (3, 11)
-NEEDED_GB = 2.5
-DOWNLOAD_MB = 450
+NEEDED_GB, GPU_GB = 2.5, 8  # the second with the build for GPUs: not measured
+DOWNLOAD_MB, GPU_MB = 450, 3000  # the second by the sizes of the packages
 COURSE = ("`make course` then takes about 58 min on 2 cores, 6 GB of memory and 4.0 GB more of disk ({free:.0f} GB are free "
           "here); it downloads 303 MB of speech and 290 MB of weights")  # fmt: skip
 # What pip says -> what to do; the first that fits
@@ -45,25 +46,37 @@ def main() -> None:
     """Set up what is missing; exits with a message that says what to do."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--here", action="store_true", help="use the running Python's environment, not .venv")
-    here = parser.parse_args().here
+    parser.add_argument("--gpu", action="store_true", help="PyTorch's build for NVIDIA GPUs instead of the CPU's")
+    options = parser.parse_args()
+    here, gpu = options.here, options.gpu
     check_python()
+    if gpu and not sys.platform.startswith("linux"):
+        sys.exit("PyTorch's build for NVIDIA GPUs is installed on Linux only (Windows: inside WSL): leave out GPU=1")
     python = Path(sys.executable) if here else venv_python()
     stamp = (Path(sys.prefix) if here else VENV) / ".course-stamp"
     wanted = fingerprint(python)
-    if python.exists() and stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
-        return
-    check_disk()
-    print(f"Setting up {sys.prefix if here else VENV} (about {DOWNLOAD_MB} MB to download, {NEEDED_GB} GB of disk, "
+    ready = python.exists() and stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted
+    if not ready or gpu and not installed_torch(python)[1]:
+        set_up(python, here, gpu)
+        stamp.write_text(wanted, encoding="utf-8")
+        print("The environment is ready.", flush=True)
+    if remark := about_gpu(python, gpu):
+        print(remark, flush=True)
+
+
+def set_up(python: Path, here: bool, gpu: bool) -> None:
+    """Install everything, saying before what it takes."""
+    size, download = (GPU_GB, GPU_MB) if gpu else (NEEDED_GB, DOWNLOAD_MB)
+    check_disk(size)
+    print(f"Setting up {sys.prefix if here else VENV} (about {download} MB to download, {size} GB of disk, "
           "3 to 10 minutes; only this once)", flush=True)  # fmt: skip
     print(COURSE.format(free=shutil.disk_usage(ROOT).free / 1e9), flush=True)
     if not here:
         make_venv(python)
     pip(python, "pip", "--upgrade", "pip")
-    install_torch(python)
+    install_torch(python, gpu)
     pip(python, f"the packages of {LOCK.name}", "-r", str(LOCK))
     pip(python, "distilwhisper_lib, from here", "--no-deps", "--no-build-isolation", "-e", str(ROOT))
-    stamp.write_text(wanted, encoding="utf-8")
-    print("The environment is ready.", flush=True)
 
 
 def check_python() -> None:
@@ -74,11 +87,11 @@ def check_python() -> None:
                  "it: make course PYTHON=python3.12")  # fmt: skip
 
 
-def check_disk() -> None:
+def check_disk(needed: float = NEEDED_GB) -> None:
     """Stop where the disk has no room for the packages."""
     free = shutil.disk_usage(ROOT).free / 1e9
-    if free < NEEDED_GB:
-        sys.exit(f"Only {free:.1f} GB are free at {ROOT}, the environment takes {NEEDED_GB} GB: free some space, then "
+    if free < needed:
+        sys.exit(f"Only {free:.1f} GB are free at {ROOT}, the environment takes {needed} GB: free some space, then "
                  "start again")  # fmt: skip
 
 
@@ -112,24 +125,49 @@ def make_venv(python: Path) -> None:
         sys.exit(f"{VENV} could not be made:\n{said}\n{advice(said)}")
 
 
-def install_torch(python: Path) -> None:
-    """Install the pinned PyTorch in its CPU build; the default one for Linux brings 5 GB of CUDA libraries.
+def install_torch(python: Path, gpu: bool = False) -> None:
+    """Install the pinned PyTorch: in its CPU build, as the default one for Linux brings 5 GB of CUDA libraries, or with
+    gpu in that one. What is there already in the pinned version stays, but for a CPU build where gpu is asked for.
 
     pip is asked what it would install; only where that is a CUDA build, uv fetches the CPU build, for it knows where
     PyTorch keeps them.
     """
     pin = next(line for line in LOCK.read_text(encoding="utf-8").splitlines() if line.startswith("torch=="))
-    version = pin.split("==")[1]
-    ask = "import importlib.metadata as m; print(m.version('torch'))"
-    there = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=False).stdout.strip()
-    if there.split("+")[0] == version:
+    there, cuda = installed_torch(python)
+    if there.split("+")[0] == pin.split("==")[1] and (cuda or not gpu):
         return
-    if sys.platform.startswith("linux") and brings_cuda(python, pin):
+    if gpu or cuda:  # pip takes a CPU build of the same version for what is wanted, unless it is forced
+        pip(python, f"{pin} (build for NVIDIA GPUs; its libraries come with the packages below)",
+            "--force-reinstall", "--no-deps", pin)  # fmt: skip
+        if not installed_torch(python)[1]:
+            sys.exit(f"pip has found no build of {pin} for GPUs: is an index or a folder with CPU builds among its "
+                     "settings (pip config list)? Leave that out, then start again")  # fmt: skip
+    elif sys.platform.startswith("linux") and brings_cuda(python, pin):
         pip(python, "uv, which knows the CPU builds of PyTorch", "uv>=0.8")
         run([python, "-m", "uv", "pip", "install", "--python", str(python), "--torch-backend=cpu", pin],
             f"{pin} (CPU build, 200 MB)")  # fmt: skip
     else:
         pip(python, f"{pin} (CPU build, 200 MB)", pin)
+
+
+def installed_torch(python: Path) -> tuple[str, bool]:
+    """Return the version of the PyTorch that is there, "" where there is none, and whether it is a CUDA build."""
+    ask = ("import importlib.metadata, json; torch = importlib.metadata.distribution('torch'); "
+           "print(json.dumps([torch.version, torch.requires]))")  # fmt: skip
+    done = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=False)
+    version, requires = json.loads(done.stdout) if done.returncode == 0 else ("", None)
+    return version, is_cuda_build(version, requires or [])
+
+
+def about_gpu(python: Path, gpu: bool) -> str:
+    """Return what to know of the GPU: one that is not used, or, where one is asked for, that PyTorch sees none."""
+    if gpu:
+        ask = [python, "-c", "import torch; print(torch.cuda.is_available())"]
+        sees = subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip() == "True"
+        return "" if sees else ("PyTorch is the build for GPUs here, but sees none: does `nvidia-smi` list one, and is "
+                                "its driver new enough?")  # fmt: skip
+    unused = shutil.which("nvidia-smi") and not installed_torch(python)[1]
+    return "PyTorch is the CPU's build here, and does not use the NVIDIA GPU: make setup GPU=1" if unused else ""
 
 
 def brings_cuda(python: Path, pin: str) -> bool:
@@ -144,7 +182,8 @@ def brings_cuda(python: Path, pin: str) -> bool:
 
 def is_cuda_build(version: str, requires: list[str]) -> bool:
     """Tell a CUDA build of PyTorch by its version, or by what it needs."""
-    return "+cpu" not in version and any(name.startswith(("nvidia-", "cuda-", "triton")) for name in requires)
+    needs = any(name.startswith(("nvidia-", "cuda-", "triton")) for name in requires)
+    return "+cu" in version or "+cpu" not in version and needs
 
 
 def pip(python: Path, what: str, *arguments: str) -> None:

@@ -23,7 +23,8 @@ HEADER = """\
 CONDA_HEADER = """\
 # The environment of requirements.lock for conda users, written by tools/update_lock.py:
 #     conda env create -f environment.yml && conda activate distilwhisper-lab && pip install --no-deps -e .
-# On Linux this takes PyTorch's default build, which brings 5 GB of CUDA libraries. For the CPU build instead:
+# On Linux this takes PyTorch's default build, for NVIDIA GPUs, with 5 GB of CUDA libraries. For the CPU build instead
+# (after which `python tools/setup_env.py --here --gpu` changes to the other):
 #     conda create -n distilwhisper-lab python=3.11 pip && conda activate distilwhisper-lab
 #     python tools/setup_env.py --here
 name: distilwhisper-lab

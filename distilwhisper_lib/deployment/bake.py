@@ -16,8 +16,8 @@ from ..text import language_code
 def gate_shares(model, language: str, batches: Iterable[dict]) -> pd.DataFrame:
     """Return how often the gates of each layer are open in evaluation: columns stack, layer, open, agree.
 
-    batches: as a Collator makes them of clips with their text; the text is given (teacher forcing), padding does not count. open: share of
-    positions that go to the expert; agree: share of those that go where most go, 0.5 to 1.
+    batches: as a Collator makes them of clips and their text, which is given (teacher forcing); padding does not count.
+    open: share of positions that go to the expert; agree: share of those that go where most go, 0.5 to 1.
     Raises ValueError for a language without experts, or no batches.
     """
     was_training, sums, counts = model.training, {}, {}
@@ -60,9 +60,9 @@ def bake(model, language: str, batches: Iterable[dict], threshold: float = 0.5):
     """Make a plain transformers Whisper for one language of `model`, in place, at no cost in inference.
 
     Each layer keeps the expert for good where its gate is open at `threshold` or more of the positions of `batches` of
-    calibration clips (see `gate_shares`, which raises the errors), else the shared block. What that costs depends on how far the
-    positions of a layer agree: compare WER. Returns the model, frozen; `save_pretrained` writes a checkpoint like any
-    other Whisper's.
+    calibration clips (see `gate_shares`, which raises the errors), else the shared block. What that costs depends on
+    how far the positions of a layer agree: compare WER. Returns the model, frozen; `save_pretrained` writes a checkpoint
+    like any other Whisper's.
     """
     shares, code = gate_shares(model, language, batches), language_code(language)
     kept = [block.experts[code] if open_ >= threshold else block.shared

@@ -13,8 +13,8 @@ from ..presets import disk_errors
 def export_checkpoint(model, processor, folder: str | Path) -> Path:
     """Write model, tokenizer and feature extractor as transformers does, all or nothing; returns the folder.
 
-    Raises ValueError for a model with experts or an adapter beside it, FileExistsError where there is something already, OSError where the
-    disk is full.
+    Raises ValueError for a model with experts or an adapter beside it, FileExistsError where there is something
+    already, OSError where the disk is full.
     """
     folder = Path(folder)
     if hasattr(model, "merge_and_unload"):

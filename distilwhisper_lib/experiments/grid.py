@@ -9,6 +9,7 @@
 
 import argparse
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -23,10 +24,12 @@ from .jobs import ONCE, ROWS, TEACHER_OUTPUTS, TESTS, Job, make_jobs, read_json,
 from ..presets import REPOSITORY, get_preset, results_dir, whole_file
 
 MODULE = "distilwhisper_lib.experiments.grid"
-PAPER = dict(zip((*ROWS, *TESTS), (  # what data/reference/paper.csv calls rows and tests
+PAPER = dict(zip((  # what data/reference/paper.csv calls rows and tests
     "whisper-small", "whisper-large-v2", "fine-tuning", "LoRA", "CLSR-FT", "DistilWhisper", "DistilWhisper-KL",
-    "Common Voice 13", "FLEURS", "FLEURS translation"), strict=True))  # fmt: skip
-BLOCK = ["test_set", "train_clips", "normaliser", "release"]  # of the table; release: of the test's corpus
+    "Common Voice 13", "FLEURS", "FLEURS translation"), (*ROWS, *TESTS), strict=True))  # fmt: skip
+# its tests with their corpora and releases
+PAPER_DATA = re.compile(r"in-domain common-voice-\w+ cv-corpus-13\.0-\d|(out-of-domain|translation) fleurs ")
+BLOCK = ["test_set", "train_clips", "corpus", "release", "normaliser"]  # of the table; corpus and release: of the test
 ONE_PLACE = "{:.1f}".format
 SCRIPT = """#!/bin/bash
 # Run this with bash in the repository; a partition and the like go into the line of sbatch, and what fails now is run
@@ -34,10 +37,7 @@ SCRIPT = """#!/bin/bash
 set -euo pipefail
 submit() {{
     sbatch --parsable --gpus=1 --cpus-per-task=4 --mem=32G --time={limit}:00:00 --job-name=grid --output=grid-%A.log \\
-        --open-mode=append "$@" <<'END'
-#!/bin/bash
-exec {command} "$SLURM_ARRAY_TASK_ID"
-END
+        --open-mode=append --wrap={command} "$@"
 }}
 {arrays}"""
 
@@ -82,11 +82,11 @@ def _run_apart(job: Job, before: list[Future], slots: SimpleQueue) -> bool:
 
 
 def _process(job: Job, device: str) -> int:
-    words = {"--preset": job.preset, "--languages": job.language, "--sizes": job.size, "--systems": job.row,
-             "--seeds": job.seed or 0, "--job": job.name}  # fmt: skip
     own = {"PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))}
     own |= {"CUDA_VISIBLE_DEVICES": device} if device else {}
-    command = [sys.executable, "-m", MODULE, "run", *(str(word) for pair in words.items() for word in pair)]
+    command = [sys.executable, "-m", MODULE, "run", "--preset", job.preset, "--languages", job.language,
+               "--sizes", job.size, "--systems", job.row, "--seeds", str(job.seed or 0), "--job", job.name,
+               *([] if device else ["--cpu"])]  # there is none, and `run` was told so  # fmt: skip
     return subprocess.run(command, stdout=subprocess.DEVNULL, env=os.environ | own).returncode
 
 
@@ -106,40 +106,43 @@ def table(jobs: list[Job]) -> pd.DataFrame:
     """Return the paper's table: a block per test and size, a row per system, two columns a language, and their mean.
 
     A cell is WER in per cent (of Thai CER, unless it is normalised as released; of translation BLEU), of several seeds
-    mean ± standard deviation; beside it the paper's figure, where you have filled in data/reference/paper.csv (`PAPER`
-    has its names). The mean is there for systems with all languages of the block. Raises ValueError where nothing is
-    scored.
+    mean ± standard deviation; beside it the paper's figure, where you have filled in data/reference/paper.csv and the
+    row is of the paper's data, scored as released. The mean is there for systems with all languages of the block, and
+    leaves Thai out where its cell is CER. Raises ValueError where nothing is scored.
     """
     done = [job for job in jobs if job.state()["state"] == "done"]
     scores = pd.DataFrame([row for job in done for row in read_json(job.folder / "results.json")["rows"]])
     if scores.empty:
         raise ValueError("no job that scores anything is done, so there is no table: see the command `status`")
-    scores = scores.reindex(columns=[*BLOCK, "row", "language", "wer", "cer", "bleu"])
-    scores = scores.fillna({"normaliser": "", "release": ""})
-    no_words = (scores["language"] == "th") & (scores["normaliser"] != "released")  # Thai has no spaces between words
-    scores["wer"] = scores["wer"].where(~no_words, scores["cer"])
-    cells = scores["wer"].fillna(scores["bleu"]).groupby([scores[name] for name in (*BLOCK, "row", "language")])
-    mean, spread = cells.mean().unstack(), cells.std().unstack()
+    scores = scores.reindex(columns=[*BLOCK, "row", "language", "wer", "cer", "bleu"]).fillna(dict.fromkeys(BLOCK, ""))
+    words = (scores["language"] != "th") | (scores["normaliser"] == "released")  # Thai has no spaces between words
+    scores["mean"] = scores["wer"].where(words).fillna(scores["bleu"])
+    scores["cell"] = scores["mean"].fillna(scores["cer"])
+    cells = scores.groupby([*BLOCK, "row", "language"])
+    mean, spread = cells["cell"].mean().unstack(), cells["cell"].std().unstack()
     there = mean.notna()
     whole = there.eq(there.groupby(level=BLOCK).transform("any")).all(axis=1)
+    shown = mean.map(ONE_PLACE, na_action="ignore") + spread.map(" ± {:.1f}".format, na_action="ignore").fillna("")
     paper, columns = paper_figures(), {}
     for language in mean:
-        columns[language] = mean[language].map(ONE_PLACE, na_action="ignore") + spread[language].map(
-            lambda value: "" if pd.isna(value) else f" ± {value:.1f}")  # fmt: skip
-        columns[f"{language} paper"] = [paper.get((test, 0 if row in ONCE else clips, row, language), "")
-                                        for test, clips, _, _, row in mean.index]  # fmt: skip
-    columns["mean"] = mean.mean(axis=1).where(whole).map(ONE_PLACE, na_action="ignore")
-    order = {name: number for number, name in enumerate(PAPER)}
+        columns[language] = shown[language]
+        columns[f"{language} paper"] = [paper.get((*_in_paper(*key), language), "") for key in mean.index]
+    columns["mean"] = cells["mean"].mean().unstack().mean(axis=1).where(whole).map(ONE_PLACE, na_action="ignore")
+    order = {name: number for number, name in enumerate((*ROWS, *TESTS))}
     keys = sorted(mean.index, key=lambda key: (order[key[0]], *key[1:-1], order.get(key[-1], len(order))))
     return pd.DataFrame(columns).loc[keys].fillna("").reset_index()
+
+
+def _in_paper(test: str, clips: int, corpus: str, release: str, normaliser: str, row: str) -> tuple:
+    """Return test, clips and row as `paper_figures` names them; empty where data or normaliser are not the paper's."""
+    same = normaliser == "released" and PAPER_DATA.match(f"{test} {corpus} {release}")
+    return (test, 0 if row in ONCE else clips, row) if same else ()
 
 
 def paper_figures() -> dict[tuple, float]:
     """Return your copy of the paper's figures by test, clips (0: of models as they are), row and language."""
     found = pd.read_csv(REPOSITORY / "data" / "reference" / "paper.csv").dropna(subset="wer").fillna({"train_clips": 0})
-    ours = {name: key for key, name in PAPER.items()}
-    return {(ours.get(row.test_set), row.train_clips, ours.get(row.system), row.language): row.wer
-            for row in found.itertuples()}  # fmt: skip
+    return found.replace(PAPER).set_index(["test_set", "train_clips", "system", "language"])["wer"].to_dict()
 
 
 def listing(jobs: list[Job]) -> pd.DataFrame:
@@ -158,20 +161,24 @@ def slurm(jobs: list[Job], options: list[str]) -> str:
     table, card = listing(jobs), f"{next(iter(CARDS))} h"
     limit = int(2 * table[card].max()) + 1 if card in table else 1
     first = sum(job.row == TEACHER_OUTPUTS for job in jobs)
-    command = shlex.join([".venv/bin/python", "-m", MODULE, "run", *options, "--job"])
+    command = shlex.join(["exec", sys.executable, "-m", MODULE, "run", *options, "--job"]) + ' "$SLURM_ARRAY_TASK_ID"'
     lines = [f"teacher=$(submit --array=0-{first - 1})"] if first else []
     wait = ' --dependency="afterany:$teacher"' if first else ""
     lines += [f"systems=$(submit --array={first}-{len(jobs) - 1}{wait})"] if len(jobs) > first else []
-    return SCRIPT.format(limit=limit, command=command, arrays="\n".join(lines))
+    return SCRIPT.format(limit=limit, command=shlex.quote(command), arrays="\n".join(lines))
 
 
-def _log_here(job: Job) -> None:
-    """Send all that this process prints to the job's log from here on."""
+def _run_here(jobs: list[Job], wanted: str) -> None:
+    """Do one of the jobs, by name or index; all that this process prints goes to the job's log from here on."""
+    job = {key: job for number, job in enumerate(jobs) for key in (job.name, str(number))}.get(wanted)
+    if job is None:
+        raise ValueError(f"no job {wanted!r} with these options: `list` shows names and indices")
     print(f"{job.name}: log in {os.path.relpath(job.folder / 'log.txt')}", flush=True)
     job.folder.mkdir(parents=True, exist_ok=True)
     with open(job.folder / "log.txt", "ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    run_job(job)
 
 
 def main(words: list[str] | None = None) -> int:
@@ -185,17 +192,17 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--systems", nargs="+", default=ROWS, help="a system; with -kl after it distilled by KL")
     parser.add_argument("--gpus", type=int, help="how many jobs at once; else as many as there are GPUs, or one")
     parser.add_argument("--job", help="name or index in the list")
+    parser.add_argument("--cpu", action="store_true", help="run without a GPU what is meant for one")
     words = sys.argv[1:] if words is None else words
     given = parser.parse_args(words)
     jobs = make_jobs(given.preset, given.languages, given.sizes, given.seeds, given.systems)
     if given.command == "run":
+        if get_preset(given.preset).teacher and not (given.cpu or torch.cuda.is_available()):
+            parser.error(f"torch {torch.__version__} sees no GPU here, and the preset {given.preset} is meant for one: "
+                         "install the build for GPUs (make setup GPU=1), or let it take weeks with --cpu")  # fmt: skip
         if given.job is None:
             return 0 if run_jobs(jobs, given.gpus or torch.cuda.device_count() or 1) else 1
-        named = {key: job for number, job in enumerate(jobs) for key in (job.name, str(number))}
-        if given.job not in named:
-            raise ValueError(f"no job {given.job!r} with these options: `list` shows names and indices")
-        _log_here(named[given.job])
-        run_job(named[given.job])
+        _run_here(jobs, given.job)
     elif given.command == "status":
         rows = pd.DataFrame([explain(job) for job in jobs])
         print(pd.crosstab(rows["group"], rows["state"], margins=True, margins_name="all").to_string())
@@ -205,8 +212,8 @@ def main(words: list[str] | None = None) -> int:
         found, path = table(jobs), results_dir(get_preset(given.preset)) / "grid.csv"
         with whole_file(path) as part:
             found.to_csv(part, index=False)
-        print(f"{found.to_string(index=False)}\n\n"
-              f"WER in %, of Thai CER, of translation BLEU; also in {os.path.relpath(path)}")  # fmt: skip
+        print(f"{found.to_string(index=False)}\n\nWER in %, of translation BLEU, of Thai CER (not in the mean) unless "
+              f"the normaliser is `released`; also in {os.path.relpath(path)}")  # fmt: skip
     elif given.command == "list":
         print(f"{listing(jobs).fillna('').to_string()}\n\nHours and GB are estimates, not measured.")
     else:

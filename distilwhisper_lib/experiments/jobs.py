@@ -14,12 +14,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..comparison import score
+from ..comparison import fingerprints, score
 from ..device import RANK
 from ..lab import Lab
 from ..presets import Preset, cache_dir, get_preset
 from ..record import run_record, short_hash, write_json
 from ..systems import get_system
+from ..testsets import TestSet, corpus_of
+from ..weights import find_weights
 
 LANGUAGES = ("ca", "cs", "gl", "hu", "pl", "ta", "th", "uk")
 SIZES = {"3k": LANGUAGES, "10k": LANGUAGES, "28k": ("ca", "ta", "th")}  # of the paper (release: data/generated_ids)
@@ -164,11 +166,29 @@ def _work(job: Job) -> dict:
     """
     lab, once, rows = Lab(job.settings()), job.row in ONCE, []
     about = {"row": job.row, "train_clips": job.clips or lab.preset.train_clips or 0}  # 0: all
+    tests = [test for test in lab.test_sets.values() if test.name in TESTS and job.row != TEACHER_OUTPUTS]
     with FileLock(job.folder.parent / f"{job.language}-{job.row}.lock") if once else nullcontext():
         if job.row == TEACHER_OUTPUTS:
             lab.teacher_outputs()
-        for key in (f"{job.language}/{test}" for test in TESTS):
-            if job.row != TEACHER_OUTPUTS and key in lab.test_sets:
-                experts = "encoder" if lab.test_sets[key].task == "translate" else True  # as released
-                rows.append(score(lab, job.system, key, experts, **job.changes) | about)
-    return {"rows": rows, "record": run_record(lab.preset, lab.steps(), {}, {})}
+        for test in tests:
+            experts = "encoder" if test.task == "translate" else True  # as released
+            rows.append(score(lab, job.system, test.key, experts, **job.changes) | about | {"corpus": test.corpus})
+    return {"rows": rows, "record": run_record(lab.preset, lab.steps(), *_hashes(lab, job, tests))}
+
+
+def _hashes(lab: Lab, job: Job, tests: list[TestSet]) -> tuple[dict, dict]:
+    """Return what the record names data and models by: fingerprints of corpora and training clips, SHA-256 of weights.
+
+    The teacher's weights, which may be large, are read once, by the job of its outputs.
+    """
+    p, folders = lab.preset, {"student": find_weights(lab.preset.student).folder}
+    if job.row == TEACHER_OUTPUTS:
+        folders["teacher"] = find_weights(p.teacher or lab.train_teacher() / "model").folder
+    if job.row not in ONCE:
+        folders[job.row] = lab.train(job.system, **job.changes) / "model"
+    corpora = {(corpus_of(p, p.language), p.language)} | {(test.corpus, test.language) for test in tests}
+    data, models = fingerprints(corpora, folders)
+    data["ids of training clips"] = short_hash(list(lab.rows("train", limit=p.train_clips)["id"]))
+    for need in job.needs:
+        models |= read_json(need.folder / "results.json")["record"]["models"]
+    return data, models
