@@ -64,8 +64,8 @@ def _write_about(model, folder: Path, languages: list[str], form: dict) -> None:
     config = getattr(model, "config", None)
     base = {"base_model": getattr(config, "_name_or_path", ""), "revision": getattr(config, "_commit_hash", None),
             "base_fingerprint": base_fingerprint(model)}  # fmt: skip
-    settings = asdict(clsr_blocks(model)[0].routing.settings)
-    write_json(folder / "experts.json", {"format": FORMAT, **base, "languages": languages, "settings": settings, **form})
+    about = {"languages": languages, "settings": asdict(clsr_blocks(model)[0].routing.settings)}
+    write_json(folder / "experts.json", {"format": FORMAT, **base, **about, **form})
 
 
 def _read_about(folder: Path) -> dict:

@@ -61,8 +61,8 @@ def bake(model, language: str, batches: Iterable[dict], threshold: float = 0.5):
 
     Each layer keeps the expert for good where its gate is open at `threshold` or more of the positions of `batches` of
     calibration clips (see `gate_shares`, which raises the errors), else the shared block. What that costs depends on
-    how far the positions of a layer agree: compare WER. Returns the model, frozen; `save_pretrained` writes a checkpoint
-    like any other Whisper's.
+    how far the positions of a layer agree: compare WER. Returns the model, frozen; `save_pretrained` writes an ordinary
+    checkpoint.
     """
     shares, code = gate_shares(model, language, batches), language_code(language)
     kept = [block.experts[code] if open_ >= threshold else block.shared
