@@ -1,8 +1,9 @@
 """Fidelity: training as the paper says, as the authors' released code does, or corrected; a switch per difference.
 
 Release: naver/multilingual-distilwhisper, commit 6faf22a; the file or class is named behind each switch. Not here,
-because they are no matter of the loss: the release takes the best epoch by validation WER, which is a preset's own
-setting here (`keep`), and scores LoRA by its teacher-forced outputs; this kit scores every system by `generate`.
+because they are no matter of the loss: the release takes the best epoch by validation WER (LoRA's by validation loss),
+which is a preset's own setting here (`keep`), and scores LoRA by its teacher-forced outputs; this kit scores every
+system by `generate`.
 """
 
 from dataclasses import dataclass, fields
