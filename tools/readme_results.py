@@ -120,39 +120,56 @@ def _speech(preset: Preset) -> str:
     return f"{preset.corpus}, {preset.second_corpus}; {window}"
 
 
+RUNS = {"mixed": "both blocks", "routed": "routed", "languages": "rows of three languages", "fixed": "fixed gates"}
+
+
 def inference() -> str:
     """Return the table of the benchmark of inference: times plain Whisper, plain Whisper over the floor, and where."""
     found = pd.read_csv(BENCHMARKS / "inference.csv")
-    setting, rows = [name for name in ("size", "dtype", "batch", "compiled", "work") if name in found], []
+    setting, rows = ["size", "dtype", "batch", "compiled", "work"], []
     for keys, part in found.groupby(setting, sort=False):
         runs = part.set_index("run")
-        rows.append([*keys, *(f"{runs.loc[name, 'times plain']:.2f}" for name in ("mixed", "routed")),
-                     f"{runs.loc['plain', 'times floor']:.1f}"])  # fmt: skip
-    head = [*setting, "both blocks", "routed", "plain Whisper over the floor"]
+        times = runs["times plain"].reindex(list(RUNS)).map("{:.2f}".format, na_action="ignore").fillna("")
+        rows.append([*keys, *times, f"{runs.loc['plain', 'times floor']:.1f}", machine_of(runs.loc["plain"])])
+    head = [*setting, *RUNS.values(), "plain Whisper over the floor", "machine"]
     return f"{markdown_table(rows, head)}\n\n{measured_on(found)}"
 
 
+def machine_of(row: pd.Series) -> str:
+    """Return the maker of a row's processor or its GPU, and whether it computes in 16 bits."""
+    name = row.processor.split("(")[0].split()[0] if pd.isna(row.gpu) else row.gpu
+    return name + ("" if row.precision == "no" else f", {row.precision}")
+
+
 def measured_on(found: pd.DataFrame) -> str:
-    """Return a sentence on the machine that a benchmark ran on."""
-    machine = found.iloc[0]
-    return f"Measured on {machine.processor} ({machine.threads} threads), torch {machine.torch}."
+    """Return a sentence on the machines that a benchmark ran on."""
+    machines = found[["processor", "gpu", "threads", "precision", "torch"]].drop_duplicates()
+    each = [f"{row.processor if pd.isna(row.gpu) else row.gpu} ({row.threads} threads, 16 bits: {row.precision}), "
+            f"torch {row.torch}" for _, row in machines.iterrows()]  # fmt: skip
+    return f"Measured on {'; '.join(each)}."
 
 
 def training() -> str:
-    """Return the table of the benchmark of training: seconds, times the baseline, gain of each step alone; memory."""
-    found = pd.read_csv(BENCHMARKS / "training.csv")
-    rows, before = [], None
-    for _, row in found.iterrows():
-        gain = "" if row["run"] in ("baseline", "frozen front", "library") else f"{row['seconds'] / before:.2f}"
-        rows.append([row["work"], row["run"], f"{row['seconds']:.1f}", f"{row['times baseline']:.2f}", gain,
-                     f"{row['times floor']:.1f}"])  # fmt: skip
-        before = row["seconds"]
-    memory = pd.read_csv(BENCHMARKS / "memory.csv").set_index("run")
-    peaks = (f"Peak of memory of a step: {memory.gb['library']:.1f} against {memory.gb['baseline']:.1f} GB, "
-             f"{memory['times baseline']['library']:.2f} times the baseline's.")  # fmt: skip
-    head = ["work", "with", "seconds", "times baseline", "times the row above", "over the floor"]
-    shapes = f"Student {found['size'][0]}, teacher {found['teacher'][0]}, {found['batch'][0]} clips a step."
-    return f"{markdown_table(rows, head)}\n\n{shapes} {peaks} {measured_on(found)}"
+    """Return the table of the benchmark of training, by shapes: seconds, times the baseline, what each step is worth."""
+    found, memory = (pd.read_csv(BENCHMARKS / f"{name}.csv") for name in ("training", "memory"))
+    setting, rows, peaks = ["size", "teacher", "batch"], [], []
+    for shapes, part in found.groupby(setting, sort=False):
+        called, steps = "{} from {}, {} clips".format(*shapes), part[part["work"] == "step"].set_index("run")["seconds"]
+        plain = [run for run in steps.index if run != "frozen front" and not run.startswith("without")]
+        above = dict(zip(plain[1:], steps[plain[:-1]], strict=True))
+        above |= {run: steps[plain[-1]] for run in steps.index if run.startswith("without")}
+        for _, row in part.iterrows():
+            worth = f"{row['seconds'] / above[row['run']]:.2f}" if row["work"] == "step" and row["run"] in above else ""
+            rows.append([called, row["work"], row["run"], f"{row['seconds']:.1f}", f"{row['times baseline']:.2f}", worth,
+                         f"{row['times floor']:.1f}"])  # fmt: skip
+        peak = memory[(memory[setting] == list(shapes)).all(axis=1)].set_index("run")
+        if len(peak):
+            peaks.append(f"{called}: {peak.gb['library']:.1f} against {peak.gb['baseline']:.1f} GB, "
+                         f"{peak['times baseline']['library']:.2f} times the baseline's")  # fmt: skip
+    head = ["shapes", "work", "with", "seconds", "times baseline", "times the row above; without: times all steps",
+            "over the floor"]  # fmt: skip
+    return (f"{markdown_table(rows, head)}\n\nPeak of memory of a step, {'; '.join(peaks)}. "
+            f"{measured_on(pd.concat([found, memory]))}")  # fmt: skip
 
 
 def smaller() -> str:

@@ -43,9 +43,9 @@ def gate_shares(model, language: str, batches: Iterable[dict]) -> pd.DataFrame:
 def fix_gates(model, language: str, shares: pd.DataFrame, at_least: float = 1.0):
     """Fix the gates of a language that agree on at least this share of positions: where most positions go, all go.
 
-    shares: of `gate_shares`. A fixed gate is not computed in evaluation; `save_experts` knows nothing of it, and when
-    the model trains, or other experts of the language are loaded, it is free again, as are gates that a second call
-    leaves out. Returns the model. Raises ValueError for a language without experts.
+    shares: of `gate_shares`. A fixed gate is not computed in evaluation; training and `save_experts` know nothing of
+    it. It is free again when other experts of the language are loaded, or where a second call leaves it out: call this
+    again after training. Returns the model. Raises ValueError for a language without experts.
     """
     code = language_code(language)
     with use_language(model, code):  # refuses one without experts

@@ -22,10 +22,10 @@
 # %% [markdown]
 # ## 1. Trials, and what can be read from them
 #
-# An **ablation** compares two runs that differ in **one** setting. Here our variant was trained again and again with one
-# setting changed, always on the same clips, and scored on the validation split, so that the tests stayed unseen. The tables
-# of these trials are kept with the project; they come from the preset `laptop`, whichever preset you run, and their own
-# record stands beside them.
+# An **ablation** compares two runs that differ in **one** setting. Here our variant was trained again and again with
+# one setting changed, always on the same clips, and scored on the validation split, so that the tests stayed unseen.
+# The tables of these trials are kept with the project; they come from the preset `laptop`, whichever preset you run,
+# and their own record stands beside them.
 #
 # **Predict:** the first row is our variant as it is; each of the others changes one thing. Which change costs most? And
 # which makes no difference that 125 clips could show?
@@ -38,8 +38,8 @@ import pandas as pd
 from distilwhisper_lib import plots
 from distilwhisper_lib.presets import REPOSITORY
 
-SETTINGS = ["hard", "budget", "per_stack", "learning_rate", "expert_dropout", "gate_dropout", "skip_gate", "noise",
-            "divergence", "temperature", "seed"]  # fmt: skip
+SETTINGS = ["hard", "always_open", "budget", "per_stack", "learning_rate", "expert_dropout", "gate_dropout",
+            "skip_gate", "noise", "divergence", "temperature", "seed"]  # fmt: skip
 studies = REPOSITORY / "results" / "reference" / "laptop" / "studies"
 
 
@@ -63,29 +63,48 @@ plots.plot_trials(trials)
 
 # %% [markdown]
 # *The picture: a line a trial, its WER on validation with the 95 % interval; the dotted line is the basis. The table's
-# `difference`, `low` and `high` compare in pairs with the basis, and are what decides; the last two columns are the mean
-# gates at the end of training.*
+# `difference`, `low` and `high` compare in pairs with the basis, and are what decides; the last two columns are the
+# mean gates at the end of training.*
 #
-# **Read:** begin with the yardstick: another seed, and nothing else, moves WER by 2.4 points (not decided). Soft gates cost
-# 3.7 points and KL instead of JS 3.1; the paired intervals exclude zero, but no interval covers the luck of a training. For
-# soft gates there is more: three points were lost in an earlier pair of trainings too (notebook 04). With KL the gates stay
-# at 0.64, far below their budget of 0.8, and with a budget of 0.5 WER is two points higher (not decided): what KL costs may
-# come from experts that are used less. The study (`python -m distilwhisper_lib.experiments.study variants`) has ten more
-# rows, six minutes of training each, which have not been run with hard gates: the budget pooled over both stacks, a budget
-# of 1, temperature, skipped gates, no teacher, noise and dropouts. Run it on your machine: it goes on where it was stopped.
+# **Read:** begin with the yardstick: another seed, and nothing else, moves WER by 1.4 points (not decided). One change
+# alone is decided, and it takes a part of the method away: with **no gates at all** (`always_open`), every position
+# through its expert, WER is 3.7 points lower. A budget of 1 does not do the same: there the gates may all open, but
+# they end at 0.86 and 0.83, and WER stays where it was. So on this little data the choice between two blocks costs more
+# than it gives; what an expert without a gate is, a copy of the feed-forward blocks that is fine-tuned for one language
+# and kept apart, would do. (Other languages are left alone either way.) Then the changes that point somewhere, without
+# being decided: KL instead of JS costs 3.0 points, with gates that stay at 0.64, far below their budget of 0.8; layers
+# that skip their gates in a fifth of the passes cost 2.6; a temperature of 2 gains 2.4. And without any teacher WER is
+# the same: what distillation is worth to our variant cannot be seen on these clips in four epochs. All this is one
+# training a row, and no interval covers the luck of a training. The study (`python -m
+# distilwhisper_lib.experiments.study variants`) has six more rows, six minutes of training each, which were not run
+# here: soft gates, noise and dropouts.
 #
-# An earlier round of trials, with gates that were soft in training and six epochs, shows how a table misleads. **Predict:**
-# one of its rows is not an ablation. Which?
+# How much of that is luck? Some of the same changes had been trained before, on another machine (their record is
+# `variants-elsewhere.json`). **Predict:** which of the differences come again?
+
+# %%
+elsewhere = trials_of(studies / "variants-elsewhere.csv")
+both = {"here": trials, "elsewhere": elsewhere}
+pd.concat({name: table.set_index("trial")[["wer", "difference", "low", "high"]] for name, table in both.items()},
+          axis=1, join="inner").round(1)  # fmt: skip
+
+# %% [markdown]
+# **Read:** KL costs three points on both machines: a better hint than either alone, though seed and clips are the same.
+# The budget of 0.5 cost two points on the other one and nothing here: that was luck. (Soft gates, which cost 3.7 points
+# there, were not trained again.)
+#
+# An earlier round of trials, with gates that were soft in training and six epochs, shows how a table misleads.
+# **Predict:** one of its rows is not an ablation. Which?
 
 # %%
 earlier = trials_of(studies / "longer" / "variants.csv")
 earlier[["trial", "wer", "wer_low", "wer_high", "cer", "gate_encoder", "gate_decoder"]].round(2)
 
 # %% [markdown]
-# **Read:** the last row changes the rate, both dropouts, the skip gate **and** the budget: no setting can be blamed for it.
-# The others point the same way as above: a budget of 0.5 in each stack is five points worse than 0.8, KL four. A budget of 1,
-# where every position may go to its expert, is as good as 0.8: on this little data the gates' choice is no gain in itself,
-# what matters is that the experts are used. All intervals overlap, and there was no second seed: each is a hint.
+# **Read:** the last row changes the rate, both dropouts, the skip gate **and** the budget: no setting can be blamed for
+# it. Of the others KL points the same way as above, four points worse; a budget of 0.5 in each stack is five points
+# worse than 0.8, and a budget of 1, where every position may go to its expert, as good. All intervals overlap, and
+# there was no second seed: each is a hint.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 7.1: who pays for the budget (by hand)
@@ -221,10 +240,10 @@ plots.plot_trials(gates)
 # *The picture: WER of one trained model with its gates as trained, all open, of one stack alone, and all shut.*
 #
 # **Read:** *all shut* is the student: the shared blocks are Whisper's own. In the reference run (48 clips) it lies 20
-# points behind, and the **encoder's** experts make up for most of that: alone they gain 16 points, the decoder's alone 9.
-# What is lost without either is decided, 12 points without the encoder's, 4.5 without the decoder's. *All open* is no
-# worse than *as trained* by anything that these clips could show: that the gates may choose has not been shown to be worth
-# anything here. It is the same as with the budget of 1 above, asked without training.
+# points behind, and the **encoder's** experts make up for most of that: alone they gain 16 points, the decoder's alone
+# 9. What is lost without either is decided, 12 points without the encoder's, 4.5 without the decoder's. *All open* is
+# no worse than *as trained* by anything that these clips could show: that the gates may choose has not been shown to be
+# worth anything here. Section 1 says more: trained without gates from the start, the experts are better.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 7.3: layer by layer (code)
@@ -338,10 +357,10 @@ for first, other in ((twice, quarter), (half, twice), (every, half)):
     print(f"{first} against {other}: {d['difference']:+.1f} [{d['low']:+.1f}, {d['high']:+.1f}]")
 
 # %% [markdown]
-# **Read:** in the reference run twice the steps over the same clips gain three points (decided, by a hair), and twice the clips
-# in as many steps three more (not decided). All clips, and with them twice the steps of the half, gain ten points more, and that
-# is decided; how much of it is data and how much steps, these rows can't tell. How much more data gives to a training that is
-# long enough for each size is the paper's question (notebook 06). One seed each.
+# **Read:** in the reference run twice the steps over the same clips gain three points (decided, by a hair), and twice
+# the clips in as many steps three more (not decided). All clips, and with them twice the steps of the half, gain ten
+# points more, and that is decided; how much of it is data and how much steps, these rows can't tell. How much more data
+# gives to a training that is long enough for each size is the paper's question (notebook 06). One seed each.
 
 # %% [markdown]
 # ## 4. The paper, the release, and what we correct
@@ -412,18 +431,19 @@ differences = ["difference", "low", "high", "difference_without_loops", "low_wit
 measured[["wer", "loops", *differences, "gate_encoder", "gate_decoder"]].round(2)
 
 # %% [markdown]
-# *The table: the system with the pooled budget, its WER on validation. `difference`, `low` and `high` compare in pairs with
-# the first row; the next three do so over the clips on which neither of the two loops.*
+# *The table: the system with the pooled budget, its WER on validation. `difference`, `low` and `high` compare in pairs
+# with the first row; the next three do so over the clips on which neither of the two loops.*
 #
-# **Read:** begin with the last row. Nothing has changed there but the seed, and WER is 7 points lower; without the clips
-# on which one of the two loops it is still 4.5 points, and the paired interval excludes zero. That is no contradiction: the
-# interval says what *these two trained models* would do on other clips, not what another training would give. The first seed
-# was an unlucky one, so that nearly every row is "better" than the first. Measured against the other seed, no single switch
-# moves WER by more than 3 points, in either direction, and all of them at once, `released`, are 3.5 points worse. With one
-# training each none of that can be told from luck: the row of the paper's weights is the lowest of all, and by the
-# optimiser's arithmetic, which divides by the size of the gradient, they can hardly matter. What does show is where the gates
-# end: with padding in the budget (as released) the encoder's mean gate is 0.03 to 0.04 lower than in all other rows.
-# To find an effect of a point or two would take some ten seeds a row. That is a study for a GPU.
+# **Read:** begin with the last row. Nothing has changed there but the seed, and WER is 7 points lower; without the
+# clips on which one of the two loops it is still 4.5 points, and the paired interval excludes zero. That is no
+# contradiction: the interval says what *these two trained models* would do on other clips, not what another training
+# would give. The first seed was an unlucky one, so that nearly every row is "better" than the first. Measured against
+# the other seed, no single switch moves WER by more than 3 points, in either direction, and all of them at once,
+# `released`, are 3.5 points worse. With one training each none of that can be told from luck: the row of the paper's
+# weights is the lowest of all, and by the optimiser's arithmetic, which divides by the size of the gradient, they can
+# hardly matter. What does show is where the gates end: with padding in the budget (as released) the encoder's mean gate
+# is 0.03 to 0.04 lower than in all other rows. To find an effect of a point or two would take some ten seeds a row.
+# That is a study for a GPU.
 #
 # ## 5. At the paper's size
 #
@@ -436,9 +456,6 @@ measured[["wer", "loops", *differences, "gate_encoder", "gate_decoder"]].round(2
 # open_lab("paper", name="paper-released", fidelity="released")
 # lab.train("distilwhisper-released", divergence="kl", seed=78)
 # ```
-#
-# Two that the paper's authors had are missing above: another temperature of the divergence, which the study of variants has but
-# was not run for, and a model without gates, which is what a budget of 1 comes to (in the earlier round alone).
 #
 # ## Summary
 #
