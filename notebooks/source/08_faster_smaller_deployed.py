@@ -17,7 +17,7 @@
 # | preset | time | memory |
 # |---|---|---|
 # | smoke | a minute | 1 GB |
-# | laptop (2 cores) | 4 min after notebooks 01 to 05, with other work beside it | 4 GB |
+# | laptop (2 cores) | 7 min after notebooks 01 to 05 | 4 GB |
 # | colab (one GPU) | not measured yet | not measured yet |
 
 # %% tags=["setup"]
@@ -107,7 +107,11 @@ spent = pd.Series({entry.key: entry.self_cpu_time_total for entry in watched.key
 (spent.nlargest(8) / spent.sum()).round(2).rename("share of the time")
 
 # %% [markdown]
-# **Read:** READ1
+# **Read:** the outputs of this notebook are of a run of its own, on another machine than those of notebooks 01 to 05. In
+# the first table experts cost nothing in the encoder and five per cent in the tokens; with few clips and a short batch
+# anything within some per cent of one is no difference. In the second more than half of the time is matrix products
+# (`addmm`, `mm`, `bmm`); an eighth is copies, of which most change 32 bits into 16. The paper promises "negligible
+# overhead"; whether that holds depends on what the code does with a position that goes to its expert.
 #
 # ## 2. One block for each position
 #
@@ -167,12 +171,13 @@ blocks = pd.DataFrame({"operations": work, "seconds": took})
 (blocks / blocks.loc["shared alone"]).round(2)  # times the shared block
 
 # %% [markdown]
-# **Read:** in operations *both* is twice the shared block, and *routed* two per cent above one: what is left is the gate, two
-# thin layers. In seconds it is some per cent more. On a CPU the library routes; on a GPU it computes both: to know how many
-# positions are open, the program would have to wait for the GPU in every layer. Which of the two costs less on a GPU has not
-# been measured here. For the whole model, on real shapes and with the machine's limit beside it: `python -m
-# benchmarks.inference`. Its table for the project's own machine, where half of the gates are open, drawn anew for each
-# position (the hardest case):
+# **Read:** in operations *both* is twice the shared block, and *routed* two per cent above one: what is left is the
+# gate, two thin layers. In seconds it is a fifth more: rows are gathered and put back, and two products of half the size
+# take longer than one. The library routes; only on a GPU it computes both blocks of few positions, as in a step of the
+# decoder: to know how many are open, the program would have to wait for the GPU in every layer. (On a GPU nothing has been
+# measured here.) For the whole model, on real shapes and with the machine's limit beside it: `python -m
+# benchmarks.inference`. Its table for the project's own machines, where half of the gates are open, drawn anew for each
+# position (the hardest case), in times of plain Whisper:
 
 # %%
 from distilwhisper_lib.presets import REPOSITORY
@@ -182,9 +187,13 @@ setting = ["size", "dtype", "batch", "compiled", "work"]
 pd.read_csv(kept / "inference.csv").pivot(index=setting, columns="run", values="times plain").round(2).fillna("")
 
 # %% [markdown]
-# **Read:** *routed* takes as long as plain Whisper but for some per cent (seven for whisper-small in one pass), *mixed*, both
-# blocks, 17 to 35 per cent more. `torch.compile` halves the time of plain Whisper, and the routed model compiles as well, into
-# one graph if torch is told to expect shapes that depend on data (README, "What experts cost at inference"): 1.03 times.
+# **Read:** begin with *fixed*: half of the layers' gates are fixed, nothing is computed for them, and yet it reads 0.8 to
+# 1.15. So much do single figures scatter. Within that *routed* takes as long as plain Whisper, and *mixed*, both blocks, up to
+# 40 per cent more. The exception is 16 bits in one pass of whisper-base: 1.14, and 1.22 by `torch.compile`. One reason was
+# found: the library of matrix products (oneDNN) prepares each new shape anew, and the number of open gates is another one
+# each time. So the rows that go through a block are rounded up; without that the 1.14 were 1.47. `torch.compile` halves the
+# time of plain Whisper, and the routed model compiles as well, into one graph if torch is told to expect shapes that depend
+# on data (README, "What experts cost at inference").
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 8.1: more than two blocks (code)
@@ -261,8 +270,9 @@ print(f"for {len(some['ids'])} clips: asking {took['ask']:.2f} s, reading {1000 
 print(f"on disk: {size['bytes_per_1000_clips'] / 1e6:.0f} MB for 1,000 clips, top {lab.preset.top_k}")
 
 # %% [markdown]
-# **Read:** READ3 in ten epochs (`colab`; four at `laptop`) asking is paid ten times, storing once. And the teacher's weights
-# need not be in memory while the student trains, which counts for more than the time when the teacher is large-v2.
+# **Read:** asking takes some six hundred times as long as reading. In ten epochs (`colab`; four at `laptop`) asking is paid
+# ten times, storing once. And the teacher's weights need not be in memory while the student trains, which counts for more
+# than the time when the teacher is large-v2.
 #
 # Does it cost anything that only the likeliest words are stored? Our variant was trained on them and on all words, all
 # else alike (`python -m distilwhisper_lib.experiments.study top-k`; scored on validation, on another machine than the
@@ -273,8 +283,8 @@ words = pd.read_csv(REPOSITORY / "results" / "reference" / "laptop" / "studies" 
 words[["wer", "wer_low", "wer_high", "validation_loss", "difference", "low", "high"]].round(2)
 
 # %% [markdown]
-# **Read:** the cross-entropy on validation is 0.782 with all words and 0.786 with 256, and the difference in WER is not decided: another
-# seed moved WER as much (notebook 07). What is left out cannot be told from luck.
+# **Read:** the cross-entropy on validation is 0.782 with all words and 0.786 with 256, and the difference in WER is not
+# decided: another seed moved WER as much (notebook 07). What is left out cannot be told from luck.
 #
 # ## 4. A language in a tenth of its size
 #
@@ -374,11 +384,12 @@ plots.plot_trials(forms)
 # %% [markdown]
 # *The picture: WER of one trained language, stored in five ways; the dotted line is fp32.*
 #
-# **Read:** look at the last column: a form costs something where its interval leaves out zero. In the reference run (48
-# clips) only rank 16 comes near that: five points, with an interval that begins at zero. 16 and 8 bits change a few errors,
-# one for the better and one for the worse. But these are few clips.
+# **Read:** look at the last column: a form costs something where its interval leaves out zero. In this run (48 clips) rank 64
+# costs two points and rank 16 five. 8 bits cost nothing; 16 bits, which change the weights less, seem to cost 1.7, with an
+# interval that begins at zero: that is what chance looks like on few clips.
 #
-# The same on the 160 in-domain clips of notebook 05, run once (`python -m benchmarks.smaller`):
+# The same on the 160 in-domain clips of notebook 05, run once, with experts of an earlier run of the course (`python -m
+# benchmarks.smaller`):
 
 # %%
 whole = pd.read_csv(REPOSITORY / "results" / "reference" / "laptop" / "studies" / "smaller.csv")
@@ -472,10 +483,10 @@ shown = ["wer", "wer_low", "wer_high", "cer", "loops", "against routed"]
 table_of(deployed, "routed").set_index("trial")[shown].round(1)
 
 # %% [markdown]
-# **Read:** if the last column leaves zero out, baking has cost, or gained, something. In the reference run 99 % of the
-# positions go where most of their layer go, one decoder layer keeps its expert for 7 % of its positions only, and baking changes nothing that can
-# be seen. That is no surprise after notebook 07: all gates open was as good there. Gates that agree completely can also be
-# fixed in a model that still routes elsewhere (`fix_gates`), where they cost nothing.
+# **Read:** if the last column leaves zero out, baking has cost, or gained, something. In this run 99 % of the positions go
+# where most of their layer go, one decoder layer uses its expert for 6 % of its positions only, and baking changes nothing
+# that can be seen. That is no surprise after notebook 07: all gates open was as good there, and no gates at all better.
+# Gates that agree completely can also be fixed in a model that still routes elsewhere (`fix_gates`), where they cost nothing.
 #
 # A model whose gates should agree can be trained for it: `lab.train("distilwhisper-released", agreement=1.0)` adds a term
 # that is zero only where the gates of a layer, soft as they are in training, are all 0 or all 1, and largest where their mean
@@ -605,12 +616,11 @@ rows = [{"engine": name, "real-time factor": took[name] / sound}
 pd.DataFrame(rows).set_index("engine")[["real-time factor", "wer", "wer_low", "wer_high", "cer"]].round(2)
 
 # %% [markdown]
-# **Read:** three things differ between the rows. The **window**: cut to the clip and a margin it takes little more than half
-# of the time of Whisper's 30 s. **Baking**: it saves the gates, some per cent, and a language's other weights in memory. The
-# **engine**: compare the rows with 30 s. In the reference run (2 cores, bf16) faster-whisper in 8 bits takes a tenth to a
-# fifth less than transformers for the same window (in an earlier run in fp32 it took less than half), and more than
-# transformers with the short one; all of them keep up with speech. With so few clips WER only tells whether something is
-# broken.
+# **Read:** three things differ between the rows. The **window**: cut to the clip and a margin it takes six to seven tenths
+# of the time of Whisper's 30 s. **Baking**: it saves the gates, which is less than these figures scatter, and a language's
+# other weights in memory. The **engine**: compare the rows with 30 s. In this run (2 cores, bf16) faster-whisper in 8 bits
+# takes little more than half of transformers' time for the same window, as much as transformers with the short one; all of
+# them keep up with speech. With so few clips WER only tells whether something is broken.
 
 # %%
 for name in FORMS:
