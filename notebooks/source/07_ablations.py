@@ -74,12 +74,11 @@ plots.plot_trials(trials)
 # and kept apart, would do. (Other languages are left alone either way.) Then the changes that point somewhere, without
 # being decided: KL instead of JS costs 3.0 points, with gates that stay at 0.64, far below their budget of 0.8; layers
 # that skip their gates in a fifth of the passes cost 2.6; a temperature of 2 gains 2.4. And without any teacher WER is
-# the same: what distillation is worth to our variant cannot be seen on these clips in four epochs. Counting the
-# budget over both stacks together (`per_stack False`), as released, does no harm here: at 0.8 and with hard gates the
-# decoder's end at 0.55, not shut. All this is one
-# training a row, and no interval covers the luck of a training. The study (`python -m
-# distilwhisper_lib.experiments.study variants`) has six more rows, six minutes of training each, which were not run
-# here: soft gates, noise and dropouts.
+# the same: what distillation is worth to our variant cannot be seen on these clips in four epochs. Counting the budget
+# over both stacks together (`per_stack False`), as released, does no harm here: at 0.8 and with hard gates the
+# decoder's end at 0.55, not shut. All this is one training a row, and no interval covers the luck of a training. The
+# study (`python -m distilwhisper_lib.experiments.study variants`) has six more rows, six minutes of training each,
+# which were not run here: soft gates, noise and dropouts.
 #
 # How much of that is luck? Some of the same changes had been trained before, on another machine (their record is
 # `variants-elsewhere.json`). **Predict:** which of the differences come again?
