@@ -140,8 +140,8 @@ class ClsrFeedForward(nn.Module):
 
 
 def _rounded(block: nn.Module, rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Return block(rows[index]), (n, d). n is rounded up, with row 0 again, and cut off afterwards: oneDNN prepares each
-    new shape (750 rows of width 512 in bf16 take 35 ms instead of 5)."""
+    """Return block(rows[index]), (n, d). n is rounded up, with row 0 again, and cut off afterwards: oneDNN prepares
+    each new shape (750 rows of width 512 in bf16 take 35 ms instead of 5)."""
     count, step = len(index), max(1, min(ROUND_TO, len(rows) // 4))
     return block(rows.index_select(0, nn.functional.pad(index, (0, -count % step))))[:count]
 
