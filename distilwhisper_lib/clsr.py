@@ -19,7 +19,6 @@ from .text import language_code
 
 
 WORTH_WAITING = 1024  # positions from which a GPU routes too; by arithmetic, not measured: the encoder has 1,500 a clip
-
 ROUND_TO = 32  # positions: see `_rounded`
 
 

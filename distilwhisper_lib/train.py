@@ -189,6 +189,7 @@ class MarkComplete(TrainerCallback):
         control.should_log = True  # what is logged starts anew at a checkpoint, in a resumed run as in another
 
     def on_save(self, args, state, control, **_):
+        """Mark the checkpoint that has just been written, then remove the others."""
         args.distributed_state.wait_for_everyone()  # each process has written its random numbers
         if RANK:
             return
