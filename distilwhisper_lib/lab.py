@@ -20,7 +20,7 @@ from .presets import Preset, cache_dir, get_preset, results_dir
 from .record import read_steps, short_hash, timed_step
 from .storage import load_experts
 from .systems import get_system, load_trained
-from .teacher import TeacherOutputs, compute_teacher, teacher_processor
+from .teacher import TeacherOutputs, compute_teacher, stored_clips, teacher_processor
 from .testsets import CHANGES, TestSet, corpus_of, test_sets
 from .text import MOST_TOKENS, encode_labels
 from .train import Objective, train_system
@@ -165,27 +165,25 @@ class Lab:
                            p.teacher_learning_rate, p.teacher_epochs, p.seed)  # fmt: skip
 
     def teacher_outputs(self, language: str | None = None, temperature: float = 1.0) -> TeacherOutputs:
-        """Return the teacher's stored top k on the training clips, computed at the first call."""
+        """Return the teacher's stored top k on the training clips, which larger and smaller training sets share."""
         p, language = self.preset, language or self.preset.language
         clips = self.clips("train", language, p.train_clips)
-        depends = [p.teacher or self.train_teacher().name, clips.ids, p.top_k, p.train_margin_seconds,
+        padded = self.fidelity.padding_in_divergence
+        alone = p.train_margin_seconds is None and not padded  # else what is said of a clip depends on the others
+        depends = [p.teacher or self.train_teacher().name, [] if alone else clips.ids, p.top_k, p.train_margin_seconds,
                    p.eval_batch_size, *self.fidelity.on("padding_in_divergence", *LABELS)]  # fmt: skip
         depends += [temperature] if temperature != 1 else []
         if p.teacher and "<|yue|>" in self.processor.tokenizer.get_vocab():  # large-v3's ids, not those of before
             depends.append(p.student)
         folder = self.folder / "teacher-outputs" / f"{language}-{short_hash(depends)}"
         self.used.add(folder.name)
-        if (folder / "complete").exists():
-            return TeacherOutputs(folder)
+        if set(clips.ids) <= stored_clips(folder):
+            return TeacherOutputs(folder, clips.ids)
         self._held, own = None, self.teacher_processor  # no second model in memory
-        clips = self.clips("train", language, p.train_clips, own)
+        clips, collator = self.clips("train", language, p.train_clips, own), self.train_collator
         with timed_step(self.folder, f"teacher outputs {language}", folder.name):
-            collator = replace(self.train_collator, tokenizer=own.tokenizer)
-            padded = self.fidelity.padding_in_divergence
-            outputs = compute_teacher(self.teacher(half=True), clips, collator, folder, p.top_k, p.eval_batch_size,
-                                      self.processor.tokenizer, padded, temperature)  # fmt: skip
-        (folder / "complete").touch()
-        return outputs
+            return compute_teacher(self.teacher(half=True), clips, replace(collator, tokenizer=own.tokenizer), folder,
+                                   p.top_k, p.eval_batch_size, self.processor.tokenizer, padded, temperature)
 
     def train(self, system: str, language: str | None = None, **changes) -> Path:
         """Train a system on a language, or return the folder of the run that exists.

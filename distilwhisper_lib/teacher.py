@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
@@ -12,6 +13,7 @@ from .batches import Clips, Collator, length_batches
 from .device import autocast, device_of
 from .losses import EPSILON, labelled, top_k_divergence, top_k_log_probs
 from .presets import whole_file
+from .record import short_hash
 from .text import vocabulary_map
 from .weights import load_processor, use_window
 
@@ -19,15 +21,16 @@ from .weights import load_processor, use_window
 class TeacherOutputs:
     """Stored teacher distributions by clip id: words (T, k) and log-probabilities (T, k + 1).
 
-    Words are the student's ids in int32, log-probabilities fp16.
+    Words are the student's ids in int32, log-probabilities fp16. ids: the clips to read; None: all of the folder.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder, self._clips = Path(folder), {}
+    def __init__(self, folder: str | Path, ids: list[str] | None = None):
+        self.folder, self._clips, wanted = Path(folder), {}, None if ids is None else set(ids)
         for path in sorted(self.folder.glob("batch-*.safetensors")):
             for key, tensor in load_file(path).items():
                 kind, clip = key.split("|", 1)
-                self._clips.setdefault(clip, {})[kind] = tensor
+                if wanted is None or clip in wanted:
+                    self._clips.setdefault(clip, {})[kind] = tensor
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -52,9 +55,19 @@ class TeacherOutputs:
         return words.long().to(labels.device), log_probs.float().to(labels.device)
 
     def size(self) -> dict[str, int]:
-        """Return the size on disk: {"bytes", "bytes_per_1000_clips"}."""
+        """Return the size on disk of all that the folder holds: {"bytes", "bytes_per_1000_clips"}."""
         total = sum(path.stat().st_size for path in self.folder.glob("batch-*.safetensors"))
-        return {"bytes": total, "bytes_per_1000_clips": round(1000 * total / max(1, len(self)))}
+        clips = len(stored_clips(self.folder))
+        return {"bytes": total, "bytes_per_1000_clips": round(1000 * total / max(1, clips))}
+
+
+def stored_clips(folder: str | Path) -> set[str]:
+    """Return the ids of the clips whose outputs a folder holds."""
+    found = set()
+    for path in Path(folder).glob("batch-*.safetensors"):
+        with safe_open(path, "pt") as file:
+            found |= {key.split("|", 1)[1] for key in file.keys()}  # noqa: SIM118 (it is no dictionary)
+    return found
 
 
 def compute_teacher(model, clips: Clips, collator: Collator, folder: str | Path, k: int, batch_size: int = 16,
@@ -63,7 +76,8 @@ def compute_teacher(model, clips: Clips, collator: Collator, folder: str | Path,
     """Run the teacher over `clips` with teacher forcing and store its top k; one file a batch.
 
     clips and collator: with the teacher's own processor; what is stored is in the ids of `student_tokenizer` (None: the
-    same). A batch whose file exists is not computed again, so a stopped run goes on where it was.
+    same). A clip that the folder has is not computed again: a stopped run goes on where it was, a larger training set
+    takes over what a smaller one has.
     padded: for every clip as many positions as the longest label has, not its own alone. The decoder looks back
     only, so that what it says behind a label's end does not depend on the batch that the clip is padded in.
     temperature: what the teacher's logits are divided by.
@@ -72,17 +86,15 @@ def compute_teacher(model, clips: Clips, collator: Collator, folder: str | Path,
     mapping = vocabulary_map(collator.tokenizer, student_tokenizer or collator.tokenizer)
     if padded:
         collator = replace(collator, width=max(map(len, clips.labels)))
-    folder = Path(folder)
+    stored = stored_clips(folder)
+    missing = [i for i, clip in enumerate(clips.ids) if clip not in stored]
     model.eval()
-    batches = length_batches(clips.durations, batch_size)
-    for number, indices in enumerate(tqdm(batches, desc="teacher outputs", unit="batch")):
-        path = folder / f"batch-{number:05d}.safetensors"
-        if path.exists():
-            continue
-        tensors = _teacher_batch(model, collator([clips[i] for i in indices]), k, mapping, padded, temperature)
-        with whole_file(path) as part:
-            save_file(tensors, part)
-    return TeacherOutputs(folder)
+    batches = length_batches([clips.durations[i] for i in missing], batch_size)
+    for indices in tqdm(batches, desc="teacher outputs", unit="batch"):
+        batch = collator([clips[missing[i]] for i in indices])
+        with whole_file(Path(folder) / f"batch-{short_hash(batch['ids'])}.safetensors") as part:
+            save_file(_teacher_batch(model, batch, k, mapping, padded, temperature), part)
+    return TeacherOutputs(folder, clips.ids)
 
 
 def teacher_processor(name: str, student):

@@ -117,7 +117,7 @@ def names(monkeypatch):
 
     monkeypatch.setattr(lab_module, "train_system", run)
     monkeypatch.setattr(lab_module, "compute_teacher", teacher)
-    monkeypatch.setattr(lab_module, "TeacherOutputs", lambda folder: SimpleNamespace(folder=folder))
+    monkeypatch.setattr(lab_module, "TeacherOutputs", lambda folder, ids: SimpleNamespace(folder=folder))
     monkeypatch.setattr(Lab, "teacher", lambda lab, half=False: None)
     monkeypatch.setattr(lab_module, "load_corpus", cache(load_corpus))
     monkeypatch.setattr(lab_module.gc, "collect", lambda: None)  # slow, and nothing was trained
@@ -442,6 +442,30 @@ def test_study_of_fidelity_scores_each_difference(monkeypatch):
     assert saved["difference"][0] == 0 and saved["difference"].notna().all() and len(lab.used) > 4
 
 
+def test_study_of_lora_has_its_own_differences_and_the_releases_measure(monkeypatch):
+    lab = Lab("smoke", **CHANGES)
+    kept = ("corrected", "released", "lora_on_both", "noise_at_start")
+    monkeypatch.setattr(study, "FIDELITIES", {name: FIDELITIES[name] for name in kept})
+    found = study.fidelity(lab, "lora")
+    assert list(found["fidelity"]) == ["corrected", "released", "lora_on_both", "corrected, another seed"]
+    saved = pd.read_csv(lab.results / "studies" / "fidelity-lora.csv")
+    assert saved["difference"].notna().all() and saved["wer_forced"].notna().all()
+    assert not (lab.results / "studies" / "fidelity.csv").exists()
+
+
+def test_teacher_forced_words_follow_the_right_ones():
+    lab = Lab("smoke", **CHANGES)
+    said = study.teacher_forced(lab, "lora", "cs/validation")
+    clips, model, tokenizer = lab.test_clips("cs/validation"), lab.model("lora"), lab.processor.tokenizer
+    batch = lab.collator([clips[i] for i in sorted(range(len(clips)), key=lambda i: -clips.durations[i])])
+    assert len(said) == len(clips) == len(batch["ids"]) > 1
+    with torch.no_grad(), use_window(model, batch["input_features"].shape[-1]):
+        inputs = {name: batch[name] for name in ("input_features", "decoder_input_ids")}
+        words = model(**inputs).logits.argmax(-1)
+    for clip, row, labels in zip(batch["ids"], words, batch["labels"], strict=True):
+        assert said[clips.ids.index(clip)] == tokenizer.decode(row[labels >= 0], skip_special_tokens=True)
+
+
 def test_study_of_top_k_compares_with_all_words():
     lab = Lab("smoke", experts={"hard": False}, **CHANGES)  # hard gates are all shut after the single step
     words = tiny_whisper().config.vocab_size
@@ -462,6 +486,9 @@ def test_study_of_fidelity_leaves_out_what_changes_nothing(monkeypatch):
     asked.clear()
     study.fidelity(Lab("smoke", accumulation=2))
     assert "equal_batches" in asked
+    asked.clear()
+    study.fidelity(Lab("smoke"), "clsr-ft")
+    assert asked == ["corrected", "paper", "released", *kept, "corrected"]
 
 
 def test_lora_of_a_released_lab_transcribes():

@@ -212,6 +212,29 @@ def test_training_is_kept_and_found_again(lab, monkeypatch):
     assert {"train teacher cs", "teacher outputs cs", "train distilwhisper cs"} <= set(steps)
 
 
+@pytest.mark.parametrize("window", [{"train_margin_seconds": None}, {}, {"train_margin_seconds": None,
+                                                                         "fidelity": "padding_in_divergence"}])  # fmt: skip
+def test_training_sets_of_all_sizes_share_the_teacher_s_outputs_in_the_30_s_window(window, monkeypatch):
+    computed, original = [], lab_module.compute_teacher
+
+    def noting(model, clips, *arguments):
+        computed.append(clips.ids)
+        return original(model, clips, *arguments)
+
+    monkeypatch.setattr(lab_module, "compute_teacher", noting)
+    small, large = (Lab("smoke", **CHANGES | window | {"train_clips": clips}) for clips in (2, 4))
+    first, second = small.teacher_outputs(), large.teacher_outputs()
+    assert len(first) == 2 and len(second) == 4 and len(computed) == 2
+    assert (first.folder == second.folder) == (window == {"train_margin_seconds": None})
+    batch = small.train_collator([small.clips("train", limit=2)[i] for i in range(2)])
+    again = small.teacher_outputs()
+    padded = small.fidelity.padding_in_divergence
+    mine, theirs = (outputs.lookup(batch["ids"], batch["labels"], padded) for outputs in (again, second))
+    assert [len(part) for part in mine] == [len(part) for part in theirs]
+    assert first.folder != second.folder or all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+    assert len(again) == 2 and len(computed) == 2
+
+
 @pytest.mark.parametrize("change", [{"learning_rate": 3e-3}, {"epochs": 2}, {"seed": 5}, {"budget": 0.2},
                                     {"label_smoothing": 0.0}, {"language": "ca"}])  # fmt: skip
 def test_other_settings_give_another_run(lab, monkeypatch, change):

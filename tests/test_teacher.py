@@ -3,7 +3,7 @@
 import pytest
 import torch
 from distilwhisper_lib.losses import labelled, top_k_log_probs
-from distilwhisper_lib.teacher import TeacherOutputs, compute_teacher
+from distilwhisper_lib.teacher import TeacherOutputs, compute_teacher, stored_clips
 from distilwhisper_lib.checkpoints.tiny import tiny_whisper
 from distilwhisper_lib.weights import use_window
 from random_data import RandomClips
@@ -56,7 +56,7 @@ def test_a_temperature_divides_the_logits(outputs, clips, collator, model, tmp_p
 
 
 def test_files_are_small_and_read_again(outputs, clips, collator, tmp_path):
-    tensors = load_file(tmp_path / "teacher" / "batch-00000.safetensors")
+    tensors = load_file(min((tmp_path / "teacher").glob("*.safetensors")))
     assert {tensor.dtype for tensor in tensors.values()} == {torch.int32, torch.float16}
     again = TeacherOutputs(tmp_path / "teacher")
     batch = collator([clips[i] for i in range(5)])
@@ -67,13 +67,34 @@ def test_files_are_small_and_read_again(outputs, clips, collator, tmp_path):
 
 def test_batches_that_are_there_are_not_computed_again(outputs, clips, collator, tmp_path):
     paths = sorted((tmp_path / "teacher").glob("*"))
-    assert [path.name for path in paths] == [f"batch-{i:05d}.safetensors" for i in range(3)]
+    assert len(paths) == 3
     before = [path.read_bytes() for path in paths]
     paths[1].unlink()
-    (tmp_path / "teacher" / "batch-00001.safetensors.part").write_bytes(b"half a file")
+    paths[1].with_name(f"{paths[1].name}.part").write_bytes(b"half a file")
     compute_teacher(tiny_whisper(seed=1), clips, collator, tmp_path / "teacher", K, batch_size=2)  # another model
     after = [path.read_bytes() for path in paths]
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, True]
+
+
+def test_larger_and_smaller_training_sets_share_what_was_computed(outputs, clips, collator, tmp_path, processor):
+    more = RandomClips(processor.tokenizer, 8, seconds=(0.3, 0.6))
+    more.ids[:5] = clips.ids
+    seen = []
+
+    def watched(items):
+        seen.extend(item["id"] for item in items)
+        return collator(items)
+
+    watched.tokenizer = collator.tokenizer
+    before = {path: path.read_bytes() for path in (tmp_path / "teacher").iterdir()}
+    larger = compute_teacher(tiny_whisper(seed=1), more, watched, tmp_path / "teacher", K, batch_size=2)
+    assert sorted(seen) == sorted(more.ids[5:]) and len(larger) == 8
+    assert all(path.read_bytes() == content for path, content in before.items())
+    smaller = TeacherOutputs(tmp_path / "teacher", clips.ids[:3])
+    assert len(smaller) == 3 and stored_clips(tmp_path / "teacher") == set(more.ids)
+    batch = collator([clips[i] for i in range(3)])
+    pairs = [o.lookup(batch["ids"], batch["labels"]) for o in (outputs, larger, smaller)]
+    assert all(torch.equal(a, b) for pair in pairs[1:] for a, b in zip(pair, pairs[0], strict=True))
 
 
 def test_clip_that_the_teacher_has_not_seen_is_named(outputs, clips, collator, tmp_path):
