@@ -114,6 +114,28 @@ def test_whole_grid_runs_and_makes_a_table(capsys, tmp_path, monkeypatch):
     table = pd.read_csv(presets.results_dir(presets.SMOKE) / "grid.csv")
     assert list(table["row"]) == list(ROWS) * 3 and table["cs"].notna().all() and set(table["corpus"]) == {"toy"}
     assert table["cs paper"].isna().all()  # made-up speech is not the paper's, whatever is filled in
+    scores = pd.read_csv(presets.results_dir(presets.SMOKE) / "grid-scores.csv")
+    words = scores[scores["test_set"] != "translation"]
+    assert len(scores) == len(table) and words["wer"].between(words["wer_low"], words["wer_high"]).all()
+    check_pairs(jobs, words)
+
+
+def check_pairs(jobs, scores):
+    """Check the differences in pairs against the scores: of all that is done, and only of that."""
+    assert grid.main(["pairs", *SMALL]) == 0
+    pairs = pd.read_csv(presets.results_dir(presets.SMOKE) / "grid-paired.csv")
+    others = ["student", "teacher", "fine-tuning", "lora", "clsr-ft"]
+    assert list(pairs["other"].drop_duplicates()) == others and len(pairs) == 2 * len(others)
+    wer = scores.set_index(["row", "test_set"])["wer"]
+    for row in pairs.itertuples():
+        assert row.difference == pytest.approx(wer[row.first, row.test_set] - wer[row.other, row.test_set])
+        assert row.low <= row.difference <= row.high and (row.size, row.seeds) == (4, 1)
+    by_name = {job.row: job for job in jobs}
+    by_name["fine-tuning"].note("failed")
+    assert set(grid.pairs(jobs)["other"]) == {"student", "teacher", "lora", "clsr-ft"}
+    by_name["distilwhisper-released"].note("failed")
+    with pytest.raises(ValueError, match="no other system is done beside distilwhisper-released"):
+        grid.pairs(jobs)
 
 
 def check_hashes(records, job):

@@ -3,7 +3,9 @@
     list    the jobs, with their estimated hours and memory
     run     do what is not done: each job is a process with a GPU of its own; with --job one of them, here
     status  what is done, running, waiting and failed, and why
-    table   the paper's table of what is done: printed, and written to results/<preset>/grid.csv
+    table   the paper's table of what is done: printed, and written to results/<preset>/grid.csv; every score with its
+            interval goes to grid-scores.csv
+    pairs   DistilWhisper less each other system on the same clips, with intervals: printed, and in grid-paired.csv
     slurm   print a script that submits the jobs to a cluster
 """
 
@@ -18,9 +20,12 @@ from queue import SimpleQueue
 
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from .estimates import CARDS, estimate
 from .jobs import ONCE, ROWS, TEACHER_OUTPUTS, TESTS, Job, make_jobs, read_json, run_job
+from ..comparison import paired
+from ..lab import Lab
 from ..presets import REPOSITORY, get_preset, results_dir, whole_file
 
 MODULE = "distilwhisper_lib.experiments.grid"
@@ -31,6 +36,7 @@ PAPER = dict(zip((  # what data/reference/paper.csv calls rows and tests
 PAPER_DATA = re.compile(r"in-domain common-voice-\w+ cv-corpus-13\.0-\d|(out-of-domain|translation) fleurs ")
 BLOCK = ["test_set", "train_clips", "corpus", "release", "normaliser"]  # of the table; corpus and release: of the test
 ONE_PLACE = "{:.1f}".format
+FIRST = "distilwhisper-released"  # that the others are compared with, in pairs
 SCRIPT = """#!/bin/bash
 # Run this with bash in the repository; a partition and the like go into the line of sbatch, and what fails now is run
 # by the same script again: what is done is left alone.
@@ -102,6 +108,39 @@ def explain(job: Job) -> dict[str, str]:
     return {"job": job.name, "group": f"{job.language} {job.size}", "state": state, "why": why}
 
 
+def all_scores(jobs: list[Job]) -> pd.DataFrame:
+    """Return every row of scores that is done, with its intervals; raises ValueError where there is none."""
+    done = [job for job in jobs if job.state()["state"] == "done"]
+    scores = pd.DataFrame([row for job in done for row in read_json(job.folder / "results.json")["rows"]])
+    if scores.empty:
+        raise ValueError("no job that scores anything is done, so there is no table: see the command `status`")
+    return scores
+
+
+def pairs(jobs: list[Job]) -> pd.DataFrame:
+    """Return the differences of WER between DistilWhisper (JS) and each other system but KL that is done, see `paired`.
+
+    Over the seeds that both have, by language and size, with the columns size and seeds (how many). Raises ValueError where
+    no pair is done.
+    """
+    done, rows = [job for job in jobs if job.state()["state"] == "done"], []
+    settings = dict.fromkeys((job.language, job.size) for job in done if job.row == FIRST)
+    for language, size in tqdm(settings, desc="pairs", unit="size"):
+        seeds: dict[str, list] = {}  # of each row
+        for job in done:
+            if (job.language, job.size) == (language, size):
+                seeds.setdefault(job.row, []).append(job.seed)
+                lab = Lab(job.settings())
+        for row in [row for row in ROWS if row in seeds and row != FIRST and not row.endswith("-kl")]:
+            both = [seed for seed in seeds[FIRST] if row in ONCE or seed in seeds[row]]
+            if both:
+                found = paired(lab, (row,), FIRST, both)
+                rows.append(found.assign(size=size, seeds=len(both)))
+    if not rows:
+        raise ValueError(f"no other system is done beside {FIRST}, so there is no pair: see the command `status`")
+    return pd.concat(rows)
+
+
 def table(jobs: list[Job]) -> pd.DataFrame:
     """Return the paper's table: a block per test and size, a row per system, two columns a language, and their mean.
 
@@ -110,11 +149,8 @@ def table(jobs: list[Job]) -> pd.DataFrame:
     row is of the paper's data, scored as released. The mean is there for systems with all languages of the block, and
     leaves Thai out where its cell is CER. Raises ValueError where nothing is scored.
     """
-    done = [job for job in jobs if job.state()["state"] == "done"]
-    scores = pd.DataFrame([row for job in done for row in read_json(job.folder / "results.json")["rows"]])
-    if scores.empty:
-        raise ValueError("no job that scores anything is done, so there is no table: see the command `status`")
-    scores = scores.reindex(columns=[*BLOCK, "row", "language", "wer", "cer", "bleu"]).fillna(dict.fromkeys(BLOCK, ""))
+    scores = all_scores(jobs).reindex(columns=[*BLOCK, "row", "language", "wer", "cer", "bleu"])
+    scores = scores.fillna(dict.fromkeys(BLOCK, ""))
     words = (scores["language"] != "th") | (scores["normaliser"] == "released")  # Thai has no spaces between words
     scores["mean"] = scores["wer"].where(words).fillna(scores["bleu"])
     scores["cell"] = scores["mean"].fillna(scores["cer"])
@@ -181,10 +217,27 @@ def _run_here(jobs: list[Job], wanted: str) -> None:
     run_job(job)
 
 
+def _status(jobs: list[Job]) -> None:
+    rows = pd.DataFrame([explain(job) for job in jobs])
+    print(pd.crosstab(rows["group"], rows["state"], margins=True, margins_name="all").to_string())
+    for row in rows[~rows["state"].isin(["done", "waiting"])].itertuples():
+        print(f"{row.job}: {row.state} {row.why}".rstrip())
+
+
+def _show(preset: str, tables: dict[str, pd.DataFrame]) -> None:
+    """Print the first table; write all to the folder of results, by name."""
+    print(next(iter(tables.values())).to_string(index=False))
+    for name, found in tables.items():
+        path = results_dir(get_preset(preset)) / f"{name}.csv"
+        with whole_file(path) as part:
+            found.to_csv(part, index=False)
+        print(f"written to {os.path.relpath(path)}")
+
+
 def main(words: list[str] | None = None) -> int:
     """Do what the command line says; returns 1 where `run` leaves anything undone."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["list", "run", "status", "table", "slurm"])
+    parser.add_argument("command", choices=["list", "run", "status", "table", "pairs", "slurm"])
     parser.add_argument("--preset", default="paper")
     parser.add_argument("--languages", nargs="+")
     parser.add_argument("--sizes", nargs="+", help="3k 10k 28k, another number of training clips, or all")
@@ -204,16 +257,12 @@ def main(words: list[str] | None = None) -> int:
             return 0 if run_jobs(jobs, given.gpus or torch.cuda.device_count() or 1) else 1
         _run_here(jobs, given.job)
     elif given.command == "status":
-        rows = pd.DataFrame([explain(job) for job in jobs])
-        print(pd.crosstab(rows["group"], rows["state"], margins=True, margins_name="all").to_string())
-        for row in rows[~rows["state"].isin(["done", "waiting"])].itertuples():
-            print(f"{row.job}: {row.state} {row.why}".rstrip())
+        _status(jobs)
     elif given.command == "table":
-        found, path = table(jobs), results_dir(get_preset(given.preset)) / "grid.csv"
-        with whole_file(path) as part:
-            found.to_csv(part, index=False)
-        print(f"{found.to_string(index=False)}\n\nWER in %, of translation BLEU, of Thai CER (not in the mean) unless "
-              f"the normaliser is `released`; also in {os.path.relpath(path)}")  # fmt: skip
+        _show(given.preset, {"grid": table(jobs), "grid-scores": all_scores(jobs)})
+        print("WER in %, of translation BLEU, of Thai CER (not in the mean) unless the normaliser is `released`")
+    elif given.command == "pairs":
+        _show(given.preset, {"grid-paired": pairs(jobs)})
     elif given.command == "list":
         print(f"{listing(jobs).fillna('').to_string()}\n\nHours and GB are estimates, not measured.")
     else:
