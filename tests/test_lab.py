@@ -485,11 +485,15 @@ def test_each_change_of_the_variants_is_one_that_training_knows():
 
 def test_smaller_scores_forms_and_baked_models_beside_the_trained_one(lab):
     found = smaller.smaller(lab)
-    assert list(found["form"]) == ["fp32, routed", *smaller.FORMS, "baked"] + ["fp32, routed", "baked"] * 2
+    low_rank = ["fp32, routed", "fp16", "baked"]
+    assert list(found["form"]) == ["fp32, routed", *smaller.FORMS, "baked", *low_rank] + ["fp32, routed", "baked"] * 2
     assert found["agree"].between(0.5, 1).all() and found["wer"].notna().all()
-    size = found.set_index("form")["megabytes"]
+    ours, at_64 = (found[found["system"] == name].set_index("form") for name in ("distilwhisper", LOW_RANK.name))
+    size = ours["megabytes"]
     assert size["fp16"] > size["int8"] > 0 and size["low-rank 64"] > size["low-rank 16"]
-    assert set(zip(found["system"], found["agreement"], strict=True)) == set(smaller.BAKED)
+    assert at_64["megabytes"]["fp16"] > 0 and pd.isna(at_64["megabytes"]["baked"])
+    assert at_64["difference"]["fp32, routed"] == pytest.approx(at_64["wer"]["fp32, routed"] - ours["wer"]["fp32, routed"])
+    assert set(zip(found["system"], found["agreement"], strict=True)) == set(smaller.TRAININGS)
     baked = found[found["form"] == "baked"]
     assert baked["difference"].notna().all() and (lab.results / "studies" / "smaller.json").is_file()
 

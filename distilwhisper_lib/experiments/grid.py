@@ -120,8 +120,8 @@ def all_scores(jobs: list[Job]) -> pd.DataFrame:
 def pairs(jobs: list[Job]) -> pd.DataFrame:
     """Return the differences of WER between DistilWhisper (JS) and each other system but KL that is done, see `paired`.
 
-    Over the seeds that both have, by language and size, with the columns size and seeds (how many). Raises ValueError where
-    no pair is done.
+    By language and size, over the seeds that both have; columns size and seeds (how many) beside those of `paired`.
+    Raises ValueError where no pair is done.
     """
     done, rows = [job for job in jobs if job.state()["state"] == "done"], []
     settings = dict.fromkeys((job.language, job.size) for job in done if job.row == FIRST)
