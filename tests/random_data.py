@@ -56,8 +56,8 @@ def logits(model, batch):
         return model(**batch).logits
 
 
-def shake_experts(model, language=None, seed=0):
-    """Move experts and gates away from where they start, as training would: some gates open, some are closed."""
+def shake_experts(model, language=None, seed=0, size=0.2):
+    """Move experts (by about `size`) and gates from where they start, as training would: some gates open, some shut."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in expert_parameters(model, language):
@@ -65,7 +65,7 @@ def shake_experts(model, language=None, seed=0):
             if ".gates." in name:  # what they start from is random
                 parameter.copy_(noise - noise.mean() if name.endswith("linear2.weight") else noise)
             else:
-                parameter += 0.2 * noise
+                parameter += size * noise
     return model
 
 

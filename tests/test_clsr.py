@@ -1,6 +1,7 @@
 """Experts in Whisper: nothing changes before training, nothing but experts changes in it, and it stays a Whisper."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -637,6 +638,70 @@ def test_noise_opens_and_shuts_hard_gates():
     with_noise = block.last_gate.clone()
     assert set(with_noise.unique().tolist()) == {0.0, 1.0}
     assert not torch.equal(with_noise, (block.gates["cs"](h) >= 0).squeeze(-1).to(h.dtype))
+
+
+# ---- routed and mixed in 16 bits
+
+
+def run_in_16_bits(model, batch, language, autocast):
+    """Return all blocks' outputs and the logits, the blocks' gates, and how many positions went to an expert."""
+    outputs, sizes = [], []
+    hooks = [block.register_forward_hook(lambda module, inputs, y: outputs.append(y)) for block in clsr_blocks(model)]
+    hooks += [expert.register_forward_hook(lambda module, inputs, y: sizes.append(y[..., 0].numel()))
+              for block in clsr_blocks(model) for expert in block.experts.values()]  # fmt: skip
+    with use_language(model, language), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        outputs.append(logits(model, batch))
+    for hook in hooks:
+        hook.remove()
+    return outputs, [g for stack in last_gates(model).values() for g in stack], sum(sizes)
+
+
+@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "converted"])
+@pytest.mark.parametrize(("languages", "rows"), [("cs", 1), ("cs", 3), (MIXED, 4), ([None, "cs"], 4)])
+def test_routed_and_mixed_form_agree_in_16_bits(trained, languages, rows, autocast):
+    model, batch = trained, random_batch(rows, tokens=24)
+    for block in clsr_blocks(model):
+        block.routing.settings = replace(STILL, hard=True)  # in training mode, both blocks and a gate of 0 or 1
+    if not autocast:
+        model, batch["input_features"] = model.bfloat16(), batch["input_features"].bfloat16()
+    known = {}  # the mixed form gets the routed one's gates: a logit near 0 may change its sign by rounding
+    for gate in (gate for block in clsr_blocks(model) for gate in block.gates.values()):
+        gate.register_forward_hook(lambda module, inputs, G: known.setdefault(module, G))
+    routed, gates, few = run_in_16_bits(model.eval(), batch, languages, autocast)
+    mixed, same, all_ = run_in_16_bits(model.train(), batch, languages, autocast)
+    plain, _, _ = run_in_16_bits(model.eval(), batch, None, autocast)
+    assert len(gates) == 4 and all(0.1 < g.nanmean() < 0.9 for g in gates)  # some are open, some are shut
+    assert all(torch.equal(g.nan_to_num(), other.nan_to_num()) for g, other in zip(gates, same, strict=True))
+    assert 0 < few < all_ and routed[0].shape[1] == 50 and routed[2].shape[1] == 24  # the encoder's, the decoder's
+    for ours, theirs, without in zip(routed, mixed, plain, strict=True):
+        # the largest output may be rounded one step away in each of the four layers
+        tolerance = 4 * torch.finfo(torch.bfloat16).eps * ours.abs().max().item()
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+        for row, moved in enumerate((ours - without).abs().amax((1, 2)).tolist()):
+            used = languages if isinstance(languages, str) else languages[row * len(languages) // rows]
+            assert moved <= tolerance if used is None else moved > 10 * tolerance
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "converted"])
+@pytest.mark.parametrize("languages", ["cs", ["cs", None]])
+def test_block_of_whisper_bases_width_mixes_in_16_bits_what_it_routes(languages, autocast):
+    torch.manual_seed(0)
+    shared = FeedForward(torch.nn.Linear(512, 2048), torch.nn.GELU(), torch.nn.Linear(2048, 512))
+    block, h = ClsrFeedForward(shared, Routing(replace(STILL, hard=True))), torch.randn(2, 200, 512)
+    block.add_language("cs")
+    for parameter in (*block.experts.parameters(), *block.gates.parameters()):
+        parameter += 0.02 * torch.randn_like(parameter)
+    block.routing.language = languages
+    if not autocast:
+        block, h = block.bfloat16(), h.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        routed, g = block.eval()(h), block.last_gate
+        mixed, plain = block.train()(h), shared(h)
+    assert 0.1 < g.nanmean() < 0.9 and torch.equal(block.last_gate.nan_to_num(), g.nan_to_num())
+    tolerance = torch.finfo(torch.bfloat16).eps * routed.abs().max().item()  # one step of rounding
+    torch.testing.assert_close(routed, mixed, rtol=0, atol=tolerance)
+    assert torch.equal((routed - plain).abs().amax(-1) > 10 * tolerance, g == 1)  # where the gate is open alone
 
 
 # ---- experts of a low rank

@@ -10,7 +10,7 @@ from distilwhisper_lib import bake, export_ctranslate2, load_experts, save_exper
 from distilwhisper_lib.batches import Collator
 from distilwhisper_lib.checkpoints.tiny import tiny_whisper
 from distilwhisper_lib.clsr import (
-    ExpertSettings, attach_experts, clsr_blocks, last_gates, set_language, use_language,
+    ExpertSettings, attach_experts, clsr_blocks, last_gates, set_language, use_language, whisper_layers,
 )  # fmt: skip
 from distilwhisper_lib.deployment import export_checkpoint, fix_gates, gate_shares
 from distilwhisper_lib.weights import load_processor, load_whisper
@@ -27,7 +27,7 @@ def batches():
 
 
 def with_gates(signs):
-    """Return a tiny Whisper whose experts differ from the shared blocks; signs: of each block's gate, or 0: it varies."""
+    """Return a tiny Whisper whose experts differ from the shared blocks; signs: of each gate, or 0: it varies."""
     model = shake_experts(attach_experts(load_whisper("tiny"), ["cs"], ExpertSettings(gate_dim=16)))
     for block, sign in zip(clsr_blocks(model), signs, strict=True):
         if sign:
@@ -202,26 +202,27 @@ def test_faster_whisper_says_what_the_baked_model_says(tmp_path):
     clips, processor = list(real_clips(6)), load_processor("openai/whisper-base")
     features = [processor(clip, sampling_rate=16000, return_tensors="pt").input_features for clip in clips]
     model = attach_experts(load_whisper("openai/whisper-base"), ["cs"])
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for block in clsr_blocks(model):
-            for weight in block.experts["cs"].parameters():
-                weight.add_(0.02 * weight.std() * torch.randn_like(weight)) if weight.dim() == 2 else None
+    shake_experts(model, size=0.006)  # a quarter of the weights' deviation: still Czech, but other words
+    experts = [block.experts["cs"] for block in clsr_blocks(model)]
     ids = processor.tokenizer("Dobrý den", return_tensors="pt").input_ids
     batches = [{"input_features": mel, "decoder_input_ids": ids, "labels": ids, "frames": torch.tensor([200])}
                for mel in features[:2]]  # fmt: skip
     baked = bake(model, "cs", batches)
+    kept = [layer.fc1 is expert.fc1 for (_, _, layer), expert in zip(whisper_layers(baked), experts, strict=True)]
+    assert set(kept[:6]) == set(kept[6:]) == {True, False}  # of 6 encoder and 6 decoder layers: expert or shared block
     folder = export_ctranslate2(baked, processor, tmp_path / "converted", "float32")
-    theirs, ours, found = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="float32"), [], []
-    for clip, mel in zip(clips, features, strict=True):
+    theirs, found = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="float32"), []
+    for clip in clips:
         silence = np.zeros(30 * 16000 - len(clip), np.float32)  # theirs would pad the features, not the sound
         segments, _ = theirs.transcribe(
             np.append(clip, silence), language="cs", beam_size=1, temperature=0.0, without_timestamps=True,
             condition_on_previous_text=False, no_speech_threshold=None, log_prob_threshold=None,
             compression_ratio_threshold=None)  # fmt: skip
         found.append("".join(segment.text for segment in segments).strip())
-        tokens = baked.generate(mel, language="cs", task="transcribe")
-        ours.append(processor.decode(tokens[0], skip_special_tokens=True).strip())
+    ours, plain = [], []
+    for whisper, texts in ((baked, ours), (load_whisper("openai/whisper-base"), plain)):
+        for mel in features:
+            tokens = whisper.generate(mel, language="cs", task="transcribe")
+            texts.append(processor.decode(tokens[0], skip_special_tokens=True).strip())
     assert sum(map(len, ours)) > 60 and found == ours
-    plain = load_whisper("openai/whisper-base")
-    assert not torch.equal(plain.model.decoder.layers[0].fc1.weight, baked.model.decoder.layers[0].fc1.weight)
+    assert sum(text != without for text, without in zip(found, plain, strict=True)) > len(clips) / 2
