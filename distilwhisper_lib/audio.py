@@ -47,16 +47,14 @@ def _decode(source) -> tuple[str, np.ndarray, int]:
         raise ValueError("no sound: expected a path, bytes, {'bytes', 'path'} or {'array', 'sampling_rate'}")
     if data is None and not Path(path).is_file():
         raise FileNotFoundError(f"no sound file {name}")
+    data = Path(path).read_bytes() if data is None else data
+    if not data:
+        raise EmptyAudioError(f"{name}: cannot decode the sound: the file is empty (0 bytes)")
     try:
-        samples, rate = soundfile.read(io.BytesIO(data) if data is not None else path, dtype="float32", always_2d=True)
+        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError) as error:
-        reason = "the file is empty (0 bytes)" if _size(data, path) == 0 else str(error)
-        raise ValueError(f"{name}: cannot decode the sound: {reason}") from error
+        raise ValueError(f"{name}: cannot decode the sound: {error}") from error
     return name, samples, rate
-
-
-def _size(data: bytes | None, path) -> int:
-    return len(data) if data is not None else Path(path).stat().st_size
 
 
 def encode_flac(audio: np.ndarray) -> bytes:

@@ -41,16 +41,13 @@ class Clips(Dataset):
         self.rows, self.extractor, self.change = rows, processor.feature_extractor, change
         self.ids: list[str] = list(rows["id"])
         self.durations: list[float] = list(rows["duration"])
-        self.labels = [self._labels(row_id, processor.tokenizer, text, language, task, label_limit, fidelity)
-                       for row_id, text in zip(self.ids, rows[text_column], strict=True)]  # fmt: skip
+        self.labels: list[list[int]] = []
+        for row_id, text in zip(self.ids, rows[text_column], strict=True):
+            try:
+                self.labels.append(encode_labels(processor.tokenizer, text, language, task, label_limit, fidelity))
+            except ValueError as error:
+                raise ValueError(f"{row_id}: {error}") from None
         self._features: dict[int, torch.Tensor] = {}
-
-    @staticmethod
-    def _labels(row_id: str, *of_text) -> list[int]:
-        try:
-            return encode_labels(*of_text)
-        except ValueError as error:
-            raise ValueError(f"{row_id}: {error}") from None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,17 +55,13 @@ class Clips(Dataset):
     def __getitem__(self, i: int) -> dict:
         if i not in self._features:
             try:
-                self._features[i] = self._read(i)
+                audio = read_audio(self.rows[i]["audio"])
+                audio = audio if self.change is None else self.change(audio, seed=i)
+                self._features[i] = torch.as_tensor(log_mel(audio, self.extractor))  # (M, frames)
             except (ValueError, OSError) as error:
                 raise ValueError(f"{self.ids[i]}: {error}") from error
         frames = round(self.durations[i] * FRAMES_PER_SECOND)
         return {"id": self.ids[i], "features": self._features[i], "labels": self.labels[i], "frames": frames}
-
-    def _read(self, i: int) -> torch.Tensor:
-        audio = read_audio(self.rows[i]["audio"])
-        if self.change is not None:
-            audio = self.change(audio, seed=i)
-        return torch.as_tensor(log_mel(audio, self.extractor))  # (M, frames)
 
 
 class JoinedClips(ConcatDataset):

@@ -193,7 +193,12 @@ def attach_experts(model, languages: list[str], settings: ExpertSettings | None 
     if base.config.activation_dropout:
         raise ValueError("experts need config.activation_dropout = 0: set it before attach_experts")
     if not clsr_blocks(model):
-        _insert_blocks(model, Routing(settings or ExpertSettings()))
+        model.requires_grad_(False)
+        routing = Routing(settings or ExpertSettings())
+        for _, _, layer in whisper_layers(model):
+            block = ClsrFeedForward(shared_block(layer), routing)
+            block.loading = layer.register_load_state_dict_pre_hook(_from_whisper_names)
+            layer.fc1, layer.activation_fn, layer.fc2 = block.train(layer.training), nn.Identity(), nn.Identity()
     routing = _routing(model)
     if settings not in (None, routing.settings):
         raise ValueError(f"experts are attached with {asdict(routing.settings)}; detach them to change settings")
@@ -202,14 +207,6 @@ def attach_experts(model, languages: list[str], settings: ExpertSettings | None 
             block.add_language(code)
         routing.known.append(code)
     return model
-
-
-def _insert_blocks(model, routing: Routing) -> None:
-    model.requires_grad_(False)
-    for _, _, layer in whisper_layers(model):
-        block = ClsrFeedForward(shared_block(layer), routing)
-        block.loading = layer.register_load_state_dict_pre_hook(_from_whisper_names)
-        layer.fc1, layer.activation_fn, layer.fc2 = block.train(layer.training), nn.Identity(), nn.Identity()
 
 
 def detach_experts(model):
@@ -286,10 +283,7 @@ def last_gates(model) -> dict[str, list[torch.Tensor]]:
 def expert_parameters(model, language: str | None = None) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield (name, parameter) of experts and gates, of one language or of all; names without the layer's path."""
     for stack, index, layer in whisper_layers(model):
-        if not isinstance(layer.fc1, ClsrFeedForward):
-            continue
-        for kind in ("experts", "gates"):
-            for code, module in getattr(layer.fc1, kind).items():
-                if language in (None, code):
-                    for name, parameter in module.named_parameters():
-                        yield f"{stack}.{index}.{kind}.{code}.{name}", parameter
+        for name, parameter in layer.fc1.named_parameters():
+            kind, *path = name.split(".")
+            if kind in ("experts", "gates") and language in (None, path[0]):
+                yield f"{stack}.{index}.{name}", parameter

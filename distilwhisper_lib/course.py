@@ -6,7 +6,6 @@ training, teacher and evaluation goes on where it was stopped.
 
 import argparse
 import hashlib
-import json
 import os
 import shutil
 import sys
@@ -24,7 +23,7 @@ from .corpora import download_size, load_corpus
 from .device import mixed_precision, release_memory
 from .lab import Lab
 from .presets import REPOSITORY, Preset, cache_dir, whole_file
-from .record import write_json
+from .record import read_json, write_json
 from .weights import load_processor, load_whisper
 
 NOTEBOOKS = REPOSITORY / "notebooks"
@@ -38,14 +37,14 @@ class Stopwatch:
     """Seconds that each notebook has taken, those of runs that were stopped included: noted in a file on the way."""
 
     def __init__(self, path: Path, name: str):
-        self.path, self.name, self.noted = path, name, json.loads(_read(path)).get(name, 0.0)
+        self.path, self.name, self.noted = path, name, read_json(path).get(name, 0.0)
         self.start = time.perf_counter() - self.noted
 
     def __call__(self, done: bool = False) -> float:
         """Return the seconds so far; every few of them are noted, and forgotten when all is done."""
         seconds = round(time.perf_counter() - self.start, 1)
         if done or seconds > self.noted + 5:
-            self.noted, others = seconds, json.loads(_read(self.path))
+            self.noted, others = seconds, read_json(self.path)
             others.pop(self.name, None)
             write_json(self.path, others if done else others | {self.name: seconds})
         return seconds
@@ -136,7 +135,8 @@ def run_course(lab: Lab, only: list[str] | None = None) -> None:
     """Run the course's notebooks (or those whose number is in `only`), and print the time left after each."""
     folder = lab.results / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
-    expected = _expected(lab)
+    reference = REPOSITORY / "results" / "reference" / lab.preset.name / "timing.json"
+    expected = read_json(reference) | read_json(lab.results / "timing.json")  # seconds: here before, or else there
     paths = course_notebooks(only)
     began, spent, planned = time.perf_counter(), {}, 0.0
     for number, path in enumerate(paths, 1):
@@ -149,32 +149,17 @@ def run_course(lab: Lab, only: list[str] | None = None) -> None:
             spent[path.stem] = watch(done=True)
             planned += expected.get(path.stem, 0)
             print(f"\r  done in {spent[path.stem] / 60:.1f} min: {folder / path.name} {'':<60}", flush=True)
-            write_json(lab.results / "timing.json", json.loads(_read(lab.results / "timing.json")) | spent)
-
-
-def _read(path: Path) -> str:
-    return path.read_text() if path.exists() else "{}"
-
-
-def _expected(lab: Lab) -> dict[str, float]:
-    """Return the seconds that each notebook took: here before, or else in the reference run."""
-    reference = REPOSITORY / "results" / "reference" / lab.preset.name / "timing.json"
-    return json.loads(_read(reference)) | json.loads(_read(lab.results / "timing.json"))
-
-
-def write_report(lab: Lab) -> Path:
-    """Write the comparison notebook, as it ran, as one HTML page; returns its path."""
-    notebook = nbformat.read(lab.results / "notebooks" / course_notebooks()[-1].name, as_version=4)
-    page, _ = HTMLExporter(exclude_input=True).from_notebook_node(notebook)
-    path = lab.results / "report.html"
-    with whole_file(path) as part:
-        part.write_text(page, encoding="utf-8")
-    return path
+            write_json(lab.results / "timing.json", read_json(lab.results / "timing.json") | spent)
 
 
 def finish(lab: Lab) -> None:
-    """Write the report, print the main table and where everything is."""
-    report = write_report(lab)
+    """Write the report, which is the comparison notebook as it ran, as one HTML page; print the main table and where
+    everything is."""
+    notebook = nbformat.read(lab.results / "notebooks" / course_notebooks()[-1].name, as_version=4)
+    page, _ = HTMLExporter(exclude_input=True).from_notebook_node(notebook)
+    report = lab.results / "report.html"
+    with whole_file(report) as part:
+        part.write_text(page, encoding="utf-8")
     table = pd.read_csv(lab.results / "comparison.csv")
     with pd.option_context("display.width", 200, "display.max_columns", 20):
         print(f"\n{main_table(table, lab.preset.language)}\n")

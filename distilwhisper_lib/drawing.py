@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
@@ -63,9 +64,9 @@ def add_legend(figure: Figure, ax, columns: int = 4) -> None:
                       frameon=False)  # fmt: skip
 
 
-def error_bars(wer, low, high) -> np.ndarray:
-    """Return error bars for matplotlib: distances below and above, never negative. (2, n)."""
-    wer, low, high = (np.asarray(x, dtype=float) for x in (wer, low, high))
+def error_bars(table: pd.DataFrame) -> np.ndarray:
+    """Return error bars of wer, from wer_low to wer_high, for matplotlib: distances, never negative. (2, n)."""
+    wer, low, high = table[["wer", "wer_low", "wer_high"]].to_numpy(dtype=float).T
     return np.maximum([wer - low, high - wer], 0)
 
 

@@ -1,7 +1,6 @@
 """The laboratory that the notebooks work in: data, models, training and scores by name, everything kept once."""
 
 import gc
-import json
 import warnings
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -17,8 +16,7 @@ from .device import describe_machine, pick_device, release_memory
 from .evaluate import stored_predictions, transcribe
 from .fidelity import LABELS, Fidelity, get_fidelity
 from .presets import Preset, cache_dir, get_preset, results_dir
-from .record import read_steps, short_hash, timed_step
-from .storage import load_experts
+from .record import read_json, read_steps, short_hash, timed_step
 from .systems import get_system, load_trained
 from .teacher import TeacherOutputs, compute_teacher, stored_clips, teacher_processor
 from .testsets import CHANGES, TestSet, corpus_of, test_sets
@@ -225,7 +223,7 @@ class Lab:
     def run_log(self, system: str, **changes) -> list[dict]:
         """Return the log of a training run ("teacher" for the stand-in): one dictionary per logged step."""
         folder = self.train_teacher() if system == "teacher" else self.train(system, **changes)
-        return json.loads((folder / "run.json").read_text())["log"]
+        return read_json(folder / "run.json")["log"]
 
     def model(self, system: str, **changes):
         """Return a system ready to transcribe; experts are switched to the preset's language."""
@@ -236,13 +234,6 @@ class Lab:
                              lora_on_both=language if self.fidelity.lora_on_both else None)  # fmt: skip
         if clsr_blocks(model):
             set_language(model, language)
-        return model.to(self.device)
-
-    def model_with_both_languages(self, system: str = "distilwhisper"):
-        """Return one model with the experts of the first and of the second language; none is switched on."""
-        model = self.student()
-        for language in (self.preset.language, self.preset.second_language):
-            load_experts(model, self.train(system, language) / "model")
         return model.to(self.device)
 
     # ---- transcription

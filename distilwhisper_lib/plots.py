@@ -52,19 +52,22 @@ def _test_label(language: str, name: str) -> str:
     return f"{language}\n" + ("-\n".join(name.rsplit("-", 1)) if len(name) > 10 else name)
 
 
+def _wer_bars(groups: list[str], scores: dict[str, pd.DataFrame], **axes) -> Figure:
+    """Draw WER by group, side by side for each label of `scores`, whose tables have a row a group, NaN for none."""
+    figure, (ax,) = new_figure(WIDE)
+    grouped_bars(ax, groups, {name: (rows["wer"].to_numpy(), error_bars(rows)) for name, rows in scores.items()})
+    ax.set(ylabel="WER (%), 95 % interval", **axes)
+    add_legend(figure, ax)
+    return figure
+
+
 def plot_gap(table: pd.DataFrame) -> Figure:
     """Draw the WER of each system on each test, side by side. table: rows of comparison.csv; BLEU rows are left out."""
     table = table[table["wer"].notna()]
     tests = list(dict.fromkeys(zip(table["language"], table["test_set"], strict=True)))
-    series = {}
-    for system in dict.fromkeys(table["system"]):
-        rows = table[table["system"] == system].groupby(["language", "test_set"]).first().reindex(tests)
-        series[system] = (rows["wer"].to_numpy(), error_bars(rows["wer"], rows["wer_low"], rows["wer_high"]))
-    figure, (ax,) = new_figure(WIDE)
-    grouped_bars(ax, [_test_label(*test) for test in tests], series)
-    ax.set(ylabel="WER (%), 95 % interval", ylim=(0, None))
-    add_legend(figure, ax)
-    return figure
+    scores = {system: rows.groupby(["language", "test_set"]).first().reindex(tests)
+              for system, rows in table.groupby("system", sort=False)}  # fmt: skip
+    return _wer_bars([_test_label(*test) for test in tests], scores, ylim=(0, None))
 
 
 def plot_error_kinds(counts: dict[str, pd.DataFrame]) -> Figure:
@@ -106,17 +109,14 @@ def plot_wer_by(counts: dict[str, pd.DataFrame], by: str = "length") -> Figure:
     """
     scored = {name: table.dropna(subset=["words"]) for name, table in counts.items()}
     groups = _groups(next(iter(scored.values())), by)
-    series = {}
+    scores = {}
     for name, table in scored.items():
-        parts = {group: table[(groups == group).to_numpy()] for group in groups.cat.categories}
-        found = pd.DataFrame({group: summarise(part) for group, part in parts.items()}).T
-        series[name] = (found["wer"].to_numpy(), error_bars(found["wer"], found["wer_low"], found["wer_high"]))
-    figure, (ax,) = new_figure(WIDE)
-    sizes = groups.value_counts(sort=False).items()
-    grouped_bars(ax, [f"{group.replace('font_', '')}\nn={n}" for group, n in sizes], series)
-    ax.set(ylabel="WER (%), 95 % interval", xlabel="length of the clip" if by == "length" else by)
+        parts = table.groupby(groups.array, observed=True)
+        scores[name] = pd.DataFrame({group: summarise(part) for group, part in parts}).T
+    names = [f"{group.replace('font_', '')}\nn={n}" for group, n in groups.value_counts(sort=False).items()]
+    figure = _wer_bars(names, scores, xlabel="length of the clip" if by == "length" else by)
+    (ax,) = figure.axes
     ax.set_ylim(0, min(250, ax.get_ylim()[1]))  # a few loops would press all other bars flat
-    add_legend(figure, ax)
     return figure
 
 
@@ -177,7 +177,7 @@ def plot_comparison(table: pd.DataFrame, language: str) -> Figure:
     figure, axes = new_figure(WIDE, len(domains), sharey=True)
     for ax, test in zip(axes, domains, strict=True):
         rows = table[table["test_set"] == test].drop_duplicates("system").set_index("system").reindex(names)
-        spread = error_bars(rows["wer"], rows["wer_low"], rows["wer_high"])
+        spread = error_bars(rows)
         for y, (wer, colour) in enumerate(zip(rows["wer"], colours_of(names), strict=True)):
             ax.errorbar(wer, y, xerr=spread[:, [y]], fmt="o", color=colour, markersize=7, capsize=4, linewidth=2)
             ax.annotate(f"{wer:.1f}", (wer, y), (0, 7), textcoords="offset points", ha="center", fontsize=8)
@@ -195,8 +195,7 @@ def forgetting_matrix(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     kept = table[table["test_set"] == "retention"].pivot_table("wer", "system", "language", sort=False)
     changes = kept - kept.loc["student"]
     worse = changes.copy()
-    translated = table[table["test_set"] == "translation"]
-    for language, rows in translated.groupby("language"):
+    for language, rows in table[table["test_set"] == "translation"].groupby("language"):
         bleu = rows.drop_duplicates("system").set_index("system")["bleu"]
         column = f"{language}→en\n(BLEU)"
         changes[column] = bleu - bleu["student"]
@@ -223,10 +222,9 @@ def plot_forgetting(table: pd.DataFrame) -> Figure:
 
 
 def plot_cost(frame: pd.DataFrame) -> Figure:
-    """Draw WER against training time and stored size. Columns: system, wer, seconds, stored_mb; wer_low, wer_high."""
+    """Draw WER against training time and stored size. Columns: system, wer, wer_low, wer_high, seconds, stored_mb."""
     figure, axes = new_figure((9, 4.4), 2, sharey=True)
-    low, high = (frame.get(column, frame["wer"]) for column in ("wer_low", "wer_high"))
-    spread = error_bars(frame["wer"], low, high)
+    spread = error_bars(frame)
     panels = {"seconds": (60, "training (minutes)"), "stored_mb": (1, "stored per language (MB)")}
     for ax, (column, (unit, label)) in zip(axes, panels.items(), strict=True):
         tied = frame.groupby(frame[column].round(0)).cumcount() * 0.015 * frame[column].max()  # moved aside
@@ -246,8 +244,8 @@ def plot_trials(table: pd.DataFrame) -> Figure:
     """Draw WER with its interval, a line a trial; the dotted line is the first one's. Columns: trial, wer, wer_low,
     wer_high."""
     figure, (ax,) = new_figure((9, 1.2 + 0.5 * len(table)))
-    spread = error_bars(table["wer"], table["wer_low"], table["wer_high"])
-    ax.errorbar(table["wer"], range(len(table)), xerr=spread, fmt="o", color=SYSTEMS["distilwhisper"].colour, capsize=3)
+    ax.errorbar(table["wer"], range(len(table)), xerr=error_bars(table), fmt="o", capsize=3,
+                color=SYSTEMS["distilwhisper"].colour)  # fmt: skip
     ax.axvline(table["wer"].iloc[0], color="#7f7f7f", linestyle=":")
     ax.set_yticks(range(len(table)), [fill(trial, 36) for trial in table["trial"]])
     ax.invert_yaxis()

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -64,17 +65,6 @@ class Preset:
             raise ValueError(f"unknown keep {self.keep!r}: \"last\" or \"best\"")
 
 
-SMOKE = Preset(
-    name="smoke", student="tiny", teacher=None, corpus="toy", second_corpus="toy",
-    retention=(("toy", "nl"), ("toy", "es")),
-    epochs=1, teacher_epochs=1, batch_size=4, eval_batch_size=4, max_new_tokens=8, top_k=8,
-    margin_seconds=1.0, train_margin_seconds=0.5, test_clips=4, retention_clips=2, train_clips=8, teacher_clips=8,
-    validation_clips=2,
-    learning_rates={"fine-tuning": 1e-3, "lora": 1e-3, "clsr-ft": 1e-3,
-                    "distilwhisper-released": 1e-3, "distilwhisper": 1e-3, "distilwhisper-low-rank": 1e-3},
-    minutes="2 min on 2 cores", memory="1 GB",
-)  # fmt: skip
-
 LAPTOP = Preset(
     name="laptop", student="openai/whisper-base", teacher=None, corpus="fillets", second_corpus="stamps",
     retention=(("fillets", "nl"), ("stamps", "es"), ("stamps", "fr"), ("stamps", "ru"), ("stamps", "ro")),
@@ -83,6 +73,16 @@ LAPTOP = Preset(
     learning_rates={"fine-tuning": 5e-5, "lora": 2e-3, "clsr-ft": 3e-4,
                     "distilwhisper-released": 3e-4, "distilwhisper": 1.5e-4, "distilwhisper-low-rank": 5e-4},
     minutes="58 min on 2 cores", memory="6 GB",
+)  # fmt: skip
+
+SMOKE = Preset(
+    name="smoke", student="tiny", teacher=None, corpus="toy", second_corpus="toy",
+    retention=(("toy", "nl"), ("toy", "es")),
+    epochs=1, teacher_epochs=1, batch_size=4, eval_batch_size=4, max_new_tokens=8, top_k=8,
+    margin_seconds=1.0, train_margin_seconds=0.5, test_clips=4, retention_clips=2, train_clips=8, teacher_clips=8,
+    validation_clips=2,
+    learning_rates=dict.fromkeys(LAPTOP.learning_rates, 1e-3),
+    minutes="2 min on 2 cores", memory="1 GB",
 )  # fmt: skip
 
 COLAB = Preset(
@@ -155,3 +155,23 @@ def whole_file(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         os.replace(part, path)
+
+
+@contextmanager
+def whole_folder(path: Path, new: bool = False) -> Iterator[Path]:
+    """The same for a folder, which the block makes; it takes the place of what is there.
+
+    What a block that failed or a killed run has left is removed. new: raise FileExistsError where something is there.
+    """
+    if new and path.exists():
+        raise FileExistsError(f"{path} exists: give a new folder, or remove that one first")
+    part = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        with disk_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            shutil.rmtree(path, ignore_errors=True)
+            part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -19,7 +19,12 @@ PACKAGES = ("torch", "transformers", "datasets", "peft", "accelerate", "jiwer", 
 def write_json(path: Path, value) -> None:
     """Write `value` as JSON, whole or not at all."""
     with whole_file(path) as part:
-        part.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+        part.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict:
+    """Return the content of a JSON file, or {} where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def short_hash(value) -> str:

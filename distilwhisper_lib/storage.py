@@ -50,7 +50,11 @@ def save_experts(model, folder: str | Path, form: str = "fp16", rank: int = 64) 
         tensors = pack(tensors, form, _shared(model, language), rank)
         with whole_file(folder / f"experts.{language}.safetensors") as part:
             save_file(tensors, part)
-    _write_about(model, folder, languages, {"form": form} | ({"rank": rank} if form == "low-rank" else {}))
+    base = {"base_model": model.config._name_or_path, "revision": getattr(model.config, "_commit_hash", None),
+            "base_fingerprint": base_fingerprint(model)}  # fmt: skip
+    about = {"languages": languages, "settings": asdict(clsr_blocks(model)[0].routing.settings), "form": form}
+    about |= {"rank": rank} if form == "low-rank" else {}
+    write_json(folder / "experts.json", {"format": FORMAT, **base, **about})
     return folder
 
 
@@ -58,14 +62,6 @@ def _shared(model, language: str) -> dict[str, torch.Tensor]:
     """Return the shared blocks' tensors under the names that a language's experts have in `expert_parameters`."""
     return {f"{stack}.{index}.experts.{language}.{name}": p.detach().cpu() for stack, index, layer
             in whisper_layers(model) for name, p in shared_block(layer).named_parameters()}  # fmt: skip
-
-
-def _write_about(model, folder: Path, languages: list[str], form: dict) -> None:
-    config = getattr(model, "config", None)
-    base = {"base_model": getattr(config, "_name_or_path", ""), "revision": getattr(config, "_commit_hash", None),
-            "base_fingerprint": base_fingerprint(model)}  # fmt: skip
-    about = {"languages": languages, "settings": asdict(clsr_blocks(model)[0].routing.settings)}
-    write_json(folder / "experts.json", {"format": FORMAT, **base, **about, **form})
 
 
 def _read_about(folder: Path) -> dict:

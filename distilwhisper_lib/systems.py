@@ -1,12 +1,12 @@
 """The systems that are compared: what each one trains, and how it is built, saved and loaded."""
 
-import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from .clsr import ExpertSettings, attach_experts, expert_parameters, set_language
+from .presets import whole_folder
 from .storage import load_experts, save_experts
 from .weights import load_whisper
 
@@ -89,16 +89,13 @@ def prepare_for_training(model, system: System, language: str, settings: ExpertS
 
 def save_trained(model, system: System, folder: Path) -> Path:
     """Write what `system` has trained into `folder`, in place of what is there, all or nothing; returns the folder."""
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    if system.trains == "experts":
-        save_experts(model, part, form="fp32")  # what was trained, to the last digit
-    elif system.trains == "adapter":
-        model.save_pretrained(part, save_embedding_layers=False)  # asked, PEFT would look them up on the hub
-    else:
-        model.save_pretrained(part)
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    with whole_folder(folder) as part:
+        if system.trains == "experts":
+            save_experts(model, part, form="fp32")  # what was trained, to the last digit
+        elif system.trains == "adapter":
+            model.save_pretrained(part, save_embedding_layers=False)  # asked, PEFT would look them up on the hub
+        else:
+            model.save_pretrained(part)
     return folder
 
 

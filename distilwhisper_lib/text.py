@@ -6,12 +6,10 @@ from collections.abc import Callable
 
 import torch
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer
-from transformers.models.whisper.tokenization_whisper import LANGUAGES as NAMES
-from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE  # code -> name; the inverse
 
 from .fidelity import Fidelity
 
-LANGUAGES: dict[str, str] = dict(NAMES)  # code -> English name, Whisper's languages
 MOST_TOKENS = 448  # positions of Whisper's decoder
 BASIC = BasicTextNormalizer()
 NEEDED = ("<|endoftext|>", "<|startoftranscript|>", "<|translate|>", "<|transcribe|>", "<|notimestamps|>")

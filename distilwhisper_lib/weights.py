@@ -14,14 +14,10 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
-from huggingface_hub.errors import (
-    EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError,
-)  # fmt: skip
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from .checkpoints import MIRRORED, VERSION, fetch_mirror, mirror_folder, tiny_processor, tiny_whisper, without_bars
-
-__all__ = ["Source", "find_weights", "load_processor", "load_whisper", "logits_at", "tiny_whisper", "use_window"]
 
 REVISIONS = {  # commits on the hub; a model that is not here is taken as it is on its main branch
     "openai/whisper-tiny": "169d4a4341b33bc18d8881c4b69c2e104e1cc0af",
@@ -67,7 +63,8 @@ def load_whisper(name: str | Path, dtype: torch.dtype = torch.float32, **options
                 source.folder, dtype=dtype, use_safetensors=True, local_files_only=True, **options)
     model.config._name_or_path, model.config._commit_hash = source.name, source.revision
     model.name_or_path = source.name
-    _limit_new_tokens(model)
+    settings, half = model.generation_config, model.config.max_target_positions // 2  # two limits make `generate` warn
+    settings.max_length, settings.max_new_tokens = None, settings.max_new_tokens or half
     return model.eval()
 
 
@@ -86,12 +83,6 @@ def load_processor(name: str | Path) -> WhisperProcessor:
         raise FileNotFoundError(f"{source.folder} holds no tokenizer: save one there with save_pretrained of the "
                                 "processor, or load the processor by the name of the base model")  # fmt: skip
     return WhisperProcessor.from_pretrained(source.folder, local_files_only=True)
-
-
-def _limit_new_tokens(model: WhisperForConditionalGeneration) -> None:
-    """State the length limit as `max_new_tokens` alone: two limits make every `generate` warn."""
-    settings, half = model.generation_config, model.config.max_target_positions // 2
-    settings.max_length, settings.max_new_tokens = None, settings.max_new_tokens or half
 
 
 def find_weights(name: str | Path) -> Source:
@@ -137,7 +128,7 @@ def _in_hub_cache(name: str, revision: str | None) -> Path | None:
     """Return the folder of a model that was fetched from the hub before, or None."""
     try:
         return _checked(Path(snapshot_download(name, revision=revision, allow_patterns=FILES, local_files_only=True)))
-    except (LocalEntryNotFoundError, FileNotFoundError):
+    except FileNotFoundError:  # the hub's own LocalEntryNotFoundError is one
         return None
 
 
@@ -164,7 +155,7 @@ def _from_hub(name: str, revision: str | None, problem: str | None) -> Path:
     if problem is None:
         try:
             return _checked(Path(snapshot_download(name, revision=revision, allow_patterns=FILES)))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as caught:
+        except OSError as caught:  # the hub's own errors are such
             error, problem = caught, f"{type(caught).__name__}: {caught}".splitlines()[0]
     raise OSError(f"model {name!r} could not be fetched from the hub ({problem}): check the network and the disk's "
                   "free space, or give the folder of a Whisper checkpoint instead of its name") from error  # fmt: skip

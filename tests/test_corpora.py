@@ -166,13 +166,12 @@ def test_no_voices_no_corpus(tmp_path):
 
 
 def test_a_full_disk_leaves_nothing_half_made(tmp_path, monkeypatch):
-    def full(name, language, rows, report, folder):
-        folder.mkdir()
-        (folder / "data").write_text("half")
+    def full(path, report):
+        path.write_text(f"half of {report}")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left under .*corpora.*LAB_CACHE"):
-        patch.setattr(loading, "_save", full)
+        patch.setattr(loading, "write_json", full)
         load_corpus("toy", "cs")
     assert [path.name for path in (cache_dir() / "corpora").iterdir() if path.is_dir()] == []
     assert len(load_corpus("toy", "cs")) == 28
@@ -193,7 +192,7 @@ def prepare_slowly(folder: Path, target: str, moment: str, ready) -> None:
 
 
 @pytest.mark.parametrize(("target", "moment"), [("read_rows", "before"), ("without_duplicates", "after"),
-                                                ("_save", "after")])  # fmt: skip
+                                                ("write_json", "after")])  # fmt: skip
 def test_a_killed_preparation_leaves_nothing_half_made(tmp_path, target, moment):
     folder, context = make_fillets(tmp_path), multiprocessing.get_context("fork")
     ready = context.Event()

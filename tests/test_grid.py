@@ -16,9 +16,9 @@ from distilwhisper_lib import presets
 from distilwhisper_lib.corpora import corpus_report
 from distilwhisper_lib.experiments import estimates, grid, jobs as jobs_module
 from distilwhisper_lib.experiments.estimates import CARDS, SHAPES, estimate
-from distilwhisper_lib.experiments.jobs import ROWS, Job, make_jobs, read_json, run_job
+from distilwhisper_lib.experiments.jobs import ROWS, Job, make_jobs, run_job
 from distilwhisper_lib.lab import Lab
-from distilwhisper_lib.record import file_sha256, short_hash, write_json
+from distilwhisper_lib.record import file_sha256, read_json, short_hash, write_json
 from distilwhisper_lib.systems import SYSTEMS
 from filelock import FileLock
 

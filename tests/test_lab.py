@@ -13,7 +13,7 @@ import pytest
 import torch
 from distilwhisper_lib import comparison, lab as lab_module, train
 from distilwhisper_lib.clsr import (ExpertSettings, clsr_blocks, expert_languages, get_language, last_gates,
-                                    use_language)  # fmt: skip
+                                    set_language, use_language)  # fmt: skip
 from distilwhisper_lib.comparison import counts, main_table, paired, plan, score, write_record
 from distilwhisper_lib.corpora import load_corpus
 from distilwhisper_lib.course import announce
@@ -23,6 +23,7 @@ from distilwhisper_lib.presets import PRESETS, cache_dir, get_preset, results_di
 from distilwhisper_lib.record import commit, read_steps, short_hash, timed_step, write_json
 from benchmarks import smaller
 from distilwhisper_lib.scoring import summarise, word_errors
+from distilwhisper_lib.storage import load_experts
 from distilwhisper_lib.systems import LOW_RANK, SYSTEMS, TRAINED, get_system
 from distilwhisper_lib.testsets import test_sets, with_paper_data
 from distilwhisper_lib.weights import Source
@@ -291,7 +292,8 @@ def test_models_come_ready_to_transcribe(lab):
 
 
 def test_both_languages_in_one_model(lab):
-    model = lab.model_with_both_languages("clsr-ft")
+    model = load_experts(lab.model("clsr-ft"), lab.train("clsr-ft", "ca") / "model")
+    set_language(model, None)
     assert expert_languages(model) == ["cs", "ca"] and get_language(model) is None
     second = lab.model("clsr-ft", language="ca")
     assert get_language(second) == "ca"

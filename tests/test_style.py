@@ -19,7 +19,7 @@ from readme_results import imports_of, module_name  # noqa: E402
 
 LIBRARY = sorted((ROOT / "distilwhisper_lib").rglob("*.py"))
 CORE = ("text", "batches", "experts", "clsr", "storage", "losses", "teacher", "systems", "train", "scoring", "evaluate", "lab")
-CODE_LINES, CORE_LINES, MODULE_LINES, FUNCTION_LINES, MEDIAN_LINES = 2340, 1300, 300, 40, 12
+CODE_LINES, CORE_LINES, MODULE_LINES, FUNCTION_LINES, MEDIAN_LINES = 2330, 1300, 300, 40, 12
 OVERRIDDEN = re.compile(r"on_\w+|forward|set_epoch|compute_loss|log|output")  # described where they come from
 SKIPPED = {".venv", ".git", "cache", "build", "results"}
 
@@ -65,7 +65,7 @@ def test_library_can_be_read():
     lines = {module_name(path): code_lines(path) for path in LIBRARY}
     method = {name: n for name, n in lines.items() if "." not in name}
     assert sum(method.values()) <= CODE_LINES, method
-    assert sum(lines.values()) <= 4200, lines  # with the subpackages: corpora, checkpoints, experiments
+    assert sum(lines.values()) <= 4150, lines  # with the subpackages: corpora, checkpoints, experiments
     assert sum(lines[name] for name in CORE) <= CORE_LINES, {name: lines[name] for name in CORE}
 
 

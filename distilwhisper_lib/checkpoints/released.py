@@ -4,7 +4,6 @@ A folder holds `config.json`, `pytorch_model.bin` (the frozen Whisper) and `expe
 Source: the authors' release, commit 6faf22a (model/DistilWhisper.py: CLSRFFN).
 """
 
-import json
 import os
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from huggingface_hub import list_repo_files, snapshot_download
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
+from ..record import read_json
 from ..text import LANGUAGES
 from .conversion import fill
 
@@ -57,7 +57,7 @@ def read_whisper(folder: Path, revision: str) -> tuple[WhisperForConditionalGene
     revision: of STUDENT. Raises FileNotFoundError for a missing file, ValueError for a damaged or other one.
     """
     path = folder / "config.json"
-    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    settings = read_json(path)
     if settings.get("model_type") != "distilwhisper":
         raise ValueError(f"{path} is not that of a released 'distilwhisper': this kit's own experts are loaded by "
                          "load_experts")  # fmt: skip

@@ -35,16 +35,11 @@ def apt_download(title: str, names: list[str], size: int, folder: Path) -> list[
 def _apt(title: str, size: int, folder: Path, *arguments: str) -> str:
     """Run apt-get in `folder` with a progress bar; return "" or its error messages."""
     log = folder / "log"
-    with open(log, "w") as output:
+    with open(log, "w") as output, tqdm(total=size, desc=f"downloading {title}", unit="B", unit_scale=True) as bar:
         process = subprocess.Popen(["apt-get", "-q", *arguments], cwd=folder, stdout=output, stderr=output)
-        _show_progress(process, title, size, folder)
-    lines = log.read_text(errors="replace").splitlines()
-    errors = [line for line in lines if line.startswith("E:")] or [f"exit status {process.returncode}"]
-    return " / ".join(errors) if process.returncode else ""
-
-
-def _show_progress(process: subprocess.Popen, title: str, size: int, folder: Path) -> None:
-    with tqdm(total=size, desc=f"downloading {title}", unit="B", unit_scale=True) as bar:
         while process.poll() is None:
             time.sleep(0.3)
             bar.update(sum(path.stat().st_size for path in folder.rglob("*.deb") if path.exists()) - bar.n)
+    lines = log.read_text(errors="replace").splitlines()
+    errors = [line for line in lines if line.startswith("E:")] or [f"exit status {process.returncode}"]
+    return " / ".join(errors) if process.returncode else ""

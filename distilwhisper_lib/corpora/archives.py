@@ -2,7 +2,6 @@
 
 import io
 import lzma
-import shutil
 import tarfile
 import zipfile
 import zlib
@@ -13,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 from tqdm import tqdm
 
-from ..presets import disk_errors
+from ..presets import disk_errors, whole_folder
 
 AR_MAGIC, AR_HEADER = b"!<arch>\n", 60  # a .deb is an ar archive: debian-binary, control.tar.*, data.tar.*
 DAMAGE = (EOFError, lzma.LZMAError, zlib.error, tarfile.TarError, zipfile.BadZipFile, pa.ArrowException)
@@ -96,14 +95,10 @@ def unpack_once(path: Path, target: Path, wanted: Callable[[str], bool]) -> Path
     Raises OSError where there is no space for it.
     """
     if not (target / "whole").is_file():  # a folder alone may be what a cleaner of temporary files has left of one
-        partial = target.with_name(f"{target.name}.partial")
-        for old in (partial, target):
-            shutil.rmtree(old, ignore_errors=True)
-        with disk_errors(target.parent, "TMPDIR"):
-            partial.mkdir(parents=True)
+        with whole_folder(target) as partial, disk_errors(target.parent, "TMPDIR"):
+            partial.mkdir()
             unpack(path, partial, wanted)
             (partial / "whole").touch()
-        partial.rename(target)
     return target
 
 

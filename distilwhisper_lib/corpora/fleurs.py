@@ -5,7 +5,6 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow.parquet as pq
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from .archives import damage_named, unpack_once
 from .tables import Reading, find_folder, read_table, scratch_folder
@@ -69,7 +68,7 @@ def _from_hub(code: str, root: Path) -> Path:
     patterns = [f"data/{code}/*.tsv", f"data/{code}/audio/*.tar.gz", "data/en_us/*.tsv"]
     try:
         place = snapshot_download("google/fleurs", repo_type="dataset", revision=REVISION, allow_patterns=patterns)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except OSError as error:  # the hub's own errors are such
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
         raise OSError(f"no FLEURS in {code}: looked for a folder {code} under {root}, and could not fetch it from the "
                       f"hub, google/fleurs ({problem}): check the network (no account is needed), or put data/{code} "

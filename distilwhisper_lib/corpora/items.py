@@ -64,13 +64,11 @@ def reason_to_drop(item: Item, rules: Rules = Rules()) -> str:
 def to_row(item: Item, rules: Rules = Rules()) -> dict | str:
     """Return the item as a row of the corpus, its sound as FLAC, or the reason why it has to be dropped."""
     try:
-        made = isinstance(item.sound, np.ndarray)
-        audio = item.sound if made else read_audio(item.sound)
+        audio = item.sound if isinstance(item.sound, np.ndarray) else read_audio(item.sound)
     except EmptyAudioError:
         return "empty audio"
     except (ValueError, OSError):
-        empty = item.sound.is_file() and item.sound.stat().st_size == 0
-        return "empty audio" if empty else "unreadable audio"
+        return "unreadable audio"
     duration = len(audio) / SAMPLE_RATE
     if duration < SHORTEST:
         return "empty audio"
@@ -123,9 +121,9 @@ def summary(rows: list[dict]) -> dict[str, dict]:
     table = {}
     for split in SPLITS:
         part = [row for row in rows if row["split"] == split]
-        speakers = Counter(row["speaker"] for row in part)
-        minutes = sum(row["duration"] for row in part) / 60
-        table[split] = {"clips": len(part), "minutes": round(minutes, 2), "speakers": dict(speakers.most_common())}
+        speakers = Counter(row["speaker"] for row in part).most_common()
+        minutes = round(sum(row["duration"] for row in part) / 60, 2)
+        table[split] = {"clips": len(part), "minutes": minutes, "speakers": dict(speakers)}
     return table
 
 

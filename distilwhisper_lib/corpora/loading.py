@@ -1,6 +1,5 @@
 """The corpora: one `datasets.Dataset` per corpus and language, prepared once and kept in the cache folder."""
 
-import json
 import shutil
 import warnings
 from collections import Counter
@@ -22,8 +21,8 @@ from .items import SPLITS, fingerprint, read_rows, stable_hash, summary, without
 from .packages import Package, find_package
 from .recorded import read_recordings
 from .shards import load_shards, write_shards
-from ..presets import cache_dir, disk_errors
-from ..record import file_sha256, write_json
+from ..presets import cache_dir, disk_errors, whole_folder
+from ..record import file_sha256, read_json, write_json
 from ..text import LANGUAGES, language_code
 
 CORPORA: dict[str, tuple[str, ...]] = {  # corpus -> languages
@@ -61,10 +60,10 @@ def load_corpus(name: str, language: str, source: str | Path | None = None) -> D
     """
     name, language = check_names(name, language)
     folder = corpus_folder(name, language)
-    if _report(folder).get("builder") != BUILDER:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+    report = folder / "report.json"
+    if read_json(report).get("builder") != BUILDER:
         with disk_errors(folder.parent), FileLock(f"{folder}.lock"):
-            if _report(folder).get("builder") != BUILDER:
+            if read_json(report).get("builder") != BUILDER:
                 (_prepare_large if name in READERS else _prepare)(name, language, folder, source)
     return load_shards(folder, name, language) if name in READERS else load_from_disk(str(folder))
 
@@ -75,7 +74,7 @@ def corpus_report(name: str, language: str) -> dict:
     Raises FileNotFoundError if it is not prepared yet.
     """
     name, language = check_names(name, language)
-    report = _report(corpus_folder(name, language))
+    report = read_json(corpus_folder(name, language) / "report.json")
     if not report:
         raise FileNotFoundError(f"{name}-{language} is not prepared yet: call load_corpus({name!r}, {language!r})")
     return report
@@ -91,10 +90,10 @@ def corpus_release(name: str, language: str) -> str | None:
 
 def has_common_voice(name: str, language: str) -> bool:
     """Return whether a corpus of Common Voice is prepared, or its release lies in the data folder."""
-    try:
-        return bool(_report(corpus_folder(name, language)) or find_release(name, LOCALES.get(language, language)))
-    except FileNotFoundError:
-        return False
+    prepared = read_json(corpus_folder(name, language) / "report.json")
+    with suppress(FileNotFoundError):
+        return bool(prepared or find_release(name, LOCALES.get(language, language)))
+    return False
 
 
 def check_names(name: str, language: str) -> tuple[str, str]:
@@ -114,13 +113,8 @@ def corpus_folder(name: str, language: str) -> Path:
     return cache_dir() / "corpora" / f"{name}-{language}"
 
 
-def _report(folder: Path) -> dict:
-    path = folder / "report.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
 def _prepare(name: str, language: str, folder: Path, source) -> None:
-    """Build the corpus beside `folder` and rename it into place: what a killed run leaves is removed by the next."""
+    """Build the corpus, whole or not at all."""
     package = Package(None, "made up") if name == "toy" else find_package(name, source, language)
     items = ITEMS[name](package.folder, language)
     rows, dropped = read_rows(items, f"{name} {language}")
@@ -128,16 +122,13 @@ def _prepare(name: str, language: str, folder: Path, source) -> None:
     if not rows:
         raise ValueError(f"{name} has nothing to hear in {language!r} under {package.folder}: "
                          f"{_counts(dropped | duplicates)}; is the package with the voices there?")  # fmt: skip
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     about = {"source": package.source, "packages": package.versions}
     report = _describe(name, language, about, items, rows, dropped | duplicates, fingerprint(rows))
-    try:
-        _save(name, language, rows, report, partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    data = Dataset(pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema))  # from_dict would need torchcodec
+    data.info.dataset_name, data.info.config_name = name, language
+    with whole_folder(folder) as partial:
+        data.save_to_disk(str(partial))
+        write_json(partial / "report.json", report)
 
 
 def _prepare_large(name: str, language: str, folder: Path, source) -> None:
@@ -179,13 +170,6 @@ def _warn_of_losses(report: dict, path: Path) -> None:
         warnings.warn(f"{report['corpus']} in {report['language']}: {sum(lost.values())} of "
                       f"{report['items'] + report['malformed']} lines are left out ({why}); {path} names them: to "
                       "have them after all, put them right and delete that folder", stacklevel=4)  # fmt: skip
-
-
-def _save(name: str, language: str, rows: list[dict], report: dict, folder: Path) -> None:
-    data = Dataset(pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema))  # from_dict would need torchcodec
-    data.info.dataset_name, data.info.config_name = name, language
-    data.save_to_disk(str(folder))
-    (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def _counts(dropped: dict[str, list[str]]) -> dict[str, int]:

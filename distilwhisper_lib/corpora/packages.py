@@ -1,8 +1,7 @@
 """Packages: finding a corpus's files on this machine, in an archive, or in the distribution's package."""
 
-import json
-import shutil
 import subprocess
+import tempfile
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,8 @@ from tqdm import tqdm
 
 from .apt import apt_download
 from .archives import deb_fields, is_archive, unpack
-from ..presets import cache_dir, disk_errors
-from ..record import file_sha256
+from ..presets import cache_dir, disk_errors, whole_folder
+from ..record import file_sha256, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -72,16 +71,10 @@ def find_package(corpus: str, source: str | Path | None = None, language: str | 
     for folder in sorted(store.glob(f"{corpus}-*")):
         if (folder / "package.json").is_file() and (found := find_data(corpus, folder, language)):
             return _recorded(folder, found)
-    store.mkdir(parents=True, exist_ok=True)
-    with disk_errors(store), FileLock(store / f"{corpus}.lock"):
-        downloads = store / f"{corpus}.download"
-        shutil.rmtree(downloads, ignore_errors=True)
-        downloads.mkdir()
-        try:
-            debs = apt_download(corpus, list(PACKAGES[corpus]), download_size(corpus), downloads)
-            return _unpacked(corpus, debs, language, "apt-get download")
-        finally:
-            shutil.rmtree(downloads, ignore_errors=True)
+    with FileLock(store / f"{corpus}.lock"), tempfile.TemporaryDirectory() as downloads:
+        with disk_errors(Path(downloads), "TMPDIR"):
+            debs = apt_download(corpus, list(PACKAGES[corpus]), download_size(corpus), Path(downloads))
+        return _unpacked(corpus, debs, language, "apt-get download")
 
 
 def find_data(corpus: str, folder: Path, language: str | None) -> Path | None:
@@ -111,9 +104,7 @@ def _from_source(corpus: str, source: Path, language: str | None) -> Package:
         archives = [source]
     else:
         raise ValueError(f"{source.name} is not an archive that can be read: give a folder, .deb, .tar.gz or .zip")
-    store = cache_dir() / "packages"
-    store.mkdir(parents=True, exist_ok=True)
-    with disk_errors(store), FileLock(store / f"{corpus}.lock"):
+    with FileLock(cache_dir() / "packages" / f"{corpus}.lock"):
         return _unpacked(corpus, archives, language, "archive")
 
 
@@ -124,38 +115,26 @@ def _incomplete(corpus: str, place: str, language: str | None) -> str:
 
 
 def _unpacked(corpus: str, archives: list[Path], language: str | None, source: str) -> Package:
-    """Unpack archives into packages/<corpus>-<hash>, by renaming a complete folder into place."""
-    versions = {}
-    for path in archives:
-        name, about = describe(corpus, path, trusted=source == "apt-get download")
-        versions[name] = about
+    """Unpack archives into packages/<corpus>-<hash>, all or nothing."""
+    versions = dict([describe(corpus, path, trusted=source == "apt-get download") for path in archives])
     key = "-".join(sorted(about["sha256"][:8] for about in versions.values()))
     folder = cache_dir() / "packages" / f"{corpus}-{key}"
+    lacking = FileNotFoundError(_incomplete(corpus, ", ".join(path.name for path in archives), language))
     if not (folder / "package.json").is_file():
-        _unpack_all(corpus, archives, language, folder, {"source": source, "versions": versions})
+        with whole_folder(folder) as partial:
+            partial.mkdir()
+            for path in tqdm(archives, f"unpacking {corpus}", unit=" archives"):
+                unpack(path, partial, lambda name: name.endswith(KEPT_FILES))
+            if not find_data(corpus, partial, language):
+                raise lacking
+            write_json(partial / "package.json", {"source": source, "versions": versions})
     if found := find_data(corpus, folder, language):
         return _recorded(folder, found)
-    raise FileNotFoundError(_incomplete(corpus, ", ".join(path.name for path in archives), language))
-
-
-def _unpack_all(corpus: str, archives: list[Path], language: str | None, folder: Path, record: dict) -> None:
-    partial = folder.with_name(f"{corpus}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
-        for path in tqdm(archives, f"unpacking {corpus}", unit=" archives"):
-            unpack(path, partial, lambda name: name.endswith(KEPT_FILES))
-        if not find_data(corpus, partial, language):
-            raise FileNotFoundError(_incomplete(corpus, ", ".join(path.name for path in archives), language))
-        (partial / "package.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    raise lacking
 
 
 def _recorded(folder: Path, found: Path) -> Package:
-    record = json.loads((folder / "package.json").read_text(encoding="utf-8"))
+    record = read_json(folder / "package.json")
     return Package(found, record["source"], record["versions"])
 
 

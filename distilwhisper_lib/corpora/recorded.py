@@ -24,8 +24,7 @@ def read_recordings(name: str, language: str, source: str | Path | None) -> Read
     if path is None:
         raise FileNotFoundError(f"no recordings in {language!r}: looked for {' and '.join(map(str, found))}; write a "
                                 "CSV there with the columns path and text, and put the sound beside it")  # fmt: skip
-    flaws: list[str] = []
-    items = []
+    flaws, items = [], []
     for place, row in read_table(path, NEEDED, flaws, ","):
         item = _item(path.parent, {column: cell.strip() for column, cell in row.items()}, language, place, flaws)
         items += [item] if item else []

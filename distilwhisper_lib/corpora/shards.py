@@ -1,6 +1,5 @@
 """Shards: a large corpus is decoded in parts of 500 clips, each written whole or not at all; a killed run goes on."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from tqdm import tqdm
 
 from .items import Item, Rules, fingerprint, read_rows
 from ..presets import whole_file
-from ..record import short_hash, write_json
+from ..record import read_json, short_hash, write_json
 
 SHARD = 500  # clips: about 60 MB of FLAC
 RULES = Rules(longest=30.0, fastest=None, placeholders=False)  # Whisper's window; the paper's test is not filtered
@@ -35,7 +34,7 @@ def write_shards(items: list[Item], folder: Path, features: Features, title: str
             shard = {"clips": len(rows), "fingerprint": fingerprint(rows), "dropped": dropped}
             write_json(path.with_suffix(".json"), shard)
             _write(pa.Table.from_pylist(rows, schema=features.arrow_schema), path)
-        shards.append(json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
+        shards.append(read_json(path.with_suffix(".json")))
     return shards
 
 

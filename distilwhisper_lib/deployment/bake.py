@@ -12,7 +12,6 @@ from ..teacher import forced_logits
 from ..text import language_code
 
 
-@torch.no_grad()
 def gate_shares(model, language: str, batches: Iterable[dict]) -> pd.DataFrame:
     """Return how often the gates of each layer are open in evaluation: columns stack, layer, open, agree.
 

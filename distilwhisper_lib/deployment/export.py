@@ -1,13 +1,11 @@
 """A plain Whisper as an ordinary checkpoint, and as a CTranslate2 model, which faster-whisper runs."""
 
-import os
-import shutil
 import tempfile
 from pathlib import Path
 
 from ..checkpoints import without_bars
 from ..clsr import clsr_blocks
-from ..presets import disk_errors
+from ..presets import whole_folder
 
 
 def export_checkpoint(model, processor, folder: str | Path) -> Path:
@@ -23,15 +21,10 @@ def export_checkpoint(model, processor, folder: str | Path) -> Path:
     if clsr_blocks(model):
         raise ValueError("this model has experts, which others' programs would leave out: bake(model, language, ...) "
                          "first, or detach_experts(model) for the plain Whisper")  # fmt: skip
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists: give a new folder, or remove that one first")
-    part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    with disk_errors(folder), without_bars():
+    with whole_folder(folder, new=True) as part, without_bars():
         model.save_pretrained(part)
         processor.save_pretrained(part)
         processor.feature_extractor.save_pretrained(part)  # preprocessor_config.json, which others read
-    os.replace(part, folder)
     return folder
 
 
@@ -47,13 +40,8 @@ def export_ctranslate2(model, processor, folder: str | Path, quantization: str =
         raise ImportError("export_ctranslate2 needs the package ctranslate2, and faster-whisper to run what comes out: "
                           'pip install ".[test]" in the project\'s folder has both') from error  # fmt: skip
     folder = Path(folder)
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists: give a new folder, or remove that one first")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as work, disk_errors(folder), without_bars():
+    with whole_folder(folder, new=True) as part, tempfile.TemporaryDirectory(dir=folder.parent) as work, without_bars():
         source = export_checkpoint(model, processor, Path(work) / "checkpoint")
-        copied = [name for name in ("tokenizer.json", "preprocessor_config.json") if (source / name).is_file()]
-        converter = TransformersConverter(str(source), copy_files=copied)
-        converter.convert(str(Path(work) / "converted"), quantization=quantization)
-        os.replace(Path(work) / "converted", folder)
+        converter = TransformersConverter(str(source), copy_files=["tokenizer.json", "preprocessor_config.json"])
+        converter.convert(str(part), quantization=quantization)
     return folder

@@ -23,10 +23,11 @@ import torch
 from tqdm import tqdm
 
 from .estimates import CARDS, estimate
-from .jobs import ONCE, ROWS, TEACHER_OUTPUTS, TESTS, Job, make_jobs, read_json, run_job
+from .jobs import ONCE, ROWS, TEACHER_OUTPUTS, TESTS, Job, make_jobs, run_job
 from ..comparison import paired
 from ..lab import Lab
 from ..presets import REPOSITORY, get_preset, results_dir, whole_file
+from ..record import read_json
 
 MODULE = "distilwhisper_lib.experiments.grid"
 PAPER = dict(zip((  # what data/reference/paper.csv calls rows and tests
@@ -110,8 +111,8 @@ def explain(job: Job) -> dict[str, str]:
 
 def all_scores(jobs: list[Job]) -> pd.DataFrame:
     """Return every row of scores that is done, with its intervals; raises ValueError where there is none."""
-    done = [job for job in jobs if job.state()["state"] == "done"]
-    scores = pd.DataFrame([row for job in done for row in read_json(job.folder / "results.json")["rows"]])
+    rows = [read_json(job.folder / "results.json")["rows"] for job in jobs if job.done]
+    scores = pd.DataFrame(sum(rows, []))
     if scores.empty:
         raise ValueError("no job that scores anything is done, so there is no table: see the command `status`")
     return scores
@@ -123,18 +124,15 @@ def pairs(jobs: list[Job]) -> pd.DataFrame:
     By language and size, over the seeds that both have; columns size and seeds (how many) beside those of `paired`.
     Raises ValueError where no pair is done.
     """
-    done, rows = [job for job in jobs if job.state()["state"] == "done"], []
-    settings = dict.fromkeys((job.language, job.size) for job in done if job.row == FIRST)
+    rows, done = [], {job for job in jobs if job.done}
+    settings = dict.fromkeys((job.language, job.size) for job in jobs if job in done and job.row == FIRST)
     for language, size in tqdm(settings, desc="pairs", unit="size"):
-        seeds: dict[str, list] = {}  # of each row
-        for job in done:
-            if (job.language, job.size) == (language, size):
-                seeds.setdefault(job.row, []).append(job.seed)
-                lab = Lab(job.settings())
-        for row in [row for row in ROWS if row in seeds and row != FIRST and not row.endswith("-kl")]:
-            both = [seed for seed in seeds[FIRST] if row in ONCE or seed in seeds[row]]
+        own = [job for job in jobs if job in done and (job.language, job.size) == (language, size)]
+        seeds = {row: [job.seed for job in own if job.row == row] for row in ROWS if not row.endswith("-kl")}
+        for row in (row for row in seeds if row != FIRST):
+            both = [seed for seed in seeds[FIRST] if seed in seeds[row] or seeds[row] == [None]]
             if both:
-                found = paired(lab, (row,), FIRST, both)
+                found = paired(Lab(own[0].settings()), (row,), FIRST, both)
                 rows.append(found.assign(size=size, seeds=len(both)))
     if not rows:
         raise ValueError(f"no other system is done beside {FIRST}, so there is no pair: see the command `status`")

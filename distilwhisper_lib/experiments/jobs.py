@@ -4,7 +4,6 @@ A job keeps log.txt, state.json and results.json in cache/runs/<preset>/jobs/<na
 trained or transcribed is kept too, so that it goes on from there when it is run again.
 """
 
-import json
 import os
 import traceback
 from contextlib import nullcontext, suppress
@@ -18,7 +17,7 @@ from ..comparison import fingerprints, score
 from ..device import RANK
 from ..lab import Lab
 from ..presets import Preset, cache_dir, get_preset
-from ..record import run_record, short_hash, write_json
+from ..record import read_json, run_record, short_hash, write_json
 from ..systems import get_system
 from ..testsets import TestSet, corpus_of
 from ..weights import find_weights
@@ -92,7 +91,7 @@ class Job:
 
         Waiting is also what was done with other settings of the preset.
         """
-        noted = read_json(self.folder / "state.json") or {}
+        noted = read_json(self.folder / "state.json")
         if noted.get("settings") != self._hash():
             return {"state": "waiting"}
         if noted["state"] == "running":
@@ -100,19 +99,19 @@ class Job:
                 return noted | {"state": "killed", "error": "its process is gone"}
         return noted
 
+    @property
+    def done(self) -> bool:
+        """Return whether it is done, with the settings that the preset has now."""
+        return self.state()["state"] == "done"
+
     def note(self, state: str, **facts) -> None:
         """Write state.json; what was noted of the same attempt stays."""
-        before = {} if state == "running" else read_json(self.folder / "state.json") or {}
+        before = {} if state == "running" else read_json(self.folder / "state.json")
         facts |= {"state": state, "settings": self._hash(), state: datetime.now(UTC).isoformat(timespec="seconds")}
         write_json(self.folder / "state.json", before | facts)
 
     def _hash(self) -> str:
         return short_hash(asdict(replace(self.settings(), minutes="", memory="")))
-
-
-def read_json(path: Path):
-    """Return the content of a JSON file, or None where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def make_jobs(preset: str, languages=None, sizes=None, seeds=(77, 78, 79), rows=ROWS) -> list[Job]:
@@ -140,16 +139,15 @@ def run_job(job: Job) -> None:
     Raises RuntimeError where what it needs is not done, filelock.Timeout where another process is at it.
     """
     if RANK:
-        if job.row not in ONCE and job.state()["state"] != "done":
+        if job.row not in ONCE and not job.done:
             Lab(job.settings()).train(job.system, **job.changes)
         return
-    job.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(job.folder / "lock", timeout=10):
-        if job.state()["state"] == "done":
+        if job.done:
             return
         job.note("running", pid=os.getpid())
         try:
-            missing = [need.name for need in job.needs if need.state()["state"] != "done"]
+            missing = [need.name for need in job.needs if not need.done]
             if missing:
                 raise RuntimeError(f"{job.name} needs {', '.join(missing)}, which is not done: run that first")
             write_json(job.folder / "results.json", _work(job))

@@ -15,7 +15,6 @@ from dataclasses import fields, replace
 
 import pandas as pd
 
-from ..batches import length_batches
 from ..clsr import ExpertSettings
 from ..comparison import counts, paired, score
 from ..fidelity import FIDELITIES, LABELS
@@ -83,12 +82,12 @@ def teacher_forced(lab: Lab, system: str, key: str, **changes) -> list[str]:
 
     The release scores LoRA so (train_lora.py): an error has no followers, so that WER comes out lower than in use.
     """
-    clips, model, said = lab.test_clips(key), lab.model(system, **changes), {}
-    for indices in length_batches(clips.durations, lab.preset.eval_batch_size):
-        batch = lab.collator([clips[i] for i in indices])
-        for clip, row, labels in zip(batch["ids"], forced_logits(model, batch).cpu(), batch["labels"], strict=True):
-            said[clip] = lab.processor.decode(labelled(row, labels)[0].argmax(-1), skip_special_tokens=True)
-    return [said[clip] for clip in clips.ids]
+    clips, model, said = lab.test_clips(key), lab.model(system, **changes), []
+    for i in range(len(clips)):
+        batch = lab.collator([clips[i]])
+        logits, _ = labelled(forced_logits(model, batch).cpu(), batch["labels"])
+        said.append(lab.processor.decode(logits.argmax(-1), skip_special_tokens=True))
+    return said
 
 
 def top_k(lab: Lab, ks: tuple[int, ...] = (256, 51_864)) -> pd.DataFrame:

@@ -279,9 +279,11 @@ second.set_index("system")[columns].rename(index=label).round(1)
 # tokens.
 
 # %%
-from distilwhisper_lib import expert_languages, set_language, use_window
+from distilwhisper_lib import expert_languages, load_experts, set_language, use_window
 
-both = lab.model_with_both_languages()
+both = lab.student()
+for code in (main_language, lab.preset.second_language):
+    load_experts(both, lab.train("distilwhisper", code) / "model")
 tests = [f"{main_language}/in-domain", f"{lab.preset.second_language}/second-language"]
 first, other = (lab.test_clips(key) for key in tests)
 languages = [main_language, lab.preset.second_language] * 3
