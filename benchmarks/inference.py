@@ -5,6 +5,8 @@
     routed     the library's blocks
     languages  the same where the rows of the batch take turns: plain, and two languages with experts
     fixed      gates that are the same everywhere are fixed: every other layer's open, the others' shut
+    halves     plain, but half of the positions after the other through each block: what any routing costs at least,
+               for a product of half the rows takes more than half of the time
 
 Whisper's 30 s window; real weights of whisper-base, random ones in the shapes of other sizes. Half of the gates are
 open, drawn anew for each position: the hardest case for routing. autocast: weights in fp32 and arithmetic in 16 bits,
@@ -94,6 +96,31 @@ def fixed_gates(model):
             block.fixed.clear()
 
 
+class Halves(torch.nn.Module):
+    """A block that takes the first half of all positions, then the second."""
+
+    def __init__(self, block: torch.nn.Module):
+        super().__init__()
+        self.block = block
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """Return block(h), (B, T, d)."""
+        parts = [part for part in h.flatten(0, -2).tensor_split(2) if len(part)]
+        return torch.cat([self.block(part) for part in parts]).view(h.shape)
+
+
+@contextmanager
+def in_halves(model):
+    """Within the block the shared blocks take their positions in two halves."""
+    for block in clsr_blocks(model):
+        block.shared = Halves(block.shared)
+    try:
+        yield
+    finally:
+        for block in clsr_blocks(model):
+            block.shared = block.shared.block
+
+
 class Setting:
     """A model and a batch of one size, precision and batch size, and the calls that are measured."""
 
@@ -136,7 +163,8 @@ class Setting:
                 "routed": lambda: self.within(call, "cs")}  # fmt: skip
         if not compiled:
             runs |= {"languages": lambda: self.within(call, rows)} if len(rows) > 1 else {}
-            runs |= {"fixed": lambda: self.within(call, "cs", fixed_gates(self.model))}
+            runs |= {"fixed": lambda: self.within(call, "cs", fixed_gates(self.model)),
+                     "halves": lambda: self.within(call, None, in_halves(self.model))}  # fmt: skip
         return runs
 
     def floors(self) -> dict[str, float]:

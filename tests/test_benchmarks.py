@@ -15,15 +15,15 @@ def test_inference_writes_ratios_of_each_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
     inference.main(["--quick", "--sizes", "tiny", "--tokens", "6"])
     table = pd.read_csv(tmp_path / "benchmarks" / "inference.csv")
-    assert list(table["run"]) == ["plain", "mixed", "routed", "fixed"] * 2 and set(table["batch"]) == {1}
+    assert list(table["run"]) == ["plain", "mixed", "routed", "fixed", "halves"] * 2 and set(table["batch"]) == {1}
     assert (table.loc[table["run"] == "plain", "times plain"] == 1).all() and (table["times floor"] > 1).all()
     assert "times plain" in capsys.readouterr().out
     inference.main(["--sizes", "tiny", "--tokens", "4", "--batches", "2", "--dtypes", "autocast", "--repeats", "1"])
     both = pd.read_csv(tmp_path / "benchmarks" / "inference.csv")
-    assert len(both) == 8 + 10 and set(both["rounds"]) == {1, 2}  # the rows of the other setting are there still
-    assert list(both["run"][8:13]) == ["plain", "mixed", "routed", "languages", "fixed"]
+    assert len(both) == 10 + 12 and set(both["rounds"]) == {1, 2}  # the rows of the other setting are there still
+    assert list(both["run"][10:16]) == ["plain", "mixed", "routed", "languages", "fixed", "halves"]
     inference.main(["--quick", "--sizes", "tiny", "--tokens", "6"])
-    assert len(pd.read_csv(tmp_path / "benchmarks" / "inference.csv")) == 8 + 10  # measured again: replaced
+    assert len(pd.read_csv(tmp_path / "benchmarks" / "inference.csv")) == 10 + 12  # measured again: replaced
 
 
 @torch.no_grad()
@@ -38,8 +38,21 @@ def test_each_run_of_inference_goes_the_way_it_is_named_for():
         run()
         found[name] = (asked.count("cs"), asked.count("ca"))
     assert found == {"plain": (0, 0), "mixed": (layers, 0), "routed": (layers, 0), "languages": (layers, layers),
-                     "fixed": (0, 0)}  # fmt: skip
+                     "fixed": (0, 0), "halves": (0, 0)}  # fmt: skip
     assert not any(block.fixed for block in clsr_blocks(setting.model))
+
+
+@torch.no_grad()
+def test_blocks_in_halves_compute_what_plain_whisper_does():
+    setting, rows = inference.Setting("tiny", "fp32", 3, 5), []
+    plain = setting.within(setting.one_pass, None).logits
+    blocks = clsr_blocks(setting.model)
+    hooks = [block.shared.fc1.register_forward_hook(lambda _, inputs, y: rows.append(len(inputs[0]))) for block in blocks]
+    halves = setting.within(setting.one_pass, None, inference.in_halves(setting.model)).logits
+    assert torch.allclose(halves, plain, atol=1e-5) and rows == [2250, 2250] * 2 + [8, 7] * 2
+    assert not any(isinstance(block.shared, inference.Halves) for block in blocks)
+    for hook in hooks:
+        hook.remove()
 
 
 def test_mixed_and_routed_give_the_same_outputs():

@@ -449,6 +449,22 @@ measured[["wer", "loops", *differences, "gate_encoder", "gate_decoder"]].round(2
 # is 0.03 to 0.04 lower than in all other rows. To find an effect of a point or two would take some ten seeds a row.
 # That is a study for a GPU.
 #
+# **LoRA** has a switch of its own. As released its adapters are put into a model with experts and gates, on the shared
+# blocks and on the experts, and nothing else is trained. The gates stay as they begin: in training they are half open, so
+# that half of each block's output comes from either, and in use they are open, so that only the experts' adapters count.
+# And LoRA is measured in another way than the other systems: by what it says when it is given the right words before.
+#
+# **Predict:** what does that do to LoRA's WER in use? And is the other measure higher or lower?
+
+# %%
+of_lora = pd.read_csv(studies / "fidelity-lora.csv").set_index("fidelity")
+of_lora[["wer", "wer_forced", "loops", "difference", "low", "high"]].round(1)
+
+# %% [markdown]
+# *The table: LoRA's WER on validation in use; `wer_forced`: with the right words before, as the release measures LoRA.*
+#
+# READ_LORA
+#
 # ## 5. At the paper's size
 #
 # The same questions at the paper's size are jobs of its grid (notebook 06): KL beside JS is one of its systems, and the
