@@ -20,8 +20,8 @@ from distilwhisper_lib.course import announce
 from distilwhisper_lib.experiments import study
 from distilwhisper_lib.lab import Lab, open_lab
 from distilwhisper_lib.presets import PRESETS, cache_dir, get_preset, results_dir
-from distilwhisper_lib.record import commit, read_steps, short_hash, timed_step, write_json
-from benchmarks import smaller
+from distilwhisper_lib.record import commit, read_json, read_steps, short_hash, timed_step, write_json
+from benchmarks import convergence, smaller
 from distilwhisper_lib.scoring import summarise, word_errors
 from distilwhisper_lib.storage import load_experts
 from distilwhisper_lib.systems import LOW_RANK, SYSTEMS, TRAINED, get_system
@@ -498,6 +498,28 @@ def test_smaller_scores_forms_and_baked_models_beside_the_trained_one(lab):
     assert set(zip(found["system"], found["agreement"], strict=True)) == set(smaller.TRAININGS)
     baked = found[found["form"] == "baked"]
     assert baked["difference"].notna().all() and (lab.results / "studies" / "smaller.json").is_file()
+
+
+def test_convergence_trains_in_fp32_and_in_random_batches_from_the_same_teacher(lab, monkeypatch):
+    monkeypatch.delenv("LAB_PRECISION", raising=False)
+    orders, before = [], train.LengthOrder
+
+    class Noting(convergence.RandomOrder):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            orders.append(list(self))
+
+    monkeypatch.setattr(convergence, "RandomOrder", Noting)
+    found = convergence.convergence(lab)
+    assert list(found["training"]) == ["as it is", "fp32", "random batches"] and found["wer"].notna().all()
+    assert found["difference"][0] == 0 and (lab.results / "studies" / "convergence.csv").is_file()
+    runs = {name: next(lab.folder.with_name(f"smoke{name}").glob("runs/distilwhisper-cs-*"))
+            for name in ("", "-fp32", "-random-batches")}  # fmt: skip
+    assert read_json(runs["-fp32"] / "run.json")["precision"] == "no"
+    assert read_json(runs[""] / "run.json")["precision"] == read_json(runs["-random-batches"] / "run.json")["precision"]
+    assert [sorted(order) for order in orders] == [[0, 1, 2, 3]] and train.LengthOrder is before
+    assert "LAB_PRECISION" not in os.environ
+    assert len([path for path in lab.folder.with_name("smoke-fp32").rglob("*") if path.is_symlink()]) == 2
 
 
 def test_seeds_are_other_runs(lab):
