@@ -176,12 +176,15 @@ def main() -> None:
     arguments = parser.parse_args()
     lab = Lab(arguments.preset)
     os.environ["LAB_PRESET"] = lab.preset.name  # the notebooks' kernels open the same one
-    announce(lab)
-    prepare(lab)
-    release_memory()  # for the notebooks
-    run_course(lab, arguments.only)
-    if not arguments.only:
-        finish(lab)
+    try:
+        announce(lab)
+        prepare(lab)
+        release_memory()  # for the notebooks
+        run_course(lab, arguments.only)
+        if not arguments.only:
+            finish(lab)
+    except KeyboardInterrupt:
+        raise SystemExit("\nstopped: the same command goes on from here") from None
 
 
 if __name__ == "__main__":

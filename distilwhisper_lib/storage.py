@@ -87,8 +87,7 @@ def load_experts(model, folder: str | Path, languages: list[str] | None = None):
     about = _read_about(folder)
     languages = [languages] if isinstance(languages, str) else languages
     wanted = [language_code(language) for language in languages or about["languages"]]
-    missing = [language for language in wanted if language not in about["languages"]]
-    if missing:
+    if missing := [language for language in wanted if language not in about["languages"]]:
         raise FileNotFoundError(f"{folder} holds no experts for {', '.join(missing)}; "
                                 f"it has {', '.join(about['languages'])}")  # fmt: skip
     settings = ExpertSettings(**about["settings"])

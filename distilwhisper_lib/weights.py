@@ -117,8 +117,7 @@ def _checked(folder: Path) -> Path:
     weights = ["model.safetensors"]
     if index.is_file() and not (folder / weights[0]).is_file():
         weights = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    lacking = [name for name in ["config.json", *weights] if not (folder / name).is_file()]
-    if lacking:
+    if lacking := [name for name in ["config.json", *weights] if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{folder} is not a Whisper checkpoint: it lacks {', '.join(lacking)}; save one there "
                                 "with save_pretrained of the model and of its processor")  # fmt: skip
     return folder

