@@ -28,8 +28,7 @@ def transcribe(model, clips: Clips, collator: Collator, preset: Preset, path: Pa
         batch = collator([clips[i] for i in indices])
         texts = generate_batch(model, collator.tokenizer, batch["input_features"], language, task, preset)
         done |= dict(zip(batch["ids"], texts, strict=True))
-        with whole_file(path) as part:
-            pd.Series(done, name="prediction").rename_axis("id").to_frame().to_csv(part)
+        _write(path, done)
         release_memory()
     return stored_predictions(clips, path)
 
@@ -56,3 +55,8 @@ def _read(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     return pd.read_csv(path, dtype=str, keep_default_na=False, index_col="id")["prediction"].to_dict()
+
+
+def _write(path: Path, predictions: dict[str, str]) -> None:
+    with whole_file(path) as part:
+        pd.Series(predictions, name="prediction").rename_axis("id").to_frame().to_csv(part)

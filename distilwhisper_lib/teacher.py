@@ -42,8 +42,7 @@ class TeacherOutputs:
 
         Raises KeyError for a clip that the teacher has not seen, ValueError where its label has another length.
         """
-        missing = [clip for clip in ids if clip not in self._clips]
-        if missing:
+        if missing := [clip for clip in ids if clip not in self._clips]:
             raise KeyError(f"no teacher outputs for {missing[0]} in {self.folder}: compute them first")
         counts = [len(row) if padded else int((row >= 0).sum()) for row in labels]
         for clip, wanted in zip(ids, counts, strict=True):

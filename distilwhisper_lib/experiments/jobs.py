@@ -147,8 +147,7 @@ def run_job(job: Job) -> None:
             return
         job.note("running", pid=os.getpid())
         try:
-            missing = [need.name for need in job.needs if not need.done]
-            if missing:
+            if missing := [need.name for need in job.needs if not need.done]:
                 raise RuntimeError(f"{job.name} needs {', '.join(missing)}, which is not done: run that first")
             write_json(job.folder / "results.json", _work(job))
         except BaseException as error:
