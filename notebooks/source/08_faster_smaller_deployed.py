@@ -184,16 +184,19 @@ from distilwhisper_lib.presets import REPOSITORY
 
 kept = REPOSITORY / "results" / "reference" / "benchmarks"
 setting = ["size", "dtype", "batch", "compiled", "work"]
-pd.read_csv(kept / "inference.csv").pivot(index=setting, columns="run", values="times plain").round(2).fillna("")
+times = pd.read_csv(kept / "inference.csv").pivot(index=setting, columns="run", values="times plain")
+times.round(2).astype(object).fillna("")
 
 # %% [markdown]
 # **Read:** begin with *fixed*: half of the layers' gates are fixed, nothing is computed for them, and yet it reads 0.8 to
 # 1.15. So much do single figures scatter. Within that *routed* takes as long as plain Whisper, and *mixed*, both blocks, up to
-# 40 per cent more. The exception is 16 bits in one pass of whisper-base: 1.14, and 1.22 by `torch.compile`. One reason was
-# found: the library of matrix products (oneDNN) prepares each new shape anew, and the number of open gates is another one
-# each time. So the rows that go through a block are rounded up; without that the 1.14 were 1.47. `torch.compile` halves the
-# time of plain Whisper, and the routed model compiles as well, into one graph if torch is told to expect shapes that depend
-# on data (README, "What experts cost at inference").
+# 40 per cent more. The exception is whisper-base in 16 bits, one clip at a time: 1.06 in one pass and 1.12 token by token
+# (hours before, on the same machine, 1.14 and 1.03), and 1.22 by `torch.compile`. *halves* is plain Whisper with its
+# positions cut into two: that costs nothing, so that the rest is gates, gathering and putting back. One cause was found
+# and mended: the library of matrix products (oneDNN) prepares each new shape anew, and the number of open gates is another
+# one each time. So the rows that go through a block are rounded up; without that one pass took 1.47 times plain Whisper.
+# `torch.compile` halves the time of plain Whisper, and the routed model compiles as well, into one graph if torch is told
+# to expect shapes that depend on data (README, "What experts cost at inference").
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 8.1: more than two blocks (code)
