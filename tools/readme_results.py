@@ -154,8 +154,9 @@ def training() -> str:
     """Return the table of the benchmark of training, by shapes: seconds, times the baseline, what each step is worth."""
     found, memory = (pd.read_csv(BENCHMARKS / f"{name}.csv") for name in ("training", "memory"))
     setting, rows, peaks = ["size", "teacher", "batch"], [], []
+    name_of = "{} from {}, batches of {}".format
     for shapes, part in found.groupby(setting, sort=False):
-        called, steps = "{} from {}, {} clips".format(*shapes), part[part["work"] == "step"].set_index("run")["seconds"]
+        called, steps = name_of(*shapes), part[part["work"] == "step"].set_index("run")["seconds"]
         plain = [run for run in steps.index if run != "frozen front" and not run.startswith("without")]
         above = dict(zip(plain[1:], steps[plain[:-1]], strict=True))
         above |= {run: steps[plain[-1]] for run in steps.index if run.startswith("without")}
@@ -163,10 +164,10 @@ def training() -> str:
             worth = f"{row['seconds'] / above[row['run']]:.2f}" if row["work"] == "step" and row["run"] in above else ""
             rows.append([called, row["work"], row["run"], f"{row['seconds']:.1f}", f"{row['times baseline']:.2f}", worth,
                          f"{row['times floor']:.1f}"])  # fmt: skip
-        peak = memory[(memory[setting] == list(shapes)).all(axis=1)].set_index("run")
-        if len(peak):
-            peaks.append(f"{called}: {peak.gb['library']:.1f} against {peak.gb['baseline']:.1f} GB, "
-                         f"{peak['times baseline']['library']:.2f} times the baseline's")  # fmt: skip
+    for shapes, part in memory.groupby(setting, sort=False):
+        peak = part.set_index("run")
+        peaks.append(f"{name_of(*shapes)}: {peak.gb['library']:.1f} against {peak.gb['baseline']:.1f} GB, "
+                     f"{peak['times baseline']['library']:.2f} times the baseline's")  # fmt: skip
     head = ["shapes", "work", "with", "seconds", "times baseline", "times the row above; without: times all steps",
             "over the floor"]  # fmt: skip
     return (f"{markdown_table(rows, head)}\n\nPeak of memory of a step, {'; '.join(peaks)}. "
