@@ -4,15 +4,18 @@
     mixed      both blocks computed for every position, then one of the two chosen, as the authors' code does
     routed     the library's blocks
     languages  the same where the rows of the batch take turns: plain, and two languages with experts
-    fixed      gates that are the same everywhere are fixed: every other layer's open, the others' shut
+    agreeing   routed, but a layer's gates all say the same, every other layer's open: 99 % do so in our trained experts
+               (notebook 08), so that this is nearer to what a user pays than drawn gates are
+    fixed      the same gates fixed, so that they are not even computed
     halves     plain, but half of the positions after the other through each block: what any routing costs at least,
                for a product of half the rows takes more than half of the time
 
 Whisper's 30 s window; real weights of whisper-base, random ones in the shapes of other sizes. Half of the gates are
-open, drawn anew for each position: the hardest case for routing. autocast: weights in fp32 and arithmetic in 16 bits,
-as the library transcribes. Floor, of plain Whisper: its multiplications at the speed that a plain matrix product
-reaches here; token by token also the decoder's weights, read once a token at the speed of a plain copy, where that
-takes longer. --compile: by torch.compile, in one pass only (`generate` would need a cache of fixed length).
+open, where nothing else is said drawn anew for each position: the hardest case for routing. autocast: weights in fp32
+and arithmetic in 16 bits, as the library transcribes. Floor, of plain Whisper: its multiplications at the speed that a
+plain matrix product reaches here; token by token also the decoder's weights, read once a token at the speed of a plain
+copy, where that takes longer. --compile: by torch.compile, in one pass only (`generate` would need a cache of fixed
+length).
 """
 
 import argparse
@@ -73,15 +76,27 @@ def _choose(self, h, language, g):
     return routed(self, h, language, g)
 
 
-mixed, routed = False, ClsrFeedForward._choose
+mixed, agree, routed = False, False, ClsrFeedForward._choose
 ClsrFeedForward._choose = _choose  # once: torch.compile sees a changed global, but not a changed method
 
 
-def gates_drawn(model) -> None:
-    """Open half of all gates, at positions drawn anew at every call."""
-    for block in clsr_blocks(model):
+def gates_set(model) -> None:
+    """Open half of all gates, at positions drawn anew at every call; within `gates_agree` every other layer's."""
+    for number, block in enumerate(clsr_blocks(model)):
         for gate in block.gates.values():
-            gate.register_forward_hook(lambda module, inputs, G: torch.rand_like(G) - 0.5)
+            gate.register_forward_hook(lambda module, inputs, G, sign=(-1) ** number:
+                                       torch.full_like(G, sign) if agree else torch.rand_like(G) - 0.5)  # fmt: skip
+
+
+@contextmanager
+def gates_agree():
+    """Within the block all gates of a layer say the same; they are computed as before."""
+    global agree
+    agree = True
+    try:
+        yield
+    finally:
+        agree = False
 
 
 @contextmanager
@@ -129,7 +144,7 @@ class Setting:
         self.mixed_precision = dtype == "autocast"
         model = load_whisper("openai/whisper-base").eval() if size == "base" else whisper_of(size)
         self.model = attach_experts(model.to(self.device, self.dtype), [code for code in ROWS if code])
-        gates_drawn(self.model)
+        gates_set(self.model)
         config = self.model.config
         shape = (batch, config.num_mel_bins, 2 * config.max_source_positions)
         self.features = torch.randn(*shape, device=self.device, dtype=self.dtype)
@@ -163,7 +178,8 @@ class Setting:
                 "routed": lambda: self.within(call, "cs")}  # fmt: skip
         if not compiled:
             runs |= {"languages": lambda: self.within(call, rows)} if len(rows) > 1 else {}
-            runs |= {"fixed": lambda: self.within(call, "cs", fixed_gates(self.model)),
+            runs |= {"agreeing": lambda: self.within(call, "cs", gates_agree()),
+                     "fixed": lambda: self.within(call, "cs", fixed_gates(self.model)),
                      "halves": lambda: self.within(call, None, in_halves(self.model))}  # fmt: skip
         return runs
 

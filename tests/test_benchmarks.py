@@ -15,15 +15,16 @@ def test_inference_writes_ratios_of_each_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
     inference.main(["--quick", "--sizes", "tiny", "--tokens", "6"])
     table = pd.read_csv(tmp_path / "benchmarks" / "inference.csv")
-    assert list(table["run"]) == ["plain", "mixed", "routed", "fixed", "halves"] * 2 and set(table["batch"]) == {1}
+    runs = ["plain", "mixed", "routed", "agreeing", "fixed", "halves"]
+    assert list(table["run"]) == runs * 2 and set(table["batch"]) == {1}
     assert (table.loc[table["run"] == "plain", "times plain"] == 1).all() and (table["times floor"] > 1).all()
     assert "times plain" in capsys.readouterr().out
     inference.main(["--sizes", "tiny", "--tokens", "4", "--batches", "2", "--dtypes", "autocast", "--repeats", "1"])
     both = pd.read_csv(tmp_path / "benchmarks" / "inference.csv")
-    assert len(both) == 10 + 12 and set(both["rounds"]) == {1, 2}  # the rows of the other setting are there still
-    assert list(both["run"][10:16]) == ["plain", "mixed", "routed", "languages", "fixed", "halves"]
+    assert len(both) == 12 + 14 and set(both["rounds"]) == {1, 2}  # the rows of the other setting are there still
+    assert list(both["run"][12:19]) == [*runs[:3], "languages", *runs[3:]]
     inference.main(["--quick", "--sizes", "tiny", "--tokens", "6"])
-    assert len(pd.read_csv(tmp_path / "benchmarks" / "inference.csv")) == 10 + 12  # measured again: replaced
+    assert len(pd.read_csv(tmp_path / "benchmarks" / "inference.csv")) == 12 + 14  # measured again: replaced
 
 
 @torch.no_grad()
@@ -38,8 +39,20 @@ def test_each_run_of_inference_goes_the_way_it_is_named_for():
         run()
         found[name] = (asked.count("cs"), asked.count("ca"))
     assert found == {"plain": (0, 0), "mixed": (layers, 0), "routed": (layers, 0), "languages": (layers, layers),
-                     "fixed": (0, 0), "halves": (0, 0)}  # fmt: skip
+                     "agreeing": (layers, 0), "fixed": (0, 0), "halves": (0, 0)}  # fmt: skip
     assert not any(block.fixed for block in clsr_blocks(setting.model))
+
+
+@torch.no_grad()
+def test_gates_that_agree_are_those_that_are_fixed():
+    setting = inference.Setting("tiny", "fp32", 3, 4)
+    agreeing = setting.within(setting.one_pass, "cs", inference.gates_agree()).logits
+    shares = [block.last_gate.unique().tolist() for block in clsr_blocks(setting.model)]
+    assert shares == [[1.0], [0.0]] * (len(shares) // 2) and not inference.agree
+    fixed = setting.within(setting.one_pass, "cs", inference.fixed_gates(setting.model)).logits
+    assert torch.equal(agreeing, fixed)
+    setting.within(setting.one_pass, "cs")
+    assert len(clsr_blocks(setting.model)[0].last_gate.unique()) == 2  # 4,500 gates drawn again
 
 
 @torch.no_grad()

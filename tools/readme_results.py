@@ -120,8 +120,8 @@ def _speech(preset: Preset) -> str:
     return f"{preset.corpus}, {preset.second_corpus}; {window}"
 
 
-RUNS = {"mixed": "both blocks", "routed": "routed", "languages": "rows of three languages", "fixed": "fixed gates",
-        "halves": "plain in two halves"}  # fmt: skip
+RUNS = {"mixed": "both blocks", "routed": "routed", "languages": "rows of three languages",
+        "agreeing": "gates that agree", "fixed": "fixed gates", "halves": "plain in two halves"}  # fmt: skip
 
 
 def inference() -> str:

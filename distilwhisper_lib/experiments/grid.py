@@ -1,6 +1,7 @@
 """`python -m distilwhisper_lib.experiments.grid`: the paper's experiments as a list of jobs that goes on where it was.
 
-    list    the jobs, with their estimated hours and memory
+    list    the jobs, with their estimated hours and memory (the teacher's pass in full for each size, though sizes of a
+            language share it)
     run     do what is not done: each job is a process with a GPU of its own; with --job one of them, here
     status  what is done, running, waiting and failed, and why
     table   the paper's table of what is done: printed, and written to results/<preset>/grid.csv; every score with its
