@@ -15,7 +15,7 @@
 # | preset | machine | time | memory |
 # |---|---|---|---|
 # | smoke | 2 cores | under a minute | 1 GB |
-# | laptop | 2 cores | 12 min (half of it: training the teacher stand-in, once) | 4.3 GB |
+# | laptop | 2 cores | 13 min (half of it: training the teacher stand-in, once) | 4.3 GB |
 # | colab | T4 | not measured yet | not measured yet |
 
 # %% tags=["setup"]

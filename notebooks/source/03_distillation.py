@@ -15,7 +15,7 @@
 # | preset | time | memory |
 # |---|---|---|
 # | smoke | under 1 min | 1 GB |
-# | laptop (2 cores) | 18 min, nearly all of it three trainings | 5.3 GB |
+# | laptop (2 cores) | 20 min, nearly all of it three trainings | 5.3 GB |
 # | colab | not measured yet | not measured yet |
 #
 # Three systems are trained here (section 8), and the teacher where notebook 01 has not trained it yet. What has been

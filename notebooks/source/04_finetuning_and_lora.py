@@ -17,7 +17,7 @@
 # | preset | time | memory |
 # |---|---|---|
 # | smoke | under a minute | 1 GB |
-# | laptop (2 cores) | 17 min, most of it two trainings | 5.3 GB |
+# | laptop (2 cores) | 19 min, most of it two trainings | 5.3 GB |
 # | colab (one GPU) | not measured yet | not measured yet |
 
 # %% tags=["setup"]

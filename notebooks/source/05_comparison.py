@@ -17,7 +17,7 @@
 # | preset | time | memory |
 # |---|---|---|
 # | smoke | a minute | 1 GB |
-# | laptop (2 cores) | 8 min after notebooks 01 to 04 | 4 GB |
+# | laptop (2 cores) | 9 min after notebooks 01 to 04 | 4 GB |
 # | colab (one GPU) | not measured yet | not measured yet |
 
 # %% tags=["setup"]
@@ -456,8 +456,8 @@ shown.rename(columns={"seconds": "training (s)", "stored_mb": "stored (MB)", "we
 # The stored size of experts is that of a copy of all feed-forward blocks: about a third of this student, nearly half of
 # whisper-small. What makes them cheap is the column *active (million)*: at inference a position does hardly more than in
 # the student. LoRA's extra is zero after merging. The time of the teacher's own training is not in the table: with a real
-# teacher, somebody else has paid it. **Read:** training takes five to six minutes for every system, and the teacher's pass
-# adds 21 s. LoRA's file is the smallest (16 MB), fine-tuning's the largest (290 MB), and between their WERs nothing is
+# teacher, somebody else has paid it. **Read:** training takes about six minutes for every system, and the teacher's pass
+# adds 24 s. LoRA's file is the smallest (16 MB), fine-tuning's the largest (290 MB), and between their WERs nothing is
 # decided (notebook 04). Experts lie between them in size.
 
 # %% [markdown]
@@ -554,13 +554,14 @@ plots.plot_curves({name: rows.to_dict("records") for name, rows in means.groupby
 # %% [markdown]
 # ### The same seed three times
 #
-# One kind of luck is left. The table below holds three runs of the whole course on one machine, with the same clips,
-# settings and seed (`results/reference/laptop/studies/same-seed.csv`, with their commits). Only one thing was left to chance:
-# full fine-tuning trains the decoder's learned positions, whose gradient the processor's cores added up in whatever order
-# they came, and a sum in another order is rounded differently. (The third run, which is that of section 1, adds up in one
-# order.)
+# One kind of luck is left. The table below holds four runs of the whole course on machines with one kind of processor,
+# with the same clips, settings and seed (`results/reference/laptop/studies/same-seed.csv`, with their commits). Only one
+# thing was left to chance: full fine-tuning trains the decoder's learned positions, whose gradient the processor's cores
+# added up in whatever order they came, and a sum in another order is rounded differently. From the third run on the library
+# adds up in one order (`ordered_sums` in `device.py`). The fourth, which is that of section 1, was begun anew in an empty
+# folder, many changes of the code later.
 #
-# **Predict:** which rows are the same in all runs? And how far do the others lie apart?
+# **Predict:** which rows are the same in all runs? How far do the others lie apart, and how far the last two runs?
 
 # %%
 again = pd.read_csv(converged.parent / "same-seed.csv")
@@ -572,10 +573,10 @@ again.pivot(index=["test_set", "system"], columns="run", values="wer").rename(in
 # Fine-tuning moves by more than two points in-domain, for a difference that began in the eighth digit of a gradient. The
 # stand-in is fine-tuned too and moves by one, and all that learn from it move with it: the pooled budget by one in-domain
 # and by 29 out-of-domain, where in the first two runs two or three short clips become 30 to 125 words each and in the third
-# none does; our variant by half a point and by one and a half. The intervals of section 2 know nothing of this: a difference of two points in-domain
-# means little in a single run even where it is decided, and out-of-domain look at the loops first. From the third run on
-# the library adds up in one order (`ordered_sums` in `device.py`), and on the same machine a run gives the same bits again.
-# That makes it repeatable; the luck of rounding is fixed by it, not gone.
+# none does; our variant by half a point and by one and a half. The intervals of section 2 know nothing of this: a difference
+# of two points in-domain means little in a single run even where it is decided, and out-of-domain look at the loops first.
+# The last two runs are alike in every row, and in more than that: the weights of all trained models have the same SHA-256
+# (`run.json` names them). So a run can be repeated; the luck of rounding is fixed by that, not gone.
 
 # %% [markdown]
 # ### As many weights for both
