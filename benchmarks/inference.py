@@ -4,8 +4,8 @@
     mixed      both blocks computed for every position, then one of the two chosen, as the authors' code does
     routed     the library's blocks
     languages  the same where the rows of the batch take turns: plain, and two languages with experts
-    agreeing   routed, but a layer's gates all say the same, every other layer's open: 99 % do so in our trained experts
-               (notebook 08), so that this is nearer to what a user pays than drawn gates are
+    agreeing   routed, but a layer's gates all say the same, every other layer's open: so do those of eleven of twelve
+               layers of our trained experts (notebook 08); this is nearer to what a user pays than drawn gates are
     fixed      the same gates fixed, so that they are not even computed
     halves     plain, but half of the positions after the other through each block: what any routing costs at least,
                for a product of half the rows takes more than half of the time

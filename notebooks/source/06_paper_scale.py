@@ -16,7 +16,7 @@
 # | preset | time | memory |
 # |---|---|---|
 # | smoke | a minute | 1 GB |
-# | laptop (2 cores) | a few minutes after notebooks 01 to 05; whisper-base and the course's own speech | 5 GB |
+# | laptop (2 cores) | half a minute after notebooks 01 to 05; whisper-base and the course's own speech | 5 GB |
 # | colab (one GPU of 16 GB) | not measured yet; estimates in section 7 | at most 10 GB by calculation (section 7) |
 #
 # On Colab choose a GPU runtime, and keep everything on a drive, **before** the first cell: a runtime that is cut off
