@@ -60,14 +60,17 @@ def flops(config, batch: int, tokens: int) -> float:
 
 
 @contextmanager
-def both_computed():
-    """Within the block every position is computed by both blocks: the baseline of the authors' code."""
-    global mixed
-    mixed = True
+def switched(name: str):
+    """Within the block a switch of this module is on.
+
+    "mixed": every position is computed by both blocks, the baseline of the authors' code; "agree": all gates of a layer
+    say the same (they are computed as before).
+    """
+    globals()[name] = True
     try:
         yield
     finally:
-        mixed = False
+        globals()[name] = False
 
 
 def _choose(self, h, language, g):
@@ -81,22 +84,11 @@ ClsrFeedForward._choose = _choose  # once: torch.compile sees a changed global, 
 
 
 def gates_set(model) -> None:
-    """Open half of all gates, at positions drawn anew at every call; within `gates_agree` every other layer's."""
+    """Open half of all gates, at positions drawn anew at every call; with the switch "agree" every other layer's."""
     for number, block in enumerate(clsr_blocks(model)):
         for gate in block.gates.values():
             gate.register_forward_hook(lambda module, inputs, G, sign=(-1) ** number:
                                        torch.full_like(G, sign) if agree else torch.rand_like(G) - 0.5)  # fmt: skip
-
-
-@contextmanager
-def gates_agree():
-    """Within the block all gates of a layer say the same; they are computed as before."""
-    global agree
-    agree = True
-    try:
-        yield
-    finally:
-        agree = False
 
 
 @contextmanager
@@ -174,11 +166,11 @@ class Setting:
     def runs(self, call, compiled: bool) -> dict:
         """Return the runs by name; of compiled models the first three."""
         rows = [ROWS[row % len(ROWS)] for row in range(len(self.inputs))]
-        runs = {"plain": lambda: self.within(call, None), "mixed": lambda: self.within(call, "cs", both_computed()),
+        runs = {"plain": lambda: self.within(call, None), "mixed": lambda: self.within(call, "cs", switched("mixed")),
                 "routed": lambda: self.within(call, "cs")}  # fmt: skip
         if not compiled:
             runs |= {"languages": lambda: self.within(call, rows)} if len(rows) > 1 else {}
-            runs |= {"agreeing": lambda: self.within(call, "cs", gates_agree()),
+            runs |= {"agreeing": lambda: self.within(call, "cs", switched("agree")),
                      "fixed": lambda: self.within(call, "cs", fixed_gates(self.model)),
                      "halves": lambda: self.within(call, None, in_halves(self.model))}  # fmt: skip
         return runs

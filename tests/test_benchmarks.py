@@ -46,7 +46,7 @@ def test_each_run_of_inference_goes_the_way_it_is_named_for():
 @torch.no_grad()
 def test_gates_that_agree_are_those_that_are_fixed():
     setting = inference.Setting("tiny", "fp32", 3, 4)
-    agreeing = setting.within(setting.one_pass, "cs", inference.gates_agree()).logits
+    agreeing = setting.within(setting.one_pass, "cs", inference.switched("agree")).logits
     shares = [block.last_gate.unique().tolist() for block in clsr_blocks(setting.model)]
     assert shares == [[1.0], [0.0]] * (len(shares) // 2) and not inference.agree
     fixed = setting.within(setting.one_pass, "cs", inference.fixed_gates(setting.model)).logits
@@ -77,7 +77,7 @@ def test_mixed_and_routed_give_the_same_outputs():
         inputs = {"input_features": torch.randn(1, 80, 3000), "decoder_input_ids": torch.tensor([[1, 2, 3]])}
         with use_language(model, "cs"):
             routed = model(**inputs).logits
-            with inference.both_computed():
+            with inference.switched("mixed"):
                 mixed = model(**inputs).logits
     assert torch.allclose(routed, mixed, atol=1e-5)
 
@@ -108,7 +108,7 @@ def test_compiled_runs_are_three_graphs():
             compiled(**inputs)
             with use_language(model, "cs"):
                 compiled(**inputs)
-                with inference.both_computed():
+                with inference.switched("mixed"):
                     compiled(**inputs)
     assert graphs.frame_count == 3
 
