@@ -18,7 +18,7 @@ setup: ## make the environment in .venv (the other commands do it when needed); 
 	@$(PYTHON) tools/setup_env.py $(if $(filter-out 0,$(GPU)),--gpu)
 
 course: setup ## run notebooks 00 to 05 in order at PRESET, then print the main table; or those of NOTEBOOKS
-	@LAB_PRESET=$(PRESET) $(PY) -m distilwhisper_lib.course $(if $(NOTEBOOKS),--only $(NOTEBOOKS))
+	@LAB_PRESET=$(PRESET) $(PY) -m distilwhisper_lib.lab.course $(if $(NOTEBOOKS),--only $(NOTEBOOKS))
 
 test: setup ## run the tests: no download, under 10 minutes on 2 cores
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist worksteal

@@ -22,18 +22,32 @@ import argparse
 from contextlib import ExitStack, contextmanager
 
 import torch
-from distilwhisper_lib import attach_experts, use_language
-from distilwhisper_lib.checkpoints import tiny_whisper
-from distilwhisper_lib.clsr import ClsrFeedForward, clsr_blocks, expert_parameters
-from distilwhisper_lib.device import autocast, mixed_precision, pick_device, weights_cast_once
-from distilwhisper_lib.weights import fastest_attention, load_whisper
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 from transformers.utils.logging import set_verbosity_error
 
+from distilwhisper_lib.device import autocast, mixed_precision, pick_device, weights_cast_once
+from distilwhisper_lib.method.attach import (
+    attach_experts,
+    clsr_blocks,
+    expert_parameters,
+    use_language,
+)
+from distilwhisper_lib.method.routing import ClsrFeedForward
+from distilwhisper_lib.whisper.loading import fastest_attention, load_whisper
+from distilwhisper_lib.whisper.tiny import tiny_whisper
+
 from .measuring import as_rows, interleaved, reached_bytes, reached_flops, report
 
-SHAPES = {"base": (512, 6, 8), "small": (768, 12, 12), "large-v2": (1280, 32, 20)}  # width, layers a stack, heads
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # of weights and arithmetic
+SHAPES = {
+    "base": (512, 6, 8),
+    "small": (768, 12, 12),
+    "large-v2": (1280, 32, 20),
+}  # width, layers a stack, heads
+DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}  # of weights and arithmetic
 ROWS = [None, "cs", "ca"]  # languages of the rows of a batch, in turn
 
 
@@ -42,20 +56,38 @@ def whisper_of(size: str) -> WhisperForConditionalGeneration:
     if size == "tiny":
         return tiny_whisper().eval()
     width, layers, heads = SHAPES[size]
-    config = WhisperConfig(vocab_size=51865, d_model=width, encoder_layers=layers, decoder_layers=layers,
-                           encoder_attention_heads=heads, decoder_attention_heads=heads, encoder_ffn_dim=4 * width,
-                           decoder_ffn_dim=4 * width, attn_implementation=fastest_attention())  # fmt: skip
+    config = WhisperConfig(
+        vocab_size=51865,
+        d_model=width,
+        encoder_layers=layers,
+        decoder_layers=layers,
+        encoder_attention_heads=heads,
+        decoder_attention_heads=heads,
+        encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width,
+        attn_implementation=fastest_attention(),
+    )
     return WhisperForConditionalGeneration(config).eval()
 
 
 def flops(config, batch: int, tokens: int) -> float:
     """Return the floating-point operations of plain Whisper: window of 30 s, then `tokens` decoder positions."""
-    d, s, ffn = config.d_model, config.max_source_positions, 4 * config.d_model * config.encoder_ffn_dim
+    d, s, ffn = (
+        config.d_model,
+        config.max_source_positions,
+        4 * config.d_model * config.encoder_ffn_dim,
+    )
     project = 2 * d * d
-    front = 2 * s * 3 * d * (2 * config.num_mel_bins + d)  # two convolutions over three frames, the second halves them
+    front = (
+        2 * s * 3 * d * (2 * config.num_mel_bins + d)
+    )  # two convolutions over three frames, the second halves them
     encoder = config.encoder_layers * (s * (4 * project + ffn) + 4 * s * s * d) + front
-    cross = s * 2 * project + tokens * (2 * project + 4 * s * d)  # its keys and values count once, with no tokens too
-    decoder = config.decoder_layers * (tokens * (4 * project + ffn) + 2 * tokens * tokens * d + cross)
+    cross = s * 2 * project + tokens * (
+        2 * project + 4 * s * d
+    )  # its keys and values count once, with no tokens too
+    decoder = config.decoder_layers * (
+        tokens * (4 * project + ffn) + 2 * tokens * tokens * d + cross
+    )
     return batch * (encoder + decoder + tokens * 2 * d * config.vocab_size)
 
 
@@ -80,15 +112,20 @@ def _choose(self, h, language, g):
 
 
 mixed, agree, routed = False, False, ClsrFeedForward._choose
-ClsrFeedForward._choose = _choose  # once: torch.compile sees a changed global, but not a changed method
+ClsrFeedForward._choose = (
+    _choose  # once: torch.compile sees a changed global, but not a changed method
+)
 
 
 def gates_set(model) -> None:
     """Open half of all gates, at positions drawn anew at every call; with the switch "agree" every other layer's."""
     for number, block in enumerate(clsr_blocks(model)):
         for gate in block.gates.values():
-            gate.register_forward_hook(lambda module, inputs, G, sign=(-1) ** number:
-                                       torch.full_like(G, sign) if agree else torch.rand_like(G) - 0.5)  # fmt: skip
+            gate.register_forward_hook(
+                lambda module, inputs, G, sign=(-1) ** number: (
+                    torch.full_like(G, sign) if agree else torch.rand_like(G) - 0.5
+                )
+            )
 
 
 @contextmanager
@@ -132,10 +169,16 @@ class Setting:
     """A model and a batch of one size, precision and batch size, and the calls that are measured."""
 
     def __init__(self, size: str, dtype: str, batch: int, tokens: int, compiled: bool = False):
-        self.device, self.dtype, self.tokens = pick_device(), DTYPES.get(dtype, torch.float32), tokens
+        self.device, self.dtype, self.tokens = (
+            pick_device(),
+            DTYPES.get(dtype, torch.float32),
+            tokens,
+        )
         self.mixed_precision = dtype == "autocast"
         model = load_whisper("openai/whisper-base").eval() if size == "base" else whisper_of(size)
-        self.model = attach_experts(model.to(self.device, self.dtype), [code for code in ROWS if code])
+        self.model = attach_experts(
+            model.to(self.device, self.dtype), [code for code in ROWS if code]
+        )
         gates_set(self.model)
         config = self.model.config
         shape = (batch, config.num_mel_bins, 2 * config.max_source_positions)
@@ -150,7 +193,9 @@ class Setting:
     def token_by_token(self):
         """Generate the same number of tokens, greedily."""
         limits = {"max_new_tokens": self.tokens, "min_new_tokens": self.tokens, "do_sample": False}
-        generate = super(WhisperForConditionalGeneration, self.model).generate  # without Whisper's loop over windows
+        generate = super(
+            WhisperForConditionalGeneration, self.model
+        ).generate  # without Whisper's loop over windows
         return generate(self.features, decoder_input_ids=self.inputs[:, :4], **limits)
 
     @torch.no_grad()
@@ -166,43 +211,73 @@ class Setting:
     def runs(self, call, compiled: bool) -> dict:
         """Return the runs by name; of compiled models the first three."""
         rows = [ROWS[row % len(ROWS)] for row in range(len(self.inputs))]
-        runs = {"plain": lambda: self.within(call, None), "mixed": lambda: self.within(call, "cs", switched("mixed")),
-                "routed": lambda: self.within(call, "cs")}  # fmt: skip
+        runs = {
+            "plain": lambda: self.within(call, None),
+            "mixed": lambda: self.within(call, "cs", switched("mixed")),
+            "routed": lambda: self.within(call, "cs"),
+        }
         if not compiled:
             runs |= {"languages": lambda: self.within(call, rows)} if len(rows) > 1 else {}
-            runs |= {"agreeing": lambda: self.within(call, "cs", switched("agree")),
-                     "fixed": lambda: self.within(call, "cs", fixed_gates(self.model)),
-                     "halves": lambda: self.within(call, None, in_halves(self.model))}  # fmt: skip
+            runs |= {
+                "agreeing": lambda: self.within(call, "cs", switched("agree")),
+                "fixed": lambda: self.within(call, "cs", fixed_gates(self.model)),
+                "halves": lambda: self.within(call, None, in_halves(self.model)),
+            }
         return runs
 
     def floors(self) -> dict[str, float]:
         """Return the least seconds that plain Whisper needs here, by what is measured."""
-        computed = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[mixed_precision(self.device)]
+        computed = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[
+            mixed_precision(self.device)
+        ]
         speed = reached_flops(self.device, computed if self.mixed_precision else self.dtype)
         added = {id(weight) for _, weight in expert_parameters(self.model)}
-        read = sum(weight.nbytes for weight in self.model.model.decoder.parameters() if id(weight) not in added)
+        read = sum(
+            weight.nbytes
+            for weight in self.model.model.decoder.parameters()
+            if id(weight) not in added
+        )
         reading = self.tokens * read / reached_bytes(self.device)
-        whole, heard = (flops(self.model.config, len(self.inputs), n) / speed for n in (self.tokens, 0))
+        whole, heard = (
+            flops(self.model.config, len(self.inputs), n) / speed for n in (self.tokens, 0)
+        )
         return {"one pass": whole, "token by token": heard + max(reading, whole - heard)}
 
 
-def measure(size: str, dtype: str, batch: int, tokens: int, repeats: int, compiled: bool = False) -> list[dict]:
+def measure(
+    size: str, dtype: str, batch: int, tokens: int, repeats: int, compiled: bool = False
+) -> list[dict]:
     """Return the rows of one size, precision and batch: encoder and decoder in one pass, and token by token."""
     setting, rows = Setting(size, dtype, batch, tokens, compiled), []
     floors = setting.floors()
-    for name, call in {"one pass": setting.one_pass, "token by token": setting.token_by_token}.items():
+    for name, call in {
+        "one pass": setting.one_pass,
+        "token by token": setting.token_by_token,
+    }.items():
         if compiled and name == "token by token":
             continue
         runs = setting.runs(call, compiled)
-        rows += as_rows(interleaved(runs, repeats, setting.device), "plain", dict.fromkeys(runs, floors[name]), size=size,
-                        dtype=dtype, batch=batch, compiled="yes" if compiled else "no", work=name)  # fmt: skip
+        rows += as_rows(
+            interleaved(runs, repeats, setting.device),
+            "plain",
+            dict.fromkeys(runs, floors[name]),
+            size=size,
+            dtype=dtype,
+            batch=batch,
+            compiled="yes" if compiled else "no",
+            work=name,
+        )
     return rows
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="whisper-base, batch 1: under a minute")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="whisper-base, batch 1: under a minute"
+    )
     parser.add_argument("--sizes", nargs="*", choices=[*SHAPES, "tiny"], default=["base", "small"])
     parser.add_argument("--batches", nargs="*", type=int, default=[1, 16])
     parser.add_argument("--dtypes", nargs="*", choices=[*DTYPES, "autocast"], default=["fp32"])
@@ -213,11 +288,18 @@ def main(arguments: list[str] | None = None) -> None:
     if a.quick:
         a.sizes, a.batches, a.repeats, a.tokens = a.sizes[:1], [1], 2, min(a.tokens, 8)
     torch.manual_seed(0)
-    torch._dynamo.config.capture_dynamic_output_shape_ops = a.compile  # or the routed blocks break the graph
+    torch._dynamo.config.capture_dynamic_output_shape_ops = (
+        a.compile
+    )  # or the routed blocks break the graph
     set_verbosity_error()
-    rows = [row for size in a.sizes for dtype in a.dtypes for batch in a.batches
-            for compiled in ((False, True) if a.compile else (False,))
-            for row in measure(size, dtype, batch, a.tokens, a.repeats, compiled)]  # fmt: skip
+    rows = [
+        row
+        for size in a.sizes
+        for dtype in a.dtypes
+        for batch in a.batches
+        for compiled in ((False, True) if a.compile else (False,))
+        for row in measure(size, dtype, batch, a.tokens, a.repeats, compiled)
+    ]
     report("inference", rows, ("size", "dtype", "batch", "compiled", "work"))
 
 

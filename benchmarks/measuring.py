@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 import transformers
+
 from distilwhisper_lib.device import describe_machine
-from distilwhisper_lib.presets import REPOSITORY, whole_file
+from distilwhisper_lib.files import REPOSITORY, atomic_file
 
 
 def seconds(run: Callable[[], object], device: torch.device) -> float:
@@ -24,7 +25,9 @@ def seconds(run: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def interleaved(runs: dict[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, list[float]]:
+def interleaved(
+    runs: dict[str, Callable[[], object]], repeats: int, device: torch.device
+) -> dict[str, list[float]]:
     """Return the seconds of each run, measured in turn, so that a slow moment of the machine meets all of them."""
     for run in runs.values():
         run()  # the first call allocates
@@ -35,7 +38,9 @@ def interleaved(runs: dict[str, Callable[[], object]], repeats: int, device: tor
     return took
 
 
-def reached_flops(device: torch.device, dtype: torch.dtype, size: int = 1536, repeats: int = 25) -> float:
+def reached_flops(
+    device: torch.device, dtype: torch.dtype, size: int = 1536, repeats: int = 25
+) -> float:
     """Return the floating-point operations a second that a plain matrix product reaches here, at its best."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best = min(interleaved({"product": lambda: a @ b}, repeats, device)["product"])
@@ -49,15 +54,25 @@ def reached_bytes(device: torch.device, megabytes: int = 256, repeats: int = 5) 
     return a.nbytes / min(interleaved({"copy": lambda: b.copy_(a)}, repeats, device)["copy"])
 
 
-def as_rows(took: dict[str, list[float]], baseline: str, floor: dict[str, float], **setting) -> list[dict]:
+def as_rows(
+    took: dict[str, list[float]], baseline: str, floor: dict[str, float], **setting
+) -> list[dict]:
     """Return a row per run: setting, median, ratio to the baseline (median of the ratios of each round), floor."""
     rows = []
     for name, values in took.items():
         ratios = [value / base for value, base in zip(values, took[baseline], strict=True)]
         median = statistics.median(values)
-        rows.append(setting | {"run": name, "seconds": median, f"times {baseline}": statistics.median(ratios),
-                               "floor": floor[name], "times floor": median / floor[name],
-                               "rounds": len(values)})  # fmt: skip
+        rows.append(
+            setting
+            | {
+                "run": name,
+                "seconds": median,
+                f"times {baseline}": statistics.median(ratios),
+                "floor": floor[name],
+                "times floor": median / floor[name],
+                "rounds": len(values),
+            }
+        )
     return rows
 
 
@@ -68,14 +83,22 @@ def report(name: str, rows: list[dict], setting: tuple[str, ...]) -> pd.DataFram
     """
     shown, machine = pd.DataFrame(rows), describe_machine()
     table = shown.assign(**machine, torch=torch.__version__, transformers=transformers.__version__)
-    path = Path(os.environ.get("LAB_RESULTS") or REPOSITORY / "results").expanduser() / "benchmarks" / f"{name}.csv"
+    path = (
+        Path(os.environ.get("LAB_RESULTS") or REPOSITORY / "results").expanduser()
+        / "benchmarks"
+        / f"{name}.csv"
+    )
     if path.exists():
         before = pd.read_csv(path)
-        new, old = (found[list(setting)].astype(str).agg(" ".join, axis=1) for found in (table, before))
+        new, old = (
+            found[list(setting)].astype(str).agg(" ".join, axis=1) for found in (table, before)
+        )
         table = pd.concat([before[~old.isin(new)], table])
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         table.to_csv(part, index=False, float_format="%.4g")
-    print(f"{machine['gpu'] or machine['processor']}, {machine['threads']} threads, torch {torch.__version__}")
+    print(
+        f"{machine['gpu'] or machine['processor']}, {machine['threads']} threads, torch {torch.__version__}"
+    )
     print(shown.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
     print(f"written to benchmarks/{path.name}")
     return table

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import psutil
-import torch
+
 from distilwhisper_lib.device import peak_memory_gb, pick_device, release_memory, reset_peak_memory
 
 from .inference import SHAPES
@@ -25,7 +25,9 @@ def one(run: str, size: str, teacher: str, batch: int) -> dict:
     """Return the peak of one run in GB, and its floor; to be called in a fresh process."""
     device = pick_device()
     if device.type == "cpu" and not Path("/proc/self/clear_refs").exists():
-        raise OSError("this benchmark needs Linux, or a GPU: elsewhere the peak of memory can't begin anew")
+        raise OSError(
+            "this benchmark needs Linux, or a GPU: elsewhere the peak of memory can't begin anew"
+        )
     before = 0.0 if device.type == "cuda" else psutil.Process().memory_info().rss / 1e9
     training, steps = Training(size, teacher, batch), ()
     if run == "library":
@@ -45,12 +47,30 @@ def measure(size: str, teacher: str, batch: int) -> list[dict]:
     """Return a row per run: peak in GB, times the baseline's, floor."""
     rows = []
     for run in ("baseline", "library"):
-        command = [sys.executable, "-m", "benchmarks.memory", "--one", run, "--size", size, "--teacher", teacher,
-                   "--batch", str(batch)]  # fmt: skip
-        found = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=False)
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.memory",
+            "--one",
+            run,
+            "--size",
+            size,
+            "--teacher",
+            teacher,
+            "--batch",
+            str(batch),
+        ]
+        found = subprocess.run(
+            command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=False
+        )
         if found.returncode:
-            raise RuntimeError(f"the run {run!r} of benchmarks.memory failed: {found.stderr.strip()[-500:]}")
-        rows.append({"size": size, "teacher": teacher, "batch": batch, "run": run} | json.loads(found.stdout))
+            raise RuntimeError(
+                f"the run {run!r} of benchmarks.memory failed: {found.stderr.strip()[-500:]}"
+            )
+        rows.append(
+            {"size": size, "teacher": teacher, "batch": batch, "run": run}
+            | json.loads(found.stdout)
+        )
         rows[-1]["times baseline"] = rows[-1]["gb"] / rows[0]["gb"]
         rows[-1]["times floor"] = rows[-1]["gb"] / rows[-1]["floor"]
     return rows
@@ -58,8 +78,12 @@ def measure(size: str, teacher: str, batch: int) -> list[dict]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="whisper-base from itself, two clips: under a minute")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="whisper-base from itself, two clips: under a minute"
+    )
     parser.add_argument("--size", choices=[*SHAPES, "tiny"], default="base")
     parser.add_argument("--teacher", choices=[*SHAPES, "tiny"], default="small")
     parser.add_argument("--batch", type=int, default=8)

@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from distilwhisper_lib import attach_experts, detach_experts, load_experts, save_experts
-from distilwhisper_lib.clsr import expert_parameters
+
 from distilwhisper_lib.device import pick_device
+from distilwhisper_lib.method.attach import attach_experts, detach_experts, expert_parameters
+from distilwhisper_lib.method.storage import load_experts, save_experts
 
 from .inference import SHAPES, whisper_of
 from .measuring import report, seconds
@@ -28,7 +29,9 @@ def least_bytes(parameters: dict, form: str, rank: int) -> int:
         return {"fp32": 4, "fp16": 2}[form] * sum(p.numel() for p in parameters.values())
     weights = [p for name, p in parameters.items() if ".experts." in name and p.dim() == 2]
     others = sum(p.numel() for p in parameters.values()) - sum(p.numel() for p in weights)
-    packed = sum(p.numel() if form == "int8" else 2 * min(rank, *p.shape) * sum(p.shape) for p in weights)
+    packed = sum(
+        p.numel() if form == "int8" else 2 * min(rank, *p.shape) * sum(p.shape) for p in weights
+    )
     return packed + 2 * others
 
 
@@ -45,19 +48,33 @@ def measure(size: str, forms: list[tuple[str, int]]) -> list[dict]:
             save = partial(save_experts, model, path, form, rank or 64)
             saving = seconds(save, device)
             megabytes = (path / "experts.cs.safetensors").stat().st_size / 1e6
-            rows.append({"size": size, "form": form, "rank": rank or "", "megabytes": megabytes,
-                         "floor": least_bytes(parameters, form, rank) / 1e6, "seconds to save": saving})  # fmt: skip
+            rows.append(
+                {
+                    "size": size,
+                    "form": form,
+                    "rank": rank or "",
+                    "megabytes": megabytes,
+                    "floor": least_bytes(parameters, form, rank) / 1e6,
+                    "seconds to save": saving,
+                }
+            )
         detach_experts(model)
         for row, (form, rank) in zip(rows, forms, strict=True):
-            row["seconds to load"] = seconds(lambda: load_experts(model, Path(folder) / f"{form}-{rank}"), device)
+            row["seconds to load"] = seconds(
+                lambda: load_experts(model, Path(folder) / f"{form}-{rank}"), device
+            )
             row["times fp32"] = row["megabytes"] / rows[0]["megabytes"]
     return rows
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="whisper-base, one rank: under a minute")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="whisper-base, one rank: under a minute"
+    )
     parser.add_argument("--sizes", nargs="*", choices=[*SHAPES, "tiny"], default=["base", "small"])
     a = parser.parse_args(arguments)
     sizes, forms = (a.sizes[:1], FORMS[:4]) if a.quick else (a.sizes, FORMS)

@@ -1,32 +1,119 @@
-"""DistilWhisper Lab: language-specific experts and distillation for Whisper, small enough to read in an hour.
+"""DistilWhisper Lab: language-specific experts and distillation for Whisper.
 
-The modules, in the order in which they import each other:
-basics: fidelity, presets, text, audio, device, record;
-corpora/: archives, apt, packages, items, fillets, stamps, toy, tables, common_voice, fleurs, recorded, shards, loading;
-checkpoints/: conversion, packing, tiny, mirror, released;
-the method: weights, experts, clsr, storage, losses;
-training: batches, teacher, systems, scoring, evaluate, train;
-results: testsets, lab, comparison, drawing, plots;
-deployment/: bake, export;
-experiments/: study, estimates, jobs, grid;
-programs: course.
+    method/        the paper: experts, routing, losses, experts on disk
+    whisper/       plain Whisper: models by name, the short window, logits, tokens
+    data/          speech: audio, batches, text normalisers, corpora
+    evaluation/    test sets, transcription, scores, baked and exported models
+    training/      the systems, what they minimise, one trainer, cached teacher distributions
+    lab/           what the notebooks call: laboratory, comparison, run metadata, figures, course
+    experiments/   beyond the course: tuning, seeds, smaller experts, the paper's whole table
+
+Beside the folders: `presets`, `fidelity`, `device` and `files`, on which everything stands.
+
+Every public name can be imported from here, and is loaded when it is first asked for: `from distilwhisper_lib import
+attach_experts` loads torch and transformers, but neither datasets nor pandas.
 """
 
-from .clsr import (
-    ExpertSettings, attach_experts, detach_experts, expert_languages, get_language, last_gates, set_language,
-    use_language,
-)  # fmt: skip
-from .deployment import bake, export_ctranslate2
-from .lab import Lab, open_lab
-from .losses import cross_entropy, gate_budget_loss, js_divergence, kl_divergence, total_loss
-from .presets import get_preset
-from .storage import load_experts, load_released, save_experts
-from .text import normalise
-from .weights import load_processor, load_whisper, use_window
+from importlib import import_module
 
-__all__ = [
-    "ExpertSettings", "Lab", "attach_experts", "bake", "cross_entropy", "detach_experts", "expert_languages",
-    "export_ctranslate2", "gate_budget_loss", "get_language", "get_preset", "js_divergence", "kl_divergence",
-    "last_gates", "load_experts", "load_processor", "load_released", "load_whisper", "normalise", "open_lab",
-    "save_experts", "set_language", "total_loss", "use_language", "use_window",
-]  # fmt: skip
+_PUBLIC = {
+    "device": ["autocast", "describe_machine", "weights_cast_once"],
+    "fidelity": ["DIFFERENCES", "FIDELITIES", "Fidelity", "get_fidelity"],
+    "files": ["REPOSITORY", "cache_dir", "data_dir", "results_dir", "short_hash"],
+    "presets": ["PRESETS", "Preset", "get_preset"],
+    "whisper.loading": ["find_weights", "load_processor", "load_whisper"],
+    "whisper.logits": ["logits_at", "teacher_forced_logits"],
+    "whisper.tiny": ["tiny_processor", "tiny_whisper"],
+    "whisper.tokens": ["decoder_inputs", "encode_labels", "language_code", "prefix_tokens"],
+    "whisper.window": ["use_window"],
+    "method.attach": [
+        "attach_experts",
+        "clsr_blocks",
+        "detach_experts",
+        "expert_languages",
+        "expert_parameters",
+        "get_language",
+        "last_gates",
+        "set_language",
+        "shared_block",
+        "use_language",
+        "whisper_layers",
+    ],
+    "method.experts": ["ExpertSettings", "FeedForward", "Gate", "LowRankLinear"],
+    "method.losses": [
+        "IGNORED",
+        "cross_entropy",
+        "gate_budget_loss",
+        "js_divergence",
+        "kl_divergence",
+        "labelled",
+        "top_k_divergence",
+        "top_k_log_probs",
+        "total_loss",
+    ],
+    "method.packing": ["pack", "unpack"],
+    "method.released": ["released_folder"],
+    "method.routing": ["ClsrFeedForward", "Routing"],
+    "method.storage": ["base_fingerprint", "load_experts", "load_released", "save_experts"],
+    "data.audio": ["SAMPLE_RATE", "add_noise", "add_reverberation", "log_mel", "read_audio"],
+    "data.batches": [
+        "Clips",
+        "Collator",
+        "NATIVE_FRAMES",
+        "length_batches",
+        "position_masks",
+        "window_frames",
+    ],
+    "data.corpora.common_voice": ["most_voted", "read_common_voice"],
+    "data.corpora.loading": ["corpus_report", "load_corpus"],
+    "data.normalisers": ["NORMALISERS", "normalise"],
+    "evaluation.bake": ["bake", "fix_gates", "gate_shares"],
+    "evaluation.export": ["export_checkpoint", "export_ctranslate2"],
+    "evaluation.scoring": [
+        "LOOP_RATIO",
+        "count_errors",
+        "is_loop",
+        "paired_difference",
+        "summarise",
+        "word_errors",
+    ],
+    "evaluation.testsets": ["DOMAINS", "corpus_of", "with_paper_data"],
+    "evaluation.transcription": ["generate_batch", "transcribe"],
+    "training.objective": ["Objective"],
+    "training.systems": [
+        "EVERY",
+        "SYSTEMS",
+        "TRAINED",
+        "count_parameters",
+        "get_system",
+        "lora_config",
+        "prepare_for_training",
+    ],
+    "training.teacher": ["cache_teacher_distributions"],
+    "training.trainer": ["make_trainer", "train_system"],
+    "lab.comparison": ["compare", "counts", "paired", "score"],
+    "lab.lab": ["Lab", "open_lab"],
+    "lab.plots": ["plot_comparison", "plot_curves", "plot_forgetting", "plot_gate_layers"],
+    "experiments.estimates": ["estimate"],
+    "experiments.grid": ["listing"],
+    "experiments.jobs": ["ROWS", "make_jobs"],
+}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+_MODULES = {"comparison": "lab.comparison", "plots": "lab.plots"}
+
+__all__ = sorted([*_HOME, *_MODULES])
+
+
+def __getattr__(name: str):
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name in _MODULES:
+        return import_module(f".{_MODULES[name]}", __name__)
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

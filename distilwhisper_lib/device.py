@@ -10,7 +10,10 @@ from collections.abc import Iterator
 
 import torch
 
-PROCESSES = int(os.environ.get("WORLD_SIZE", 1))  # that train together: `accelerate launch` sets both
+PROCESSES = int(
+    os.environ.get("WORLD_SIZE", 1)
+)  # that train together: `accelerate launch` sets both
+
 RANK = int(os.environ.get("RANK", 0))  # of this one; 0 is the one that writes
 
 
@@ -47,7 +50,9 @@ def autocast(device: torch.device, dtype: torch.dtype = torch.float32):
     precision = mixed_precision(device)
     if precision == "no" or dtype != torch.float32:
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+    return torch.autocast(
+        device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    )
 
 
 @contextlib.contextmanager
@@ -68,14 +73,16 @@ def weights_cast_once(model) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ordered_sums() -> Iterator[None]:
+def deterministic_sums() -> Iterator[None]:
     """Let torch add up in one order within the block, on a CPU: a training gives the same bits again.
 
     Without it the gradient of the decoder's positions, which full fine-tuning needs, is summed by the processor's
     cores as they come, and the rounding differs from run to run.
     """
     before = torch.get_deterministic_debug_mode()
-    torch.set_deterministic_debug_mode(max(before, pick_device().type == "cpu"))  # 1: warn where there is no order
+    torch.set_deterministic_debug_mode(
+        max(before, pick_device().type == "cpu")
+    )  # 1: warn where there is no order
     try:
         yield
     finally:
@@ -108,8 +115,14 @@ def describe_machine() -> dict:
     """Return processor, cores, GPU and precision, without any name of the machine or its user."""
     device = pick_device()
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {"processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu,
-            "precision": mixed_precision(device), "system": platform.system()}  # fmt: skip
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "precision": mixed_precision(device),
+        "system": platform.system(),
+    }
 
 
 def _processor() -> str:

@@ -17,12 +17,22 @@ class Fidelity:
     compare WER. Our batches hold clips of similar length, so less padding than the release's.
     """
 
-    noise_at_start: bool = False  # alpha = 5 in step 0, its 0.0 being taken for "not given" (CLSRFFN.forward)
-    padding_in_divergence: bool = False  # JS, KL: mean over all B x T positions (DistillationTrainer.compute_loss)
+    noise_at_start: bool = (
+        False  # alpha = 5 in step 0, its 0.0 being taken for "not given" (CLSRFFN.forward)
+    )
+    padding_in_divergence: bool = (
+        False  # JS, KL: mean over all B x T positions (DistillationTrainer.compute_loss)
+    )
     padding_in_budget: bool = False  # mean of all gates, of silence and padded words too (the same)
-    labels_without_language: bool = False  # the processor is made with a task alone (train_distilwhisper.py)
-    labels_with_start: bool = False  # the collator cuts "bos", which is <|endoftext|>: start twice in the input
-    equal_batches: bool = False  # accumulated batches weigh the same, however few their words (transformers 4.30.1)
+    labels_without_language: bool = (
+        False  # the processor is made with a task alone (train_distilwhisper.py)
+    )
+    labels_with_start: bool = (
+        False  # the collator cuts "bos", which is <|endoftext|>: start twice in the input
+    )
+    equal_batches: bool = (
+        False  # accumulated batches weigh the same, however few their words (transformers 4.30.1)
+    )
     # adapters on shared blocks and experts, all else as it begins (train_lora.py): as released no language is set and
     # the forward pass fails, here it is set. In use these gates are open: only the experts' adapters count
     lora_on_both: bool = False
@@ -36,7 +46,9 @@ class Fidelity:
 
 
 DIFFERENCES = tuple(field.name for field in fields(Fidelity))
+
 LABELS = ("labels_without_language", "labels_with_start")
+
 FIDELITIES: dict[str, Fidelity] = {
     "corrected": Fidelity(),
     "paper": Fidelity(unscaled_loss=True),

@@ -1,16 +1,9 @@
 """Presets: the one way to scale the course, and the two folders that everything is kept in."""
 
-import errno
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from .fidelity import get_fidelity
-
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -26,13 +19,17 @@ class Preset:
     teacher: str | None  # hub id or folder; None: a stand-in is trained from the student
     corpus: str  # corpus of the first language
     second_corpus: str  # corpus of the second language and of the retention tests
-    other_corpus: str | None = None  # out-of-domain test, and English lines, where the first corpus has none
+    other_corpus: str | None = (
+        None  # out-of-domain test, and English lines, where the first corpus has none
+    )
     language: str = "cs"
     second_language: str = "ca"
     retention: tuple[tuple[str, str], ...] = ()  # (corpus, language): never trained on
     held_out_lead: str | None = None  # a speaker of the first language that is kept out of training
     train_clips: int | None = None
-    max_train_seconds: float | None = None  # longer clips are left out of training: they set the peak of memory
+    max_train_seconds: float | None = (
+        None  # longer clips are left out of training: they set the peak of memory
+    )
     teacher_clips: int | None = None  # per language, for the stand-in
     validation_clips: int | None = None
     test_clips: int | None = None  # per test set of the adapted language
@@ -45,7 +42,9 @@ class Preset:
     teacher_learning_rate: float = 5e-5
     warmup_ratio: float = 0.1
     label_smoothing: float = 0.1
-    margin_seconds: float | None = 6.0  # silence after the longest clip of a batch; None: Whisper's 30 s window
+    margin_seconds: float | None = (
+        6.0  # silence after the longest clip of a batch; None: Whisper's 30 s window
+    )
     train_margin_seconds: float | None = 3.0  # the same in training, where shorter is cheaper
     max_new_tokens: int = 128
     normaliser: str = "whisper-basic"  # of texts before they are scored: a name in text.NORMALISERS
@@ -53,7 +52,9 @@ class Preset:
     top_k: int = 256  # teacher probabilities stored per position
     gate_budget: float = 0.5
     keep: str = "last"  # epoch whose weights a run keeps; "best": that of the lowest validation WER, as released
-    experts: dict[str, float] = field(default_factory=dict)  # fields of ExpertSettings other than the system's
+    experts: dict[str, float] = field(
+        default_factory=dict
+    )  # fields of ExpertSettings other than the system's
     seed: int = 77
     fidelity: str = "corrected"  # or "paper", "released", a single difference: see fidelity.py
     minutes: str = ""  # how long `make course` takes, and on what
@@ -62,42 +63,97 @@ class Preset:
     def __post_init__(self):
         get_fidelity(self.fidelity)  # an unknown name is told at once
         if self.keep not in ("last", "best"):
-            raise ValueError(f"unknown keep {self.keep!r}: \"last\" or \"best\"")
+            raise ValueError(f'unknown keep {self.keep!r}: "last" or "best"')
 
 
 LAPTOP = Preset(
-    name="laptop", student="openai/whisper-base", teacher=None, corpus="fillets", second_corpus="stamps",
-    retention=(("fillets", "nl"), ("stamps", "es"), ("stamps", "fr"), ("stamps", "ru"), ("stamps", "ro")),
-    epochs=4, teacher_epochs=2, batch_size=8, max_train_seconds=6.0, train_margin_seconds=1.5,
-    test_clips=160, retention_clips=48,
-    learning_rates={"fine-tuning": 5e-5, "lora": 2e-3, "clsr-ft": 3e-4,
-                    "distilwhisper-released": 3e-4, "distilwhisper": 1.5e-4, "distilwhisper-low-rank": 5e-4},
-    minutes="58 min on 2 cores", memory="6 GB",
-)  # fmt: skip
+    name="laptop",
+    student="openai/whisper-base",
+    teacher=None,
+    corpus="fillets",
+    second_corpus="stamps",
+    retention=(
+        ("fillets", "nl"),
+        ("stamps", "es"),
+        ("stamps", "fr"),
+        ("stamps", "ru"),
+        ("stamps", "ro"),
+    ),
+    epochs=4,
+    teacher_epochs=2,
+    batch_size=8,
+    max_train_seconds=6.0,
+    train_margin_seconds=1.5,
+    test_clips=160,
+    retention_clips=48,
+    learning_rates={
+        "fine-tuning": 5e-5,
+        "lora": 2e-3,
+        "clsr-ft": 3e-4,
+        "distilwhisper-released": 3e-4,
+        "distilwhisper": 1.5e-4,
+        "distilwhisper-low-rank": 5e-4,
+    },
+    minutes="58 min on 2 cores",
+    memory="6 GB",
+)
 
 SMOKE = Preset(
-    name="smoke", student="tiny", teacher=None, corpus="toy", second_corpus="toy",
+    name="smoke",
+    student="tiny",
+    teacher=None,
+    corpus="toy",
+    second_corpus="toy",
     retention=(("toy", "nl"), ("toy", "es")),
-    epochs=1, teacher_epochs=1, batch_size=4, eval_batch_size=4, max_new_tokens=8, top_k=8,
-    margin_seconds=1.0, train_margin_seconds=0.5, test_clips=4, retention_clips=2, train_clips=8, teacher_clips=8,
+    epochs=1,
+    teacher_epochs=1,
+    batch_size=4,
+    eval_batch_size=4,
+    max_new_tokens=8,
+    top_k=8,
+    margin_seconds=1.0,
+    train_margin_seconds=0.5,
+    test_clips=4,
+    retention_clips=2,
+    train_clips=8,
+    teacher_clips=8,
     validation_clips=2,
     learning_rates=dict.fromkeys(LAPTOP.learning_rates, 1e-3),
-    minutes="2 min on 2 cores", memory="1 GB",
-)  # fmt: skip
+    minutes="2 min on 2 cores",
+    memory="1 GB",
+)
 
 COLAB = Preset(
-    name="colab", student="openai/whisper-small", teacher="openai/whisper-large-v2",
-    corpus="fillets", second_corpus="stamps", retention=LAPTOP.retention,
-    epochs=10, batch_size=8, accumulation=2, margin_seconds=None, train_margin_seconds=None, max_new_tokens=225,
+    name="colab",
+    student="openai/whisper-small",
+    teacher="openai/whisper-large-v2",
+    corpus="fillets",
+    second_corpus="stamps",
+    retention=LAPTOP.retention,
+    epochs=10,
+    batch_size=8,
+    accumulation=2,
+    margin_seconds=None,
+    train_margin_seconds=None,
+    max_new_tokens=225,
     learning_rates=dict.fromkeys(LAPTOP.learning_rates, 1e-4) | {"fine-tuning": 1e-5},
-    minutes="not measured yet", memory="not measured yet",
-)  # fmt: skip
+    minutes="not measured yet",
+    memory="not measured yet",
+)
 
 PAPER = replace(
-    COLAB, name="paper", corpus="common-voice-10k", second_corpus="common-voice-10k", other_corpus="fleurs",
-    language="ca", second_language="gl", retention=tuple(("fleurs", code) for code in ("es", "fr", "nl", "ro", "ru")),
-    learning_rates=dict.fromkeys(LAPTOP.learning_rates, 1e-4), normaliser="released", keep="best",
-)  # fmt: skip
+    COLAB,
+    name="paper",
+    corpus="common-voice-10k",
+    second_corpus="common-voice-10k",
+    other_corpus="fleurs",
+    language="ca",
+    second_language="gl",
+    retention=tuple(("fleurs", code) for code in ("es", "fr", "nl", "ro", "ru")),
+    learning_rates=dict.fromkeys(LAPTOP.learning_rates, 1e-4),
+    normaliser="released",
+    keep="best",
+)
 
 PRESETS = {preset.name: preset for preset in (SMOKE, LAPTOP, COLAB, PAPER)}
 
@@ -111,67 +167,3 @@ def get_preset(name: str | None = None) -> Preset:
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}: set LAB_PRESET to one of {', '.join(PRESETS)}")
     return PRESETS[name]
-
-
-def cache_dir() -> Path:
-    """Return the folder for weights, corpora and training runs (variable LAB_CACHE, else `cache/` here)."""
-    return Path(os.environ.get("LAB_CACHE") or REPOSITORY / "cache").expanduser()
-
-
-def data_dir() -> Path:
-    """Return the folder of speech data that was downloaded by hand (variable LAB_DATA, else `data/` in the cache)."""
-    return Path(os.environ.get("LAB_DATA") or cache_dir() / "data").expanduser()
-
-
-def results_dir(preset: Preset) -> Path:
-    """Return the folder for tables and pictures (variable LAB_RESULTS, else `results/` here) of one preset."""
-    return Path(os.environ.get("LAB_RESULTS") or REPOSITORY / "results").expanduser() / preset.name
-
-
-@contextmanager
-def disk_errors(folder: Path, variable: str = "LAB_CACHE") -> Iterator[None]:
-    """Turn a full disk, however a library reports it, into an OSError that names the folder and says what to do.
-
-    variable: what names another folder. Of blocks in each other the innermost speaks.
-    """
-    try:
-        yield
-    except Exception as error:  # safetensors and torch have errors of their own
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        if not full and "unexpected pos" not in str(error) or "left under" in str(error):  # torch.save; ours
-            raise
-        raise OSError(errno.ENOSPC, f"no space left under {folder}: free some, or set {variable} to a folder on "
-                      "another disk; then run it again, it goes on where it was") from error  # fmt: skip
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give a name beside `path` to write to; it becomes `path` where the block ends well: no half file has that name.
-
-    The folder is made where it is missing. Raises OSError as `disk_errors` does.
-    """
-    part = path.with_name(path.name + ".part")
-    with disk_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        os.replace(part, path)
-
-
-@contextmanager
-def whole_folder(path: Path, new: bool = False) -> Iterator[Path]:
-    """The same for a folder, which the block makes; it takes the place of what is there.
-
-    What a block that failed or a killed run has left is removed. new: raise FileExistsError where something is there.
-    """
-    if new and path.exists():
-        raise FileExistsError(f"{path} exists: give a new folder, or remove that one first")
-    part = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        with disk_errors(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield part
-            shutil.rmtree(path, ignore_errors=True)
-            part.rename(path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

@@ -4,15 +4,16 @@ import math
 
 import torch
 
-from distilwhisper_lib import js_divergence
-from distilwhisper_lib.losses import top_k_divergence, top_k_log_probs
+from distilwhisper_lib import js_divergence, top_k_divergence, top_k_log_probs
 
 
 def check_js_by_hand(js_nats, largest_js) -> str:
     """Exercise 3.1: JS of (0.8, 0.2) and (0.4, 0.6) in nats, and the largest JS there is."""
     t, s = torch.tensor([[0.8, 0.2]]).log(), torch.tensor([[0.4, 0.6]]).log()
     right = float(js_divergence(t, s))
-    assert abs(js_nats - right / math.log(2)) > 1e-3, "that is in bits (log2); in nats the logarithm is natural"
+    assert abs(js_nats - right / math.log(2)) > 1e-3, (
+        "that is in bits (log2); in nats the logarithm is natural"
+    )
     assert abs(js_nats - 2 * right) > 1e-3, "that is the sum of both KL terms; JS is half of it"
     assert abs(js_nats - 0.8 * math.log(0.8 / 0.4) - 0.2 * math.log(0.2 / 0.6)) > 1e-3, (
         "that is KL(t || s); JS compares t and s with their average m = (0.6, 0.4)"
@@ -30,21 +31,29 @@ def check_js_by_hand(js_nats, largest_js) -> str:
 def check_masked_js(masked_js) -> str:
     """Exercise 3.2: mean JS over labelled positions, whatever the padding."""
     generator = torch.Generator().manual_seed(0)
-    teacher, student = (3 * torch.randn(2, 5, 7, generator=generator) for _ in range(2))  # (B, T, V)
+    teacher, student = (
+        3 * torch.randn(2, 5, 7, generator=generator) for _ in range(2)
+    )  # (B, T, V)
     labels = torch.tensor([[1, 2, 3, 4, 5], [1, 2, -100, -100, -100]])
     keep = labels != -100
     right = float(js_divergence(teacher[keep], student[keep]))
     given = float(masked_js(teacher, student, labels))
     everywhere = float(js_divergence(teacher.flatten(0, 1), student.flatten(0, 1)))
-    assert abs(given - everywhere) > 1e-5, "that is the mean over all positions, padded ones included"
+    assert abs(given - everywhere) > 1e-5, (
+        "that is the mean over all positions, padded ones included"
+    )
     assert abs(given - right * keep.float().mean()) > 1e-5, (
         "padded positions are set to zero, but still counted: divide by the number of labelled positions, not by B * T"
     )
     assert abs(given - 2 * right) > 1e-5, "twice too large: JS is HALF of the sum of both KL terms"
     assert abs(given - right) < 1e-5, f"the JS of this batch is {right:.4f}, yours is {given:.4f}"
-    wider = [torch.cat([x, torch.randn(2, 4, 7, generator=generator)], 1) for x in (teacher, student)]
+    wider = [
+        torch.cat([x, torch.randn(2, 4, 7, generator=generator)], 1) for x in (teacher, student)
+    ]
     more = torch.cat([labels, torch.full((2, 4), -100)], 1)
-    assert abs(float(masked_js(*wider, more)) - given) < 1e-6, "the value changes when padding grows"
+    assert abs(float(masked_js(*wider, more)) - given) < 1e-6, (
+        "the value changes when padding grows"
+    )
     sure, other = torch.zeros(1, 2, 7), torch.zeros(1, 2, 7)
     sure[..., 0], other[..., 1] = 300.0, 300.0
     assert abs(float(masked_js(sure, other, torch.tensor([[0, 0]]))) - math.log(2)) < 1e-4, (
@@ -71,18 +80,26 @@ def check_smallest_k(kept, smallest_k) -> str:
     for sharpness, k in ((6, 1), (6, 16), (3, 16)):
         logits = made_up_logits(sharpness)
         given, right = float(kept(*logits, k)), _kept(*logits, k)
-        assert given < 1 + 1e-3, f"top-k JS is a lower bound, but yours keeps {given:.2f} of the full one at k = {k}"
+        assert given < 1 + 1e-3, (
+            f"top-k JS is a lower bound, but yours keeps {given:.2f} of the full one at k = {k}"
+        )
         assert abs(given - right) < 0.01, (
             f"at sharpness {sharpness}, k = {k} the share is {right:.3f}, yours is {given:.3f}: are all other tokens "
             "kept as one class (the tail), rather than the k made to sum to one again?"
         )
-    right = {sharpness: next(2**i for i in range(12) if _kept(*made_up_logits(sharpness), 2**i) >= 0.95)
-             for sharpness in (3, 6)}  # fmt: skip
+    right = {
+        sharpness: next(2**i for i in range(12) if _kept(*made_up_logits(sharpness), 2**i) >= 0.95)
+        for sharpness in (3, 6)
+    }
     for sharpness, k in right.items():
-        assert smallest_k.get(sharpness) is not ..., f"kept is right; smallest_k[{sharpness}] is still open"
+        assert smallest_k.get(sharpness) is not ..., (
+            f"kept is right; smallest_k[{sharpness}] is still open"
+        )
         assert smallest_k.get(sharpness) == k, (
             f"smallest_k[{sharpness}] is {smallest_k.get(sharpness)}: take the first power of two with kept >= 0.95, "
             "starting at 1"
         )
-    return (f"k = {right[6]} for a sure teacher, {right[3]} for an unsure one: where a teacher hardly knows the "
-            "language, store more")  # fmt: skip
+    return (
+        f"k = {right[6]} for a sure teacher, {right[3]} for an unsure one: where a teacher hardly knows the "
+        "language, store more"
+    )

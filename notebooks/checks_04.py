@@ -4,18 +4,25 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from distilwhisper_lib.systems import lora_config
-from distilwhisper_lib.checkpoints.tiny import tiny_whisper
+from distilwhisper_lib import lora_config, tiny_whisper
 
 
 def check_lora_parameters(answer) -> str:
     """Exercise 4.1."""
     right = 24 * 2 * 64 * (768 + 3072)
-    assert answer != right // 2, "half of it: each layer has two linear layers, fc1 and fc2 (and there are 24 layers)"
-    assert answer != 24 * 2 * 768 * 3072, "that is the number of weights in fc1 and fc2 themselves, which stay frozen"
-    assert answer != 2 * right, ("twice as much: that is LoRA on the shared block and on the expert of each layer, "
-                                 "as the released script has it; here is only one block a layer")  # fmt: skip
-    assert answer == right, f"{answer:,} is not it: r * (d_in + d_out) for each of the 2 * 24 linear layers"
+    assert answer != right // 2, (
+        "half of it: each layer has two linear layers, fc1 and fc2 (and there are 24 layers)"
+    )
+    assert answer != 24 * 2 * 768 * 3072, (
+        "that is the number of weights in fc1 and fc2 themselves, which stay frozen"
+    )
+    assert answer != 2 * right, (
+        "twice as much: that is LoRA on the shared block and on the expert of each layer, "
+        "as the released script has it; here is only one block a layer"
+    )
+    assert answer == right, (
+        f"{answer:,} is not it: r * (d_in + d_out) for each of the 2 * 24 linear layers"
+    )
     return f"{right:,} parameters, under 5 % of whisper-small's 241.7 million"
 
 
@@ -23,22 +30,29 @@ def check_merge(merge) -> str:
     """Exercise 4.2."""
     torch.manual_seed(0)
     linear, r, alpha = nn.Linear(6, 10), 2, 8
-    peft = get_peft_model(nn.Sequential(linear), LoraConfig(r=r, lora_alpha=alpha, target_modules=["0"]))
+    peft = get_peft_model(
+        nn.Sequential(linear), LoraConfig(r=r, lora_alpha=alpha, target_modules=["0"])
+    )
     layer = peft.base_model.model[0]
     nn.init.normal_(layer.lora_B["default"].weight)
     A, B = layer.lora_A["default"].weight.detach(), layer.lora_B["default"].weight.detach()
     weight = layer.base_layer.weight.detach()
     before, x = weight.clone(), torch.randn(3, 6)
     merged = merge(weight, A, B, alpha)
-    assert torch.equal(weight, before), "`weight` itself has changed: return a new tensor instead of using +="
+    assert torch.equal(weight, before), (
+        "`weight` itself has changed: return a new tensor instead of using +="
+    )
     assert isinstance(merged, torch.Tensor) and merged.shape == weight.shape, (
-        f"the merged weight must have the shape of the weight, {tuple(weight.shape)}: the product is B @ A")
+        f"the merged weight must have the shape of the weight, {tuple(weight.shape)}: the product is B @ A"
+    )
     assert not torch.allclose(merged, weight + B @ A), (
-        "the scale is missing: this only works where alpha equals r; here alpha = 8 and r = 2")
+        "the scale is missing: this only works where alpha equals r; here alpha = 8 and r = 2"
+    )
     assert not torch.allclose(merged, weight + alpha * (B @ A)), "the scale is alpha / r, not alpha"
     with torch.no_grad():
-        assert torch.allclose(nn.functional.linear(x, merged, layer.base_layer.bias), peft(x), atol=1e-5), (
-            "the merged layer gives other outputs than PEFT's adapter: W + alpha / r * B @ A")
+        assert torch.allclose(
+            nn.functional.linear(x, merged, layer.base_layer.bias), peft(x), atol=1e-5
+        ), "the merged layer gives other outputs than PEFT's adapter: W + alpha / r * B @ A"
     return "the merged layer does what PEFT's adapter does, without it"
 
 
@@ -62,6 +76,9 @@ def check_route(route) -> str:
     assert adapted is not None, "nothing came back: return what run() returns"
     assert torch.equal(adapted, on), "for the adapted language the adapter must be on"
     assert torch.equal(route(model, run, "nl", "cs"), off), (
-        "for another language the outputs must be the student's: call run() inside `with model.disable_adapter():`")
-    assert torch.equal(run(), on), "the adapter is still off after your function: use the `with` block, which undoes it"
+        "for another language the outputs must be the student's: call run() inside `with model.disable_adapter():`"
+    )
+    assert torch.equal(run(), on), (
+        "the adapter is still off after your function: use the `with` block, which undoes it"
+    )
     return "another language gets the student's outputs exactly, and the adapter is back afterwards"

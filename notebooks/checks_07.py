@@ -3,34 +3,54 @@
 import pandas as pd
 import torch
 
-from distilwhisper_lib import attach_experts, load_whisper, set_language
-from distilwhisper_lib.clsr import clsr_blocks, expert_parameters, whisper_layers
+from distilwhisper_lib import (
+    attach_experts,
+    clsr_blocks,
+    expert_parameters,
+    load_whisper,
+    set_language,
+    whisper_layers,
+)
 
 
 def check_pooled_budget(decoder_share, encoder_mean) -> str:
     """Exercise 7.1: the decoder's share of the pooled mean, and the encoder's mean that meets the budget alone."""
     assert abs(decoder_share - 0.02) > 1e-4, (
-        "2.00 % is 30 of 1,500; the share is of all positions, the decoder's own included")
+        "2.00 % is 30 of 1,500; the share is of all positions, the decoder's own included"
+    )
     assert abs(decoder_share - 30 / 1530) < 1e-4, (
-        f"{decoder_share:.4f} is not it: both stacks have 12 layers, so the layers cancel out: 30 / (1500 + 30)")
-    assert abs(encoder_mean - 0.5) > 1e-3, "with 0.5 in the encoder and 0 in the decoder the mean lies below 0.5"
+        f"{decoder_share:.4f} is not it: both stacks have 12 layers, so the layers cancel out: 30 / (1500 + 30)"
+    )
+    assert abs(encoder_mean - 0.5) > 1e-3, (
+        "with 0.5 in the encoder and 0 in the decoder the mean lies below 0.5"
+    )
     assert abs(encoder_mean - 0.5 * 1530 / 1500) < 1e-3, (
-        f"{encoder_mean:.3f} is not it: 1500 x / 1530 = 0.5 has to hold for x")
+        f"{encoder_mean:.3f} is not it: 1500 x / 1530 = 0.5 has to hold for x"
+    )
     return "two points more in the encoder pay for a decoder that never uses its experts"
 
 
 TRIALS = pd.DataFrame(
-    [[0.8, "js", 5.0, 3e-4], [0.5, "js", 5.0, 3e-4], [0.8, "kl", 5.0, 3e-4], [0.8, "js", 1.0, 1.5e-4],
-     [0.5, "kl", 5.0, 3e-4]],
+    [
+        [0.8, "js", 5.0, 3e-4],
+        [0.5, "js", 5.0, 3e-4],
+        [0.8, "kl", 5.0, 3e-4],
+        [0.8, "js", 1.0, 1.5e-4],
+        [0.5, "kl", 5.0, 3e-4],
+    ],
     columns=["budget", "divergence", "noise", "learning_rate"],
-)  # fmt: skip
+)
 
 
 def check_one_change(one_change) -> str:
     """Exercise 7.2: the pairs of trials that differ in exactly one setting."""
     pairs = {frozenset(pair) for pair in one_change(TRIALS.copy())}
-    assert all(len(pair) == 2 for pair in pairs), "a pair is two different rows: a trial is not compared with itself"
-    assert frozenset((0, 3)) not in pairs, "rows 0 and 3 differ in noise AND learning rate: which of them did it?"
+    assert all(len(pair) == 2 for pair in pairs), (
+        "a pair is two different rows: a trial is not compared with itself"
+    )
+    assert frozenset((0, 3)) not in pairs, (
+        "rows 0 and 3 differ in noise AND learning rate: which of them did it?"
+    )
     assert frozenset((0, 4)) not in pairs, "rows 0 and 4 differ in budget and divergence"
     right = {frozenset(pair) for pair in ((0, 1), (0, 2), (1, 4), (2, 4))}
     assert pairs == right, f"missing or too many: {sorted(sorted(pair) for pair in pairs ^ right)}"
@@ -58,14 +78,22 @@ def check_open_only(open_only) -> str:
         with open_only(model, "decoder", [0]):
             model(**inputs)
             places = [(stack, index) for stack, index, _ in whisper_layers(model)]
-            gates = dict(zip(places, [block.last_gate for block in clsr_blocks(model)], strict=True))
+            gates = dict(
+                zip(places, [block.last_gate for block in clsr_blocks(model)], strict=True)
+            )
         after = model(**inputs).logits
     for place, gate in gates.items():
         if place != ("decoder", 0):
             assert not gate.any(), f"layer {place} should be closed, but some of its gates are open"
     gate, own = gates["decoder", 0], free[places.index(("decoder", 0))]
     assert gate.shape == own.shape, "the gate has lost its shape"
-    assert not gate.all(), "the layer that is kept has all gates open: it should decide for itself, as trained"
-    assert gate.any(), "the layer that should be kept is closed too: are stack and index both compared?"
-    assert torch.equal(before, after), "after the block the model is not the one it was: remove the hooks"
+    assert not gate.all(), (
+        "the layer that is kept has all gates open: it should decide for itself, as trained"
+    )
+    assert gate.any(), (
+        "the layer that should be kept is closed too: are stack and index both compared?"
+    )
+    assert torch.equal(before, after), (
+        "after the block the model is not the one it was: remove the hooks"
+    )
     return "one layer at a time can be asked what it contributes, without any training"

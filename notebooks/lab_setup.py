@@ -20,7 +20,11 @@ UNTOUCHED = ("numpy", "torch")
 def missing_requirements(root: Path = ROOT) -> list[str]:
     """Return the project's requirements that are not installed, or too old; never numpy or torch."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    return [line for line in project["dependencies"] if _name(line) not in UNTOUCHED and not _installed(line)]
+    return [
+        line
+        for line in project["dependencies"]
+        if _name(line) not in UNTOUCHED and not _installed(line)
+    ]
 
 
 def _name(requirement: str) -> str:
@@ -47,9 +51,15 @@ def install_missing() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         held = Path(folder) / "held.txt"
-        held.write_text("".join(f"{name}=={importlib.metadata.version(name)}\n" for name in UNTOUCHED if _here(name)))
+        held.write_text(
+            "".join(
+                f"{name}=={importlib.metadata.version(name)}\n" for name in UNTOUCHED if _here(name)
+            )
+        )
         print("installing", *missing)
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-c", held, *missing], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", "-c", held, *missing], check=True
+        )
 
 
 def _here(name: str) -> bool:
@@ -65,8 +75,10 @@ def open_lab(preset: str | None = None, **changes):
     changes: settings instead of the preset's, such as teacher="openai/whisper-small".
     """
     if not _here("torch"):
-        raise RuntimeError("torch is not installed in this kernel: run `make course` or `make lab` in the project's "
-                           "folder and choose its kernel, or open the notebook on Colab")  # fmt: skip
+        raise RuntimeError(
+            "torch is not installed in this kernel: run `make course` or `make lab` in the project's "
+            "folder and choose its kernel, or open the notebook on Colab"
+        )
     install_missing()
     sys.path[:0] = [str(path) for path in (ROOT, ROOT / "notebooks") if str(path) not in sys.path]
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

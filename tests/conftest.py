@@ -4,8 +4,9 @@ import os
 
 import pytest
 import torch
-from distilwhisper_lib.batches import Collator
-from distilwhisper_lib.weights import load_processor, load_whisper
+
+from distilwhisper_lib.data.batches import Collator
+from distilwhisper_lib.whisper.loading import load_processor, load_whisper
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 torch.set_num_threads(1)  # the same sums in the same order, and room for other tests

@@ -16,10 +16,14 @@ import soundfile
 def tone(seconds: float = 0.5, rate: int = 22_050, pitch: float = 220.0) -> np.ndarray:
     """Return a tone with an overtone, float32 (n,)."""
     time = np.arange(round(seconds * rate)) / rate
-    return (0.3 * np.sin(2 * np.pi * pitch * time) + 0.1 * np.sin(5 * np.pi * pitch * time)).astype(np.float32)
+    return (0.3 * np.sin(2 * np.pi * pitch * time) + 0.1 * np.sin(5 * np.pi * pitch * time)).astype(
+        np.float32
+    )
 
 
-def write_ogg(path: Path, seconds: float = 0.5, pitch: float = 220.0, rate: int = 22_050, channels: int = 1) -> None:
+def write_ogg(
+    path: Path, seconds: float = 0.5, pitch: float = 220.0, rate: int = 22_050, channels: int = 1
+) -> None:
     """Write a Vorbis file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sound = np.stack([tone(seconds, rate, pitch)] * channels, axis=1)
@@ -32,26 +36,41 @@ def dialogue(name: str, font: str, english: str, text: str) -> str:
 
 
 FILLETS_LINES = {  # room -> (id, font, English, text, pitch or None for no sound)
-    "gods": [("g-small", "font_small", "A god.", "Malý bůh.", 200),
-             ("g-big", "font_big", "Big god.", "Velký bůh.", 210),
-             ("g-other", "font_cyan", "Water!", "Voda!", 220), ("g-place", "font_cyan", "A%1.", "A%1.", 230),
-             ("g-none", "font_cyan", "", "", 240)],
-    "airplane": [("a-1", "font_small", "A ship.", "Divná loď.", 250),
-                 ("a-2", "font_big", "A god.", "Malý BŮH!", 260),
-                 ("a-x", "font_yellow", "Other.", "Někdo jiný.", 270)],
-    "ufo": [("u-1", "font_small", "Hello.", "Dobrý den.", 280), ("u-2", "font_big", "Silent.", "Beze zvuku.", None)],
+    "gods": [
+        ("g-small", "font_small", "A god.", "Malý bůh.", 200),
+        ("g-big", "font_big", "Big god.", "Velký bůh.", 210),
+        ("g-other", "font_cyan", "Water!", "Voda!", 220),
+        ("g-place", "font_cyan", "A%1.", "A%1.", 230),
+        ("g-none", "font_cyan", "", "", 240),
+    ],
+    "airplane": [
+        ("a-1", "font_small", "A ship.", "Divná loď.", 250),
+        ("a-2", "font_big", "A god.", "Malý BŮH!", 260),
+        ("a-x", "font_yellow", "Other.", "Někdo jiný.", 270),
+    ],
+    "ufo": [
+        ("u-1", "font_small", "Hello.", "Dobrý den.", 280),
+        ("u-2", "font_big", "Silent.", "Beze zvuku.", None),
+    ],
     "cave": [("c-1", "font_big", "Cave.", "Jeskyně.", 290)],
     "share": [("smrt-v-0", "font_big", "Oh.", "No a je to.", 300)],
-}  # fmt: skip
+}
 
 
 def make_fillets(root: Path, language: str = "cs") -> Path:
     """Write a small game; returns the data's folder."""
     folder = root / "usr/share/games/fillets-ng"
     for room, lines in FILLETS_LINES.items():
-        script = folder / "script" / room / f"{'black_' if room == 'share' else ''}dialogs_{language}.lua"
+        script = (
+            folder
+            / "script"
+            / room
+            / f"{'black_' if room == 'share' else ''}dialogs_{language}.lua"
+        )
         script.parent.mkdir(parents=True, exist_ok=True)
-        script.write_text("-- made up\n" + "".join(dialogue(*line[:4]) for line in lines), encoding="utf-8")
+        script.write_text(
+            "-- made up\n" + "".join(dialogue(*line[:4]) for line in lines), encoding="utf-8"
+        )
         place = "share/blackjokes" if room == "share" else room
         for name, _, _, _, pitch in lines:
             if pitch:
@@ -87,13 +106,20 @@ def tree(root: Path) -> dict[str, bytes]:
     return {f"./{path.relative_to(root).as_posix()}": path.read_bytes() for path in files}
 
 
-def make_deb(path: Path, package: str, version: str, files: dict[str, bytes], kind: str = "xz") -> Path:
+def make_deb(
+    path: Path, package: str, version: str, files: dict[str, bytes], kind: str = "xz"
+) -> Path:
     """Write a .deb: an ar archive of debian-binary, control.tar.xz and data.tar.xz or .zst."""
-    control = f"Package: {package}\nVersion: {version}\nDescription: made up\n of nothing\n".encode()
+    control = (
+        f"Package: {package}\nVersion: {version}\nDescription: made up\n of nothing\n".encode()
+    )
     data = tar_bytes(files)
     packed = lzma.compress(data) if kind == "xz" else pa.compress(data, codec="zstd", asbytes=True)
-    members = {"debian-binary": b"2.0\n", "control.tar.xz": lzma.compress(tar_bytes({"./control": control})),
-               f"data.tar.{kind}": packed}  # fmt: skip
+    members = {
+        "debian-binary": b"2.0\n",
+        "control.tar.xz": lzma.compress(tar_bytes({"./control": control})),
+        f"data.tar.{kind}": packed,
+    }
     content = b"!<arch>\n"
     for name, part in members.items():
         header = f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(part):<10}`\n"
@@ -103,7 +129,17 @@ def make_deb(path: Path, package: str, version: str, files: dict[str, bytes], ki
     return path
 
 
-CV_COLUMNS = ("client_id", "path", "sentence", "up_votes", "down_votes", "age", "gender", "accents", "locale")
+CV_COLUMNS = (
+    "client_id",
+    "path",
+    "sentence",
+    "up_votes",
+    "down_votes",
+    "age",
+    "gender",
+    "accents",
+    "locale",
+)
 CV_ROWS = {  # table -> (number of the clip, up-votes, down-votes)
     "train": [(1, 2, 0), (2, 5, 1), (3, 5, 0), (4, 2, 0), (5, 2, 1), (6, 9, 4)],
     "dev": [(11, 2, 1), (12, 2, 0), (13, 3, 0)],
@@ -119,47 +155,80 @@ def write_sound(path: Path, seconds: float = 0.3, pitch: float = 220.0, kind: st
 
 def cv_row(locale: str, number: int, up: object, down: object) -> str:
     """Return a line of a table of Common Voice."""
-    cells = (f"speaker{number % 3}", f"common_voice_{locale}_{number}.mp3", f'Frase "{number}.', up, down, "", "", "",
-             locale)  # fmt: skip
+    cells = (
+        f"speaker{number % 3}",
+        f"common_voice_{locale}_{number}.mp3",
+        f'Frase "{number}.',
+        up,
+        down,
+        "",
+        "",
+        "",
+        locale,
+    )
     return "\t".join(map(str, cells)) + "\n"
 
 
-def make_common_voice(root: Path, locale: str = "ca", release: str = "cv-corpus-13.0-2023-03-09") -> Path:
+def make_common_voice(
+    root: Path, locale: str = "ca", release: str = "cv-corpus-13.0-2023-03-09"
+) -> Path:
     """Write a release of eleven clips; returns the locale's folder."""
     folder = root / release / locale
     for table, rows in CV_ROWS.items():
         for number, _, _ in rows:
-            write_sound(folder / "clips" / f"common_voice_{locale}_{number}.mp3", pitch=200 + 10 * number)
+            write_sound(
+                folder / "clips" / f"common_voice_{locale}_{number}.mp3", pitch=200 + 10 * number
+            )
         lines = ["\t".join(CV_COLUMNS) + "\n"] + [cv_row(locale, *row) for row in rows]
         (folder / f"{table}.tsv").write_text("".join(lines), encoding="utf-8")
     (folder / "validated.tsv").write_text("not read\n", encoding="utf-8")
     return folder
 
 
-def pack(folder: Path, archive: Path, extra: dict[str, bytes] | None = None, root: Path | None = None) -> Path:
+def pack(
+    folder: Path, archive: Path, extra: dict[str, bytes] | None = None, root: Path | None = None
+) -> Path:
     """Write a folder as .tar.gz, its members named as under `root` (by default the folder's parent)."""
     root = root or folder.parent
-    files = {name.removeprefix("./"): content for name, content in tree(root).items()
-             if (root / name).is_relative_to(folder)}  # fmt: skip
+    files = {
+        name.removeprefix("./"): content
+        for name, content in tree(root).items()
+        if (root / name).is_relative_to(folder)
+    }
     archive.parent.mkdir(parents=True, exist_ok=True)
     archive.write_bytes(gzip.compress(tar_bytes(files | (extra or {}))))
     return archive
 
 
-FLEURS_ROWS = {"train": [(7, "700", "MALE"), (8, "800", "FEMALE")], "dev": [(9, "900", "FEMALE")],
-               "test": [(7, "701", "FEMALE"), (5, "501", "MALE"), (4, "401", "MALE")]}  # fmt: skip
-ENGLISH_ROWS = {"train": [(7, "1", "MALE")], "dev": [(9, "2", "MALE")], "test": [(7, "3", "MALE"), (5, "4", "MALE")]}
+FLEURS_ROWS = {
+    "train": [(7, "700", "MALE"), (8, "800", "FEMALE")],
+    "dev": [(9, "900", "FEMALE")],
+    "test": [(7, "701", "FEMALE"), (5, "501", "MALE"), (4, "401", "MALE")],
+}
+ENGLISH_ROWS = {
+    "train": [(7, "1", "MALE")],
+    "dev": [(9, "2", "MALE")],
+    "test": [(7, "3", "MALE"), (5, "4", "MALE")],
+}
 
 
-def make_fleurs(root: Path, code: str = "ca_es", rows: dict | None = None, packed: bool = True) -> Path:
+def make_fleurs(
+    root: Path, code: str = "ca_es", rows: dict | None = None, packed: bool = True
+) -> Path:
     """Write a language in the published layout under data/, its sounds in archives or unpacked."""
     folder = root / "data" / code
     for table, lines in (rows or FLEURS_ROWS).items():
         for _, name, _ in lines:
-            write_sound(folder / "audio" / table / f"{name}.wav", pitch=100 + int(name) % 500, kind="WAV")
-        cells = ((i, f"{name}.wav", f'Raw "{i}, {code}.', f"{code} {table} {i}", "r a w |", 4800, gender)
-                 for i, name, gender in lines)  # fmt: skip
-        (folder / f"{table}.tsv").write_text("".join("\t".join(map(str, row)) + "\n" for row in cells), encoding="utf-8")
+            write_sound(
+                folder / "audio" / table / f"{name}.wav", pitch=100 + int(name) % 500, kind="WAV"
+            )
+        cells = (
+            (i, f"{name}.wav", f'Raw "{i}, {code}.', f"{code} {table} {i}", "r a w |", 4800, gender)
+            for i, name, gender in lines
+        )
+        (folder / f"{table}.tsv").write_text(
+            "".join("\t".join(map(str, row)) + "\n" for row in cells), encoding="utf-8"
+        )
         if packed:
             pack(folder / "audio" / table, folder / "audio" / f"{table}.tar.gz")
             shutil.rmtree(folder / "audio" / table)
@@ -173,9 +242,21 @@ def make_fleurs_parquet(root: Path, published: Path) -> Path:
         rows = []
         for line in (published / f"{table}.tsv").read_text(encoding="utf-8").splitlines():
             number, name, raw, text, _, samples, gender = line.split("\t")
-            sound = {"bytes": (published / "audio" / table / name).read_bytes(), "path": f"{table}/{name}"}
-            rows.append({"id": int(number), "num_samples": int(samples), "path": f"cache/{name}", "audio": sound,
-                         "transcription": text, "raw_transcription": raw, "gender": int(gender == "FEMALE")})  # fmt: skip
+            sound = {
+                "bytes": (published / "audio" / table / name).read_bytes(),
+                "path": f"{table}/{name}",
+            }
+            rows.append(
+                {
+                    "id": int(number),
+                    "num_samples": int(samples),
+                    "path": f"cache/{name}",
+                    "audio": sound,
+                    "transcription": text,
+                    "raw_transcription": raw,
+                    "gender": int(gender == "FEMALE"),
+                }
+            )
         (folder / split).mkdir(parents=True)
         pq.write_table(pa.Table.from_pylist(rows), folder / split / "0000.parquet")
     return folder

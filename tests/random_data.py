@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 import torch
-from distilwhisper_lib.clsr import expert_parameters
-from distilwhisper_lib.text import encode_labels
-from distilwhisper_lib.weights import use_window
 from torch.utils.data import Dataset
+
+from distilwhisper_lib.method.attach import expert_parameters
+from distilwhisper_lib.whisper.tokens import encode_labels
+from distilwhisper_lib.whisper.window import use_window
 
 FRAMES = 100  # a window of one second
 
@@ -18,15 +19,23 @@ class RandomClips(Dataset):
         draw = torch.Generator().manual_seed(seed)
         self.ids = [f"random/{seed}-{i}" for i in range(count)]
         low, high = seconds
-        self.durations = [low + (high - low) * torch.rand((), generator=draw).item() for _ in self.ids]
+        self.durations = [
+            low + (high - low) * torch.rand((), generator=draw).item() for _ in self.ids
+        ]
         self.items, texts = [], []
         for clip, duration in zip(self.ids, self.durations, strict=True):
             frames = round(100 * duration)
             length = int(torch.randint(letters[0], letters[1] + 1, (), generator=draw))
             text = bytes(torch.randint(97, 123, (length,), generator=draw).tolist()).decode()
             texts.append(text)
-            self.items.append({"id": clip, "features": torch.randn(80, frames, generator=draw), "frames": frames,
-                               "labels": encode_labels(tokenizer, text, language)})  # fmt: skip
+            self.items.append(
+                {
+                    "id": clip,
+                    "features": torch.randn(80, frames, generator=draw),
+                    "frames": frames,
+                    "labels": encode_labels(tokenizer, text, language),
+                }
+            )
 
         self.rows = {"text": texts}
 
@@ -46,7 +55,10 @@ def random_batch(rows=2, tokens=6, frames=FRAMES, seed=1):
     draw = torch.Generator().manual_seed(seed)
     ids = torch.randint(97, 123, (rows, tokens), generator=draw)
     ids[:, 0] = 257
-    return {"input_features": torch.randn(rows, 80, frames, generator=draw), "decoder_input_ids": ids}
+    return {
+        "input_features": torch.randn(rows, 80, frames, generator=draw),
+        "decoder_input_ids": ids,
+    }
 
 
 @torch.no_grad()
@@ -71,13 +83,18 @@ def shake_experts(model, language=None, seed=0, size=0.2):
 
 def frozen_state(model):
     """Return copies of all tensors of the state but experts and gates."""
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()
-            if ".experts." not in name and ".gates." not in name}  # fmt: skip
+    return {
+        name: tensor.clone()
+        for name, tensor in model.state_dict().items()
+        if ".experts." not in name and ".gates." not in name
+    }
 
 
 def same_state(first, second):
     """Return whether two states have the same names and the same tensors, bit for bit."""
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
 
 
 def random_counts(n, rate, seed):
@@ -86,5 +103,14 @@ def random_counts(n, rate, seed):
     words = draw.integers(1, 10, n)
     errors = draw.binomial(words, rate)
     zero = np.zeros(n)
-    return pd.DataFrame({"words": words, "insertions": zero, "deletions": zero, "substitutions": errors,
-                         "characters": 5 * words, "character_errors": errors, "loop": False})  # fmt: skip
+    return pd.DataFrame(
+        {
+            "words": words,
+            "insertions": zero,
+            "deletions": zero,
+            "substitutions": errors,
+            "characters": 5 * words,
+            "character_errors": errors,
+            "loop": False,
+        }
+    )

@@ -15,11 +15,14 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from distilwhisper_lib import evaluate, systems, teacher, train
-from distilwhisper_lib.batches import Collator
-from distilwhisper_lib.presets import get_preset
-from distilwhisper_lib.checkpoints.tiny import tiny_processor, tiny_whisper
 from random_data import RandomClips
+
+from distilwhisper_lib.data.batches import Collator
+from distilwhisper_lib.evaluation import transcription as evaluate
+from distilwhisper_lib.presets import get_preset
+from distilwhisper_lib.training import systems, teacher
+from distilwhisper_lib.training import trainer as train
+from distilwhisper_lib.whisper.tiny import tiny_processor, tiny_whisper
 
 PRESET = replace(get_preset("smoke"), batch_size=4, eval_batch_size=4)
 EPOCHS = 3
@@ -77,7 +80,9 @@ def die_removing(call):
 
 TRAINING = {  # two steps and two evaluations an epoch; moments that follow one another make one run
     "in the second epoch": [lambda: die_at(train.LabTrainer, "compute_loss", 6)],
-    "in the second checkpoint": [lambda: die_at(train.LabTrainer, "_save_optimizer_and_scheduler", 2)],
+    "in the second checkpoint": [
+        lambda: die_at(train.LabTrainer, "_save_optimizer_and_scheduler", 2)
+    ],
     "before the record has its name": [lambda: die_at(os, "replace", EPOCHS + 1)],
 }
 MORE = {
@@ -94,22 +99,35 @@ BEST = {
     "before the record of it": [lambda: die_at(train, "_write_run", 1)],
 }
 RESUMED = {  # the steps that were done, and are not done again
-    "in the second epoch": [0, 2], "in the second checkpoint": [0, 2], "before the record has its name": [0, 6],
-    "in the first epoch": [0, 0], "in evaluation, and again": [0, 2, 4], "in its last file": [0, 2],
-    "before its mark": [0, 2], "when the first is being removed": [0, 4],
-    "before the trained model has its name": [0, 6], "uninterrupted": [0],
-    "in the second validation": [0, 2], "before the kept model has its name": [0, 6],
+    "in the second epoch": [0, 2],
+    "in the second checkpoint": [0, 2],
+    "before the record has its name": [0, 6],
+    "in the first epoch": [0, 0],
+    "in evaluation, and again": [0, 2, 4],
+    "in its last file": [0, 2],
+    "before its mark": [0, 2],
+    "when the first is being removed": [0, 4],
+    "before the trained model has its name": [0, 6],
+    "uninterrupted": [0],
+    "in the second validation": [0, 2],
+    "before the kept model has its name": [0, 6],
     "before the record of it": [0, 6],
-}  # fmt: skip
+}
 TEACHER = {
     "before the first batch": [lambda: die_at(teacher, "_teacher_batch", 1)],
     "in the second file": [lambda: die_in_file(teacher, "save_file", 2)],
-    "before the third has its name, then again": [lambda: die_at(os, "replace", 3), lambda: die_at(os, "replace", 1)],
+    "before the third has its name, then again": [
+        lambda: die_at(os, "replace", 3),
+        lambda: die_at(os, "replace", 1),
+    ],
 }
 TRANSCRIBE = {
     "before the first batch": [lambda: die_at(evaluate, "generate_batch", 1)],
     "in the second table": [lambda: die_in_file(pd.DataFrame, "to_csv", 2)],
-    "before the third has its name, then again": [lambda: die_at(os, "replace", 3), lambda: die_at(os, "replace", 1)],
+    "before the third has its name, then again": [
+        lambda: die_at(os, "replace", 3),
+        lambda: die_at(os, "replace", 1),
+    ],
 }
 
 
@@ -120,7 +138,9 @@ def note_steps(folder):
     def noting(self, resume_from_checkpoint=None):
         self.args.logging_steps = 5
         with open(f"{folder}.steps", "a") as lines:
-            lines.write(f"{resume_from_checkpoint.rsplit('-', 1)[1] if resume_from_checkpoint else 0}\n")
+            lines.write(
+                f"{resume_from_checkpoint.rsplit('-', 1)[1] if resume_from_checkpoint else 0}\n"
+            )
         return original(self, resume_from_checkpoint=resume_from_checkpoint)
 
     train.LabTrainer.train = noting
@@ -135,16 +155,22 @@ def work(what, folder):
     clips = RandomClips(processor.tokenizer, 8 if system else 14, seconds=(0.3, 0.6))
     collator = Collator(processor.tokenizer, PRESET.margin_seconds)
     if what == "transcribe":
-        return evaluate.transcribe(tiny_whisper(), clips, collator, PRESET, folder / "table.csv", "cs")
+        return evaluate.transcribe(
+            tiny_whisper(), clips, collator, PRESET, folder / "table.csv", "cs"
+        )
     outputs = None
     if system is None or system.distils:
         where = folder if system is None else folder.parent / "teacher-outputs"
-        outputs = teacher.compute_teacher(tiny_whisper(seed=1), clips, collator, where, 8, PRESET.eval_batch_size)
+        outputs = teacher.cache_teacher_distributions(
+            tiny_whisper(seed=1), clips, collator, where, 8, PRESET.eval_batch_size
+        )
     if system is not None:
         note_steps(folder)
         goal = train.Objective(teacher=outputs, per_stack=system.budget_per_stack)
         preset = replace(PRESET, keep="best" if what == "best" else "last")
-        train.train_system(system, folder, preset, goal, clips, clips, collator, "cs", 1e-2, EPOCHS, 77)
+        train.train_system(
+            system, folder, preset, goal, clips, clips, collator, "cs", 1e-2, EPOCHS, 77
+        )
     return None
 
 
@@ -180,9 +206,13 @@ def main(what, folder):
     assert attempt(what, folder / "uninterrupted") == 0, "uninterrupted"
     for moment, preparations in moments.items():
         for prepare in preparations:
-            assert attempt(what, folder / moment, prepare) == -signal.SIGKILL, f"not killed {moment}"
+            assert attempt(what, folder / moment, prepare) == -signal.SIGKILL, (
+                f"not killed {moment}"
+            )
         assert attempt(what, folder / moment) == 0, f"not resumed after a kill {moment}"
-    file = {"teacher-outputs": "batch-00001*", "transcribe": "table.csv"}.get(what, "checkpoints/checkpoint-4/*")
+    file = {"teacher-outputs": "batch-00001*", "transcribe": "table.csv"}.get(
+        what, "checkpoints/checkpoint-4/*"
+    )
     assert attempt(what, folder / "from outside", watch=file) in (-signal.SIGKILL, 0)
     assert attempt(what, folder / "from outside") == 0, "not resumed after a kill from outside"
 

@@ -6,18 +6,20 @@ python several_processes.py FOLDER [N]: the last process is killed (SIGKILL) bef
 import os
 import signal
 import sys
-from itertools import count
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import torch
-from distilwhisper_lib.batches import Collator
-from distilwhisper_lib.checkpoints.tiny import tiny_processor
+from random_data import RandomClips
+
+from distilwhisper_lib.data.batches import Collator
 from distilwhisper_lib.device import PROCESSES, RANK
 from distilwhisper_lib.presets import get_preset
-from distilwhisper_lib.systems import SYSTEMS
-from distilwhisper_lib.train import LabTrainer, Objective, train_system
-from random_data import RandomClips
+from distilwhisper_lib.training.objective import Objective
+from distilwhisper_lib.training.systems import SYSTEMS
+from distilwhisper_lib.training.trainer import LabTrainer, train_system
+from distilwhisper_lib.whisper.tiny import tiny_processor
 
 PRESET = replace(get_preset("smoke"), batch_size=2, accumulation=2)
 
@@ -40,7 +42,19 @@ def main(folder: Path) -> None:
     clips = RandomClips(processor.tokenizer, 8, seconds=(0.3, 0.6))
     collator = Collator(processor.tokenizer, PRESET.margin_seconds)
     for name, preset in (("fine-tuning", replace(PRESET, keep="best")), ("clsr-ft", PRESET)):
-        train_system(SYSTEMS[name], folder / name, preset, Objective(), clips, clips, collator, "cs", 1e-3, 2, 77)
+        train_system(
+            SYSTEMS[name],
+            folder / name,
+            preset,
+            Objective(),
+            clips,
+            clips,
+            collator,
+            "cs",
+            1e-3,
+            2,
+            77,
+        )
     if PROCESSES > 1:
         torch.distributed.destroy_process_group()
 

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from distilwhisper_lib.audio import (
+from made_corpora import tone, write_ogg
+from transformers import WhisperFeatureExtractor
+
+from distilwhisper_lib.data.audio import (
     SAMPLE_RATE,
     EmptyAudioError,
     add_noise,
@@ -16,9 +19,6 @@ from distilwhisper_lib.audio import (
     pad_features,
     read_audio,
 )
-from transformers import WhisperFeatureExtractor
-
-from made_corpora import tone, write_ogg
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +38,13 @@ FORMATS = [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", "MP
 @pytest.mark.parametrize(("kind", "subtype"), FORMATS)
 @pytest.mark.parametrize("rate", [16_000, 22_050, 44_100])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_every_format_rate_and_number_of_channels_gives_16_khz_mono(tmp_path, kind, subtype, rate, channels):
+def test_every_format_rate_and_number_of_channels_gives_16_khz_mono(
+    tmp_path, kind, subtype, rate, channels
+):
     path = tmp_path / f"sound.{kind.lower()}"
-    soundfile.write(path, np.stack([tone(1.0, rate)] * channels, axis=1), rate, format=kind, subtype=subtype)
+    soundfile.write(
+        path, np.stack([tone(1.0, rate)] * channels, axis=1), rate, format=kind, subtype=subtype
+    )
     audio, expected = read_audio(path), tone(1.0, SAMPLE_RATE)
     assert audio.dtype == np.float32 and audio.ndim == 1
     assert abs(len(audio) - SAMPLE_RATE) <= 0.1 * SAMPLE_RATE  # MP3 pads
@@ -55,8 +59,13 @@ def test_the_forms_of_a_sound_agree(tmp_path):
     path = tmp_path / "sound.flac"
     path.write_bytes(encode_flac(tone(0.5, SAMPLE_RATE)))
     expected = read_audio(path)
-    forms = [str(path), path.read_bytes(), {"bytes": path.read_bytes(), "path": "x.flac"},
-             {"bytes": None, "path": str(path)}, {"array": expected, "sampling_rate": SAMPLE_RATE}]  # fmt: skip
+    forms = [
+        str(path),
+        path.read_bytes(),
+        {"bytes": path.read_bytes(), "path": "x.flac"},
+        {"bytes": None, "path": str(path)},
+        {"array": expected, "sampling_rate": SAMPLE_RATE},
+    ]
     for form in forms:
         assert np.array_equal(read_audio(form), expected)
 
@@ -104,7 +113,9 @@ def test_noise_has_the_stated_power_and_the_clips_spectrum(speech, snr):
     assert noisy.dtype == np.float32 and measured == pytest.approx(snr, abs=0.05)
     assert np.array_equal(noisy, add_noise(speech, snr, seed=3))
     assert not np.array_equal(noisy, add_noise(speech, snr, seed=4))
-    bands = lambda sound: [np.sum(part**2) for part in np.array_split(np.abs(np.fft.rfft(sound)), 8)]  # noqa: E731
+    bands = lambda sound: [
+        np.sum(part**2) for part in np.array_split(np.abs(np.fft.rfft(sound)), 8)
+    ]
     assert np.corrcoef(bands(noise), bands(speech))[0, 1] > 0.99
 
 
@@ -128,7 +139,20 @@ def test_reverberation_decays_as_stated(rt60):
         add_reverberation(click, 0, seed=0)
 
 
-LENGTHS = [1, 150, 3000, 16_000, 27_200, 27_201, 27_359, 160 * 37, 479_400, 479_700, 479_900, 480_000]
+LENGTHS = [
+    1,
+    150,
+    3000,
+    16_000,
+    27_200,
+    27_201,
+    27_359,
+    160 * 37,
+    479_400,
+    479_700,
+    479_900,
+    480_000,
+]
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -146,7 +170,11 @@ def test_the_clips_log_mel_padded_is_whispers_own(extractor, length):
 
 def test_quiet_clips_and_silence_have_whispers_floor(extractor):
     rng = np.random.default_rng(0)
-    for audio in (np.zeros(5000), 1e-7 * rng.standard_normal(5000), 1e-5 * rng.standard_normal(5000)):
+    for audio in (
+        np.zeros(5000),
+        1e-7 * rng.standard_normal(5000),
+        1e-5 * rng.standard_normal(5000),
+    ):
         audio = audio.astype(np.float32)
         expected = extractor(audio, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
         assert (pad_features([log_mel(audio, extractor)], 3000) - expected).abs().max() <= 1e-5

@@ -4,12 +4,19 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from distilwhisper_lib.audio import encode_flac, log_mel
-from distilwhisper_lib.batches import (
-    Clips, Collator, JoinedClips, LengthOrder, length_batches, position_masks, window_frames,
-)  # fmt: skip
-from distilwhisper_lib.losses import IGNORED
 from random_data import RandomClips
+
+from distilwhisper_lib.data.audio import encode_flac, log_mel
+from distilwhisper_lib.data.batches import (
+    Clips,
+    Collator,
+    JoinedClips,
+    LengthOrder,
+    length_batches,
+    position_masks,
+    window_frames,
+)
+from distilwhisper_lib.method.losses import IGNORED
 
 END, START, CS, TRANSLATE, TRANSCRIBE, NO_TIMESTAMPS = 256, 257, 282, 357, 358, 362
 SECONDS = [0.5, 0.83, 0.4]
@@ -20,9 +27,15 @@ def sound(seconds, seed=0):
 
 
 def make_rows(texts=("ab", "cde", "f"), seconds=SECONDS, **columns):
-    rows = {"id": [f"room/{i}" for i in range(len(texts))], "text": list(texts), "duration": list(seconds),
-            "translation_en": [text.upper() for text in texts],
-            "audio": [{"bytes": encode_flac(sound(s, i)), "path": f"{i}"} for i, s in enumerate(seconds)]}  # fmt: skip
+    rows = {
+        "id": [f"room/{i}" for i in range(len(texts))],
+        "text": list(texts),
+        "duration": list(seconds),
+        "translation_en": [text.upper() for text in texts],
+        "audio": [
+            {"bytes": encode_flac(sound(s, i)), "path": f"{i}"} for i, s in enumerate(seconds)
+        ],
+    }
     return Dataset.from_dict(rows | columns)
 
 
@@ -34,9 +47,17 @@ def clips(processor):
 # ---- the window
 
 
-@pytest.mark.parametrize(("longest", "margin", "frames"), [
-    (100, 3.0, 400), (101, 3.0, 402), (100, 0.505, 150), (2900, 3.0, 3000), (2999, 0.0, 3000), (50, None, 3000),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("longest", "margin", "frames"),
+    [
+        (100, 3.0, 400),
+        (101, 3.0, 402),
+        (100, 0.505, 150),
+        (2900, 3.0, 3000),
+        (2999, 0.0, 3000),
+        (50, None, 3000),
+    ],
+)
 def test_window_is_the_longest_clip_and_a_margin(longest, margin, frames):
     assert window_frames(longest, margin) == frames
 
@@ -51,34 +72,52 @@ def test_clip_longer_than_whispers_window_is_refused():
 
 
 def test_items_hold_features_labels_and_the_length_of_the_sound(clips, processor):
-    assert len(clips) == 3 and clips.ids == ["room/0", "room/1", "room/2"] and clips.durations == SECONDS
+    assert (
+        len(clips) == 3
+        and clips.ids == ["room/0", "room/1", "room/2"]
+        and clips.durations == SECONDS
+    )
     item = clips[1]
     assert (item["id"], item["frames"]) == ("room/1", 83)
-    assert item["labels"] == [CS, TRANSCRIBE, NO_TIMESTAMPS, *processor.tokenizer("cde", add_special_tokens=False)
-                              .input_ids, END]  # fmt: skip
+    assert item["labels"] == [
+        CS,
+        TRANSCRIBE,
+        NO_TIMESTAMPS,
+        *processor.tokenizer("cde", add_special_tokens=False).input_ids,
+        END,
+    ]
     expected = log_mel(sound(0.83, 1), processor.feature_extractor)
     assert item["features"].shape == expected.shape
-    assert torch.allclose(item["features"], torch.as_tensor(expected), atol=1e-2)  # 16-bit FLAC between them
+    assert torch.allclose(
+        item["features"], torch.as_tensor(expected), atol=1e-2
+    )  # 16-bit FLAC between them
 
 
 def test_task_language_and_column_go_into_the_labels(processor):
     translated = Clips(make_rows(), processor, "Czech", "translate", "translation_en")
-    assert translated.labels[0] == [CS, TRANSLATE, NO_TIMESTAMPS, *processor.tokenizer("AB", add_special_tokens=False)
-                                    .input_ids, END]  # fmt: skip
+    assert translated.labels[0] == [
+        CS,
+        TRANSLATE,
+        NO_TIMESTAMPS,
+        *processor.tokenizer("AB", add_special_tokens=False).input_ids,
+        END,
+    ]
 
 
 def test_sound_is_changed_in_the_same_way_each_time(processor):
     def change(audio, seed):
         return audio + np.random.default_rng(seed).normal(0, 0.1, len(audio)).astype(np.float32)
 
-    plain, first, second = (Clips(make_rows(), processor, "cs", change=how) for how in (None, change, change))
+    plain, first, second = (
+        Clips(make_rows(), processor, "cs", change=how) for how in (None, change, change)
+    )
     assert torch.equal(first[1]["features"], second[1]["features"])
     assert not torch.allclose(first[1]["features"], plain[1]["features"], atol=0.05)
 
 
 def test_features_are_computed_once(clips, monkeypatch):
     first = clips[0]["features"]
-    monkeypatch.setattr("distilwhisper_lib.batches.read_audio", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr("distilwhisper_lib.data.batches.read_audio", lambda _: pytest.fail("read again"))
     assert clips[0]["features"] is first
 
 
@@ -88,8 +127,13 @@ def test_label_too_long_is_refused_at_once_with_its_id(processor):
 
 
 def test_unreadable_and_empty_sound_is_named(processor):
-    broken = make_rows(audio=[{"bytes": b"no sound", "path": "0.flac"}, {"bytes": encode_flac(sound(0)), "path": "e"},
-                              {"bytes": encode_flac(sound(1)), "path": "g"}])  # fmt: skip
+    broken = make_rows(
+        audio=[
+            {"bytes": b"no sound", "path": "0.flac"},
+            {"bytes": encode_flac(sound(0)), "path": "e"},
+            {"bytes": encode_flac(sound(1)), "path": "g"},
+        ]
+    )
     clips = Clips(broken, processor, "cs")
     with pytest.raises(ValueError, match=r"room/0: .*cannot decode"):
         clips[0]
@@ -107,8 +151,14 @@ def test_empty_split_is_refused(processor):
 
 
 def test_joined_clips_are_one_after_another(processor):
-    both = JoinedClips([Clips(make_rows(), processor, "cs"), Clips(make_rows(["z"], [0.6]), processor, "ca")])
-    assert len(both) == 4 and both.ids == ["room/0", "room/1", "room/2", "room/0"] and both.durations == [*SECONDS, 0.6]
+    both = JoinedClips(
+        [Clips(make_rows(), processor, "cs"), Clips(make_rows(["z"], [0.6]), processor, "ca")]
+    )
+    assert (
+        len(both) == 4
+        and both.ids == ["room/0", "room/1", "room/2", "room/0"]
+        and both.durations == [*SECONDS, 0.6]
+    )
     assert [both[i]["labels"][0] for i in range(4)] == [CS, CS, CS, 269]
 
 
@@ -117,12 +167,20 @@ def test_joined_clips_are_one_after_another(processor):
 
 def test_batch_is_padded_and_its_ids_are_exact(clips, processor):
     batch = Collator(processor.tokenizer, margin_seconds=0.5)([clips[0], clips[1], clips[2]])
-    a, b, c, d, e, f = (processor.tokenizer(letter, add_special_tokens=False).input_ids[0] for letter in "abcdef")
+    a, b, c, d, e, f = (
+        processor.tokenizer(letter, add_special_tokens=False).input_ids[0] for letter in "abcdef"
+    )
     head = [CS, TRANSCRIBE, NO_TIMESTAMPS]
-    assert batch["labels"].tolist() == [[*head, a, b, END, IGNORED], [*head, c, d, e, END],
-                                        [*head, f, END, IGNORED, IGNORED]]  # fmt: skip
-    assert batch["decoder_input_ids"].tolist() == [[START, *head, a, b, END], [START, *head, c, d, e],
-                                                   [START, *head, f, END, END]]  # fmt: skip
+    assert batch["labels"].tolist() == [
+        [*head, a, b, END, IGNORED],
+        [*head, c, d, e, END],
+        [*head, f, END, IGNORED, IGNORED],
+    ]
+    assert batch["decoder_input_ids"].tolist() == [
+        [START, *head, a, b, END],
+        [START, *head, c, d, e],
+        [START, *head, f, END, END],
+    ]
     longest = clips[1]["features"].shape[1]
     assert batch["input_features"].shape == (3, 80, longest + 50 + longest % 2)
     assert torch.equal(batch["input_features"][1, :, :longest], clips[1]["features"])
@@ -131,15 +189,24 @@ def test_batch_is_padded_and_its_ids_are_exact(clips, processor):
 
 def test_native_window_is_what_the_extractor_gives(clips, processor):
     batch = Collator(processor.tokenizer, margin_seconds=None)([clips[0]])
-    expected = processor.feature_extractor(sound(0.5, 0), sampling_rate=16_000, return_tensors="pt").input_features
+    expected = processor.feature_extractor(
+        sound(0.5, 0), sampling_rate=16_000, return_tensors="pt"
+    ).input_features
     assert batch["input_features"].shape == (1, 80, 3000)
     assert torch.allclose(batch["input_features"], expected, atol=1e-2)
 
 
 def test_masks_mark_sound_and_text():
-    batch = {"frames": torch.tensor([5, 8, 0]), "labels": torch.tensor([[1, 2, -100], [1, 2, 3], [1, -100, -100]])}
+    batch = {
+        "frames": torch.tensor([5, 8, 0]),
+        "labels": torch.tensor([[1, 2, -100], [1, 2, 3], [1, -100, -100]]),
+    }
     masks = position_masks(batch, encoder_positions=6)
-    assert masks["encoder"].int().tolist() == [[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0]]
+    assert masks["encoder"].int().tolist() == [
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [0, 0, 0, 0, 0, 0],
+    ]
     assert masks["decoder"].int().tolist() == [[1, 1, 0], [1, 1, 1], [1, 0, 0]]
 
 
@@ -182,10 +249,15 @@ def test_neighbours_have_similar_length_and_only_the_last_batch_is_small(count):
     spread = np.mean([batch.max() - batch.min() for batch in batches])
     assert spread < 4 if count > 4 else True
     shuffled = np.random.default_rng(1).permutation(durations)
-    assert count < 40 or spread < 0.6 * np.mean([np.ptp(shuffled[s : s + 4]) for s in range(0, count, 4)])
+    assert count < 40 or spread < 0.6 * np.mean(
+        [np.ptp(shuffled[s : s + 4]) for s in range(0, count, 4)]
+    )
 
 
 def test_random_clips_of_these_tests_look_like_clips(processor):
     collator, clips = Collator(processor.tokenizer, 0.5), RandomClips(processor.tokenizer, 3)
     batch = collator([clips[i] for i in range(3)])
-    assert batch["labels"][:, 0].tolist() == [CS] * 3 and batch["decoder_input_ids"][:, 0].tolist() == [START] * 3
+    assert (
+        batch["labels"][:, 0].tolist() == [CS] * 3
+        and batch["decoder_input_ids"][:, 0].tolist() == [START] * 3
+    )

@@ -6,18 +6,39 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from distilwhisper_lib.clsr import (
-    ClsrFeedForward, ExpertSettings, FeedForward, Gate, Routing, attach_experts, clsr_blocks,
-    detach_experts, expert_languages, expert_parameters, get_language, last_gates, set_language, set_noise,
-    use_language,
-)  # fmt: skip
-from distilwhisper_lib.weights import load_processor, load_whisper, use_window
 from peft import LoraConfig, get_peft_model
-from random_data import FRAMES, RandomClips, frozen_state, logits, random_batch, same_state, shake_experts
+from random_data import (
+    FRAMES,
+    RandomClips,
+    frozen_state,
+    logits,
+    random_batch,
+    same_state,
+    shake_experts,
+)
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import Trainer, TrainingArguments, WhisperForConditionalGeneration, pipeline
 
-STILL = ExpertSettings(expert_dropout=0.0, gate_dropout=0.0, skip_gate=0.0)  # nothing random in training
+from distilwhisper_lib.method.attach import (
+    attach_experts,
+    clsr_blocks,
+    detach_experts,
+    expert_languages,
+    expert_parameters,
+    get_language,
+    last_gates,
+    set_language,
+    set_noise,
+    use_language,
+)
+from distilwhisper_lib.method.experts import ExpertSettings, FeedForward, Gate
+from distilwhisper_lib.method.routing import ClsrFeedForward, Routing
+from distilwhisper_lib.whisper.loading import load_processor, load_whisper
+from distilwhisper_lib.whisper.window import use_window
+
+STILL = ExpertSettings(
+    expert_dropout=0.0, gate_dropout=0.0, skip_gate=0.0
+)  # nothing random in training
 
 
 @pytest.fixture
@@ -38,7 +59,9 @@ def training_loss(model, batch):
 
 def generate(model, features, languages, beams=1):
     with use_window(model, features.shape[-1]):
-        return model.generate(features, language=languages, task="transcribe", max_new_tokens=8, num_beams=beams)
+        return model.generate(
+            features, language=languages, task="transcribe", max_new_tokens=8, num_beams=beams
+        )
 
 
 # ---- nothing changes before training
@@ -106,7 +129,9 @@ def test_only_experts_and_gates_ask_for_gradients(model):
     asked = {id(p) for p in model.parameters() if p.requires_grad}
     assert asked == {id(p) for _, p in expert_parameters(model)}
     names = [name for name, p in model.named_parameters() if p.requires_grad]
-    assert len(names) == 4 * (4 + 3)  # layers x (two linear maps with bias, and the gate's three tensors)
+    assert len(names) == 4 * (
+        4 + 3
+    )  # layers x (two linear maps with bias, and the gate's three tensors)
     assert all(".experts.cs." in name or ".gates.cs." in name for name in names)
 
 
@@ -123,7 +148,9 @@ def test_experts_do_not_share_memory_with_the_frozen_block(model):
 def block():
     torch.manual_seed(0)
     routing = Routing(STILL)
-    block = ClsrFeedForward(FeedForward(torch.nn.Linear(6, 12), torch.nn.GELU(), torch.nn.Linear(12, 6)), routing)
+    block = ClsrFeedForward(
+        FeedForward(torch.nn.Linear(6, 12), torch.nn.GELU(), torch.nn.Linear(12, 6)), routing
+    )
     block.add_language("cs")
     routing.known.append("cs")
     for parameter in (*block.experts.parameters(), *block.gates.parameters()):
@@ -144,18 +171,28 @@ def test_evaluation_takes_expert_or_shared_block_token_by_token(block):
     expected = torch.where(opened, block.experts["cs"](h), block.shared(h))
     rows = {}
     for name, part in (("expert", block.experts["cs"]), ("shared", block.shared)):
-        part.register_forward_hook(lambda module, inputs, y, name=name: rows.update({name: inputs[0].numel() // 6}))
+        part.register_forward_hook(
+            lambda module, inputs, y, name=name: rows.update({name: inputs[0].numel() // 6})
+        )
     assert torch.allclose(block(h), expected, atol=1e-6)
     assert torch.equal(block.last_gate, opened.squeeze(-1).float())
-    for name, mask in (("expert", opened), ("shared", ~opened)):  # each position went through one of them
-        assert rows[name] == -(-int(mask.sum()) // 30) * 30  # rounded up to a quarter of the 120 positions
+    for name, mask in (
+        ("expert", opened),
+        ("shared", ~opened),
+    ):  # each position went through one of them
+        assert (
+            rows[name] == -(-int(mask.sum()) // 30) * 30
+        )  # rounded up to a quarter of the 120 positions
 
 
 @pytest.mark.parametrize(("positions", "step"), [(700, 32), (30, 7), (3, 1)])
 def test_the_rows_of_a_block_are_rounded_up_to_few_shapes(block, positions, step):
     h, sizes = torch.randn(1, positions, 6), []
     opened = gate_logit(block.eval(), h) >= 0
-    expected, count = torch.where(opened, block.experts["cs"](h), block.shared(h)), int(opened.sum())
+    expected, count = (
+        torch.where(opened, block.experts["cs"](h), block.shared(h)),
+        int(opened.sum()),
+    )
     for part in (block.experts["cs"], block.shared):
         part.register_forward_hook(lambda module, inputs, y: sizes.append(len(inputs[0])))
     assert torch.allclose(block(h), expected, atol=1e-6) and 0 < count < positions
@@ -178,14 +215,20 @@ def test_where_all_gates_agree_the_other_block_is_not_computed(block, sign, used
 def test_a_gpu_is_not_waited_for_in_a_step_of_the_decoder(block, languages):
     block.routing.language = languages
     block.eval()
-    with FakeTensorMode():  # shapes without numbers: what would have to read one from the device raises
+    with (
+        FakeTensorMode()
+    ):  # shapes without numbers: what would have to read one from the device raises
         for module in block.modules():
             for name, weight in module._parameters.items():
                 if weight is not None:
-                    module._parameters[name] = torch.nn.Parameter(torch.empty(weight.shape, device="cuda"))
+                    module._parameters[name] = torch.nn.Parameter(
+                        torch.empty(weight.shape, device="cuda")
+                    )
         h = torch.empty(16, 1, 6, device="cuda")
         assert block(h).is_cuda and block.last_gate.shape == (16, 1)
-        with pytest.raises(RuntimeError):  # of many positions it routes, as a CPU does, and has to wait
+        with pytest.raises(
+            RuntimeError
+        ):  # of many positions it routes, as a CPU does, and has to wait
             block(torch.empty(16, 1500, 6, device="cuda"))
 
 
@@ -194,7 +237,10 @@ def test_always_open_experts_are_used_everywhere_and_no_gate_is_asked(block):
     block.gates["cs"].register_forward_hook(lambda *_: pytest.fail("a gate was asked"))
     h = torch.randn(2, 5, 6)
     for training in (True, False):
-        assert torch.equal(block.train(training)(h), block.experts["cs"](h)) and block.last_gate.eq(1).all()
+        assert (
+            torch.equal(block.train(training)(h), block.experts["cs"](h))
+            and block.last_gate.eq(1).all()
+        )
 
 
 def test_training_mixes_both_by_a_noisy_gate(block):
@@ -218,7 +264,9 @@ def test_skipped_layer_is_the_shared_block_alone_but_its_gate_still_counts(block
 
 
 def test_layers_are_skipped_as_often_as_stated(block):
-    block.train().routing.settings = ExpertSettings(expert_dropout=0.0, gate_dropout=0.0, skip_gate=0.25)
+    block.train().routing.settings = ExpertSettings(
+        expert_dropout=0.0, gate_dropout=0.0, skip_gate=0.25
+    )
     h = torch.randn(1, 2, 6)
     torch.manual_seed(0)
     skipped = sum(torch.equal(block(h), block.shared(h)) for _ in range(2000)) / 2000
@@ -233,7 +281,9 @@ def test_dropout_acts_on_the_experts_output_and_the_gates_input(block):
         zero = (block(h) - (1 - g) * block.shared(h)).abs() < 1e-6
     assert 0.28 < zero.float().mean() < 0.32
     gate = Gate(6, ExpertSettings(gate_dropout=0.1)).train()
-    assert gate.dropout.p == 0.1 and torch.all(gate(h) == 0)  # undecided at first, whatever comes in
+    assert gate.dropout.p == 0.1 and torch.all(
+        gate(h) == 0
+    )  # undecided at first, whatever comes in
 
 
 def test_gates_are_kept_for_the_losses(trained, batch):
@@ -242,7 +292,10 @@ def test_gates_are_kept_for_the_losses(trained, batch):
         gates = last_gates(trained)
     assert [g.shape for g in gates["encoder"]] == [(2, FRAMES // 2)] * 2
     assert [g.shape for g in gates["decoder"]] == [(2, 6)] * 2
-    assert {value for stack in gates.values() for g in stack for value in g.unique().tolist()} == {0.0, 1.0}
+    assert {value for stack in gates.values() for g in stack for value in g.unique().tolist()} == {
+        0.0,
+        1.0,
+    }
     for nobody in (None, [None, None]):
         with use_language(trained, nobody):
             logits(trained, batch)
@@ -270,7 +323,9 @@ def test_experts_of_each_language_are_its_own(trained, batch):
     for language in (None, "cs", "ca"):
         with use_language(trained, language):
             outputs.append(logits(trained, batch))
-    assert not any(torch.allclose(outputs[i], outputs[j], atol=1e-3) for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert not any(
+        torch.allclose(outputs[i], outputs[j], atol=1e-3) for i, j in ((0, 1), (0, 2), (1, 2))
+    )
 
 
 def test_use_language_restores_what_was_set_also_after_errors(trained):
@@ -299,9 +354,15 @@ def test_language_without_experts_is_refused_and_the_known_are_named(trained):
 
 
 def test_wrong_number_of_rows_is_told(trained):
-    with use_language(trained, ["cs", "ca"]), pytest.raises(ValueError, match="given 2 languages.*has 3 rows"):
+    with (
+        use_language(trained, ["cs", "ca"]),
+        pytest.raises(ValueError, match="given 2 languages.*has 3 rows"),
+    ):
         logits(trained, random_batch(rows=3))
-    with use_language(trained, ["cs", "ca", None]), pytest.raises(ValueError, match="given 3 languages.*has 2 rows"):
+    with (
+        use_language(trained, ["cs", "ca", None]),
+        pytest.raises(ValueError, match="given 3 languages.*has 2 rows"),
+    ):
         logits(trained, random_batch(rows=2))
 
 
@@ -349,7 +410,9 @@ def test_mixed_batch_generates_what_each_row_generates_alone(trained, beams):
         with use_language(trained, language):
             alone.append(generate(trained, features[row : row + 1], "cs", beams)[0])
         with use_language(trained, "ca" if language is None else None):  # the experts matter here
-            assert not torch.equal(alone[-1], generate(trained, features[row : row + 1], "cs", beams)[0])
+            assert not torch.equal(
+                alone[-1], generate(trained, features[row : row + 1], "cs", beams)[0]
+            )
     width = max(map(len, alone))
     padded = [torch.nn.functional.pad(row, (0, width - len(row)), value=256) for row in alone]
     assert torch.equal(together, torch.stack(padded))
@@ -359,7 +422,11 @@ def test_mixed_batch_trains_the_experts_of_its_rows(model, batch):
     attach_experts(model, ["cs", "ca", "nl"], STILL).train()
     with use_language(model, ["cs", "ca"]):
         training_loss(model, batch).backward()
-    trained = {name.split(".")[3] for name, p in expert_parameters(model) if p.grad is not None and p.grad.any()}
+    trained = {
+        name.split(".")[3]
+        for name, p in expert_parameters(model)
+        if p.grad is not None and p.grad.any()
+    }
     assert trained == {"cs", "ca"}
 
 
@@ -378,19 +445,40 @@ def test_mixed_batch_trains_after_it_was_used_in_inference_mode(trained, batch):
 @pytest.mark.parametrize("languages", ["cs", ["cs", None], None])
 def test_routed_model_compiles_into_one_graph(trained, languages, dynamic):
     torch.compiler.reset()  # what other tests have compiled decides which sizes are taken for variable
-    whole = torch.compile(trained, backend="eager", fullgraph=True, dynamic=dynamic)  # fullgraph: no break is allowed
-    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True), use_language(trained, languages):
-        for seed in (0, 1):  # other positions go to the experts: the graph must not know which, nor how many
+    whole = torch.compile(
+        trained, backend="eager", fullgraph=True, dynamic=dynamic
+    )  # fullgraph: no break is allowed
+    with (
+        torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True),
+        use_language(trained, languages),
+    ):
+        for seed in (
+            0,
+            1,
+        ):  # other positions go to the experts: the graph must not know which, nor how many
             batch = random_batch(seed=seed)
-            torch.testing.assert_close(logits(whole, batch), logits(trained, batch), rtol=0, atol=1e-5)
+            torch.testing.assert_close(
+                logits(whole, batch), logits(trained, batch), rtol=0, atol=1e-5
+            )
 
 
 def test_pipeline_works_with_experts(trained, processor):
     sound = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
-    recognise = pipeline("automatic-speech-recognition", model=trained, tokenizer=processor.tokenizer,
-                         feature_extractor=processor.feature_extractor)  # fmt: skip
-    settings = {"language": "cs", "task": "transcribe", "max_new_tokens": 8, "num_beams": 1}  # 5 by default there
-    features = processor.feature_extractor(sound, sampling_rate=16_000, return_tensors="pt").input_features
+    recognise = pipeline(
+        "automatic-speech-recognition",
+        model=trained,
+        tokenizer=processor.tokenizer,
+        feature_extractor=processor.feature_extractor,
+    )
+    settings = {
+        "language": "cs",
+        "task": "transcribe",
+        "max_new_tokens": 8,
+        "num_beams": 1,
+    }  # 5 by default there
+    features = processor.feature_extractor(
+        sound, sampling_rate=16_000, return_tensors="pt"
+    ).input_features
     texts = []
     for language in (None, "cs"):
         with use_language(trained, language):
@@ -404,14 +492,30 @@ def test_transformers_own_trainer_trains_experts(model, processor, tmp_path):
     attach_experts(model, ["cs"], STILL)
     set_language(model, "cs")
     shared, experts = frozen_state(model), [p.detach().clone() for _, p in expert_parameters(model)]
-    rows = [{"input_features": torch.nn.functional.pad(item["features"], (0, 3000 - item["frames"])),
-             "labels": item["labels"][:7]} for item in RandomClips(processor.tokenizer, 4, letters=(3, 3))]  # fmt: skip
-    arguments = TrainingArguments(str(tmp_path), per_device_train_batch_size=2, max_steps=2, learning_rate=1e-2,
-                                  use_cpu=True, report_to=[], disable_tqdm=True, save_steps=2)  # fmt: skip
+    rows = [
+        {
+            "input_features": torch.nn.functional.pad(item["features"], (0, 3000 - item["frames"])),
+            "labels": item["labels"][:7],
+        }
+        for item in RandomClips(processor.tokenizer, 4, letters=(3, 3))
+    ]
+    arguments = TrainingArguments(
+        str(tmp_path),
+        per_device_train_batch_size=2,
+        max_steps=2,
+        learning_rate=1e-2,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        save_steps=2,
+    )
     Trainer(model, arguments, train_dataset=rows).train()
     assert same_state(frozen_state(model), shared)
-    assert not any(torch.equal(p, old) for (_, p), old in zip(expert_parameters(model), experts, strict=True)
-                   if p.dim() > 1 and p.shape[1] != 32)  # fmt: skip
+    assert not any(
+        torch.equal(p, old)
+        for (_, p), old in zip(expert_parameters(model), experts, strict=True)
+        if p.dim() > 1 and p.shape[1] != 32
+    )
     again = attach_experts(load_whisper("tiny"), ["cs"], STILL)
     from safetensors.torch import load_file
 
@@ -447,7 +551,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(trained, batch):
 def test_saved_model_is_a_plain_whisper(trained, model, batch, tmp_path):
     set_language(trained, "cs")
     trained.save_pretrained(tmp_path)
-    plain = logits(load_whisper("tiny", attn_implementation="sdpa"), batch)  # transformers' own choice
+    plain = logits(
+        load_whisper("tiny", attn_implementation="sdpa"), batch
+    )  # transformers' own choice
     loaded = WhisperForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32).eval()
     assert torch.equal(logits(loaded, batch), plain)
     assert not clsr_blocks(loaded)
@@ -458,7 +564,9 @@ def test_state_has_whispers_names(trained):
     assert same_state(frozen_state(trained), plain)
     assert not [name for name in trained.state_dict() if "shared" in name]
     extra = trained.state_dict().keys() - plain.keys()
-    assert len(extra) == 2 * 4 * (4 + 3) and all(".fc1.experts." in n or ".fc1.gates." in n for n in extra)
+    assert len(extra) == 2 * 4 * (4 + 3) and all(
+        ".fc1.experts." in n or ".fc1.gates." in n for n in extra
+    )
 
 
 def test_state_goes_through_load_state_dict(trained, batch):
@@ -471,8 +579,12 @@ def test_state_goes_through_load_state_dict(trained, batch):
     for language in (None, "cs", "ca"):
         with use_language(other, language), use_language(trained, language):
             assert torch.equal(logits(other, batch), logits(trained, batch))
-    result = other.load_state_dict(load_whisper("tiny").state_dict(), strict=False)  # a Whisper's, too
-    assert not result.unexpected_keys and all(".experts." in n or ".gates." in n for n in result.missing_keys)
+    result = other.load_state_dict(
+        load_whisper("tiny").state_dict(), strict=False
+    )  # a Whisper's, too
+    assert not result.unexpected_keys and all(
+        ".experts." in n or ".gates." in n for n in result.missing_keys
+    )
 
 
 def test_deep_copy_is_independent(trained, batch):
@@ -496,7 +608,9 @@ def test_detached_model_is_the_plain_one_again(trained, batch):
     assert detach_experts(trained) is trained
     assert same_state(trained.state_dict(), plain.state_dict())
     assert list(trained.state_dict()) == list(plain.state_dict())
-    assert [type(module) for module in trained.modules()] == [type(module) for module in plain.modules()]
+    assert [type(module) for module in trained.modules()] == [
+        type(module) for module in plain.modules()
+    ]
     assert torch.equal(logits(trained, batch), logits(plain, batch))
     assert expert_languages(trained) == [] and get_language(trained) is None
     assert detach_experts(plain) is plain  # nothing to take out: nothing happens
@@ -542,11 +656,15 @@ def test_lora_beside_experts(trained, batch):
     with use_language(adapted, None):
         assert not torch.allclose(logits(adapted, batch), both, atol=1e-3)
     with use_window(adapted, FRAMES):
-        assert adapted.generate(input_features=batch["input_features"], language="cs", max_new_tokens=3).shape == (2, 3)
+        assert adapted.generate(
+            input_features=batch["input_features"], language="cs", max_new_tokens=3
+        ).shape == (2, 3)
 
 
 def test_lora_in_the_shared_block_before_experts(model, batch):
-    adapted = move_adapter(get_peft_model(model, LoraConfig(r=2, target_modules=["fc1", "fc2"]))).eval()
+    adapted = move_adapter(
+        get_peft_model(model, LoraConfig(r=2, target_modules=["fc1", "fc2"]))
+    ).eval()
     expected = logits(adapted, batch)
     attach_experts(adapted, ["cs"])
     for language in (None, "cs"):
@@ -566,7 +684,9 @@ def test_lora_in_the_shared_block_before_experts(model, batch):
 def test_what_can_not_carry_experts_is_refused(model):
     with pytest.raises(ValueError, match="'klingon'.*use a code such as 'cs'"):
         attach_experts(model, ["cs", "klingon"])
-    assert not clsr_blocks(model) and all(p.requires_grad for p in model.model.decoder.layers.parameters())
+    assert not clsr_blocks(model) and all(
+        p.requires_grad for p in model.model.decoder.layers.parameters()
+    )
     with pytest.raises(ValueError, match="into a Whisper; this is a Linear"):
         attach_experts(torch.nn.Linear(2, 2), ["cs"])
     model.config.activation_dropout = 0.1
@@ -588,7 +708,9 @@ def test_experts_come_in_the_models_precision():
     batch = random_batch()
     batch["input_features"] = batch["input_features"].bfloat16()
     with use_language(half, ["cs", None]):
-        assert torch.allclose(logits(half, batch), logits(load_whisper("tiny", dtype=torch.bfloat16), batch), atol=0.2)
+        assert torch.allclose(
+            logits(half, batch), logits(load_whisper("tiny", dtype=torch.bfloat16), batch), atol=0.2
+        )
 
 
 def test_processor_is_the_same_for_all(processor):
@@ -601,7 +723,9 @@ def test_processor_is_the_same_for_all(processor):
 def hard_block(**settings):
     """Return the first block of a tiny model, with a gate that opens at some positions, and an input for it."""
     torch.manual_seed(0)
-    settings = ExpertSettings(gate_dim=16, expert_dropout=0, gate_dropout=0, skip_gate=0, hard=True, **settings)
+    settings = ExpertSettings(
+        gate_dim=16, expert_dropout=0, gate_dropout=0, skip_gate=0, hard=True, **settings
+    )
     block = clsr_blocks(set_up := attach_experts(load_whisper("tiny"), ["cs"], settings))[0]
     set_language(set_up, "cs")
     with torch.no_grad():
@@ -646,9 +770,15 @@ def test_noise_opens_and_shuts_hard_gates():
 def run_in_16_bits(model, batch, language, autocast):
     """Return all blocks' outputs and the logits, the blocks' gates, and how many positions went to an expert."""
     outputs, sizes = [], []
-    hooks = [block.register_forward_hook(lambda module, inputs, y: outputs.append(y)) for block in clsr_blocks(model)]
-    hooks += [expert.register_forward_hook(lambda module, inputs, y: sizes.append(y[..., 0].numel()))
-              for block in clsr_blocks(model) for expert in block.experts.values()]  # fmt: skip
+    hooks = [
+        block.register_forward_hook(lambda module, inputs, y: outputs.append(y))
+        for block in clsr_blocks(model)
+    ]
+    hooks += [
+        expert.register_forward_hook(lambda module, inputs, y: sizes.append(y[..., 0].numel()))
+        for block in clsr_blocks(model)
+        for expert in block.experts.values()
+    ]
     with use_language(model, language), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         outputs.append(logits(model, batch))
     for hook in hooks:
@@ -657,11 +787,15 @@ def run_in_16_bits(model, batch, language, autocast):
 
 
 @pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "converted"])
-@pytest.mark.parametrize(("languages", "rows"), [("cs", 1), ("cs", 3), (MIXED, 4), ([None, "cs"], 4)])
+@pytest.mark.parametrize(
+    ("languages", "rows"), [("cs", 1), ("cs", 3), (MIXED, 4), ([None, "cs"], 4)]
+)
 def test_routed_and_mixed_form_agree_in_16_bits(trained, languages, rows, autocast):
     model, batch = trained, random_batch(rows, tokens=24)
     for block in clsr_blocks(model):
-        block.routing.settings = replace(STILL, hard=True)  # in training mode, both blocks and a gate of 0 or 1
+        block.routing.settings = replace(
+            STILL, hard=True
+        )  # in training mode, both blocks and a gate of 0 or 1
     if not autocast:
         model, batch["input_features"] = model.bfloat16(), batch["input_features"].bfloat16()
     known = {}  # the mixed form gets the routed one's gates: a logit near 0 may change its sign by rounding
@@ -670,15 +804,24 @@ def test_routed_and_mixed_form_agree_in_16_bits(trained, languages, rows, autoca
     routed, gates, few = run_in_16_bits(model.eval(), batch, languages, autocast)
     mixed, same, all_ = run_in_16_bits(model.train(), batch, languages, autocast)
     plain, _, _ = run_in_16_bits(model.eval(), batch, None, autocast)
-    assert len(gates) == 4 and all(0.1 < g.nanmean() < 0.9 for g in gates)  # some are open, some are shut
-    assert all(torch.equal(g.nan_to_num(), other.nan_to_num()) for g, other in zip(gates, same, strict=True))
-    assert 0 < few < all_ and routed[0].shape[1] == 50 and routed[2].shape[1] == 24  # the encoder's, the decoder's
+    assert len(gates) == 4 and all(
+        0.1 < g.nanmean() < 0.9 for g in gates
+    )  # some are open, some are shut
+    assert all(
+        torch.equal(g.nan_to_num(), other.nan_to_num())
+        for g, other in zip(gates, same, strict=True)
+    )
+    assert (
+        0 < few < all_ and routed[0].shape[1] == 50 and routed[2].shape[1] == 24
+    )  # the encoder's, the decoder's
     for ours, theirs, without in zip(routed, mixed, plain, strict=True):
         # the largest output may be rounded one step away in each of the four layers
         tolerance = 4 * torch.finfo(torch.bfloat16).eps * ours.abs().max().item()
         torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
         for row, moved in enumerate((ours - without).abs().amax((1, 2)).tolist()):
-            used = languages if isinstance(languages, str) else languages[row * len(languages) // rows]
+            used = (
+                languages if isinstance(languages, str) else languages[row * len(languages) // rows]
+            )
             assert moved <= tolerance if used is None else moved > 10 * tolerance
 
 
@@ -701,14 +844,18 @@ def test_block_of_whisper_bases_width_mixes_in_16_bits_what_it_routes(languages,
     assert 0.1 < g.nanmean() < 0.9 and torch.equal(block.last_gate.nan_to_num(), g.nan_to_num())
     tolerance = torch.finfo(torch.bfloat16).eps * routed.abs().max().item()  # one step of rounding
     torch.testing.assert_close(routed, mixed, rtol=0, atol=tolerance)
-    assert torch.equal((routed - plain).abs().amax(-1) > 10 * tolerance, g == 1)  # where the gate is open alone
+    assert torch.equal(
+        (routed - plain).abs().amax(-1) > 10 * tolerance, g == 1
+    )  # where the gate is open alone
 
 
 # ---- experts of a low rank
 
 
 def low_rank_model(rank=4):
-    return attach_experts(load_whisper("tiny"), ["cs"], ExpertSettings(gate_dim=16, rank=rank, skip_gate=0))
+    return attach_experts(
+        load_whisper("tiny"), ["cs"], ExpertSettings(gate_dim=16, rank=rank, skip_gate=0)
+    )
 
 
 def test_low_rank_experts_begin_as_the_shared_block_and_hold_two_thin_matrices_a_layer():
@@ -716,9 +863,13 @@ def test_low_rank_experts_begin_as_the_shared_block_and_hold_two_thin_matrices_a
     with use_language(model, "cs"):
         torch.testing.assert_close(logits(model, batch), logits(plain, batch), atol=1e-5, rtol=0)
     experts = [p.numel() for name, p in expert_parameters(model) if ".experts." in name]
-    assert sum(experts) == 4 * 2 * 4 * (32 + 64)  # layers x (fc1, fc2) x rank x (width + inner width)
+    assert sum(experts) == 4 * 2 * 4 * (
+        32 + 64
+    )  # layers x (fc1, fc2) x rank x (width + inner width)
     assert all(p.requires_grad for _, p in expert_parameters(model))
-    assert not any(p.requires_grad for name, p in model.named_parameters() if "cs" not in name.split("."))
+    assert not any(
+        p.requires_grad for name, p in model.named_parameters() if "cs" not in name.split(".")
+    )
 
 
 def test_low_rank_expert_is_the_shared_block_plus_b_a():
@@ -754,4 +905,8 @@ def test_low_rank_experts_alone_change_in_training():
             model(**batch).logits.float().square().mean().backward()
         optimizer.step()
     changed = {name for name, p in model.state_dict().items() if not torch.equal(p, before[name])}
-    assert changed and all(".cs." in name for name in changed) and any("up.weight" in name for name in changed)
+    assert (
+        changed
+        and all(".cs." in name for name in changed)
+        and any("up.weight" in name for name in changed)
+    )

@@ -11,15 +11,20 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import soundfile
-from distilwhisper_lib.audio import read_audio
-from distilwhisper_lib.corpora import (
-    FEATURES, archives, common_voice, corpus_release, corpus_report, items, load_corpus, select, shards,
-)  # fmt: skip
-from distilwhisper_lib.corpora.common_voice import most_voted
-from distilwhisper_lib.corpora.loading import corpus_folder
-from distilwhisper_lib.presets import cache_dir
+from made_corpora import CV_ROWS, cv_row, make_common_voice, pack, tone
 
-from made_corpora import CV_COLUMNS, CV_ROWS, cv_row, make_common_voice, pack, tone
+from distilwhisper_lib.data.audio import read_audio
+from distilwhisper_lib.data.corpora import archives, common_voice, items, shards
+from distilwhisper_lib.data.corpora.common_voice import most_voted
+from distilwhisper_lib.data.corpora.loading import (
+    FEATURES,
+    corpus_folder,
+    corpus_release,
+    corpus_report,
+    load_corpus,
+    select,
+)
+from distilwhisper_lib.files import cache_dir
 
 NAME = "common-voice-3k"
 
@@ -40,8 +45,11 @@ def folder(tmp_path):
 
 
 def numbers(data, split: str) -> list[int]:
-    return [int(name.rsplit("_", 1)[1]) for name, other in zip(data["id"][:], data["split"][:], strict=True)
-            if other == split]  # fmt: skip
+    return [
+        int(name.rsplit("_", 1)[1])
+        for name, other in zip(data["id"][:], data["split"][:], strict=True)
+        if other == split
+    ]
 
 
 def rows_of(data) -> list[dict]:
@@ -55,7 +63,10 @@ def append(path: Path, line: str | bytes) -> None:
 
 def test_most_up_votes_then_fewest_down_votes_then_first_in_the_file():
     votes = [(2, 0), (5, 1), (5, 0), (2, 0), (2, 1), (10, 4), (2, 0)]
-    rows = [{"path": i, "up_votes": str(up), "down_votes": str(down)} for i, (up, down) in enumerate(votes)]
+    rows = [
+        {"path": i, "up_votes": str(up), "down_votes": str(down)}
+        for i, (up, down) in enumerate(votes)
+    ]
     assert [row["path"] for row in most_voted(rows, 99)] == [5, 2, 1, 0, 3, 6, 4]
     assert [row["path"] for row in most_voted(iter(rows), 5)] == [5, 2, 1, 0, 3]
 
@@ -67,7 +78,11 @@ def test_a_release_becomes_a_dataset(folder):
     assert numbers(data, "test") == [21, 22]  # all of it, whatever its votes
     row = next(row for row in data if row["id"] == "common-voice/ca/common_voice_ca_21")
     assert row["text"] == 'Frase "21.' and row["speaker"] == "speaker0" and row["language"] == "ca"
-    assert row["room_or_category"] == "common-voice" and row["translation_en"] == "" and row["split"] == "test"
+    assert (
+        row["room_or_category"] == "common-voice"
+        and row["translation_en"] == ""
+        and row["split"] == "test"
+    )
     assert row["audio"]["bytes"][:4] == b"fLaC" and 0.3 <= row["duration"] < 0.4  # mp3 pads
     sound = read_audio(folder / "clips" / "common_voice_ca_21.mp3")
     assert abs(read_audio(row["audio"]) - sound).max() < 1e-4
@@ -77,21 +92,36 @@ def test_a_release_becomes_a_dataset(folder):
 def test_the_report_has_release_counts_and_hashes(folder):
     data, report = load_corpus(NAME, "ca"), corpus_report(NAME, "ca")
     assert report["release"] == corpus_release(NAME, "ca") == "cv-corpus-13.0-2023-03-09"
-    assert report["items"] == report["kept"] == len(data) == 8 and not report["dropped"] and report["malformed"] == 0
+    assert (
+        report["items"] == report["kept"] == len(data) == 8
+        and not report["dropped"]
+        and report["malformed"] == 0
+    )
     assert report["splits"]["test"]["clips"] == 2 and report["splits"]["train"]["minutes"] > 0
-    assert set(report["tables"]) == {"ca/train.tsv", "ca/dev.tsv", "ca/test.tsv"} and len(report["shards"]) == 3
-    assert report["source"] == "folder" and report["chosen_by"] == "votes" and len(report["fingerprint"]) == 64
+    assert (
+        set(report["tables"]) == {"ca/train.tsv", "ca/dev.tsv", "ca/test.tsv"}
+        and len(report["shards"]) == 3
+    )
+    assert (
+        report["source"] == "folder"
+        and report["chosen_by"] == "votes"
+        and len(report["fingerprint"]) == 64
+    )
 
 
 def test_a_larger_size_has_the_smaller_one_in_it_and_the_same_test(folder):
     small, large = load_corpus(NAME, "ca"), load_corpus("common-voice-10k", "ca")
-    assert numbers(large, "train") == [6, 3, 2, 1, 4] and numbers(large, "test") == numbers(small, "test")
+    assert numbers(large, "train") == [6, 3, 2, 1, 4] and numbers(large, "test") == numbers(
+        small, "test"
+    )
     assert set(small["id"]) < set(large["id"])
 
 
 def test_archive_and_folder_give_the_same_corpus(folder, tmp_path, monkeypatch):
     first, report = rows_of(load_corpus(NAME, "ca")), corpus_report(NAME, "ca")
-    archive = pack(folder, tmp_path / "packed" / "mcv-scripted-ca-v13.0.tar.gz", root=folder.parent.parent)
+    archive = pack(
+        folder, tmp_path / "packed" / "mcv-scripted-ca-v13.0.tar.gz", root=folder.parent.parent
+    )
     monkeypatch.setenv("LAB_CACHE", str(tmp_path / "second"))
     assert rows_of(load_corpus(NAME, "ca", archive)) == first
     again = corpus_report(NAME, "ca")
@@ -103,21 +133,33 @@ def test_archive_and_folder_give_the_same_corpus(folder, tmp_path, monkeypatch):
 
 def test_an_archive_is_found_by_the_locale_in_its_name(folder, tmp_path, monkeypatch):
     data = tmp_path / "other"
-    archives = [pack(folder, data / "common-voice" / name, root=folder.parent.parent)
-                for name in ("mcv-scripted-ca-v24.0.tar.gz", "mcv-scripted-cs-v24.0.tar.gz")]  # fmt: skip
+    archives = [
+        pack(folder, data / "common-voice" / name, root=folder.parent.parent)
+        for name in ("mcv-scripted-ca-v24.0.tar.gz", "mcv-scripted-cs-v24.0.tar.gz")
+    ]
     monkeypatch.setenv("LAB_DATA", str(data))
     assert len(load_corpus(NAME, "ca")) == 8
-    with pytest.raises(FileNotFoundError, match=f"{archives[1].name} has no cs/train.tsv: is it Common Voice in 'cs'"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=f"{archives[1].name} has no cs/train.tsv: is it Common Voice in 'cs'",
+    ):
         load_corpus(NAME, "cs")
     archives[1].rename(archives[1].with_name("cv-corpus-13.0-2023-03-09-ca.tar.gz"))
-    with pytest.raises(ValueError, match="several archives with ca in their names .*cv-corpus.*mcv.*give one as source"):
+    with pytest.raises(
+        ValueError,
+        match="several archives with ca in their names .*cv-corpus.*mcv.*give one as source",
+    ):
         load_corpus("common-voice-10k", "ca")
 
 
-@pytest.mark.parametrize(("place", "archive", "release"), [
-    ("cv-corpus-24.0-2025-12-05", "mcv-scripted-ca-v24.0.tar.gz", "cv-corpus-24.0-2025-12-05"),
-    ("data", "mcv-scripted-ca-v24.0.tar.gz", "mcv-scripted-ca-v24.0"), ("data", "ca.tar.gz", "unknown"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("place", "archive", "release"),
+    [
+        ("cv-corpus-24.0-2025-12-05", "mcv-scripted-ca-v24.0.tar.gz", "cv-corpus-24.0-2025-12-05"),
+        ("data", "mcv-scripted-ca-v24.0.tar.gz", "mcv-scripted-ca-v24.0"),
+        ("data", "ca.tar.gz", "unknown"),
+    ],
+)
 def test_the_release_is_named_by_folder_or_archive(tmp_path, place, archive, release):
     folder = make_common_voice(tmp_path / "x", release=place)
     load_corpus(NAME, "ca", pack(folder, tmp_path / archive, root=folder.parent.parent))
@@ -137,7 +179,9 @@ def test_only_the_chosen_clips_are_unpacked_and_read(folder, tmp_path, monkeypat
     load_corpus(NAME, "ca", pack(folder, tmp_path / "ca.tar.gz", root=folder.parent.parent))
     chosen = {f"common_voice_ca_{i}.mp3" for i in (1, 2, 3, 6, 12, 13, 21, 22)}
     assert {path.name for path in seen} == chosen and len(seen) == 8
-    assert all(path.is_relative_to(tempfile.tempdir) for path in seen)  # not in the cache, which may be a slow drive
+    assert all(
+        path.is_relative_to(tempfile.tempdir) for path in seen
+    )  # not in the cache, which may be a slow drive
     assert set(unpacked) == chosen | {"train.tsv", "dev.tsv", "test.tsv"} and len(unpacked) == 11
 
 
@@ -152,15 +196,24 @@ def test_the_ids_are_written_and_a_given_list_replaces_the_rule(folder, tmp_path
     monkeypatch.setenv("LAB_CACHE", str(tmp_path / "second"))
     with pytest.warns(UserWarning, match=r"1 of 6 lines are left out \(malformed row: 1\)"):
         data, report = load_corpus(NAME, "ca"), corpus_report(NAME, "ca")
-    assert numbers(data, "train") == [4, 1] and numbers(data, "validation") == [11] and numbers(data, "test") == [21, 22]
+    assert (
+        numbers(data, "train") == [4, 1]
+        and numbers(data, "validation") == [11]
+        and numbers(data, "test") == [21, 22]
+    )
     assert report["chosen_by"] == "ids-3k.csv" and "ca/ids-3k.csv" in report["tables"]
     assert report["malformed_rows"] == ["id list: common_voice_ca_99 is not in train.tsv"]
     (folder / "ids-10k.csv").write_text("split,id\ndev,common_voice_ca_1.mp3\n")
-    with pytest.raises(ValueError, match="ca/ids-10k.csv:2: split 'dev' in the id list: use one of train, validation"):
+    with pytest.raises(
+        ValueError,
+        match="ca/ids-10k.csv:2: split 'dev' in the id list: use one of train, validation",
+    ):
         load_corpus("common-voice-10k", "ca")
 
 
-def test_an_id_list_written_for_one_is_read_by_another_also_beside_an_archive(folder, tmp_path, monkeypatch):
+def test_an_id_list_written_for_one_is_read_by_another_also_beside_an_archive(
+    folder, tmp_path, monkeypatch
+):
     first = load_corpus(NAME, "ca")["id"][:]
     listed = (corpus_folder(NAME, "ca") / "ids.csv").read_bytes()
     archive = pack(folder, tmp_path / "packed" / "ca.tar.gz", root=folder.parent.parent)
@@ -202,7 +255,9 @@ def test_a_run_killed_in_the_second_shard_goes_on_with_it(folder, tmp_path, monk
             load_corpus(NAME, "ca", archive)
         assert not corpus_folder(NAME, "ca").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(common_voice, "unpack_once", lambda path, target, wanted: target)  # both are there
+        patch.setattr(
+            common_voice, "unpack_once", lambda path, target, wanted: target
+        )  # both are there
         calls = killed_at(patch, shards, "read_rows", 9)
         assert rows_of(load_corpus(NAME, "ca", archive)) == whole and len(calls) == 2
     assert corpus_report(NAME, "ca")["fingerprint"] == report["fingerprint"]
@@ -211,7 +266,9 @@ def test_a_run_killed_in_the_second_shard_goes_on_with_it(folder, tmp_path, monk
 
 
 @pytest.mark.parametrize("left", ["nothing", "folders", "all"])
-def test_a_killed_run_goes_on_whatever_is_left_of_the_temporary_folder(folder, tmp_path, monkeypatch, left):
+def test_a_killed_run_goes_on_whatever_is_left_of_the_temporary_folder(
+    folder, tmp_path, monkeypatch, left
+):
     whole = rows_of(load_corpus(NAME, "ca"))
     archive = pack(folder, tmp_path / "ca.tar.gz", root=folder.parent.parent)
     monkeypatch.setenv("LAB_CACHE", str(tmp_path / "second"))
@@ -223,7 +280,10 @@ def test_a_killed_run_goes_on_whatever_is_left_of_the_temporary_folder(folder, t
     elif left == "folders":  # a system's cleaner takes old files first
         for path in Path(tempfile.tempdir).rglob("*"):
             path.unlink() if path.is_file() else None
-    calls, unpacked = killed_at(monkeypatch, shards, "read_rows", 9), killed_at(monkeypatch, archives, "unpack", 9)
+    calls, unpacked = (
+        killed_at(monkeypatch, shards, "read_rows", 9),
+        killed_at(monkeypatch, archives, "unpack", 9),
+    )
     assert rows_of(load_corpus(NAME, "ca", archive)) == whole
     assert len(calls) == 1 and len(unpacked) == (0 if left == "all" else 2)  # tables, clips
 
@@ -233,8 +293,14 @@ def test_a_full_temporary_folder_is_told_with_its_own_way_out(folder, tmp_path, 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     archive = pack(folder, tmp_path / "ca.tar.gz", root=folder.parent.parent)
-    with monkeypatch.context() as patch, pytest.raises(OSError, match=r"no space left under .*temporary/distilwhisper-lab-"
-                                                       r"common-voice-3k-ca-\w+: free some, or set TMPDIR"):  # fmt: skip
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(
+            OSError,
+            match=r"no space left under .*temporary/distilwhisper-lab-"
+            r"common-voice-3k-ca-\w+: free some, or set TMPDIR",
+        ),
+    ):
         patch.setattr(archives, "unpack", full)
         load_corpus(NAME, "ca", archive)
     assert len(load_corpus(NAME, "ca", archive)) == 8
@@ -264,7 +330,10 @@ def test_a_full_disk_is_told_and_the_run_goes_on(folder, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left under .*corpora.*goes on where"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(OSError, match="no space left under .*corpora.*goes on where"),
+    ):
         patch.setattr(shards, "_write", full)
         load_corpus(NAME, "ca")
     assert len(load_corpus(NAME, "ca")) == 8
@@ -288,17 +357,37 @@ def test_clips_that_cannot_be_used_are_dropped_and_counted_by_name(folder):
     soundfile.write(clips / "common_voice_ca_12.mp3", tone(29.8, 16_000), 16_000, format="MP3")
     append(folder / "test.tsv", cv_row("ca", 22, 0, 0))
     append(folder / "test.tsv", cv_row("ca", 11, 0, 0).replace('Frase "11.', "?!"))
-    append(folder / "test.tsv", cv_row("ca", 5, 0, 0).replace('Frase "5.', "100%1 " + "molt de pressa " * 9))
-    with pytest.warns(UserWarning, match=r"common-voice-3k in ca: 4 of 11 lines are left out \(empty audio: 1, named twice: "
-                      r"1, no sound file: 1, unreadable audio: 1\); .*report.json"):  # fmt: skip
-        data, report = load_corpus(NAME, "ca"), corpus_report(NAME, "ca")  # long clips and no words are not lost
+    append(
+        folder / "test.tsv",
+        cv_row("ca", 5, 0, 0).replace('Frase "5.', "100%1 " + "molt de pressa " * 9),
+    )
+    with pytest.warns(
+        UserWarning,
+        match=r"common-voice-3k in ca: 4 of 11 lines are left out \(empty audio: 1, named twice: "
+        r"1, no sound file: 1, unreadable audio: 1\); .*report.json",
+    ):
+        data, report = (
+            load_corpus(NAME, "ca"),
+            corpus_report(NAME, "ca"),
+        )  # long clips and no words are not lost
     name = "common-voice/ca/common_voice_ca_"
-    assert report["dropped_ids"] == {"named twice": [f"{name}22"], "no sound file": [f"{name}6"], "longer than 30 s":
-                                     [f"{name}13"], "empty audio": [f"{name}3"], "unreadable audio": [f"{name}2"],
-                                     "empty text": [f"{name}11"]}  # fmt: skip
-    assert report["dropped_by_split"]["train"] == {"no sound file": 1, "empty audio": 1, "unreadable audio": 1}
+    assert report["dropped_ids"] == {
+        "named twice": [f"{name}22"],
+        "no sound file": [f"{name}6"],
+        "longer than 30 s": [f"{name}13"],
+        "empty audio": [f"{name}3"],
+        "unreadable audio": [f"{name}2"],
+        "empty text": [f"{name}11"],
+    }
+    assert report["dropped_by_split"]["train"] == {
+        "no sound file": 1,
+        "empty audio": 1,
+        "unreadable audio": 1,
+    }
     assert report["items"] == 11 == report["kept"] + sum(report["dropped"].values())
-    assert numbers(data, "test") == [21, 22, 5] and numbers(data, "validation") == [12]  # a fast text stays
+    assert numbers(data, "test") == [21, 22, 5] and numbers(data, "validation") == [
+        12
+    ]  # a fast text stays
 
 
 def test_malformed_rows_are_counted_and_named(folder):
@@ -312,7 +401,10 @@ def test_malformed_rows_are_counted_and_named(folder):
     append(folder / "test.tsv", cv_row("ca", 1, "", "") + "cut off")
     with pytest.warns(UserWarning, match=r"\(named twice: 1, malformed row: 6\)"):
         data, report = load_corpus(NAME, "ca"), corpus_report(NAME, "ca")
-    assert numbers(data, "train") == [6, 3, 2, 1] and numbers(data, "test") == [21, 22]  # 1 is in train
+    assert numbers(data, "train") == [6, 3, 2, 1] and numbers(data, "test") == [
+        21,
+        22,
+    ]  # 1 is in train
     assert report["malformed"] == 6 and report["malformed_rows"][:4] == [
         "ca/train.tsv:8: 2 columns instead of 9",
         "ca/train.tsv:9: up_votes 'many', down_votes '0' are no numbers",
@@ -324,9 +416,15 @@ def test_malformed_rows_are_counted_and_named(folder):
 
 
 def test_columns_are_read_by_name_whatever_their_order(folder):
-    before = {table: (folder / f"{table}.tsv").read_text(encoding="utf-8").splitlines() for table in CV_ROWS}
+    before = {
+        table: (folder / f"{table}.tsv").read_text(encoding="utf-8").splitlines()
+        for table in CV_ROWS
+    }
     for table, lines in before.items():
-        cells = [["sentence_id" if i == 0 else f"s{i}", *reversed(line.split("\t"))] for i, line in enumerate(lines)]
+        cells = [
+            ["sentence_id" if i == 0 else f"s{i}", *reversed(line.split("\t"))]
+            for i, line in enumerate(lines)
+        ]
         text = "\r\n".join("\t".join(row) for row in cells)
         (folder / f"{table}.tsv").write_text("\ufeff" + text, encoding="utf-8", newline="")
     data = load_corpus(NAME, "ca")
@@ -336,11 +434,15 @@ def test_columns_are_read_by_name_whatever_their_order(folder):
 @pytest.mark.parametrize("column", ["path", "sentence", "up_votes"])
 def test_a_missing_column_is_named_with_its_file(folder, column):
     table = folder / "dev.tsv"
-    table.write_text(table.read_text(encoding="utf-8").replace(column, "other", 1), encoding="utf-8")
+    table.write_text(
+        table.read_text(encoding="utf-8").replace(column, "other", 1), encoding="utf-8"
+    )
     with pytest.raises(ValueError, match=rf"ca/dev.tsv lacks the column {column} \(it has .*other"):
         load_corpus(NAME, "ca")
     table.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"dev.tsv lacks the column client_id, path, .* \(it has none\): .*whole\?"):
+    with pytest.raises(
+        ValueError, match=r"dev.tsv lacks the column client_id, path, .* \(it has none\): .*whole\?"
+    ):
         load_corpus(NAME, "ca")
 
 
@@ -350,7 +452,10 @@ def test_a_release_without_a_table_or_a_clip_is_told(folder):
         load_corpus(NAME, "ca")
     (folder / "test").rename(folder / "test.tsv")
     (folder / "clips").rename(folder / "sound")
-    with pytest.raises(ValueError, match=r"nothing to hear in 'ca' \(.*test.tsv\): {'no sound file': 8}, malformed rows: 0"):
+    with pytest.raises(
+        ValueError,
+        match=r"nothing to hear in 'ca' \(.*test.tsv\): {'no sound file': 8}, malformed rows: 0",
+    ):
         load_corpus(NAME, "ca")
     (folder / "sound").rename(folder / "clips")
     assert len(load_corpus(NAME, "ca")) == 8  # nothing of the failed run is kept
@@ -359,16 +464,23 @@ def test_a_release_without_a_table_or_a_clip_is_told(folder):
 @pytest.mark.parametrize("source", [None, "nowhere", "wrong"])
 def test_nothing_there_says_what_was_looked_for_and_how_to_get_it(tmp_path, source):
     make_common_voice(tmp_path / "wrong", "cs")
-    with pytest.raises(FileNotFoundError, match=r"looked for ca/train.tsv and .*cv-corpus-13.0-2023-03-09-ca.tar.gz\) "
-                       "under .*account.*Mozilla Data Collective.*accept.*LAB_DATA") as caught:  # fmt: skip
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"looked for ca/train.tsv and .*cv-corpus-13.0-2023-03-09-ca.tar.gz\) "
+        "under .*account.*Mozilla Data Collective.*accept.*LAB_DATA",
+    ) as caught:
         load_corpus(NAME, "ca", source and tmp_path / source)
-    assert str(tmp_path / source if source else tmp_path / "data" / "common-voice") in str(caught.value)
+    assert str(tmp_path / source if source else tmp_path / "data" / "common-voice") in str(
+        caught.value
+    )
     assert not corpus_folder(NAME, "ca").exists()
 
 
 def test_two_releases_side_by_side_are_not_mixed_up(folder):
     make_common_voice(folder.parent.parent, release="cv-corpus-17.0-2024-03-15")
-    with pytest.raises(ValueError, match="several folders ca under .*13.0.*17.0.*; give one as source"):
+    with pytest.raises(
+        ValueError, match="several folders ca under .*13.0.*17.0.*; give one as source"
+    ):
         load_corpus(NAME, "ca")
     assert len(load_corpus(NAME, "ca", folder)) == 8
 
@@ -384,7 +496,9 @@ def test_a_truncated_archive_is_named(folder, tmp_path, part):
     assert len(load_corpus(NAME, "ca", archive)) == 8
 
 
-@pytest.mark.parametrize("name", ["../outside.tsv", "/outside.tsv/../../x", "cv/ca/../../../clips.mp3"])
+@pytest.mark.parametrize(
+    "name", ["../outside.tsv", "/outside.tsv/../../x", "cv/ca/../../../clips.mp3"]
+)
 def test_an_archive_with_a_member_that_leads_outside_is_refused(folder, tmp_path, name):
     archive = pack(folder, tmp_path / "ca.tar.gz", {name: b"x"}, folder.parent.parent)
     with pytest.raises(ValueError, match=r"refused ca.tar.gz: its member '.*' leads outside"):
@@ -394,7 +508,9 @@ def test_an_archive_with_a_member_that_leads_outside_is_refused(folder, tmp_path
 
 def test_a_path_in_a_table_never_leads_outside_of_the_clips(folder):
     (folder / "secret.mp3").write_bytes((folder / "clips" / "common_voice_ca_1.mp3").read_bytes())
-    append(folder / "test.tsv", cv_row("ca", 3, 0, 0).replace("common_voice_ca_3.mp3", "../secret.mp3"))
+    append(
+        folder / "test.tsv", cv_row("ca", 3, 0, 0).replace("common_voice_ca_3.mp3", "../secret.mp3")
+    )
     with pytest.warns(UserWarning, match=r"\(no sound file: 1\)"):
         load_corpus(NAME, "ca")
     assert corpus_report(NAME, "ca")["dropped_ids"] == {"no sound file": ["common-voice/ca/secret"]}

@@ -8,28 +8,30 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from distilwhisper_lib.audio import SAMPLE_RATE, read_audio
-from distilwhisper_lib.corpora import (
+from made_corpora import make_fillets, make_stamps
+
+from distilwhisper_lib.data.audio import SAMPLE_RATE, read_audio
+from distilwhisper_lib.data.corpora import loading, packages
+from distilwhisper_lib.data.corpora.items import SPLITS, without_duplicates
+from distilwhisper_lib.data.corpora.loading import (
     CORPORA,
     FEATURES,
+    corpus_folder,
     corpus_report,
     held_out_lead,
     load_corpus,
-    loading,
-    packages,
     select,
 )
-from distilwhisper_lib.corpora.items import SPLITS, without_duplicates
-from distilwhisper_lib.corpora.loading import corpus_folder
-from distilwhisper_lib.presets import REPOSITORY, cache_dir
-from distilwhisper_lib.text import LANGUAGES, normalise
-
-from made_corpora import make_fillets, make_stamps
+from distilwhisper_lib.data.normalisers import normalise
+from distilwhisper_lib.files import REPOSITORY, cache_dir
+from distilwhisper_lib.whisper.tokens import LANGUAGES
 
 
 @pytest.fixture(autouse=True)
 def nothing_installed(monkeypatch, tmp_path):
-    monkeypatch.setattr(packages, "INSTALLED", dict.fromkeys(packages.PACKAGES, tmp_path / "not-installed"))
+    monkeypatch.setattr(
+        packages, "INSTALLED", dict.fromkeys(packages.PACKAGES, tmp_path / "not-installed")
+    )
 
 
 @pytest.fixture
@@ -40,21 +42,44 @@ def fillets(tmp_path):
 def test_a_made_up_game_becomes_a_dataset(fillets):
     assert fillets.features == FEATURES and list(fillets.column_names) == list(FEATURES)
     rows = {row["id"]: row for row in fillets}
-    assert set(rows) == {"fillets/gods/g-small", "fillets/gods/g-big", "fillets/gods/g-other", "fillets/airplane/a-1",
-                         "fillets/ufo/u-1", "fillets/cave/c-1", "fillets/share/smrt-v-0"}  # fmt: skip
+    assert set(rows) == {
+        "fillets/gods/g-small",
+        "fillets/gods/g-big",
+        "fillets/gods/g-other",
+        "fillets/airplane/a-1",
+        "fillets/ufo/u-1",
+        "fillets/cave/c-1",
+        "fillets/share/smrt-v-0",
+    }
     row = rows["fillets/airplane/a-1"]
-    assert row["split"] == "validation" and row["speaker"] == "font_small" and row["translation_en"] == "A ship."
-    assert row["audio"]["path"] == "fillets--airplane--a-1.flac" and row["audio"]["bytes"][:4] == b"fLaC"
+    assert (
+        row["split"] == "validation"
+        and row["speaker"] == "font_small"
+        and row["translation_en"] == "A ship."
+    )
+    assert (
+        row["audio"]["path"] == "fillets--airplane--a-1.flac"
+        and row["audio"]["bytes"][:4] == b"fLaC"
+    )
     assert len(read_audio(row["audio"])) == round(row["duration"] * SAMPLE_RATE) == SAMPLE_RATE // 2
 
 
 def test_the_report_counts_everything(fillets):
     report = corpus_report("fillets", "cs")
-    assert report["dropped"] == {"duplicate text in another split": 1, "empty text": 1, "no sound file": 1,
-                                 "other character outside the test rooms": 1, "text with a placeholder": 1}  # fmt: skip
+    assert report["dropped"] == {
+        "duplicate text in another split": 1,
+        "empty text": 1,
+        "no sound file": 1,
+        "other character outside the test rooms": 1,
+        "text with a placeholder": 1,
+    }
     assert report["items"] == 12 == report["kept"] + sum(report["dropped"].values())
     assert report["dropped_ids"]["duplicate text in another split"] == ["fillets/airplane/a-2"]
-    assert report["splits"]["test"] == {"clips": 2, "minutes": 0.02, "speakers": {"font_small": 1, "font_big": 1}}
+    assert report["splits"]["test"] == {
+        "clips": 2,
+        "minutes": 0.02,
+        "speakers": {"font_small": 1, "font_big": 1},
+    }
     assert sum(split["clips"] for split in report["splits"].values()) == len(fillets)
     assert report["source"] == "folder" and len(report["fingerprint"]) == 64
 
@@ -83,9 +108,15 @@ def row(name: str, split: str, text: str, sound: bytes) -> dict:
 
 
 def test_the_higher_split_keeps_a_text():
-    rows = [row("1", "teacher", "Co?", b"1"), row("2", "test-other", "co", b"2"), row("3", "train", "CO!", b"3"),
-            row("4", "test-other", "Co...", b"4"), row("5", "train", "jiné", b"5"), row("6", "train", "Jiné!", b"6"),
-            row("7", "teacher", "něco", b"5")]  # fmt: skip
+    rows = [
+        row("1", "teacher", "Co?", b"1"),
+        row("2", "test-other", "co", b"2"),
+        row("3", "train", "CO!", b"3"),
+        row("4", "test-other", "Co...", b"4"),
+        row("5", "train", "jiné", b"5"),
+        row("6", "train", "Jiné!", b"6"),
+        row("7", "teacher", "něco", b"5"),
+    ]
     kept, dropped = without_duplicates(rows)
     assert [r["id"] for r in kept] == ["2", "4", "5", "6"]
     assert dropped == {"duplicate text in another split": ["3", "1"], "same recording twice": ["7"]}
@@ -96,9 +127,18 @@ def test_toy(language):
     data = load_corpus("toy", language)
     report = corpus_report("toy", language)
     assert {name: split["clips"] for name, split in report["splits"].items()} == {
-        "test": 4, "test-other": 4, "validation": 4, "train": 8, "teacher": 8}  # fmt: skip
-    assert not report["dropped"] and 0.4 <= min(data["duration"]) and max(data["duration"]) <= 1.2
-    assert set(data["language"]) == {language} and len(set(data["id"])) == 28 and all(data["translation_en"])
+        "test": 4,
+        "test-other": 4,
+        "validation": 4,
+        "train": 8,
+        "teacher": 8,
+    }
+    assert not report["dropped"] and min(data["duration"]) >= 0.4 and max(data["duration"]) <= 1.2
+    assert (
+        set(data["language"]) == {language}
+        and len(set(data["id"])) == 28
+        and all(data["translation_en"])
+    )
 
 
 def test_toy_is_quick_and_the_same_every_time(tmp_path, monkeypatch):
@@ -115,7 +155,10 @@ def test_every_language_is_one_of_whispers():
 
 
 def test_unknown_names_list_the_known():
-    with pytest.raises(ValueError, match="unknown corpus 'librispeech': one of fillets, stamps, toy, common-voice-3k"):
+    with pytest.raises(
+        ValueError,
+        match="unknown corpus 'librispeech': one of fillets, stamps, toy, common-voice-3k",
+    ):
         load_corpus("librispeech", "cs")
     with pytest.raises(ValueError, match="fillets has no language 'ca': it has cs, nl"):
         load_corpus("fillets", "ca")
@@ -132,7 +175,9 @@ def test_select_is_the_same_every_time_and_nested():
     assert select(data, "train", 3)["id"][:] == everything[:3]
     assert sorted(select(data, "train", 99)["id"][:]) == sorted(everything)
     assert select(data, "train", seed=1)["id"][:] != everything
-    assert select(data.shuffle(seed=3), "train", 3)["id"][:] == everything[:3]  # whatever the order of the rows
+    assert (
+        select(data.shuffle(seed=3), "train", 3)["id"][:] == everything[:3]
+    )  # whatever the order of the rows
 
 
 def test_select_names_what_is_wrong(tmp_path):
@@ -170,7 +215,10 @@ def test_a_full_disk_leaves_nothing_half_made(tmp_path, monkeypatch):
         path.write_text(f"half of {report}")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left under .*corpora.*LAB_CACHE"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(OSError, match="no space left under .*corpora.*LAB_CACHE"),
+    ):
         patch.setattr(loading, "write_json", full)
         load_corpus("toy", "cs")
     assert [path.name for path in (cache_dir() / "corpora").iterdir() if path.is_dir()] == []
@@ -191,8 +239,10 @@ def prepare_slowly(folder: Path, target: str, moment: str, ready) -> None:
     load_corpus("fillets", "cs", folder)
 
 
-@pytest.mark.parametrize(("target", "moment"), [("read_rows", "before"), ("without_duplicates", "after"),
-                                                ("write_json", "after")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("target", "moment"),
+    [("read_rows", "before"), ("without_duplicates", "after"), ("write_json", "after")],
+)
 def test_a_killed_preparation_leaves_nothing_half_made(tmp_path, target, moment):
     folder, context = make_fillets(tmp_path), multiprocessing.get_context("fork")
     ready = context.Event()
@@ -211,7 +261,11 @@ def test_a_killed_preparation_leaves_nothing_half_made(tmp_path, target, moment)
 def test_the_real_corpora_keep_the_contract(corpus):
     name, language = corpus.split("/")
     data = load_corpus(name, language).remove_columns("audio").to_pandas()
-    assert data["id"].is_unique and data["duration"].between(0.1, 29).all() and set(data["split"]) <= set(SPLITS)
+    assert (
+        data["id"].is_unique
+        and data["duration"].between(0.1, 29).all()
+        and set(data["split"]) <= set(SPLITS)
+    )
     split_of = defaultdict(set)
     for text, split in zip(data["text"], data["split"], strict=True):
         split_of[normalise(text)].add(split)
@@ -239,6 +293,8 @@ def test_the_dataset_cards_state_what_was_measured(name):
     assert prepared
     for language in prepared:
         report = corpus_report(name, language)
-        cells = [f"{split['clips']} ({split['minutes']:.1f})" for split in report["splits"].values()]
+        cells = [
+            f"{split['clips']} ({split['minutes']:.1f})" for split in report["splits"].values()
+        ]
         row = f"| {language} | {report['items']} | {report['kept']} ({report['minutes']:.1f}) | {' | '.join(cells)} |"
         assert row in card, row

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
-from distilwhisper_lib import course
-from distilwhisper_lib.lab import Lab
+
+from distilwhisper_lib.lab import course
+from distilwhisper_lib.lab.lab import Lab
 from distilwhisper_lib.presets import get_preset
 
 
@@ -69,15 +70,21 @@ def test_a_notebook_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_the_disk_that_a_preset_needs_grows_with_its_student(monkeypatch):
-    needed = {name: course.disk_needed(get_preset(name)) for name in ("smoke", "laptop", "colab", "paper")}
+    needed = {
+        name: course.disk_needed(get_preset(name)) for name in ("smoke", "laptop", "colab", "paper")
+    }
     assert needed["smoke"] < 1 and needed["laptop"] == course.DISK_GB == 4.0
     assert 10 < needed["colab"] == needed["paper"] < 13  # systems three times as large
     for free, enough in ((needed["colab"] + 0.1, True), (needed["colab"] - 0.1, False)):
-        monkeypatch.setattr(course.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free * 1e9))
+        monkeypatch.setattr(
+            course.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free * 1e9)
+        )
         if enough:
             course.announce(Lab("colab"))
         else:
-            with pytest.raises(OSError, match=r"GB free, the course needs about 1\d.\d GB: free some"):
+            with pytest.raises(
+                OSError, match=r"GB free, the course needs about 1\d.\d GB: free some"
+            ):
                 course.announce(Lab("colab"))
 
 

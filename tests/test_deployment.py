@@ -6,17 +6,25 @@ import json
 import numpy as np
 import pytest
 import torch
-from distilwhisper_lib import bake, export_ctranslate2, load_experts, save_experts
-from distilwhisper_lib.batches import Collator
-from distilwhisper_lib.checkpoints.tiny import tiny_whisper
-from distilwhisper_lib.clsr import (
-    ExpertSettings, attach_experts, clsr_blocks, last_gates, set_language, use_language, whisper_layers,
-)  # fmt: skip
-from distilwhisper_lib.deployment import export_checkpoint, fix_gates, gate_shares
-from distilwhisper_lib.weights import load_processor, load_whisper
 from peft import LoraConfig, get_peft_model
 from random_data import RandomClips, logits, random_batch, same_state, shake_experts
 from transformers import WhisperForConditionalGeneration
+
+from distilwhisper_lib.data.batches import Collator
+from distilwhisper_lib.evaluation.bake import bake, fix_gates, gate_shares
+from distilwhisper_lib.evaluation.export import export_checkpoint, export_ctranslate2
+from distilwhisper_lib.method.attach import (
+    attach_experts,
+    clsr_blocks,
+    last_gates,
+    set_language,
+    use_language,
+    whisper_layers,
+)
+from distilwhisper_lib.method.experts import ExpertSettings
+from distilwhisper_lib.method.storage import load_experts, save_experts
+from distilwhisper_lib.whisper.loading import load_processor, load_whisper
+from distilwhisper_lib.whisper.tiny import tiny_whisper
 
 
 @pytest.fixture
@@ -31,14 +39,21 @@ def with_gates(signs):
     model = shake_experts(attach_experts(load_whisper("tiny"), ["cs"], ExpertSettings(gate_dim=16)))
     for block, sign in zip(clsr_blocks(model), signs, strict=True):
         if sign:
-            block.gates["cs"].register_forward_hook(lambda module, inputs, G, sign=sign: torch.full_like(G, sign))
+            block.gates["cs"].register_forward_hook(
+                lambda module, inputs, G, sign=sign: torch.full_like(G, sign)
+            )
     return model
 
 
 def test_shares_count_the_open_gates_of_real_positions(batches):
     model = with_gates([1, -1, 0, 0])
     table = gate_shares(model, "cs", batches)
-    assert list(table["stack"]) == ["encoder"] * 2 + ["decoder"] * 2 and list(table["layer"]) == [0, 1, 0, 1]
+    assert list(table["stack"]) == ["encoder"] * 2 + ["decoder"] * 2 and list(table["layer"]) == [
+        0,
+        1,
+        0,
+        1,
+    ]
     assert list(table["open"][:2]) == [1, 0] and list(table["agree"][:2]) == [1, 1]
     opened = real = 0
     for batch in batches:
@@ -46,7 +61,9 @@ def test_shares_count_the_open_gates_of_real_positions(batches):
             logits(model, {name: batch[name] for name in ("input_features", "decoder_input_ids")})
         gates = last_gates(model)["decoder"][0]
         for row, labels in zip(gates, batch["labels"], strict=True):
-            opened += sum(g for g, label in zip(row.tolist(), labels.tolist(), strict=True) if label != -100)
+            opened += sum(
+                g for g, label in zip(row.tolist(), labels.tolist(), strict=True) if label != -100
+            )
             real += int((labels != -100).sum())
     assert 0 < opened < real and table["open"][2] == pytest.approx(opened / real)
     assert table["agree"][2] == pytest.approx(max(opened, real - opened) / real)
@@ -93,12 +110,15 @@ def test_baked_checkpoint_is_an_ordinary_whisper(batches, tmp_path):
     baked = bake(with_gates([1, -1, 0, 0]), "cs", batches)
     assert set(baked.state_dict()) == set(load_whisper("tiny").state_dict())
     folder = export_checkpoint(baked, load_processor("tiny"), tmp_path / "baked")
-    again = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32,
-                                                            attn_implementation="eager").eval()  # fmt: skip
+    again = WhisperForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
     assert same_state(again.state_dict(), baked.state_dict())
     assert torch.equal(logits(again, random_batch()), logits(baked, random_batch()))
     assert json.loads((folder / "preprocessor_config.json").read_text())["feature_size"] == 80
-    assert load_processor(folder).tokenizer.get_vocab() == load_processor("tiny").tokenizer.get_vocab()
+    assert (
+        load_processor(folder).tokenizer.get_vocab() == load_processor("tiny").tokenizer.get_vocab()
+    )
 
 
 def test_fixed_gates_give_the_same_outputs_and_are_not_computed(batches):
@@ -111,7 +131,10 @@ def test_fixed_gates_give_the_same_outputs_and_are_not_computed(batches):
         block.gates["cs"].register_forward_hook(lambda module, inputs, G: calls.append(module))
     assert torch.equal(logits(model, batch), routed)
     assert calls == [block.gates["cs"] for block in clsr_blocks(model)[2:]]
-    assert all(torch.equal(block.last_gate, gate) for block, gate in zip(clsr_blocks(model), gates, strict=True))
+    assert all(
+        torch.equal(block.last_gate, gate)
+        for block, gate in zip(clsr_blocks(model), gates, strict=True)
+    )
     model.train()
     logits(model, batch)
     assert len(calls) == 2 + 4  # in training every gate is
@@ -141,7 +164,9 @@ def test_fixed_gates_are_free_again_when_they_may_have_changed(batches, tmp_path
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_shares_are_whole_numbers_of_positions_in_half_precision_too(batches, dtype):
-    table = gate_shares(with_gates([1, -1, 1, 1]).to(dtype), "cs", batches * 40)  # more than 16 bits can count
+    table = gate_shares(
+        with_gates([1, -1, 1, 1]).to(dtype), "cs", batches * 40
+    )  # more than 16 bits can count
     assert list(table["open"]) == [1, 0, 1, 1] and list(table["agree"]) == [1] * 4
 
 
@@ -176,11 +201,17 @@ def test_converted_encoder_computes_what_the_baked_one_does(batches, tmp_path):
     ctranslate2 = pytest.importorskip("ctranslate2")
     baked = bake(with_gates([1, -1, 0, 0]), "cs", batches)
     folder = export_ctranslate2(baked, load_processor("tiny"), tmp_path / "converted", "float32")
-    assert {"model.bin", "tokenizer.json", "preprocessor_config.json"} <= {path.name for path in folder.iterdir()}
+    assert {"model.bin", "tokenizer.json", "preprocessor_config.json"} <= {
+        path.name for path in folder.iterdir()
+    }
     features = torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(2))
-    found = ctranslate2.models.Whisper(str(folder)).encode(ctranslate2.StorageView.from_array(features.numpy()))
+    found = ctranslate2.models.Whisper(str(folder)).encode(
+        ctranslate2.StorageView.from_array(features.numpy())
+    )
     with torch.no_grad():
-        expected, plain = (model.get_encoder()(features)[0] for model in (baked, load_whisper("tiny")))
+        expected, plain = (
+            model.get_encoder()(features)[0] for model in (baked, load_whisper("tiny"))
+        )
     torch.testing.assert_close(torch.from_numpy(np.array(found)), expected, atol=1e-3, rtol=1e-3)
     assert (plain - expected).abs().max() > 0.1
     with pytest.raises(ValueError, match="int9 is not a valid quantization"):
@@ -200,24 +231,52 @@ def test_faster_whisper_says_what_the_baked_model_says(tmp_path):
     from test_mirror import real_clips
 
     clips, processor = list(real_clips(6)), load_processor("openai/whisper-base")
-    features = [processor(clip, sampling_rate=16000, return_tensors="pt").input_features for clip in clips]
+    features = [
+        processor(clip, sampling_rate=16000, return_tensors="pt").input_features for clip in clips
+    ]
     model = attach_experts(load_whisper("openai/whisper-base"), ["cs"])
-    shake_experts(model, size=0.006)  # a quarter of the weights' deviation: still Czech, but other words
+    shake_experts(
+        model, size=0.006
+    )  # a quarter of the weights' deviation: still Czech, but other words
     experts = [block.experts["cs"] for block in clsr_blocks(model)]
     ids = processor.tokenizer("Dobrý den", return_tensors="pt").input_ids
-    batches = [{"input_features": mel, "decoder_input_ids": ids, "labels": ids, "frames": torch.tensor([200])}
-               for mel in features[:2]]  # fmt: skip
+    batches = [
+        {
+            "input_features": mel,
+            "decoder_input_ids": ids,
+            "labels": ids,
+            "frames": torch.tensor([200]),
+        }
+        for mel in features[:2]
+    ]
     baked = bake(model, "cs", batches)
-    kept = [layer.fc1 is expert.fc1 for (_, _, layer), expert in zip(whisper_layers(baked), experts, strict=True)]
-    assert set(kept[:6]) == set(kept[6:]) == {True, False}  # of 6 encoder and 6 decoder layers: expert or shared block
+    kept = [
+        layer.fc1 is expert.fc1
+        for (_, _, layer), expert in zip(whisper_layers(baked), experts, strict=True)
+    ]
+    assert (
+        set(kept[:6]) == set(kept[6:]) == {True, False}
+    )  # of 6 encoder and 6 decoder layers: expert or shared block
     folder = export_ctranslate2(baked, processor, tmp_path / "converted", "float32")
-    theirs, found = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="float32"), []
+    theirs, found = (
+        faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="float32"),
+        [],
+    )
     for clip in clips:
-        silence = np.zeros(30 * 16000 - len(clip), np.float32)  # theirs would pad the features, not the sound
+        silence = np.zeros(
+            30 * 16000 - len(clip), np.float32
+        )  # theirs would pad the features, not the sound
         segments, _ = theirs.transcribe(
-            np.append(clip, silence), language="cs", beam_size=1, temperature=0.0, without_timestamps=True,
-            condition_on_previous_text=False, no_speech_threshold=None, log_prob_threshold=None,
-            compression_ratio_threshold=None)  # fmt: skip
+            np.append(clip, silence),
+            language="cs",
+            beam_size=1,
+            temperature=0.0,
+            without_timestamps=True,
+            condition_on_previous_text=False,
+            no_speech_threshold=None,
+            log_prob_threshold=None,
+            compression_ratio_threshold=None,
+        )
         found.append("".join(segment.text for segment in segments).strip())
     ours, plain = [], []
     for whisper, texts in ((baked, ours), (load_whisper("openai/whisper-base"), plain)):

@@ -9,13 +9,25 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LIBRARIES = ("transformers", "datasets", "peft", "jiwer", "sacrebleu", "safetensors", "accelerate", "huggingface_hub")
+LIBRARIES = (
+    "transformers",
+    "datasets",
+    "peft",
+    "jiwer",
+    "sacrebleu",
+    "safetensors",
+    "accelerate",
+    "huggingface_hub",
+)
 FOLDERS = ("distilwhisper_lib", "notebooks/source", "tools", "benchmarks")
 CODE = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 # methods of objects that a name does not lead to: method -> classes whose signatures count
 METHODS = {
-    "from_pretrained": ("transformers.WhisperForConditionalGeneration", "transformers.WhisperProcessor",
-                        "peft.PeftModel"),
+    "from_pretrained": (
+        "transformers.WhisperForConditionalGeneration",
+        "transformers.WhisperProcessor",
+        "peft.PeftModel",
+    ),
     "save_pretrained": ("transformers.WhisperForConditionalGeneration", "peft.PeftModel"),
     "generate": ("transformers.WhisperForConditionalGeneration",),
     "batch_decode": ("transformers.WhisperTokenizer",),
@@ -24,13 +36,19 @@ METHODS = {
     "corpus_score": ("sacrebleu.metrics.BLEU",),
     "sentence_score": ("sacrebleu.metrics.BLEU",),
     "train": ("transformers.Trainer",),
-}  # fmt: skip
+}
 # where a function's **kwargs go, by its last name: the attributes, parameters or text of these hold what it knows
 BEHIND = {
-    "generate": ("transformers.GenerationConfig", "transformers.WhisperForConditionalGeneration.forward"),
+    "generate": (
+        "transformers.GenerationConfig",
+        "transformers.WhisperForConditionalGeneration.forward",
+    ),
     "from_pretrained": ("transformers.modeling_utils", "transformers.tokenization_utils_base"),
-    "GenerationConfig": ("transformers.GenerationConfig", "transformers.models.whisper.generation_whisper",
-                         "transformers.generation.logits_process"),
+    "GenerationConfig": (
+        "transformers.GenerationConfig",
+        "transformers.models.whisper.generation_whisper",
+        "transformers.generation.logits_process",
+    ),
     "WhisperConfig": ("transformers.configuration_utils",),
     "WhisperTokenizer": ("transformers.tokenization_utils_base",),
 }
@@ -64,11 +82,20 @@ def imported(tree):
     """Return name in the file -> dotted name, for what comes from one of LIBRARIES."""
     names = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and not node.level and node.module.split(".")[0] in LIBRARIES:
-            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+        if (
+            isinstance(node, ast.ImportFrom)
+            and not node.level
+            and node.module.split(".")[0] in LIBRARIES
+        ):
+            names |= {
+                alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names
+            }
         elif isinstance(node, ast.Import):
-            names |= {alias.asname or alias.name: alias.name for alias in node.names
-                      if alias.name.split(".")[0] in LIBRARIES}  # fmt: skip
+            names |= {
+                alias.asname or alias.name: alias.name
+                for alias in node.names
+                if alias.name.split(".")[0] in LIBRARIES
+            }
     return names
 
 
@@ -102,8 +129,15 @@ def known_behind(dotted, keyword):
     target = find(dotted)
     if inspect.ismodule(target):
         tree = ast.parse(inspect.getsource(target))
-        return any(keyword in (getattr(node, "value", None), getattr(node, "attr", None)) for node in ast.walk(tree))
-    return hasattr(target(), keyword) if inspect.isclass(target) else keyword in inspect.signature(target).parameters
+        return any(
+            keyword in (getattr(node, "value", None), getattr(node, "attr", None))
+            for node in ast.walk(tree)
+        )
+    return (
+        hasattr(target(), keyword)
+        if inspect.isclass(target)
+        else keyword in inspect.signature(target).parameters
+    )
 
 
 def accepts(dotted, keyword):
@@ -112,7 +146,9 @@ def accepts(dotted, keyword):
     parameters = inspect.signature(target).parameters
     if keyword in parameters:
         return True
-    open_ended = inspect.isclass(target) or any(p.kind is p.VAR_KEYWORD for p in parameters.values())  # configs hide theirs
+    open_ended = inspect.isclass(target) or any(
+        p.kind is p.VAR_KEYWORD for p in parameters.values()
+    )  # configs hide theirs
     behind = BEHIND.get(dotted.rsplit(".", 1)[-1], ())
     return open_ended and any(known_behind(other, keyword) for other in behind)
 
@@ -123,23 +159,37 @@ USES = [use for path in CODE for use in uses(path)]
 @pytest.mark.parametrize("use", USES, ids=lambda use: f"{use.place}:{use.keyword}")
 def test_keyword_is_known(use):
     assert any(accepts(target, use.keyword) for target in use.targets), (
-        f"{use.place}: {use.name} of the installed release takes no {use.keyword!r}")  # fmt: skip
+        f"{use.place}: {use.name} of the installed release takes no {use.keyword!r}"
+    )
 
 
 def test_the_search_finds_what_matters():
     found = {(use.name.rsplit(".", 1)[-1], use.keyword) for use in USES}
-    expected = {("TrainingArguments", "eval_strategy"), ("LoraConfig", "target_modules"), ("Audio", "decode"),
-                ("generate", "max_new_tokens"), ("from_pretrained", "dtype"), ("process_words", "reference"),
-                ("snapshot_download", "allow_patterns"), ("WhisperConfig", "attn_implementation")}  # fmt: skip
+    expected = {
+        ("TrainingArguments", "eval_strategy"),
+        ("LoraConfig", "target_modules"),
+        ("Audio", "decode"),
+        ("generate", "max_new_tokens"),
+        ("from_pretrained", "dtype"),
+        ("process_words", "reference"),
+        ("snapshot_download", "allow_patterns"),
+        ("WhisperConfig", "attn_implementation"),
+    }
     assert expected <= found, expected - found
 
 
 @pytest.mark.parametrize(
     "dotted, keyword",
-    [("transformers.TrainingArguments", "evaluation_strategy"), ("transformers.TrainingArguments", "no_cuda"),
-     ("jiwer.process_words", "truth"), ("transformers.WhisperForConditionalGeneration.generate", "max_tokens"),
-     ("transformers.GenerationConfig", "language_to_id"), ("peft.LoraConfig", "alpha"),
-     ("huggingface_hub.snapshot_download", "resume_download"), ("transformers.WhisperConfig", "attention_backend")],
-)  # fmt: skip
+    [
+        ("transformers.TrainingArguments", "evaluation_strategy"),
+        ("transformers.TrainingArguments", "no_cuda"),
+        ("jiwer.process_words", "truth"),
+        ("transformers.WhisperForConditionalGeneration.generate", "max_tokens"),
+        ("transformers.GenerationConfig", "language_to_id"),
+        ("peft.LoraConfig", "alpha"),
+        ("huggingface_hub.snapshot_download", "resume_download"),
+        ("transformers.WhisperConfig", "attention_backend"),
+    ],
+)
 def test_an_old_or_invented_keyword_is_found_out(dotted, keyword):
     assert not accepts(dotted, keyword)

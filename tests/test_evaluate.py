@@ -3,14 +3,15 @@
 import pandas as pd
 import pytest
 import torch
-from distilwhisper_lib import evaluate
-from distilwhisper_lib.batches import Collator
-from distilwhisper_lib.clsr import attach_experts, use_language
-from distilwhisper_lib.evaluate import _read, _write, generate_batch, transcribe
-from distilwhisper_lib.presets import get_preset
-from distilwhisper_lib.text import prefix_tokens
-from distilwhisper_lib.weights import use_window
 from random_data import RandomClips, shake_experts
+
+from distilwhisper_lib.data.batches import Collator
+from distilwhisper_lib.evaluation import transcription as evaluate
+from distilwhisper_lib.evaluation.transcription import _read, _write, generate_batch, transcribe
+from distilwhisper_lib.method.attach import attach_experts, use_language
+from distilwhisper_lib.presets import get_preset
+from distilwhisper_lib.whisper.tokens import prefix_tokens
+from distilwhisper_lib.whisper.window import use_window
 
 PRESET = get_preset("smoke")
 
@@ -33,23 +34,39 @@ def test_predictions_come_in_the_order_of_the_clips(model, clips, collator, proc
     table = run(model, clips, collator, tmp_path / "new" / "cs.csv")
     assert list(table.columns) == ["id", "prediction"] and list(table["id"]) == clips.ids
     longest = max(range(10), key=lambda i: clips.durations[i])
-    batch = collator([clips[i] for i in sorted(range(10), key=lambda i: (-clips.durations[i], i))[:4]])
+    batch = collator(
+        [clips[i] for i in sorted(range(10), key=lambda i: (-clips.durations[i], i))[:4]]
+    )
     with torch.no_grad(), use_window(model, batch["input_features"].shape[-1]):
-        ids = model.generate(batch["input_features"], language="cs", task="transcribe", do_sample=False, num_beams=1,
-                             max_new_tokens=PRESET.max_new_tokens)  # fmt: skip
+        ids = model.generate(
+            batch["input_features"],
+            language="cs",
+            task="transcribe",
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=PRESET.max_new_tokens,
+        )
     text = " ".join(processor.tokenizer.decode(ids[0], skip_special_tokens=True).split())
     assert table["prediction"][longest] == text and ids.shape[1] <= 8
 
 
 def test_each_clip_gets_its_own_prediction(clips, collator, tmp_path, monkeypatch):
     """The tiny model says much the same of every clip; here each text is a figure of its clip's sound."""
-    monkeypatch.setattr(evaluate, "generate_batch", lambda model, tokenizer, features, *_: [
-        f"{first:.5f}" for first in features[:, 0, 0].tolist()])  # fmt: skip
+    monkeypatch.setattr(
+        evaluate,
+        "generate_batch",
+        lambda model, tokenizer, features, *_: [
+            f"{first:.5f}" for first in features[:, 0, 0].tolist()
+        ],
+    )
     model = torch.nn.Linear(1, 1)
     for _ in range(2):
         table = run(model, clips, collator, tmp_path / "cs.csv")
         expected = {item["id"]: f"{item['features'][0, 0]:.5f}" for item in clips}
-        assert dict(zip(table["id"], table["prediction"], strict=True)) == expected and len(set(expected.values())) == 10
+        assert (
+            dict(zip(table["id"], table["prediction"], strict=True)) == expected
+            and len(set(expected.values())) == 10
+        )
 
 
 def test_second_call_returns_the_same(model, clips, collator, tmp_path):
@@ -58,7 +75,9 @@ def test_second_call_returns_the_same(model, clips, collator, tmp_path):
     pd.testing.assert_frame_equal(first, again)
 
 
-def test_second_call_computes_the_missing_batches_alone(model, clips, collator, tmp_path, monkeypatch):
+def test_second_call_computes_the_missing_batches_alone(
+    model, clips, collator, tmp_path, monkeypatch
+):
     path, batches = tmp_path / "cs.csv", []
     whole = run(model, clips, collator, path)
     lines = path.read_bytes()
@@ -76,7 +95,9 @@ def test_second_call_computes_the_missing_batches_alone(model, clips, collator, 
     assert batches == [4, 2]  # nothing is left to do
 
 
-def test_decoding_does_not_depend_on_training_mode_or_random_numbers(model, clips, collator, tmp_path):
+def test_decoding_does_not_depend_on_training_mode_or_random_numbers(
+    model, clips, collator, tmp_path
+):
     first = run(model, clips, collator, tmp_path / "1.csv")
     torch.manual_seed(123)
     pd.testing.assert_frame_equal(run(model.train(), clips, collator, tmp_path / "2.csv"), first)
@@ -86,17 +107,24 @@ def test_decoding_does_not_depend_on_training_mode_or_random_numbers(model, clip
 def test_decoder_starts_with_language_and_task(model, clips, collator, processor, language, task):
     seen = []
     hook = model.model.decoder.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append(kwargs["input_ids"].tolist()), with_kwargs=True)  # fmt: skip
-    texts = generate_batch(model, processor.tokenizer, collator([clips[0]])["input_features"], language, task, PRESET)
+        lambda _, args, kwargs: seen.append(kwargs["input_ids"].tolist()), with_kwargs=True
+    )
+    texts = generate_batch(
+        model, processor.tokenizer, collator([clips[0]])["input_features"], language, task, PRESET
+    )
     hook.remove()
     assert seen[0] == [prefix_tokens(processor.tokenizer, language, task)]
     assert len(texts) == 1 and len(seen) <= PRESET.max_new_tokens
 
 
 def test_each_text_is_one_line(model, clips, collator, processor, monkeypatch):
-    monkeypatch.setattr(type(processor.tokenizer), "batch_decode", lambda *_, **__: [" a\rb \n\n c  d\u2028e "])
+    monkeypatch.setattr(
+        type(processor.tokenizer), "batch_decode", lambda *_, **__: [" a\rb \n\n c  d\u2028e "]
+    )
     features = collator([clips[0]])["input_features"]
-    assert generate_batch(model, processor.tokenizer, features, "cs", "transcribe", PRESET) == ["a b c d e"]
+    assert generate_batch(model, processor.tokenizer, features, "cs", "transcribe", PRESET) == [
+        "a b c d e"
+    ]
 
 
 def test_experts_matter_where_they_are_switched_on(model, clips, collator, tmp_path):
@@ -107,8 +135,30 @@ def test_experts_matter_where_they_are_switched_on(model, clips, collator, tmp_p
         assert not run(model, clips, collator, tmp_path / "on.csv").equals(plain)
 
 
-@pytest.mark.parametrize("text", ["", " ", "NA", "nan", "None", '"', 'a "b", c', "a,b", "a\nb", "a\r\nb",
-                                  "\x00", "a\x00b", "\x1a", "\u2028", "\x85", "\ufeff", "kůň ไทย", "'", "#"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "NA",
+        "nan",
+        "None",
+        '"',
+        'a "b", c',
+        "a,b",
+        "a\nb",
+        "a\r\nb",
+        "\x00",
+        "a\x00b",
+        "\x1a",
+        "\u2028",
+        "\x85",
+        "\ufeff",
+        "kůň ไทย",
+        "'",
+        "#",
+    ],
+)
 def test_any_text_goes_through_the_table_unchanged(text, tmp_path):
     predictions = {"first": "ahoj", "odd": text, "last": "konec"}
     _write(tmp_path / "t.csv", predictions)

@@ -11,28 +11,49 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from distilwhisper_lib import lab as lab_module
-from distilwhisper_lib.batches import Clips, Collator
-from distilwhisper_lib.checkpoints.tiny import tiny_tokenizer, tiny_whisper
-from distilwhisper_lib.clsr import ExpertSettings, attach_experts, clsr_blocks, last_gates, set_language
-from distilwhisper_lib.corpora import load_corpus
-from distilwhisper_lib.experiments import study
-from distilwhisper_lib.fidelity import DIFFERENCES, FIDELITIES, Fidelity, get_fidelity
-from distilwhisper_lib.lab import Lab
-from distilwhisper_lib.losses import (
-    IGNORED, gate_budget_loss, labelled, top_k_divergence, top_k_log_probs, total_loss,
-)  # fmt: skip
-from distilwhisper_lib.presets import PRESETS, get_preset
-from distilwhisper_lib.systems import (
-    TRAINED, count_parameters, get_system, load_trained, lora_config, prepare_for_training, save_trained,
-)  # fmt: skip
-from distilwhisper_lib.teacher import compute_teacher
-from distilwhisper_lib.text import decoder_inputs, encode_labels
-from distilwhisper_lib.train import GateNoise, LabTrainer, Objective, make_trainer, train_system, training_arguments
-from distilwhisper_lib.weights import load_whisper, use_window
 from random_data import RandomClips, logits, random_batch, shake_experts
 from transformers import TrainerCallback, WhisperConfig, WhisperForConditionalGeneration
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
+
+from distilwhisper_lib.data.batches import Collator
+from distilwhisper_lib.data.corpora.loading import load_corpus
+from distilwhisper_lib.experiments import study
+from distilwhisper_lib.fidelity import DIFFERENCES, FIDELITIES, Fidelity, get_fidelity
+from distilwhisper_lib.lab import lab as lab_module
+from distilwhisper_lib.lab.lab import Lab
+from distilwhisper_lib.method.attach import attach_experts, clsr_blocks, last_gates, set_language
+from distilwhisper_lib.method.experts import ExpertSettings
+from distilwhisper_lib.method.losses import (
+    IGNORED,
+    gate_budget_loss,
+    labelled,
+    top_k_divergence,
+    top_k_log_probs,
+    total_loss,
+)
+from distilwhisper_lib.presets import PRESETS, get_preset
+from distilwhisper_lib.training.callbacks import GateNoise
+from distilwhisper_lib.training.objective import Objective
+from distilwhisper_lib.training.systems import (
+    TRAINED,
+    count_parameters,
+    get_system,
+    load_trained,
+    lora_config,
+    prepare_for_training,
+    save_trained,
+)
+from distilwhisper_lib.training.teacher import cache_teacher_distributions
+from distilwhisper_lib.training.trainer import (
+    LabTrainer,
+    make_trainer,
+    train_system,
+    training_arguments,
+)
+from distilwhisper_lib.whisper.loading import load_whisper
+from distilwhisper_lib.whisper.tiny import tiny_tokenizer, tiny_whisper
+from distilwhisper_lib.whisper.tokens import decoder_inputs, encode_labels
+from distilwhisper_lib.whisper.window import use_window
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -62,7 +83,9 @@ def trainer_of(model, clips, collator, folder, fidelity, accumulation=1, **goal)
     preset = replace(get_preset("smoke"), batch_size=2, accumulation=accumulation)
     arguments = training_arguments(folder, preset, 1e-3, 1, len(clips), 0)
     arguments.save_strategy = arguments.eval_strategy = "no"
-    return make_trainer(model, arguments, Objective(fidelity=fidelity, **goal), clips, clips, collator)
+    return make_trainer(
+        model, arguments, Objective(fidelity=fidelity, **goal), clips, clips, collator
+    )
 
 
 def parts_of(model, batch, clips, collator, folder, fidelity, **goal):
@@ -78,7 +101,9 @@ def parts_of(model, batch, clips, collator, folder, fidelity, **goal):
 def test_names_and_what_they_switch():
     assert get_fidelity("corrected") == Fidelity() and Fidelity().on() == []
     assert get_fidelity("paper").on() == ["unscaled_loss"]
-    assert get_fidelity("released").on() == [name for name in DIFFERENCES if name != "unscaled_loss"]
+    assert get_fidelity("released").on() == [
+        name for name in DIFFERENCES if name != "unscaled_loss"
+    ]
     for name in DIFFERENCES:
         assert get_fidelity(name).on() == [name]
     assert get_fidelity("released").on("lora_on_both", "unscaled_loss") == ["lora_on_both"]
@@ -95,10 +120,17 @@ def test_unknown_name_is_told_at_once():
 
 def test_every_switch_has_its_row_in_the_table_of_differences():
     rows = {row[1].strip("`"): row for row in method_table.fidelity_rows()}
-    assert set(rows) == {*DIFFERENCES, "–"} and method_table.MODES == ("paper", "released", "corrected")
+    assert set(rows) == {*DIFFERENCES, "–"} and method_table.MODES == (
+        "paper",
+        "released",
+        "corrected",
+    )
     for name in DIFFERENCES:
         paper, released, corrected = rows[name][2:5]
-        assert (released != corrected, paper != corrected) == (name != "unscaled_loss", name == "unscaled_loss"), name
+        assert (released != corrected, paper != corrected) == (
+            name != "unscaled_loss",
+            name == "unscaled_loss",
+        ), name
 
 
 # ---- the default is what it was
@@ -107,6 +139,7 @@ def test_every_switch_has_its_row_in_the_table_of_differences():
 @pytest.fixture
 def names(monkeypatch):
     """Return a function from a lab to the names of its runs, without any training."""
+
     def run(system, folder, *_):
         folder.mkdir(parents=True)
         (folder / "run.json").write_text("{}")
@@ -116,29 +149,40 @@ def names(monkeypatch):
         return SimpleNamespace(folder=folder)
 
     monkeypatch.setattr(lab_module, "train_system", run)
-    monkeypatch.setattr(lab_module, "compute_teacher", teacher)
-    monkeypatch.setattr(lab_module, "TeacherOutputs", lambda folder, ids: SimpleNamespace(folder=folder))
+    monkeypatch.setattr(lab_module, "cache_teacher_distributions", teacher)
+    monkeypatch.setattr(
+        lab_module, "TeacherDistributions", lambda folder, ids: SimpleNamespace(folder=folder)
+    )
     monkeypatch.setattr(Lab, "teacher", lambda lab, half=False: None)
     monkeypatch.setattr(lab_module, "load_corpus", cache(load_corpus))
     monkeypatch.setattr(lab_module.gc, "collect", lambda: None)  # slow, and nothing was trained
 
     def found(lab, *systems):
-        return {"teacher": lab.train_teacher().name, "outputs": lab.teacher_outputs().folder.name,
-                **{name: lab.train(name).name for name in systems}}  # fmt: skip
+        return {
+            "teacher": lab.train_teacher().name,
+            "outputs": lab.teacher_distributions().folder.name,
+            **{name: lab.train(name).name for name in systems},
+        }
 
     return found
 
 
 def test_names_of_runs_are_those_of_the_code_before_there_were_switches(names):
     found = names(Lab("smoke"), *TRAINED)
-    found |= {"distilwhisper": names(Lab("smoke", experts={"hard": False}), "distilwhisper")["distilwhisper"]}  # as it was
+    found |= {
+        "distilwhisper": names(Lab("smoke", experts={"hard": False}), "distilwhisper")[
+            "distilwhisper"
+        ]
+    }  # as it was
     assert found == {
-        "teacher": "teacher-cs-seed77-c0a67f8a", "outputs": "cs-201c794e",
-        "fine-tuning": "fine-tuning-cs-seed77-e0dbf8bc", "lora": "lora-cs-seed77-e0dbf8bc",
+        "teacher": "teacher-cs-seed77-c0a67f8a",
+        "outputs": "cs-201c794e",
+        "fine-tuning": "fine-tuning-cs-seed77-e0dbf8bc",
+        "lora": "lora-cs-seed77-e0dbf8bc",
         "clsr-ft": "clsr-ft-cs-seed77-7f92ffcd",
         "distilwhisper-released": "distilwhisper-released-cs-seed77-e6862abf",
         "distilwhisper": "distilwhisper-cs-seed77-e5cbd579",
-    }  # fmt: skip
+    }
 
 
 def test_each_switch_gives_other_runs_and_the_same_stand_in(names, processor, monkeypatch):
@@ -148,7 +192,12 @@ def test_each_switch_gives_other_runs_and_the_same_stand_in(names, processor, mo
     for name in (*DIFFERENCES, "released"):
         found = names(Lab("smoke", fidelity=name), *systems)
         assert found["teacher"] == corrected["teacher"] and found["lora"] != corrected["lora"]
-        of_teacher = name in ("padding_in_divergence", "labels_without_language", "labels_with_start", "released")
+        of_teacher = name in (
+            "padding_in_divergence",
+            "labels_without_language",
+            "labels_with_start",
+            "released",
+        )
         assert (found["outputs"] != corrected["outputs"]) == of_teacher, name
         seen.add(found["distilwhisper"])
     assert len(seen) == len(DIFFERENCES) + 1
@@ -174,7 +223,9 @@ def test_noise_of_the_first_step(clips, collator, tmp_path):
         found[name] = spy.noise
     assert found["corrected"] == found["paper"] == [0, 1.25, 2.5, 3.75]
     assert found["noise_at_start"] == found["released"] == [5, 1.25, 2.5, 3.75]
-    GateNoise(at_start=True).on_step_begin(None, None, None, model=load_whisper("tiny"))  # no gates: nothing happens
+    GateNoise(at_start=True).on_step_begin(
+        None, None, None, model=load_whisper("tiny")
+    )  # no gates: nothing happens
 
 
 # ---- padding
@@ -183,8 +234,10 @@ def test_noise_of_the_first_step(clips, collator, tmp_path):
 def test_gate_budget_over_padding_is_the_plain_mean_over_all_positions(clips, collator, tmp_path):
     model, batch = experts(), collator([clips[0], clips[1]])
     assert (batch["labels"] == IGNORED).any()
-    corrected, found = (parts_of(model, batch, clips, collator, tmp_path, fidelity, budget=0.1)
-                        for fidelity in (Fidelity(), Fidelity(padding_in_budget=True)))  # fmt: skip
+    corrected, found = (
+        parts_of(model, batch, clips, collator, tmp_path, fidelity, budget=0.1)
+        for fidelity in (Fidelity(), Fidelity(padding_in_budget=True))
+    )
     gates = torch.cat([gate.flatten() for layers in last_gates(model).values() for gate in layers])
     window = batch["input_features"].shape[-1] // 2
     assert len(gates) == 2 * 2 * window + 2 * batch["labels"].numel()
@@ -197,18 +250,29 @@ def test_gate_budget_over_padding_is_the_plain_mean_over_all_positions(clips, co
 
 def test_mean_gate_of_the_release_s_own_numbers():
     for language in ("catalan", "tamil"):
-        gates = {stack: [torch.from_numpy(FORWARD[f"gates.{language}.transcribe.{stack}.{i}"]) for i in range(2)]
-                 for stack in ("encoder", "decoder")}  # fmt: skip
-        everywhere = {stack: torch.ones(layers[0].shape, dtype=bool) for stack, layers in gates.items()}
+        gates = {
+            stack: [
+                torch.from_numpy(FORWARD[f"gates.{language}.transcribe.{stack}.{i}"])
+                for i in range(2)
+            ]
+            for stack in ("encoder", "decoder")
+        }
+        everywhere = {
+            stack: torch.ones(layers[0].shape, dtype=bool) for stack, layers in gates.items()
+        }
         mean = FORWARD[f"gate_mean.{language}.transcribe"].item()
         assert gate_budget_loss(gates, everywhere, 0.0).item() == pytest.approx(mean, abs=1e-6)
 
 
 def test_divergence_over_padding_is_that_of_the_whole_batch(clips, collator, tmp_path):
     teacher, model = tiny_whisper(seed=1), experts()
-    goal = {"teacher": compute_teacher(teacher, clips, collator, tmp_path / "padded", K, 2, padded=True)}
+    goal = {
+        "teacher": cache_teacher_distributions(teacher, clips, collator, tmp_path / "padded", K, 2, padded=True)
+    }
     order = sorted(range(8), key=lambda i: -clips.durations[i])
-    batch = collator([clips[i] for i in order[2:4]])  # as the teacher saw them: one window, but a wider text
+    batch = collator(
+        [clips[i] for i in order[2:4]]
+    )  # as the teacher saw them: one window, but a wider text
     fidelity = Fidelity(padding_in_divergence=True)
     found = parts_of(model, batch, clips, collator, tmp_path, fidelity, budget=None, **goal)
     inputs = {name: batch[name] for name in ("input_features", "decoder_input_ids")}
@@ -216,18 +280,24 @@ def test_divergence_over_padding_is_that_of_the_whole_batch(clips, collator, tmp
         theirs = teacher(**inputs).logits.flatten(0, 1)  # (B * T, V), padding included
     words, log_probs = top_k_log_probs(theirs, K)
     ours = logits(model, inputs).flatten(0, 1)
-    assert found["kd"] == pytest.approx(top_k_divergence(words, log_probs, ours).item(), rel=5e-3)  # fp16
+    assert found["kd"] == pytest.approx(
+        top_k_divergence(words, log_probs, ours).item(), rel=5e-3
+    )  # fp16
     keep = batch["labels"].flatten() != IGNORED
     real = top_k_divergence(words[keep], log_probs[keep], ours[keep]).item()
     assert not keep.all() and abs(found["kd"] - real) > 0.02 * real
-    plain = compute_teacher(teacher, clips, collator, tmp_path / "plain", K, 2)
-    corrected = parts_of(model, batch, clips, collator, tmp_path, Fidelity(), budget=None, teacher=plain)
+    plain = cache_teacher_distributions(teacher, clips, collator, tmp_path / "plain", K, 2)
+    corrected = parts_of(
+        model, batch, clips, collator, tmp_path, Fidelity(), budget=None, teacher=plain
+    )
     assert corrected["kd"] == pytest.approx(real, rel=5e-3) and corrected["ce"] == found["ce"]
 
 
 def test_outputs_without_padding_do_not_serve_a_run_with_it(clips, collator, tmp_path):
-    plain = compute_teacher(tiny_whisper(), clips, collator, tmp_path / "plain", K, 4)
-    padded = compute_teacher(tiny_whisper(), clips, collator, tmp_path / "padded", K, 4, padded=True)
+    plain = cache_teacher_distributions(tiny_whisper(), clips, collator, tmp_path / "plain", K, 4)
+    padded = cache_teacher_distributions(
+        tiny_whisper(), clips, collator, tmp_path / "padded", K, 4, padded=True
+    )
     batch = collator([clips[i] for i in range(8)])
     words, _ = padded.lookup(batch["ids"], batch["labels"], padded=True)
     assert len(words) == batch["labels"].numel()
@@ -242,10 +312,14 @@ def test_outputs_without_padding_do_not_serve_a_run_with_it(clips, collator, tmp
 
 def test_labels_of_each_switch():
     tokenizer = tiny_tokenizer()
-    start, code, task, times = tokenizer.convert_tokens_to_ids(["<|startoftranscript|>", "<|cs|>", "<|transcribe|>",
-                                                                "<|notimestamps|>"])  # fmt: skip
+    start, code, task, times = tokenizer.convert_tokens_to_ids(
+        ["<|startoftranscript|>", "<|cs|>", "<|transcribe|>", "<|notimestamps|>"]
+    )
     end, text = tokenizer.eos_token_id, tokenizer("ab", add_special_tokens=False).input_ids
-    found = {name: encode_labels(tokenizer, "ab", "cs", fidelity=fidelity) for name, fidelity in FIDELITIES.items()}
+    found = {
+        name: encode_labels(tokenizer, "ab", "cs", fidelity=fidelity)
+        for name, fidelity in FIDELITIES.items()
+    }
     assert found["corrected"] == found["paper"] == [code, task, times, *text, end]
     assert found["labels_without_language"] == [task, times, *text, end]
     assert found["labels_with_start"] == [start, code, task, times, *text, end]
@@ -260,31 +334,54 @@ def test_released_labels_are_those_of_transformers_tokenizer_made_with_a_task_al
     tokenizer, model = tiny_tokenizer(), tiny_whisper()
     tokenizer.set_prefix_tokens(task="transcribe")
     assert tokenizer.bos_token == "<|endoftext|>" and tokenizer.language is None
-    padded = tokenizer.pad([{"input_ids": tokenizer(text).input_ids} for text in ("abc", "d")], return_tensors="pt")
+    padded = tokenizer.pad(
+        [{"input_ids": tokenizer(text).input_ids} for text in ("abc", "d")], return_tensors="pt"
+    )
     labels = padded["input_ids"].masked_fill(padded["attention_mask"] != 1, IGNORED)
     assert not (labels[:, 0] == tokenizer.bos_token_id).any()  # so that nothing is cut
     assert (labels[:, 0] == model.config.decoder_start_token_id).all()
-    inputs = shift_tokens_right(labels, model.config.pad_token_id, model.config.decoder_start_token_id)
-    ours = Collator(tokenizer, None)([
-        {"id": text, "features": torch.zeros(80, 20), "frames": 20,
-         "labels": encode_labels(tokenizer, text, "cs", fidelity=FIDELITIES["released"])} for text in ("abc", "d")
-    ])  # fmt: skip
+    inputs = shift_tokens_right(
+        labels, model.config.pad_token_id, model.config.decoder_start_token_id
+    )
+    ours = Collator(tokenizer, None)(
+        [
+            {
+                "id": text,
+                "features": torch.zeros(80, 20),
+                "frames": 20,
+                "labels": encode_labels(tokenizer, text, "cs", fidelity=FIDELITIES["released"]),
+            }
+            for text in ("abc", "d")
+        ]
+    )
     assert torch.equal(ours["labels"], labels) and torch.equal(ours["decoder_input_ids"], inputs)
     assert (inputs[:, :2] == model.config.decoder_start_token_id).all()
 
 
 def test_a_lab_s_clips_have_the_labels_of_its_fidelity():
-    labels = {name: Lab("smoke", fidelity=name).clips("train", limit=2).labels for name in ("corrected", "released")}
+    labels = {
+        name: Lab("smoke", fidelity=name).clips("train", limit=2).labels
+        for name in ("corrected", "released")
+    }
     corrected, released = labels["corrected"][0], labels["released"][0]
-    assert released[0] != corrected[0] and released[1:] == corrected[1:]  # the start in the language's place
-    assert Lab("smoke", fidelity="released").clips("teacher", limit=2, fidelity=Fidelity()).labels[0][0] == corrected[0]
+    assert (
+        released[0] != corrected[0] and released[1:] == corrected[1:]
+    )  # the start in the language's place
+    assert (
+        Lab("smoke", fidelity="released")
+        .clips("teacher", limit=2, fidelity=Fidelity())
+        .labels[0][0]
+        == corrected[0]
+    )
 
 
 def test_a_label_that_is_too_long_with_the_start_token_is_told(processor):
     text, limit = "a" * 20, 24
     assert len(encode_labels(processor.tokenizer, text, "cs", limit=limit)) == 24
     with pytest.raises(ValueError, match="label too long: 25 tokens"):
-        encode_labels(processor.tokenizer, text, "cs", limit=limit, fidelity=Fidelity(labels_with_start=True))
+        encode_labels(
+            processor.tokenizer, text, "cs", limit=limit, fidelity=Fidelity(labels_with_start=True)
+        )
 
 
 # ---- the total
@@ -295,13 +392,19 @@ def tensor(name):
 
 
 def test_total_loss_of_the_release_and_of_the_paper():
-    ce, kd, gate = (torch.as_tensor(x) for x in (LOSSES["ce.smoothing0.1"], LOSSES["js.tau1"], 0.8 - 0.5))
+    ce, kd, gate = (
+        torch.as_tensor(x) for x in (LOSSES["ce.smoothing0.1"], LOSSES["js.tau1"], 0.8 - 0.5)
+    )
     released = LOSSES["total.js.tau1.gate_mean0.8"].item()
     assert total_loss(ce, gate, kd).item() == pytest.approx(released, abs=1e-5)
     paper = total_loss(ce, gate, kd, unscaled=True).item()
     assert paper == pytest.approx((ce + gate + 2 * kd).item(), abs=1e-5)
     assert paper / released == pytest.approx(2 * 1.41**2, rel=2e-3)  # 1.41^2 is 1.988, not 2
-    assert total_loss(ce, gate).item() == total_loss(ce, gate, unscaled=True).item() == (ce + gate).item()
+    assert (
+        total_loss(ce, gate).item()
+        == total_loss(ce, gate, unscaled=True).item()
+        == (ce + gate).item()
+    )
 
 
 class Stored:
@@ -317,9 +420,17 @@ class Stored:
 @pytest.fixture
 def released_parts(monkeypatch, tmp_path, clips, collator):
     """Return a function from labels (4, 10) and gates to what a trainer computes from the release's logits."""
+
     def parts(labels, gates):
-        monkeypatch.setattr("distilwhisper_lib.train.last_gates", lambda model: gates)
-        trainer = trainer_of(load_whisper("tiny"), clips, collator, tmp_path, FIDELITIES["released"], teacher=Stored())
+        monkeypatch.setattr("distilwhisper_lib.training.trainer.last_gates", lambda model: gates)
+        trainer = trainer_of(
+            load_whisper("tiny"),
+            clips,
+            collator,
+            tmp_path,
+            FIDELITIES["released"],
+            teacher=Stored(),
+        )
         batch = {"labels": labels, "ids": list("abcd"), "frames": torch.tensor([40, 50, 60, 100])}
         student = tensor("student_logits").view(4, 10, -1)
         found = trainer._losses(batch, student.flatten(0, 1), labels.flatten())
@@ -335,9 +446,13 @@ def test_total_of_the_release_s_own_numbers_with_and_without_padding(released_pa
     assert whole["loss"] == pytest.approx(LOSSES["total.js.tau1.gate_mean0.8"].item(), abs=1e-5)
     labels[:2, 7:] = IGNORED
     padded = released_parts(labels, gates)
-    assert padded["kd"] == whole["kd"] == pytest.approx(LOSSES["js.tau1"].item(), abs=1e-5)  # over all 40 positions
+    assert (
+        padded["kd"] == whole["kd"] == pytest.approx(LOSSES["js.tau1"].item(), abs=1e-5)
+    )  # over all 40 positions
     kept = labelled(tensor("student_logits").view(4, 10, -1), labels)
-    assert padded["ce"] == pytest.approx(torch.nn.functional.cross_entropy(*kept, label_smoothing=0.1).item(), abs=1e-5)
+    assert padded["ce"] == pytest.approx(
+        torch.nn.functional.cross_entropy(*kept, label_smoothing=0.1).item(), abs=1e-5
+    )
     total = 0.5 * ((padded["ce"] + 0.3) / 1.41**2 + LOSSES["js.tau1"].item())
     assert padded["loss"] == pytest.approx(total, abs=1e-5) and padded["loss"] != whole["loss"]
 
@@ -349,14 +464,21 @@ def test_budget_of_gates_that_are_open_in_padding_alone(released_parts):
     for layer in gates["decoder"]:
         layer[:, 8:] = 1.0
     found = released_parts(labels, gates)
-    assert found["gate_decoder"] == 0 and found["budget"] == pytest.approx(0.5 - 4 * 2 / (4 * 60), abs=1e-6)
+    assert found["gate_decoder"] == 0 and found["budget"] == pytest.approx(
+        0.5 - 4 * 2 / (4 * 60), abs=1e-6
+    )
 
 
 def test_accumulated_batches_weigh_by_their_words_or_the_same(clips, collator, tmp_path):
     model = load_whisper("tiny")
     batch = collator([clips[0]])
-    for fidelity, share in ((Fidelity(), len(clips[0]["labels"]) / 100), (Fidelity(equal_batches=True), 1 / 4)):
-        trainer = trainer_of(model.train(), clips, collator, tmp_path, fidelity, accumulation=4, budget=None)
+    for fidelity, share in (
+        (Fidelity(), len(clips[0]["labels"]) / 100),
+        (Fidelity(equal_batches=True), 1 / 4),
+    ):
+        trainer = trainer_of(
+            model.train(), clips, collator, tmp_path, fidelity, accumulation=4, budget=None
+        )
         loss = trainer.compute_loss(model, batch, num_items_in_batch=100).item()
         assert loss == pytest.approx(share * trainer._parts[0][1]["loss"], rel=1e-6)
 
@@ -369,7 +491,11 @@ def test_lora_on_both_trains_adapters_on_shared_blocks_and_experts(tmp_path):
     model = prepare_for_training(load_whisper("tiny"), system, "cs", lora_on_both=True)
     names = {name for name, p in model.named_parameters() if p.requires_grad}
     assert len(names) == 4 * 2 * 2 * 2 and all(".lora_" in name for name in names)
-    assert {".shared." in name for name in names} == {".experts.cs." in name for name in names} == {True, False}
+    assert (
+        {".shared." in name for name in names}
+        == {".experts.cs." in name for name in names}
+        == {True, False}
+    )
     batch = random_batch()
     with torch.no_grad():
         for name in names:
@@ -389,23 +515,40 @@ def test_lora_on_both_trains_adapters_on_shared_blocks_and_experts(tmp_path):
 
 
 def test_lora_on_both_has_the_release_s_count_at_whisper_small():
-    config = WhisperConfig(d_model=768, encoder_layers=12, decoder_layers=12, encoder_attention_heads=12,
-                           decoder_attention_heads=12, encoder_ffn_dim=3072, decoder_ffn_dim=3072)  # fmt: skip
+    config = WhisperConfig(
+        d_model=768,
+        encoder_layers=12,
+        decoder_layers=12,
+        encoder_attention_heads=12,
+        decoder_attention_heads=12,
+        encoder_ffn_dim=3072,
+        decoder_ffn_dim=3072,
+    )
     with torch.device("meta"):
         model = WhisperForConditionalGeneration(config)
         model = prepare_for_training(model, get_system("lora"), "cs", lora_on_both=True)
     assert count_parameters(model)["trained"] == 23_592_960
-    assert lora_config(on_both=True).r == lora_config().r == 64 and lora_config().target_modules == {"fc1", "fc2"}
+    assert lora_config(
+        on_both=True
+    ).r == lora_config().r == 64 and lora_config().target_modules == {"fc1", "fc2"}
 
 
 # ---- whole runs
 
 
 @pytest.mark.parametrize("name", ["distilwhisper-released", "lora"])
-def test_a_released_run_trains_and_goes_on_where_it_was_stopped(name, processor, collator, tmp_path, monkeypatch):
-    fidelity, system, preset = FIDELITIES["released"], get_system(name), replace(get_preset("smoke"), batch_size=4)
+def test_a_released_run_trains_and_goes_on_where_it_was_stopped(
+    name, processor, collator, tmp_path, monkeypatch
+):
+    fidelity, system, preset = (
+        FIDELITIES["released"],
+        get_system(name),
+        replace(get_preset("smoke"), batch_size=4),
+    )
     clips = RandomClips(processor.tokenizer, 8, seconds=(0.3, 0.6))
-    teacher = compute_teacher(tiny_whisper(seed=1), clips, collator, tmp_path / "teacher", K, padded=True)
+    teacher = cache_teacher_distributions(
+        tiny_whisper(seed=1), clips, collator, tmp_path / "teacher", K, padded=True
+    )
     goal = Objective(teacher=teacher if system.distils else None, fidelity=fidelity)
 
     def train(folder):
@@ -429,12 +572,16 @@ def test_a_released_run_trains_and_goes_on_where_it_was_stopped(name, processor,
     monkeypatch.setattr(LabTrainer, "compute_loss", compute)
     assert (tmp_path / "parts" / "checkpoints" / "checkpoint-2" / "complete").exists()
     file = {"lora": "adapter_model.safetensors"}.get(name, "experts.cs.safetensors")
-    assert (train(tmp_path / "parts") / "model" / file).read_bytes() == (whole / "model" / file).read_bytes()
+    assert (train(tmp_path / "parts") / "model" / file).read_bytes() == (
+        whole / "model" / file
+    ).read_bytes()
 
 
 def test_study_of_fidelity_scores_each_difference(monkeypatch):
     lab = Lab("smoke", **CHANGES)
-    monkeypatch.setattr(study, "FIDELITIES", {name: FIDELITIES[name] for name in ("corrected", "released")})
+    monkeypatch.setattr(
+        study, "FIDELITIES", {name: FIDELITIES[name] for name in ("corrected", "released")}
+    )
     found = study.fidelity(lab)
     assert list(found["fidelity"]) == ["corrected", "released", "corrected, another seed"]
     assert found["wer"].notna().all() and list(found["seed"]) == [77, 77, 78]
@@ -447,7 +594,12 @@ def test_study_of_lora_has_its_own_differences_and_the_releases_measure(monkeypa
     kept = ("corrected", "released", "lora_on_both", "noise_at_start")
     monkeypatch.setattr(study, "FIDELITIES", {name: FIDELITIES[name] for name in kept})
     found = study.fidelity(lab, "lora")
-    assert list(found["fidelity"]) == ["corrected", "released", "lora_on_both", "corrected, another seed"]
+    assert list(found["fidelity"]) == [
+        "corrected",
+        "released",
+        "lora_on_both",
+        "corrected, another seed",
+    ]
     saved = pd.read_csv(lab.results / "studies" / "fidelity-lora.csv")
     assert saved["difference"].notna().all() and saved["wer_forced"].notna().all()
     assert not (lab.results / "studies" / "fidelity.csv").exists()
@@ -456,7 +608,11 @@ def test_study_of_lora_has_its_own_differences_and_the_releases_measure(monkeypa
 def test_teacher_forced_words_follow_the_right_ones():
     lab = Lab("smoke", **CHANGES)
     said = study.teacher_forced(lab, "lora", "cs/validation")
-    clips, model, tokenizer = lab.test_clips("cs/validation"), lab.model("lora"), lab.processor.tokenizer
+    clips, model, tokenizer = (
+        lab.test_clips("cs/validation"),
+        lab.model("lora"),
+        lab.processor.tokenizer,
+    )
     assert len(said) == len(clips) > 1
     for i, text in enumerate(said):
         batch = lab.collator([clips[i]])
@@ -467,7 +623,9 @@ def test_teacher_forced_words_follow_the_right_ones():
 
 
 def test_study_of_top_k_compares_with_all_words():
-    lab = Lab("smoke", experts={"hard": False}, **CHANGES)  # hard gates are all shut after the single step
+    lab = Lab(
+        "smoke", experts={"hard": False}, **CHANGES
+    )  # hard gates are all shut after the single step
     words = tiny_whisper().config.vocab_size
     found = study.top_k(lab, (4, words - 1))
     saved = pd.read_csv(lab.results / "studies" / "top_k.csv")
@@ -477,12 +635,24 @@ def test_study_of_top_k_compares_with_all_words():
 
 def test_study_of_fidelity_leaves_out_what_changes_nothing(monkeypatch):
     asked = []
-    monkeypatch.setattr(study, "_trial", lambda lab, *_, **__: asked.append(lab.preset.fidelity) or {})
+    monkeypatch.setattr(
+        study, "_trial", lambda lab, *_, **__: asked.append(lab.preset.fidelity) or {}
+    )
     for name, returned in (("counts", pd.DataFrame({"loop": [False]})), ("paired_difference", {})):
         monkeypatch.setattr(study, name, lambda *_, returned=returned, **__: returned)
     study.fidelity(Lab("smoke"))
-    kept = [name for name in DIFFERENCES if name not in ("lora_on_both", "unscaled_loss", "equal_batches")]
-    assert asked == ["corrected", "paper", "released", *kept, "corrected"]  # the last with another seed
+    kept = [
+        name
+        for name in DIFFERENCES
+        if name not in ("lora_on_both", "unscaled_loss", "equal_batches")
+    ]
+    assert asked == [
+        "corrected",
+        "paper",
+        "released",
+        *kept,
+        "corrected",
+    ]  # the last with another seed
     asked.clear()
     study.fidelity(Lab("smoke", accumulation=2))
     assert "equal_batches" in asked

@@ -3,7 +3,9 @@
 from collections import Counter
 
 import pytest
-from distilwhisper_lib.corpora.fillets import (
+from made_corpora import make_fillets, write_ogg
+
+from distilwhisper_lib.data.corpora.fillets import (
     LEADS,
     TEST_ROOMS,
     TRAIN_ROOMS,
@@ -14,11 +16,9 @@ from distilwhisper_lib.corpora.fillets import (
     room_split,
     unescape,
 )
-from distilwhisper_lib.corpora.items import reason_to_drop, stable_hash
-from distilwhisper_lib.corpora.packages import find_package
-from distilwhisper_lib.text import normalise
-
-from made_corpora import make_fillets, write_ogg
+from distilwhisper_lib.data.corpora.items import reason_to_drop, stable_hash
+from distilwhisper_lib.data.corpora.packages import find_package
+from distilwhisper_lib.data.normalisers import normalise
 
 SCRIPT = r"""
 -- a comment with dialogId("no", "font_small", "No.")?
@@ -43,11 +43,21 @@ def test_dialogues_of_every_shape():
     assert found["plain"] == ("font_small", "What?", "Co?")
     assert found["broken"] == ("font_big", "Over two lines.", "Na dvou řádcích.")
     assert found["comment"] == ("font_big", "With a comment.", "S poznámkou.")
-    assert found["quotes"] == ("font_cyan", 'He said "no" in C:\\CONFIG.', 'Řekl "ne" v C:\\CONFIG, \ntečka.')
+    assert found["quotes"] == (
+        "font_cyan",
+        'He said "no" in C:\\CONFIG.',
+        'Řekl "ne" v C:\\CONFIG, \ntečka.',
+    )
     assert found["laser"] == ("", "", "") and found["last"][2] == "Poslední."
 
 
-ESCAPES = [(r"a\\b", "a\\b"), (r"\"", '"'), (r"\/etc", "/etc"), (r"\065\66", "AB"), (r"a\nb", "a\nb")]
+ESCAPES = [
+    (r"a\\b", "a\\b"),
+    (r"\"", '"'),
+    (r"\/etc", "/etc"),
+    (r"\065\66", "AB"),
+    (r"a\nb", "a\nb"),
+]
 
 
 @pytest.mark.parametrize(("lua", "text"), ESCAPES)
@@ -71,9 +81,17 @@ def test_items_of_a_made_up_game(tmp_path):
     line = items["fillets/gods/g-other"]
     assert (line.text, line.translation_en, line.speaker) == ("Voda!", "Water!", "font_cyan")
     assert (line.room_or_category, line.split, line.language) == ("gods", "test-other", "cs")
-    reasons = {name.split("/")[-1]: reason_to_drop(item) for name, item in items.items() if reason_to_drop(item)}
-    assert reasons == {"g-place": "text with a placeholder", "g-none": "empty text", "u-2": "no sound file",
-                       "a-x": "other character outside the test rooms"}  # fmt: skip
+    reasons = {
+        name.split("/")[-1]: reason_to_drop(item)
+        for name, item in items.items()
+        if reason_to_drop(item)
+    }
+    assert reasons == {
+        "g-place": "text with a placeholder",
+        "g-none": "empty text",
+        "u-2": "no sound file",
+        "a-x": "other character outside the test rooms",
+    }
 
 
 def test_no_script_of_the_language(tmp_path):
@@ -82,10 +100,21 @@ def test_no_script_of_the_language(tmp_path):
 
 
 def test_splits_by_room_and_speaker():
-    assert room_split("gods", "font_small") == "test" and room_split("gods", "font_cyan") == "test-other"
-    assert room_split("airplane", "font_big") == "validation" and room_split("airplane", "font_cyan") is None
-    assert room_split("ufo", "font_big") == "train" and room_split("a room not heard of", "font_big") == "teacher"
-    assert not (TEST_ROOMS & VALIDATION_ROOMS or TEST_ROOMS & TRAIN_ROOMS or VALIDATION_ROOMS & TRAIN_ROOMS)
+    assert (
+        room_split("gods", "font_small") == "test"
+        and room_split("gods", "font_cyan") == "test-other"
+    )
+    assert (
+        room_split("airplane", "font_big") == "validation"
+        and room_split("airplane", "font_cyan") is None
+    )
+    assert (
+        room_split("ufo", "font_big") == "train"
+        and room_split("a room not heard of", "font_big") == "teacher"
+    )
+    assert not (
+        TEST_ROOMS & VALIDATION_ROOMS or TEST_ROOMS & TRAIN_ROOMS or VALIDATION_ROOMS & TRAIN_ROOMS
+    )
 
 
 @pytest.mark.real
@@ -94,9 +123,13 @@ def test_the_fixed_rooms_are_what_the_rule_gives():
     items = fillets_items(find_package("fillets", language="cs").folder, "cs")
     spoken = [item for item in items if item.sound is not None]
     others = Counter(item.room_or_category for item in spoken if item.speaker not in LEADS)
-    assert {room for room, lines in others.items() if lines >= 5} == TEST_ROOMS and len(TEST_ROOMS) == 18
+    assert {room for room, lines in others.items() if lines >= 5} == TEST_ROOMS and len(
+        TEST_ROOMS
+    ) == 18
     leads = [item for item in spoken if normalise(item.text) and item.speaker in LEADS]
-    lines = Counter(item.room_or_category for item in leads if item.room_or_category not in TEST_ROOMS)
+    lines = Counter(
+        item.room_or_category for item in leads if item.room_or_category not in TEST_ROOMS
+    )
     rooms = sorted(lines, key=stable_hash)
     validation, train = set(), set()
     while sum(lines[room] for room in validation) < 120:

@@ -8,13 +8,20 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from distilwhisper_lib.audio import read_audio
-from distilwhisper_lib.corpora import FEATURES, CORPORA, corpus_release, corpus_report, fleurs, load_corpus, shards
-from distilwhisper_lib.corpora.fleurs import CODES, REVISION
-from distilwhisper_lib.text import LANGUAGES
 from huggingface_hub.errors import LocalEntryNotFoundError
-
 from made_corpora import ENGLISH_ROWS, make_fleurs, make_fleurs_parquet, tar_bytes
+
+from distilwhisper_lib.data.audio import read_audio
+from distilwhisper_lib.data.corpora import fleurs, shards
+from distilwhisper_lib.data.corpora.fleurs import CODES, REVISION
+from distilwhisper_lib.data.corpora.loading import (
+    CORPORA,
+    FEATURES,
+    corpus_release,
+    corpus_report,
+    load_corpus,
+)
+from distilwhisper_lib.whisper.tokens import LANGUAGES
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +42,9 @@ def folder(tmp_path):
 
 def elsewhere(monkeypatch, tmp_path, source, language: str = "ca"):
     """Return the rows prepared in another cache."""
-    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "caches" / str(len(list(tmp_path.glob("caches/*"))))))
+    monkeypatch.setenv(
+        "LAB_CACHE", str(tmp_path / "caches" / str(len(list(tmp_path.glob("caches/*")))))
+    )
     return load_corpus("fleurs", language, source).to_list()
 
 
@@ -54,12 +63,23 @@ def cut_in_two(path, name) -> None:
 def test_the_published_layout_becomes_a_dataset(folder):
     data, report = load_corpus("fleurs", "ca"), corpus_report("fleurs", "ca")
     assert data.features == FEATURES and data["id"][:] == [
-        "fleurs/ca_es/train/700", "fleurs/ca_es/train/800", "fleurs/ca_es/validation/900", "fleurs/ca_es/test/701",
-        "fleurs/ca_es/test/501", "fleurs/ca_es/test/401"]  # fmt: skip
+        "fleurs/ca_es/train/700",
+        "fleurs/ca_es/train/800",
+        "fleurs/ca_es/validation/900",
+        "fleurs/ca_es/test/701",
+        "fleurs/ca_es/test/501",
+        "fleurs/ca_es/test/401",
+    ]
     assert data["split"][:] == ["train", "train", "validation", "test", "test", "test"]
     row = data[3]
-    assert row["text"] == "ca_es test 7" and row["speaker"] == "female" and row["room_or_category"] == "fleurs"
-    assert row["language"] == "ca" and row["duration"] == 0.3 and len(read_audio(row["audio"])) == 4800
+    assert (
+        row["text"] == "ca_es test 7"
+        and row["speaker"] == "female"
+        and row["room_or_category"] == "fleurs"
+    )
+    assert (
+        row["language"] == "ca" and row["duration"] == 0.3 and len(read_audio(row["audio"])) == 4800
+    )
     assert report["source"] == "folder" and report["release"] is None and report["malformed"] == 0
     assert set(report["tables"]) == {"ca_es/train.tsv", "ca_es/dev.tsv", "ca_es/test.tsv"}
     assert nothing_unpacked_is_left()
@@ -69,7 +89,10 @@ def test_the_english_sentence_is_the_first_of_the_same_id(folder):
     data = load_corpus("fleurs", "ca")
     english = dict(zip(data["id"][:], data["translation_en"][:], strict=True))
     assert english["fleurs/ca_es/train/700"] == english["fleurs/ca_es/test/701"] == "en_us train 7"
-    assert english["fleurs/ca_es/validation/900"] == "en_us dev 9" and english["fleurs/ca_es/test/501"] == "en_us test 5"
+    assert (
+        english["fleurs/ca_es/validation/900"] == "en_us dev 9"
+        and english["fleurs/ca_es/test/501"] == "en_us test 5"
+    )
     assert english["fleurs/ca_es/train/800"] == english["fleurs/ca_es/test/401"] == ""
     assert corpus_report("fleurs", "ca")["with_english"] == 4
 
@@ -96,30 +119,58 @@ def test_archives_unpacked_sounds_and_parquet_give_the_same(folder, tmp_path, mo
     assert elsewhere(monkeypatch, tmp_path, hub.parent) == first
     report = corpus_report("fleurs", "ca")
     assert report["fingerprint"] == fingerprint and report["with_english"] == 4
-    assert set(report["tables"]) == {f"{split}/0000.parquet" for split in ("train", "validation", "test")}
+    assert set(report["tables"]) == {
+        f"{split}/0000.parquet" for split in ("train", "validation", "test")
+    }
     for folder in (hub, hub.parent / "en_us"):
         for split in ("train", "validation", "test"):
             cut_in_two(folder / split / "0000.parquet", folder / f"fleurs-{split}")
     assert elsewhere(monkeypatch, tmp_path, hub.parent) == first
-    assert len(corpus_report("fleurs", "ca")["tables"]) == 6 and corpus_report("fleurs", "ca")["with_english"] == 4
+    assert (
+        len(corpus_report("fleurs", "ca")["tables"]) == 6
+        and corpus_report("fleurs", "ca")["with_english"] == 4
+    )
     assert nothing_unpacked_is_left()
 
 
 def test_english_itself_is_its_own_translation(folder):
     data = load_corpus("fleurs", "en")
-    assert data["translation_en"][2:] == ["en_us train 7", "en_us test 5"] and data["text"][2] == "en_us test 7"
+    assert (
+        data["translation_en"][2:] == ["en_us train 7", "en_us test 5"]
+        and data["text"][2] == "en_us test 7"
+    )
 
 
-def test_without_a_folder_the_published_files_of_the_pinned_commit_are_fetched(tmp_path, monkeypatch):
+def test_without_a_folder_the_published_files_of_the_pinned_commit_are_fetched(
+    tmp_path, monkeypatch
+):
     make_fleurs(tmp_path / "hub", "en_us", ENGLISH_ROWS)
     make_fleurs(tmp_path / "hub")
     calls = []
-    monkeypatch.setattr(fleurs, "snapshot_download", lambda *args, **kw: calls.append((args, kw)) or tmp_path / "hub")
+    monkeypatch.setattr(
+        fleurs,
+        "snapshot_download",
+        lambda *args, **kw: calls.append((args, kw)) or tmp_path / "hub",
+    )
     assert len(load_corpus("fleurs", "ca")) == 6
-    assert calls == [(("google/fleurs",), {
-        "repo_type": "dataset", "revision": "70bb2e84b976b7e960aa89f1c648e09c59f894dd",
-        "allow_patterns": ["data/ca_es/*.tsv", "data/ca_es/audio/*.tar.gz", "data/en_us/*.tsv"]})]  # fmt: skip
-    assert corpus_report("fleurs", "ca")["source"] == "hub" and corpus_release("fleurs", "ca") == REVISION
+    assert calls == [
+        (
+            ("google/fleurs",),
+            {
+                "repo_type": "dataset",
+                "revision": "70bb2e84b976b7e960aa89f1c648e09c59f894dd",
+                "allow_patterns": [
+                    "data/ca_es/*.tsv",
+                    "data/ca_es/audio/*.tar.gz",
+                    "data/en_us/*.tsv",
+                ],
+            },
+        )
+    ]
+    assert (
+        corpus_report("fleurs", "ca")["source"] == "hub"
+        and corpus_release("fleurs", "ca") == REVISION
+    )
 
 
 def test_without_the_hub_it_is_said_what_to_do(tmp_path, monkeypatch):
@@ -127,16 +178,27 @@ def test_without_the_hub_it_is_said_what_to_do(tmp_path, monkeypatch):
         raise LocalEntryNotFoundError("no connection\nmore")
 
     monkeypatch.setattr(fleurs, "snapshot_download", fail)
-    with pytest.raises(OSError, match=r"no FLEURS in ca_es: looked for a folder ca_es under .*lab/fleurs, and could not "
-                       r"fetch .*google/fleurs \(LocalEntryNotFoundError: no connection\).*no account.*put data/ca_es"):
+    with pytest.raises(
+        OSError,
+        match=r"no FLEURS in ca_es: looked for a folder ca_es under .*lab/fleurs, and could not "
+        r"fetch .*google/fleurs \(LocalEntryNotFoundError: no connection\).*no account.*put data/ca_es",
+    ):
         load_corpus("fleurs", "ca")
 
 
 def test_codes():
-    assert set(CORPORA["fleurs"]) == set(CODES) <= set(LANGUAGES) and len(set(CODES.values())) == len(CODES) > 75
-    named = {code: CODES[code] for code in "ca cs gl hu pl ta th uk en es fr nl ro ru de it pt zh no".split()}
-    assert " ".join(named.values()) == ("ca_es cs_cz gl_es hu_hu pl_pl ta_in th_th uk_ua en_us es_419 fr_fr nl_nl ro_ro "
-                                        "ru_ru de_de it_it pt_br cmn_hans_cn nb_no")  # fmt: skip
+    assert (
+        set(CORPORA["fleurs"]) == set(CODES) <= set(LANGUAGES)
+        and len(set(CODES.values())) == len(CODES) > 75
+    )
+    named = {
+        code: CODES[code]
+        for code in ["ca", "cs", "gl", "hu", "pl", "ta", "th", "uk", "en", "es", "fr", "nl", "ro", "ru", "de", "it", "pt", "zh", "no"]
+    }
+    assert " ".join(named.values()) == (
+        "ca_es cs_cz gl_es hu_hu pl_pl ta_in th_th uk_ua en_us es_419 fr_fr nl_nl ro_ro "
+        "ru_ru de_de it_it pt_br cmn_hans_cn nb_no"
+    )
     with pytest.raises(ValueError, match="fleurs has no language 'latin': it has af, am"):
         load_corpus("fleurs", "latin")
 
@@ -149,9 +211,15 @@ def test_a_split_that_is_not_there_is_empty_and_the_test_must_be(folder, tmp_pat
     assert set(load_corpus("fleurs", "ca")["split"]) == {"validation", "test"}
     english = folder.parent / "en_us"
     (english / "test.tsv").unlink()
-    with pytest.raises(FileNotFoundError, match=r"en_us has no test split \(test.tsv, test/\*.parquet or fleurs-test"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"en_us has no test split \(test.tsv, test/\*.parquet or fleurs-test",
+    ):
         load_corpus("fleurs", "en")
-    with pytest.raises(FileNotFoundError, match=f"no folder th_th under {tmp_path}/lab.*audio/test.tar.gz.*no source"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=f"no folder th_th under {tmp_path}/lab.*audio/test.tar.gz.*no source",
+    ):
         load_corpus("fleurs", "th", tmp_path / "lab")
 
 
@@ -162,18 +230,26 @@ def test_sounds_and_rows_that_cannot_be_used_are_counted_by_name(tmp_path):
     (folder / "audio" / "dev" / "900.wav").write_bytes(b"\x00\xff" * 500)
     with open(folder / "test.tsv", "ab") as table:
         table.write(b"1\t2.wav\n\n3\t4.wav\tr\t\xff\t\t0\tMALE\n")
-    with pytest.warns(UserWarning, match=r"fleurs in ca: 5 of 8 lines are left out \(empty audio: 1, no sound file: 1, "
-                      r"unreadable audio: 1, malformed row: 2\); .*fleurs-ca/report.json names them") as caught:  # fmt: skip
+    with pytest.warns(
+        UserWarning,
+        match=r"fleurs in ca: 5 of 8 lines are left out \(empty audio: 1, no sound file: 1, "
+        r"unreadable audio: 1, malformed row: 2\); .*fleurs-ca/report.json names them",
+    ) as caught:
         load_corpus("fleurs", "ca", tmp_path / "own")
     assert caught[0].filename == __file__ and len(caught) == 1  # the line that has asked for it
     with warnings.catch_warnings(action="error"):  # once, not each time
         load_corpus("fleurs", "ca", tmp_path / "own")
     report = corpus_report("fleurs", "ca")
-    assert report["dropped_ids"] == {"no sound file": ["fleurs/ca_es/test/701"],
-                                     "empty audio": ["fleurs/ca_es/test/501"],
-                                     "unreadable audio": ["fleurs/ca_es/validation/900"]}  # fmt: skip
+    assert report["dropped_ids"] == {
+        "no sound file": ["fleurs/ca_es/test/701"],
+        "empty audio": ["fleurs/ca_es/test/501"],
+        "unreadable audio": ["fleurs/ca_es/validation/900"],
+    }
     assert report["dropped_by_split"]["test"] == {"no sound file": 1, "empty audio": 1}
-    assert report["malformed_rows"] == ["ca_es/test.tsv:4: 2 columns instead of 7", "ca_es/test.tsv:6: not UTF-8"]
+    assert report["malformed_rows"] == [
+        "ca_es/test.tsv:4: 2 columns instead of 7",
+        "ca_es/test.tsv:6: not UTF-8",
+    ]
     assert report["items"] == 6 and report["kept"] == 3
 
 
@@ -182,10 +258,14 @@ def test_a_damaged_archive_is_named_and_replacing_it_is_enough(folder):
     content = archive.read_bytes()
     for damaged in (content[:-9], b"\x00" * 100):
         archive.write_bytes(damaged)
-        with pytest.raises(ValueError, match="(?s)test.tar.gz is damaged or cut off .*: download it again"):
+        with pytest.raises(
+            ValueError, match="(?s)test.tar.gz is damaged or cut off .*: download it again"
+        ):
             load_corpus("fleurs", "ca")
     archive.write_bytes(gzip.compress(tar_bytes({"../evil.wav": b"x"})))
-    with pytest.raises(ValueError, match="refused test.tar.gz: its member '../evil.wav' leads outside"):
+    with pytest.raises(
+        ValueError, match="refused test.tar.gz: its member '../evil.wav' leads outside"
+    ):
         load_corpus("fleurs", "ca")
     archive.write_bytes(content)
     assert len(load_corpus("fleurs", "ca")) == 6
@@ -196,14 +276,20 @@ def test_damaged_parquet_is_named(tmp_path):
     path = hub / "test" / "0000.parquet"
     content, table = path.read_bytes(), pq.read_table(path)
     path.write_bytes(content[:-20])
-    with pytest.raises(ValueError, match="0000.parquet is damaged or cut off .*: download it again"):
+    with pytest.raises(
+        ValueError, match="0000.parquet is damaged or cut off .*: download it again"
+    ):
         load_corpus("fleurs", "ca", hub)
     pq.write_table(table.drop_columns(["transcription"]), path)
-    with pytest.raises(ValueError, match="test/0000.parquet lacks the column transcription: is it FLEURS"):
+    with pytest.raises(
+        ValueError, match="test/0000.parquet lacks the column transcription: is it FLEURS"
+    ):
         load_corpus("fleurs", "ca", hub)
     rows = table.to_pylist()
     rows[0]["audio"]["bytes"], rows[1]["transcription"] = None, None
     pq.write_table(table.from_pylist(rows, schema=table.schema), path)
-    with pytest.warns(UserWarning, match=r"1 of 6 lines are left out \(empty audio: 1\)"):  # without words: not lost
+    with pytest.warns(
+        UserWarning, match=r"1 of 6 lines are left out \(empty audio: 1\)"
+    ):  # without words: not lost
         load_corpus("fleurs", "ca", hub)
     assert corpus_report("fleurs", "ca")["dropped"] == {"empty audio": 1, "empty text": 1}

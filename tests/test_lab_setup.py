@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "notebooks"))
-import lab_setup  # noqa: E402
+import lab_setup
 
 CELL = (Path(lab_setup.__file__).parent / "source" / "setup_cell.py").read_text()
 
@@ -17,8 +17,13 @@ CELL = (Path(lab_setup.__file__).parent / "source" / "setup_cell.py").read_text(
 def calls(monkeypatch):
     """Collects (command, content of its constraints) instead of running pip."""
     found = []
-    monkeypatch.setattr(lab_setup.subprocess, "run", lambda command, **_: found.append(
-        (command, Path(command[command.index("-c") + 1]).read_text())))  # fmt: skip
+    monkeypatch.setattr(
+        lab_setup.subprocess,
+        "run",
+        lambda command, **_: found.append(
+            (command, Path(command[command.index("-c") + 1]).read_text())
+        ),
+    )
     return found
 
 
@@ -29,7 +34,15 @@ def project(folder, *dependencies):
 
 def test_only_what_is_missing_or_too_old_is_asked_for(tmp_path):
     here = importlib.metadata.version("jiwer")
-    root = project(tmp_path, f"jiwer>={here}", "pandas", "peft>=999", "not-a-package-of-anyone>=1", "torch>=999", "numpy>=999")
+    root = project(
+        tmp_path,
+        f"jiwer>={here}",
+        "pandas",
+        "peft>=999",
+        "not-a-package-of-anyone>=1",
+        "torch>=999",
+        "numpy>=999",
+    )
     assert lab_setup.missing_requirements(root) == ["peft>=999", "not-a-package-of-anyone>=1"]
 
 
@@ -57,12 +70,19 @@ def test_without_torch_nothing_is_installed(monkeypatch, calls):
 
 def test_settings_can_be_changed_where_the_first_cell_has_run(calls):
     lab = lab_setup.open_lab("smoke", epochs=3, teacher="tiny")
-    assert (lab.preset.name, lab.preset.epochs, lab.preset.teacher) == ("smoke", 3, "tiny") and calls == []
+    assert (lab.preset.name, lab.preset.epochs, lab.preset.teacher) == (
+        "smoke",
+        3,
+        "tiny",
+    ) and calls == []
 
 
 def test_the_first_cell_clones_the_project_where_it_is_not_there(tmp_path, monkeypatch):
     project, empty = tmp_path / "project", tmp_path / "empty"
-    for path, text in (("distilwhisper_lib/__init__.py", ""), ("notebooks/lab_setup.py", "def open_lab(preset): return __file__")):
+    for path, text in (
+        ("distilwhisper_lib/__init__.py", ""),
+        ("notebooks/lab_setup.py", "def open_lab(preset): return __file__"),
+    ):
         (project / path).parent.mkdir(parents=True)
         (project / path).write_text(text)
     me = ["-c", "user.name=a", "-c", "user.email=a"]

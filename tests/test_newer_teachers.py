@@ -8,19 +8,32 @@ from functools import partial
 import pandas as pd
 import pytest
 import torch
-from distilwhisper_lib import evaluate, lab as lab_module
-from distilwhisper_lib.batches import Clips, Collator
-from distilwhisper_lib.checkpoints import tiny
-from distilwhisper_lib.comparison import top_k_curve
-from distilwhisper_lib.lab import Lab
-from distilwhisper_lib.losses import js_divergence, labelled, top_k_divergence, top_k_log_probs
-from distilwhisper_lib.record import short_hash
-from distilwhisper_lib.teacher import TeacherOutputs, compute_teacher, forced_logits, teacher_processor, top_k_errors
-from distilwhisper_lib.text import vocabulary_map
-from distilwhisper_lib.weights import REVISIONS, load_processor, load_whisper
 from random_data import RandomClips
-from safetensors.torch import load_file, save_file
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperProcessor, WhisperTokenizer
+
+from distilwhisper_lib.data.batches import Clips, Collator
+from distilwhisper_lib.evaluation import transcription as evaluate
+from distilwhisper_lib.files import short_hash
+from distilwhisper_lib.lab import lab as lab_module
+from distilwhisper_lib.lab.comparison import top_k_curve
+from distilwhisper_lib.lab.lab import Lab
+from distilwhisper_lib.method.losses import (
+    js_divergence,
+    labelled,
+    top_k_divergence,
+    top_k_log_probs,
+)
+from distilwhisper_lib.training.teacher import (
+    TeacherDistributions,
+    cache_teacher_distributions,
+    teacher_processor,
+    top_k_errors,
+)
+from distilwhisper_lib.whisper import tiny
+from distilwhisper_lib.whisper.hub import REVISIONS
+from distilwhisper_lib.whisper.loading import load_processor, load_whisper
+from distilwhisper_lib.whisper.logits import teacher_forced_logits
+from distilwhisper_lib.whisper.tokens import vocabulary_map
 
 K, YUE = 6, 357  # <|yue|> comes after the 99 languages: 256 bytes, end, start, en ... su
 CHANGES = {"train_clips": 4, "teacher_clips": 4, "validation_clips": 3, "test_clips": 3}
@@ -34,7 +47,9 @@ def newer(bands=128, names=()):
         patch.setattr(tiny, "SPECIAL", special)
         patch.setattr(tiny, "CODES", [*tiny.CODES, "yue"])
         patch.setattr(tiny, "WhisperConfig", partial(WhisperConfig, num_mel_bins=bands))
-        return tiny.tiny_whisper(seed=1), WhisperProcessor(WhisperFeatureExtractor(bands), tiny.tiny_tokenizer())
+        return tiny.tiny_whisper(seed=1), WhisperProcessor(
+            WhisperFeatureExtractor(bands), tiny.tiny_tokenizer()
+        )
 
 
 @pytest.fixture(scope="module")
@@ -55,15 +70,19 @@ def lab(folder):
 def make_likely(model, batch, token):
     """Change the embedding of a token so that the model says it somewhere, and surely."""
     weight = model.get_input_embeddings().weight
-    weight[token] = 3 * weight[forced_logits(model, batch)[0, -1].argmax()]
+    weight[token] = 3 * weight[teacher_forced_logits(model, batch)[0, -1].argmax()]
 
 
 def shortened(model):
     """Return the first model's weights in the second vocabulary: a student that is the teacher, less <|yue|>."""
     student, weights = load_whisper("tiny"), model.state_dict()
     keep = torch.arange(model.config.vocab_size) != YUE
-    student.load_state_dict({name: tensor[keep] if tensor.shape[0] == len(keep) else tensor
-                             for name, tensor in weights.items()})  # fmt: skip
+    student.load_state_dict(
+        {
+            name: tensor[keep] if tensor.shape[0] == len(keep) else tensor
+            for name, tensor in weights.items()
+        }
+    )
     return student
 
 
@@ -73,8 +92,15 @@ def shortened(model):
 def test_tokens_after_the_further_language_are_one_lower_for_the_student(processor):
     theirs, ours = newer()[1].tokenizer, processor.tokenizer
     mapping = vocabulary_map(theirs, ours)
-    assert mapping.tolist() == [*range(YUE), -1, *range(YUE, len(ours))] and mapping.dtype == torch.int64
-    assert theirs.convert_tokens_to_ids(["<|su|>", "<|yue|>", "<|translate|>"]) == [YUE - 1, YUE, YUE + 1]
+    assert (
+        mapping.tolist() == [*range(YUE), -1, *range(YUE, len(ours))]
+        and mapping.dtype == torch.int64
+    )
+    assert theirs.convert_tokens_to_ids(["<|su|>", "<|yue|>", "<|translate|>"]) == [
+        YUE - 1,
+        YUE,
+        YUE + 1,
+    ]
     assert vocabulary_map(ours, theirs).tolist() == [*range(YUE), *range(YUE + 1, len(theirs))]
     assert vocabulary_map(ours, ours).tolist() == list(range(len(ours)))
 
@@ -82,28 +108,43 @@ def test_tokens_after_the_further_language_are_one_lower_for_the_student(process
 def test_the_two_names_of_no_speech_are_one_token(processor):
     older = newer(80, {"<|nospeech|>": "<|nocaptions|>"})[1].tokenizer
     mapping = vocabulary_map(older, processor.tokenizer)
-    assert mapping[older.convert_tokens_to_ids("<|nocaptions|>")] == processor.tokenizer.convert_tokens_to_ids(
-        "<|nospeech|>")  # fmt: skip
+    assert mapping[
+        older.convert_tokens_to_ids("<|nocaptions|>")
+    ] == processor.tokenizer.convert_tokens_to_ids("<|nospeech|>")
 
 
 def bytes_tokenizer(letters, special):
-    return WhisperTokenizer(vocab={letter: number for number, letter in enumerate(letters)}, merges=[],
-                            pad_token=tiny.END, extra_special_tokens=special)  # fmt: skip
+    return WhisperTokenizer(
+        vocab={letter: number for number, letter in enumerate(letters)},
+        merges=[],
+        pad_token=tiny.END,
+        extra_special_tokens=special,
+    )
 
 
 def test_other_vocabularies_are_refused_with_what_differs(processor):
     ours = processor.tokenizer
     letters = sorted(tiny.pre_tokenizers.ByteLevel.alphabet())
-    english = bytes_tokenizer(letters[:-1], tiny.SPECIAL)  # as in English-only models: fewer text tokens
-    with pytest.raises(ValueError, match=r"text tokens of teacher \(255\) and student \(256\) differ, first at id 255 "
-                                         rf"\('{letters[-1]}'\): distillation needs two multilingual"):  # fmt: skip
+    english = bytes_tokenizer(
+        letters[:-1], tiny.SPECIAL
+    )  # as in English-only models: fewer text tokens
+    with pytest.raises(
+        ValueError,
+        match=r"text tokens of teacher \(255\) and student \(256\) differ, first at id 255 "
+        rf"\('{letters[-1]}'\): distillation needs two multilingual",
+    ):
         vocabulary_map(english, ours)
     letters[5], letters[9] = letters[9], letters[5]
-    with pytest.raises(ValueError, match=r"teacher \(256\) and student \(256\) differ, first at id 5 "):
+    with pytest.raises(
+        ValueError, match=r"teacher \(256\) and student \(256\) differ, first at id 5 "
+    ):
         vocabulary_map(bytes_tokenizer(letters, tiny.SPECIAL), ours)
     special = [name for name in tiny.SPECIAL if name not in ("<|translate|>", "<|notimestamps|>")]
     lacking = bytes_tokenizer(sorted(letters), special)
-    with pytest.raises(ValueError, match=r"teacher's tokenizer lacks <\|translate\|> <\|notimestamps\|>: it is not one"):
+    with pytest.raises(
+        ValueError,
+        match=r"teacher's tokenizer lacks <\|translate\|> <\|notimestamps\|>: it is not one",
+    ):
         vocabulary_map(lacking, ours)
     with pytest.raises(ValueError, match=r"the student's tokenizer lacks <\|translate\|>"):
         vocabulary_map(ours, lacking)
@@ -111,7 +152,9 @@ def test_other_vocabularies_are_refused_with_what_differs(processor):
 
 def test_hub_commits_of_the_newer_teachers_are_pinned():
     assert {"openai/whisper-large-v3", "openai/whisper-large-v3-turbo"} <= set(REVISIONS)
-    assert all(len(commit) == 40 for commit in REVISIONS.values()) and len(set(REVISIONS.values())) == len(REVISIONS)
+    assert all(len(commit) == 40 for commit in REVISIONS.values()) and len(
+        set(REVISIONS.values())
+    ) == len(REVISIONS)
 
 
 # ---- what is stored
@@ -120,46 +163,62 @@ def test_hub_commits_of_the_newer_teachers_are_pinned():
 def test_words_are_stored_in_the_students_ids(processor, tmp_path):
     model, own = newer(80)
     theirs, ours = (RandomClips(part.tokenizer, 3) for part in (own, processor))
-    batch = Collator(own.tokenizer, 0.5)([theirs[i] for i in sorted(range(3), key=lambda i: -theirs.durations[i])])
+    batch = Collator(own.tokenizer, 0.5)(
+        [theirs[i] for i in sorted(range(3), key=lambda i: -theirs.durations[i])]
+    )
     make_likely(model, batch, YUE)
     make_likely(model, batch, YUE + 1)
-    outputs = compute_teacher(model, theirs, Collator(own.tokenizer, 0.5), tmp_path, K, 3, processor.tokenizer)
-    p = labelled(forced_logits(model, batch), batch["labels"])[0].softmax(-1)  # (N, V + 1)
+    outputs = cache_teacher_distributions(
+        model, theirs, Collator(own.tokenizer, 0.5), tmp_path, K, 3, processor.tokenizer
+    )
+    p = labelled(teacher_forced_logits(model, batch), batch["labels"])[0].softmax(-1)  # (N, V + 1)
     assert (p.topk(K).indices == YUE).any()
     without = torch.cat([p[:, :YUE], p[:, YUE + 1 :]], 1)  # the student's ids, by hand
     top = without.topk(K)
-    student_batch = Collator(processor.tokenizer, 0.5)([ours[ours.ids.index(clip)] for clip in batch["ids"]])
+    student_batch = Collator(processor.tokenizer, 0.5)(
+        [ours[ours.ids.index(clip)] for clip in batch["ids"]]
+    )
     words, log_probs = outputs.lookup(batch["ids"], student_batch["labels"])
     assert torch.equal(words, top.indices)
-    expected = torch.cat([top.values, 1 - top.values.sum(1, keepdim=True)], 1)  # the lost token is in the tail
+    expected = torch.cat(
+        [top.values, 1 - top.values.sum(1, keepdim=True)], 1
+    )  # the lost token is in the tail
     torch.testing.assert_close(log_probs.exp(), expected, rtol=2e-3, atol=1e-4)
 
 
 def test_student_that_is_the_teacher_has_no_divergence(processor, tmp_path):
     model, own = newer(80)
     theirs, ours = (RandomClips(part.tokenizer, 3) for part in (own, processor))
-    make_likely(model, Collator(own.tokenizer, 0.5)([theirs[i] for i in range(3)]), YUE + 1)  # <|translate|>
+    make_likely(
+        model, Collator(own.tokenizer, 0.5)([theirs[i] for i in range(3)]), YUE + 1
+    )  # <|translate|>
     student = shortened(model)
     batch = Collator(processor.tokenizer, 0.5)([ours[i] for i in range(3)])
-    logits = labelled(forced_logits(student, batch), batch["labels"])[0]
+    logits = labelled(teacher_forced_logits(student, batch), batch["labels"])[0]
     far = {}
     for name, tokenizer in (("student's ids", processor.tokenizer), ("teacher's ids", None)):
-        outputs = compute_teacher(model, theirs, Collator(own.tokenizer, 0.5), tmp_path / name, 64, 3, tokenizer)
-        far[name] = float(top_k_divergence(*outputs.lookup(batch["ids"], batch["labels"]), logits.double()))
+        outputs = cache_teacher_distributions(
+            model, theirs, Collator(own.tokenizer, 0.5), tmp_path / name, 64, 3, tokenizer
+        )
+        far[name] = float(
+            top_k_divergence(*outputs.lookup(batch["ids"], batch["labels"]), logits.double())
+        )
     assert far["student's ids"] < 1e-6 < 1e-3 < far["teacher's ids"], far  # <|yue|> has some mass
 
 
 def test_rows_beyond_the_tokenizer_are_never_stored(model, processor, tmp_path):
     size, clips = len(processor.tokenizer), RandomClips(processor.tokenizer, 2)
     collator = Collator(processor.tokenizer, 0.5)
-    plain = compute_teacher(model, clips, collator, tmp_path / "plain", K)
+    plain = cache_teacher_distributions(model, clips, collator, tmp_path / "plain", K)
     model.resize_token_embeddings(size + 104, mean_resizing=False)
     weight = model.get_input_embeddings().weight
     with torch.no_grad():
         weight[size:] = weight[:104] * 3  # likely, some of them
-    padded = compute_teacher(model, clips, collator, tmp_path / "padded", K)
+    padded = cache_teacher_distributions(model, clips, collator, tmp_path / "padded", K)
     batch = collator([clips[i] for i in range(2)])
-    assert (labelled(forced_logits(model, batch), batch["labels"])[0].topk(K).indices >= size).any()
+    assert (
+        labelled(teacher_forced_logits(model, batch), batch["labels"])[0].topk(K).indices >= size
+    ).any()
     words, log_probs = padded.lookup(batch["ids"], batch["labels"])
     assert torch.equal(words, plain.lookup(batch["ids"], batch["labels"])[0])
     torch.testing.assert_close(log_probs.exp().sum(1), torch.ones(len(words)), atol=5e-3, rtol=0)
@@ -169,18 +228,20 @@ def test_embedding_shorter_than_the_tokenizer_works_too():
     logits = torch.randn(4, 10, generator=torch.Generator().manual_seed(0))
     for k in (3, 50):
         longer = top_k_log_probs(logits, k, torch.arange(12))
-        assert all(torch.equal(a, b) for a, b in zip(longer, top_k_log_probs(logits, k), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(longer, top_k_log_probs(logits, k), strict=True)
+        )
 
 
 def test_size_is_that_of_the_files(model, processor, tmp_path):
     clips = RandomClips(processor.tokenizer, 4)
-    outputs = compute_teacher(model, clips, Collator(processor.tokenizer, 0.5), tmp_path, K, 2)
+    outputs = cache_teacher_distributions(model, clips, Collator(processor.tokenizer, 0.5), tmp_path, K, 2)
     total = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
     assert outputs.size() == {"bytes": total, "bytes_per_1000_clips": 250 * total}
     tokens = sum(len(item["labels"]) for item in clips.items)
     position = top_k_errors(torch.randn(2, 9), torch.randn(2, 9), [K])["bytes"][0]
     assert 0 < total - position * tokens < 2000  # the files' headers
-    assert TeacherOutputs(tmp_path / "none").size() == {"bytes": 0, "bytes_per_1000_clips": 0}
+    assert TeacherDistributions(tmp_path / "none").size() == {"bytes": 0, "bytes_per_1000_clips": 0}
 
 
 # ---- precision
@@ -189,19 +250,27 @@ def test_size_is_that_of_the_files(model, processor, tmp_path):
 def test_teacher_computes_in_half_precision(model, processor, tmp_path):
     clips, collator = RandomClips(processor.tokenizer, 2), Collator(processor.tokenizer, 0.5)
     batch = collator([clips[i] for i in range(2)])
-    full = compute_teacher(model, clips, collator, tmp_path / "full", 50).lookup(batch["ids"], batch["labels"])
-    half = compute_teacher(model.half(), clips, collator, tmp_path / "half", 50).lookup(batch["ids"], batch["labels"])
+    full = cache_teacher_distributions(model, clips, collator, tmp_path / "full", 50).lookup(
+        batch["ids"], batch["labels"]
+    )
+    half = cache_teacher_distributions(model.half(), clips, collator, tmp_path / "half", 50).lookup(
+        batch["ids"], batch["labels"]
+    )
     torch.testing.assert_close(half[1], full[1], atol=0.02, rtol=0.02)
-    assert evaluate.generate_batch(model, processor.tokenizer, batch["input_features"], "cs", "transcribe",
-                                   Lab("smoke").preset)  # fmt: skip
+    assert evaluate.generate_batch(
+        model, processor.tokenizer, batch["input_features"], "cs", "transcribe", Lab("smoke").preset
+    )
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_is_not_autocast(model, processor, monkeypatch, precision):
     monkeypatch.setenv("LAB_PRECISION", precision)
     batch = Collator(processor.tokenizer, 0.5)([RandomClips(processor.tokenizer, 1)[0]])
-    assert forced_logits(model, batch).dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    assert forced_logits(model.half(), batch).dtype == torch.float16
+    assert (
+        teacher_forced_logits(model, batch).dtype
+        == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    )
+    assert teacher_forced_logits(model.half(), batch).dtype == torch.float16
 
 
 def test_teacher_is_loaded_in_half_precision_on_a_gpu_alone(lab, monkeypatch):
@@ -211,7 +280,9 @@ def test_teacher_is_loaded_in_half_precision_on_a_gpu_alone(lab, monkeypatch):
         def to(self, device):
             asked.append(device.type)
 
-    monkeypatch.setattr(lab_module, "load_whisper", lambda name, dtype: asked.append(dtype) or Loaded())
+    monkeypatch.setattr(
+        lab_module, "load_whisper", lambda name, dtype: asked.append(dtype) or Loaded()
+    )
     for device in ("cpu", "cuda"):
         lab.device = torch.device(device)
         lab.model("teacher")
@@ -233,7 +304,7 @@ def test_lab_runs_such_a_teacher_with_its_own_processor(lab, folder, monkeypatch
     lab.transcribe("student", "cs/in-domain")  # one that is held
     gc.disable()
     try:
-        outputs = lab.teacher_outputs()
+        outputs = lab.teacher_distributions()
         assert len(models) == 2 and all(model() is None for model in models) and lab._held is None
     finally:
         gc.enable()
@@ -245,7 +316,7 @@ def test_lab_runs_such_a_teacher_with_its_own_processor(lab, folder, monkeypatch
     items = sorted(range(4), key=lambda i: (-theirs.durations[i], i))  # as the teacher saw them
     batch = replace(lab.train_collator, tokenizer=own.tokenizer)([theirs[i] for i in items])
     labels = lab.train_collator([ours[i] for i in items])["labels"]
-    p = labelled(forced_logits(load_whisper(folder), batch), batch["labels"])[0].softmax(-1)
+    p = labelled(teacher_forced_logits(load_whisper(folder), batch), batch["labels"])[0].softmax(-1)
     words, log_probs = outputs.lookup(batch["ids"], labels)
     top = torch.cat([p[:, :YUE], p[:, YUE + 1 :]], 1).topk(8)
     assert torch.equal(words, top.indices)
@@ -258,15 +329,23 @@ def test_lab_transcribes_with_such_a_teacher(lab, folder):
     own = load_processor(folder)
     clips = Clips(lab.test_rows("cs/in-domain"), own, "cs")
     items = sorted(range(3), key=lambda i: (-clips.durations[i], i))
-    features = Collator(own.tokenizer, lab.preset.margin_seconds)([clips[i] for i in items])["input_features"]
+    features = Collator(own.tokenizer, lab.preset.margin_seconds)([clips[i] for i in items])[
+        "input_features"
+    ]
     assert features.shape[1] == 128
-    texts = evaluate.generate_batch(load_whisper(folder), own.tokenizer, features, "cs", "transcribe", lab.preset)
-    pd.testing.assert_frame_equal(table, pd.DataFrame({
-        "id": clips.ids, "prediction": [texts[items.index(i)] for i in range(3)]}))  # fmt: skip
+    texts = evaluate.generate_batch(
+        load_whisper(folder), own.tokenizer, features, "cs", "transcribe", lab.preset
+    )
+    pd.testing.assert_frame_equal(
+        table,
+        pd.DataFrame({"id": clips.ids, "prediction": [texts[items.index(i)] for i in range(3)]}),
+    )
 
 
 def test_what_a_teacher_says_is_read_by_its_own_tokenizer(lab, monkeypatch):
-    monkeypatch.setattr(lab_module, "transcribe", lambda model, clips, collator, *_: (clips, collator))
+    monkeypatch.setattr(
+        lab_module, "transcribe", lambda model, clips, collator, *_: (clips, collator)
+    )
     for system, size, bands in (("teacher", 1865, 128), ("student", 1864, 80)):
         clips, collator = lab.transcribe(system, "cs/noise")
         assert len(collator.tokenizer) == size and clips[0]["features"].shape[0] == bands
@@ -277,21 +356,29 @@ def test_teacher_with_the_students_vocabulary_is_run_as_before(tmp_path, process
     processor.save_pretrained(tmp_path / "alike")
     lab = Lab("smoke", teacher=str(tmp_path / "alike"), **CHANGES)
     assert lab.teacher_processor is lab.processor
-    outputs, clips = lab.teacher_outputs(), lab.clips("train", limit=4)
+    outputs, clips = lab.teacher_distributions(), lab.clips("train", limit=4)
     depends = [str(tmp_path / "alike"), clips.ids, 8, 0.5, 4]
     assert outputs.folder.name == f"cs-{short_hash(depends)}"
     assert len(clips._features) == 4  # the student's clips, whose features training takes again
-    monkeypatch.setattr(lab_module, "compute_teacher", lambda *_: pytest.fail("computed again"))
-    assert len(Lab("smoke", teacher=str(tmp_path / "alike"), **CHANGES).teacher_outputs()) == 4
+    monkeypatch.setattr(lab_module, "cache_teacher_distributions", lambda *_: pytest.fail("computed again"))
+    assert len(Lab("smoke", teacher=str(tmp_path / "alike"), **CHANGES).teacher_distributions()) == 4
 
 
 def test_stored_ids_are_those_of_the_student_that_asked(folder, monkeypatch):
-    monkeypatch.setattr(lab_module, "compute_teacher", lambda _, clips, collate, where, *rest: where.mkdir(parents=True))
+    monkeypatch.setattr(
+        lab_module,
+        "cache_teacher_distributions",
+        lambda _, clips, collate, where, *rest: where.mkdir(parents=True),
+    )
     names = []
     for student in ("tiny", str(folder)):
         lab = Lab("smoke", teacher=str(folder), student=student, **CHANGES)
-        lab.teacher_outputs()
-        names += [path.name for path in (lab.folder / "teacher-outputs").iterdir() if path.name not in names]
+        lab.teacher_distributions()
+        names += [
+            path.name
+            for path in (lab.folder / "teacher-outputs").iterdir()
+            if path.name not in names
+        ]
     assert len(names) == 2
 
 
@@ -299,11 +386,17 @@ def test_folder_without_tokenizer_is_read_with_the_students(tmp_path, processor)
     model, own = newer()
     model.save_pretrained(tmp_path)
     assert teacher_processor(str(tmp_path), processor) is processor
-    with pytest.raises(ValueError, match=r"the model takes 128 mel bands, the clips have 80: make the clips with the "
-                                         "model's own processor"):  # fmt: skip
-        Lab("smoke", teacher=str(tmp_path), **CHANGES).teacher_outputs()
+    with pytest.raises(
+        ValueError,
+        match=r"the model takes 128 mel bands, the clips have 80: make the clips with the "
+        "model's own processor",
+    ):
+        Lab("smoke", teacher=str(tmp_path), **CHANGES).teacher_distributions()
     own.save_pretrained(tmp_path)
-    assert teacher_processor(str(tmp_path), processor).tokenizer.convert_tokens_to_ids("<|yue|>") == YUE
+    assert (
+        teacher_processor(str(tmp_path), processor).tokenizer.convert_tokens_to_ids("<|yue|>")
+        == YUE
+    )
 
 
 def test_more_mel_bands_alone_need_the_teachers_own_processor(tmp_path, processor):
@@ -313,7 +406,9 @@ def test_more_mel_bands_alone_need_the_teachers_own_processor(tmp_path, processo
 
 
 def test_language_that_the_student_lacks_is_named(processor):
-    with pytest.raises(ValueError, match=r"lacks one of .*<\|yue\|>.*, and the language one that this model knows"):
+    with pytest.raises(
+        ValueError, match=r"lacks one of .*<\|yue\|>.*, and the language one that this model knows"
+    ):
         RandomClips(processor.tokenizer, 1, language="yue")
     assert RandomClips(newer()[1].tokenizer, 1, language="yue")[0]["labels"][0] == YUE
 
@@ -328,10 +423,15 @@ def test_errors_of_top_k_are_what_is_missing_of_the_full_divergence():
     full = js_divergence(teacher, student)
     for _, row in table.iterrows():
         stored = top_k_log_probs(teacher, int(row["k"]))
-        assert row["error"] == pytest.approx(float(1 - top_k_divergence(*stored, student) / full), abs=1e-4)
+        assert row["error"] == pytest.approx(
+            float(1 - top_k_divergence(*stored, student) / full), abs=1e-4
+        )
         top = teacher.softmax(-1).topk(int(row["k"])).values.sum(-1)
         assert row["outside"] == pytest.approx(float((1 - top).mean()), abs=1e-6)
-    assert list(table["error"]) == sorted(table["error"], reverse=True) and table["error"].iloc[0] > 0.05
+    assert (
+        list(table["error"]) == sorted(table["error"], reverse=True)
+        and table["error"].iloc[0] > 0.05
+    )
     assert table["error"].iloc[-1] == 0 and list(table["bytes"]) == [8, 98, 1802]
 
 
@@ -341,7 +441,9 @@ def test_errors_of_a_mapped_teacher_are_those_of_its_reindexed_logits():
     teacher[:, 60] = -30.0  # the token that the student lacks
     mapping = torch.tensor([*range(60), -1, *range(60, 100)])
     by_hand = top_k_errors(torch.cat([teacher[:, :60], teacher[:, 61:]], 1), student, (2, 8))
-    pd.testing.assert_frame_equal(top_k_errors(teacher, student, (2, 8), mapping), by_hand, atol=1e-5)
+    pd.testing.assert_frame_equal(
+        top_k_errors(teacher, student, (2, 8), mapping), by_hand, atol=1e-5
+    )
 
 
 def test_curve_of_a_lab_is_over_its_validation_clips(lab):

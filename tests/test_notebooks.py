@@ -8,8 +8,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from distilwhisper_lib.course import course_notebooks
 from nbclient import NotebookClient
+
+from distilwhisper_lib.lab.course import course_notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "notebooks")]
@@ -23,13 +24,21 @@ NAMES = [path.stem for path in SOURCES]
 def smoke(tmp_path: Path) -> dict:
     """Return an environment in which everything is kept in `tmp_path`, at the smoke preset."""
     return os.environ | {
-        "LAB_PRESET": "smoke", "LAB_CACHE": str(tmp_path / "cache"), "LAB_RESULTS": str(tmp_path / "results"),
-        "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
-    }  # fmt: skip
+        "LAB_PRESET": "smoke",
+        "LAB_CACHE": str(tmp_path / "cache"),
+        "LAB_RESULTS": str(tmp_path / "results"),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 def run_course(tmp_path: Path, *numbers: str) -> str:
-    command = [sys.executable, "-m", "distilwhisper_lib.course", *(["--only", *numbers] if numbers else [])]
+    command = [
+        sys.executable,
+        "-m",
+        "distilwhisper_lib.lab.course",
+        *(["--only", *numbers] if numbers else []),
+    ]
     done = subprocess.run(command, cwd=ROOT, env=smoke(tmp_path), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return done.stdout
@@ -58,7 +67,9 @@ def test_solutions_run(source, tmp_path, monkeypatch):
     for name, value in smoke(tmp_path).items():
         monkeypatch.setenv(name, value)
     notebook = tool.build_solutions(source)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT / "notebooks")}}).execute()
+    NotebookClient(
+        notebook, timeout=300, resources={"metadata": {"path": str(ROOT / "notebooks")}}
+    ).execute()
     printed = "".join(o.get("text", "") for c in notebook.cells for o in c.get("outputs", []))
     assert printed.count("correct:") == 3, printed
 
@@ -75,7 +86,9 @@ def exercises(source: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=NAMES)
-def test_each_check_passes_the_solution_and_helps_with_the_others(source, tmp_path, monkeypatch, capsys):
+def test_each_check_passes_the_solution_and_helps_with_the_others(
+    source, tmp_path, monkeypatch, capsys
+):
     for name, value in smoke(tmp_path).items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(ROOT / "notebooks")
@@ -84,9 +97,15 @@ def test_each_check_passes_the_solution_and_helps_with_the_others(source, tmp_pa
     parts = exercises(source)
     assert len(parts) == 3
     for part in parts:
-        assert set(part) == {"exercise", "stub", "solution", "wrong", "check"}, part.get("exercise", "")[:80]
+        assert set(part) == {"exercise", "stub", "solution", "wrong", "check"}, part.get(
+            "exercise", ""
+        )[:80]
         assert re.search(r"[●○]{3}", part["exercise"]) and "minutes" in part["exercise"]
-        for answer, outcome in (("stub", "not attempted yet"), ("solution", "correct: "), ("wrong", "not yet: ")):
+        for answer, outcome in (
+            ("stub", "not attempted yet"),
+            ("solution", "correct: "),
+            ("wrong", "not yet: "),
+        ):
             names = dict(setup)
             exec(part[answer], names)
             capsys.readouterr()
@@ -105,8 +124,13 @@ def test_committed_notebooks_are_those_of_their_source(source):
     ):
         committed = nbformat.read(path, as_version=4)
         nbformat.validate(committed)
-        cells = [[(cell.cell_type, cell.source) for cell in notebook.cells] for notebook in (built, committed)]
-        assert cells[0] == cells[1], f"{path.name} is not what its source gives: run python tools/notebooks.py build"
+        cells = [
+            [(cell.cell_type, cell.source) for cell in notebook.cells]
+            for notebook in (built, committed)
+        ]
+        assert cells[0] == cells[1], (
+            f"{path.name} is not what its source gives: run python tools/notebooks.py build"
+        )
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=NAMES)
@@ -121,7 +145,14 @@ def test_a_notebook_can_be_read_on_the_web(source):
     assert "audio/" not in text and "base64,UklG" not in text, "sound of the corpora"
     assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
     first = notebook.cells[0].source
-    for words in ("**Goal", "**You will be able to**", "**Prerequisites", "| smoke ", "| laptop ", "| colab "):
+    for words in (
+        "**Goal",
+        "**You will be able to**",
+        "**Prerequisites",
+        "| smoke ",
+        "| laptop ",
+        "| colab ",
+    ):
         assert words in first, words
     rest = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     ends = ("## Summary", "## Glossary", "## Where in the library, where in the paper")

@@ -10,12 +10,12 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from distilwhisper_lib.corpora import packages
-from distilwhisper_lib.corpora.archives import deb_fields, unpack
-from distilwhisper_lib.corpora.packages import PACKAGES, Pinned, disk_errors, download_size, find_package
-from distilwhisper_lib.presets import cache_dir
-
 from made_corpora import make_deb, make_fillets, make_stamps, tar_bytes, tree
+
+from distilwhisper_lib.data.corpora import packages
+from distilwhisper_lib.data.corpora.archives import deb_fields, unpack
+from distilwhisper_lib.data.corpora.packages import PACKAGES, Pinned, download_size, find_package
+from distilwhisper_lib.files import cache_dir, disk_errors
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,9 @@ def pin(monkeypatch, corpus: str, *debs: Path) -> None:
     pinned = {}
     for deb in debs:
         fields = deb_fields(deb)
-        pinned[fields["Package"]] = Pinned(fields["Version"], sha256(deb.read_bytes()).hexdigest(), 1)
+        pinned[fields["Package"]] = Pinned(
+            fields["Version"], sha256(deb.read_bytes()).hexdigest(), 1
+        )
     monkeypatch.setitem(PACKAGES, corpus, pinned)
 
 
@@ -67,19 +69,31 @@ def test_installed_data_come_before_everything_but_a_source(game, monkeypatch):
     place = game / "usr/share/games/fillets-ng"
     monkeypatch.setitem(packages.INSTALLED, "fillets", place)
     package = find_package("fillets", language="cs")
-    assert package.folder == place and package.source == "installed package" and package.versions == {}
+    assert (
+        package.folder == place and package.source == "installed package" and package.versions == {}
+    )
     with pytest.raises(OSError, match="no apt-get"):
         find_package("fillets", language="nl")  # installed, but without Dutch voices
 
 
 @pytest.mark.parametrize("kind", ["xz", "zst"])
-def test_several_debs_in_a_folder_are_unpacked_once_and_found_again(game, tmp_path, monkeypatch, kind):
+def test_several_debs_in_a_folder_are_unpacked_once_and_found_again(
+    game, tmp_path, monkeypatch, kind
+):
     files = tree(game)
     scripts = {name: content for name, content in files.items() if name.endswith(".lua")}
     sounds = {name: content for name, content in files.items() if name.endswith(".ogg")}
     store = tmp_path / "debs"
-    debs = [make_deb(store / "a.deb", "fillets-ng-data", "1", scripts | {"./usr/share/picture.png": b"x"}, kind),
-            make_deb(store / "b.deb", "fillets-ng-data-cs", "1", sounds, kind)]  # fmt: skip
+    debs = [
+        make_deb(
+            store / "a.deb",
+            "fillets-ng-data",
+            "1",
+            scripts | {"./usr/share/picture.png": b"x"},
+            kind,
+        ),
+        make_deb(store / "b.deb", "fillets-ng-data-cs", "1", sounds, kind),
+    ]
     make_deb(store / "c.deb", "something-else", "3", {"./usr/share/other.txt": b"x"})
     pin(monkeypatch, "fillets", *debs)
     package = find_package("fillets", store, "cs")
@@ -88,7 +102,9 @@ def test_several_debs_in_a_folder_are_unpacked_once_and_found_again(game, tmp_pa
     assert package.versions["fillets-ng-data"] == {"version": "1", "sha256": digest, "tested": True}
     assert set(package.versions) == {"fillets-ng-data", "fillets-ng-data-cs"} and not leftovers()
     assert not list((cache_dir() / "packages").rglob("*.png"))
-    assert find_package("fillets", language="cs") == package  # from the cache, no source, no apt-get
+    assert (
+        find_package("fillets", language="cs") == package
+    )  # from the cache, no source, no apt-get
 
 
 @pytest.mark.parametrize("name", ["game.tar.gz", "game.tar.xz", "game.zip"])
@@ -106,7 +122,9 @@ def test_other_archives(game, tmp_path, name):
     assert package.versions[name]["tested"] is False
 
 
-def test_another_version_warns_and_the_tested_version_with_other_content_is_refused(game, tmp_path, monkeypatch):
+def test_another_version_warns_and_the_tested_version_with_other_content_is_refused(
+    game, tmp_path, monkeypatch
+):
     tested = make_deb(tmp_path / "tested.deb", "fillets-ng-data", "1", {"./x.lua": b"x"})
     pin(monkeypatch, "fillets", tested)
     newer = make_deb(tmp_path / "newer.deb", "fillets-ng-data", "2", tree(game))
@@ -134,9 +152,12 @@ def damaged(path: Path, how: str) -> None:
 
 
 # a flipped byte is not asked of zst: pyarrow writes it without a checksum, so that it may unpack (apt checks SHA-256)
-DAMAGE = [(name, how) for name in ("game.deb", "game-zst.deb", "game.tar.gz", "game.zip")
-          for how in ("cut off", "cut off in the header", "no archive", "flipped", "empty")
-          if (name, how) != ("game-zst.deb", "flipped")]  # fmt: skip
+DAMAGE = [
+    (name, how)
+    for name in ("game.deb", "game-zst.deb", "game.tar.gz", "game.zip")
+    for how in ("cut off", "cut off in the header", "no archive", "flipped", "empty")
+    if (name, how) != ("game-zst.deb", "flipped")
+]
 
 
 @pytest.mark.parametrize(("name", "how"), DAMAGE)
@@ -203,7 +224,11 @@ def test_the_distributions_package_is_fetched_by_apt(tmp_path, monkeypatch):
     fake_apt(tmp_path, f"cp {deb} .")
     with pytest.warns(UserWarning, match="5 was not tested"):
         package = find_package("stamps", language="ca")
-    assert package.source == "apt-get download" and len(list(package.folder.rglob("*.ogg"))) == 3 and not leftovers()
+    assert (
+        package.source == "apt-get download"
+        and len(list(package.folder.rglob("*.ogg"))) == 3
+        and not leftovers()
+    )
     fake_apt(tmp_path, "exit 1")
     assert find_package("stamps", language="ca") == package  # from the cache
 
@@ -212,7 +237,9 @@ def test_apt_may_bring_another_build_of_the_tested_version(tmp_path, monkeypatch
     """Ubuntu builds Debian's source anew: same version, other bytes, signature checked by apt."""
     make_stamps(tmp_path / "tux", count=3)
     version = PACKAGES["stamps"]["tuxpaint-stamps-default"].version
-    deb = make_deb(tmp_path / "stamps.deb", "tuxpaint-stamps-default", version, tree(tmp_path / "tux"))
+    deb = make_deb(
+        tmp_path / "stamps.deb", "tuxpaint-stamps-default", version, tree(tmp_path / "tux")
+    )
     fake_apt(tmp_path, f"cp {deb} .")
     with pytest.warns(UserWarning, match="another build"):
         package = find_package("stamps", language="ca")
@@ -222,21 +249,33 @@ def test_apt_may_bring_another_build_of_the_tested_version(tmp_path, monkeypatch
 def test_package_lists_are_fetched_when_there_are_none(tmp_path):
     make_stamps(tmp_path / "tux", count=3)
     deb = make_deb(tmp_path / "stamps.deb", "tuxpaint-stamps-default", "5", tree(tmp_path / "tux"))
-    fake_apt(tmp_path, f"""
+    fake_apt(
+        tmp_path,
+        f"""
 case "$*" in
   *Dir::State::Lists=*update) touch lists/updated;;
   *Dir::State::Lists=*download*) test -e lists/updated && cp {deb} .;;
   *) echo "E: Unable to locate package tuxpaint-stamps-default" >&2; exit 100;;
-esac""")
+esac""",
+    )
     with pytest.warns(UserWarning, match="not tested"):
         assert find_package("stamps", language="ca").folder.name == "stamps"
 
 
-@pytest.mark.parametrize(("script", "message"), [
-    ('echo "E: Unable to locate package x" >&2; exit 100', "sudo apt-get update.*or install fillets-ng-data"),
-    ('echo "E: Failed to fetch http://x Could not resolve host" >&2; exit 100', "check the network"),
-    ("exit 0", "could not fetch"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (
+            'echo "E: Unable to locate package x" >&2; exit 100',
+            "sudo apt-get update.*or install fillets-ng-data",
+        ),
+        (
+            'echo "E: Failed to fetch http://x Could not resolve host" >&2; exit 100',
+            "check the network",
+        ),
+        ("exit 0", "could not fetch"),
+    ],
+)
 def test_apt_errors_say_what_to_do(tmp_path, script, message):
     fake_apt(tmp_path, script)
     with pytest.raises(OSError, match=message):

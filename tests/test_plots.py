@@ -5,12 +5,13 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from distilwhisper_lib import plots
-from distilwhisper_lib.systems import SYSTEMS
+from distilwhisper_lib.lab import plots
+from distilwhisper_lib.training.systems import SYSTEMS
 
 NAMES = list(SYSTEMS)
-LOG = [{"step": s, "epoch": s / 2, "loss": 3 / s, "ce": 2 / s, "gate_encoder": 0.5} for s in (1, 2, 3)] + [
-    {"step": 2, "epoch": 1.0, "eval_loss": 2.0}, {"step": 4, "epoch": 2.0, "eval_loss": 1.0}]  # fmt: skip
+LOG = [
+    {"step": s, "epoch": s / 2, "loss": 3 / s, "ce": 2 / s, "gate_encoder": 0.5} for s in (1, 2, 3)
+] + [{"step": 2, "epoch": 1.0, "eval_loss": 2.0}, {"step": 4, "epoch": 2.0, "eval_loss": 1.0}]
 
 
 @pytest.fixture
@@ -18,23 +19,52 @@ def table() -> pd.DataFrame:
     """Return rows as in comparison.csv: two tests, two other languages, translation."""
     rows = []
     for i, system in enumerate(NAMES):
-        for language, test in (("cs", "in-domain"), ("cs", "out-of-domain"), ("nl", "retention"), ("es", "retention")):
+        for language, test in (
+            ("cs", "in-domain"),
+            ("cs", "out-of-domain"),
+            ("nl", "retention"),
+            ("es", "retention"),
+        ):
             kept = test == "retention" and SYSTEMS[system].trains == "experts"
             wer = 60.0 if kept else 60.0 + i
-            rows.append({"system": system, "language": language, "test_set": test, "wer": wer, "wer_low": wer - 5,
-                         "wer_high": wer + 5})  # fmt: skip
-        rows.append({"system": system, "language": "cs", "test_set": "translation", "bleu": 5.0 - i, "chrf": 20.0})
+            rows.append(
+                {
+                    "system": system,
+                    "language": language,
+                    "test_set": test,
+                    "wer": wer,
+                    "wer_low": wer - 5,
+                    "wer_high": wer + 5,
+                }
+            )
+        rows.append(
+            {
+                "system": system,
+                "language": "cs",
+                "test_set": "translation",
+                "bleu": 5.0 - i,
+                "chrf": 20.0,
+            }
+        )
     return pd.DataFrame(rows)
 
 
 @pytest.fixture
 def counts() -> pd.DataFrame:
     """Return what `comparison.counts` does: four clips of two speakers, one that can't be scored."""
-    return pd.DataFrame({
-        "speaker": ["font_small", "font_big", "font_small", "font_big"], "duration": [0.5, 1.5, 4.0, 9.0],
-        "words": [2, 4, np.nan, 10], "insertions": [0, 1, np.nan, 1], "deletions": [1, 0, np.nan, 2],
-        "substitutions": [0, 1, np.nan, 3], "characters": [9, 20, np.nan, 50],
-        "character_errors": [2, 4, np.nan, 9], "loop": [False, False, False, True]})  # fmt: skip
+    return pd.DataFrame(
+        {
+            "speaker": ["font_small", "font_big", "font_small", "font_big"],
+            "duration": [0.5, 1.5, 4.0, 9.0],
+            "words": [2, 4, np.nan, 10],
+            "insertions": [0, 1, np.nan, 1],
+            "deletions": [1, 0, np.nan, 2],
+            "substitutions": [0, 1, np.nan, 3],
+            "characters": [9, 20, np.nan, 50],
+            "character_errors": [2, 4, np.nan, 9],
+            "loop": [False, False, False, True],
+        }
+    )
 
 
 def drawn(figure: Figure) -> Figure:
@@ -77,7 +107,9 @@ def test_wer_by_length_and_speaker_leave_out_what_cannot_be_scored(counts):
 
 
 def test_wer_by_puts_rare_speakers_together_and_last(counts):
-    many = pd.concat([counts.iloc[[0]].assign(speaker=f"font_{i}") for i in range(12)] + [counts.iloc[[1, 1]]])
+    many = pd.concat(
+        [counts.iloc[[0]].assign(speaker=f"font_{i}") for i in range(12)] + [counts.iloc[[1, 1]]]
+    )
     (ax,) = drawn(plots.plot_wer_by({"student": many.reset_index(drop=True)}, "speaker")).axes
     assert len(labels(ax.xaxis)) == plots.MOST_GROUPS + 1
     assert labels(ax.xaxis)[-1] == "all others\nn=3"
@@ -89,7 +121,9 @@ def test_wer_by_anything_else_is_refused(counts):
 
 
 def test_curves_have_a_panel_per_key_and_a_line_per_run():
-    figure = drawn(plots.plot_curves({"lora": LOG, "clsr-ft": LOG}, ("loss", "eval_loss", "gate_encoder")))
+    figure = drawn(
+        plots.plot_curves({"lora": LOG, "clsr-ft": LOG}, ("loss", "eval_loss", "gate_encoder"))
+    )
     shown = [ax for ax in figure.axes if ax.get_visible()]
     assert [len(ax.lines) for ax in shown] == [2, 2, 2]
     assert list(shown[1].lines[0].get_xdata()) == [1.0, 2.0]
@@ -138,7 +172,9 @@ def test_forgetting_is_zero_for_experts_and_positive_where_bleu_falls(table):
 
 
 def test_cost_has_a_point_per_system_and_moves_ties_aside(table):
-    frame = table[table["test_set"] == "in-domain"].assign(seconds=60.0, stored_mb=range(len(NAMES)))
+    frame = table[table["test_set"] == "in-domain"].assign(
+        seconds=60.0, stored_mb=range(len(NAMES))
+    )
     left, right = drawn(plots.plot_cost(frame)).axes
     assert len(left.containers) == len(right.containers) == len(NAMES)
     places = [container.lines[0].get_xdata()[0] for container in left.containers]
@@ -155,11 +191,21 @@ def test_sound(tmp_path):
 
 
 def test_trials_are_lines_in_their_order_with_the_first_marked():
-    table = pd.DataFrame({"trial": ["basis", "budget 0.5, learning_rate 0.0006, expert_dropout 0.3"],
-                          "wer": [50.0, 55.0], "wer_low": [45.0, 51.0], "wer_high": [54.0, 60.0]})  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "trial": ["basis", "budget 0.5, learning_rate 0.0006, expert_dropout 0.3"],
+            "wer": [50.0, 55.0],
+            "wer_low": [45.0, 51.0],
+            "wer_high": [54.0, 60.0],
+        }
+    )
     (ax,) = drawn(plots.plot_trials(table)).axes
     labels = [label.get_text() for label in ax.get_yticklabels()]
-    assert labels[0] == "basis" and labels[1].replace("\n", " ") == table["trial"][1] and "\n" in labels[1]
+    assert (
+        labels[0] == "basis"
+        and labels[1].replace("\n", " ") == table["trial"][1]
+        and "\n" in labels[1]
+    )
     points, marked = ax.lines[0], ax.lines[-1]
     assert list(points.get_xdata()) == [50.0, 55.0] and list(marked.get_xdata()) == [50.0, 50.0]
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first on top

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from distilwhisper_lib import record, train
-from distilwhisper_lib.experiments import jobs as jobs_module
-from distilwhisper_lib.experiments.jobs import Job, run_job
-from distilwhisper_lib.presets import get_preset
 from random_data import RandomClips
 from safetensors.torch import load_file
 from test_resume import contents
+
+from distilwhisper_lib.experiments import jobs as jobs_module
+from distilwhisper_lib.experiments.jobs import Job, run_job
+from distilwhisper_lib.lab import metadata as record
+from distilwhisper_lib.presets import get_preset
+from distilwhisper_lib.training import trainer as train
 
 TESTS = Path(__file__).parent
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
@@ -23,9 +25,22 @@ TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 def launch(folder, launcher=(), *arguments):
     path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    own = {"LAB_PRECISION": "no", "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "ACCELERATE_USE_CPU": "1"}
-    command = [sys.executable, *launcher, str(TESTS / "several_processes.py"), str(folder), *arguments]
-    return subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=240)
+    own = {
+        "LAB_PRECISION": "no",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": path,
+        "ACCELERATE_USE_CPU": "1",
+    }
+    command = [
+        sys.executable,
+        *launcher,
+        str(TESTS / "several_processes.py"),
+        str(folder),
+        *arguments,
+    ]
+    return subprocess.run(
+        command, env=os.environ | own, capture_output=True, text=True, timeout=240
+    )
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +58,10 @@ def run_of(folder, system):
 
 
 def test_two_processes_train_what_one_does(runs):
-    one, two = (load_file(runs / name / "fine-tuning" / "model" / "model.safetensors") for name in ("one", "two"))
+    one, two = (
+        load_file(runs / name / "fine-tuning" / "model" / "model.safetensors")
+        for name in ("one", "two")
+    )
     start = train.load_whisper("tiny").state_dict()
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, atol=1e-6, rtol=0)
@@ -92,16 +110,29 @@ def test_one_process_trains_on_one_of_several_gpus(monkeypatch, processor, colla
 
 def test_batches_that_cannot_be_dealt_out_are_told(monkeypatch, tmp_path):
     monkeypatch.setattr(train, "PROCESSES", 3)
-    with pytest.raises(ValueError, match="3 processes can't share an accumulation of 4: set a multiple"):
-        train.training_arguments(tmp_path, replace(get_preset("smoke"), accumulation=4), 1e-3, 1, 8, 77)
+    with pytest.raises(
+        ValueError, match="3 processes can't share an accumulation of 4: set a multiple"
+    ):
+        train.training_arguments(
+            tmp_path, replace(get_preset("smoke"), accumulation=4), 1e-3, 1, 8, 77
+        )
 
 
-@pytest.mark.parametrize("row, trained", [("lora", {"seed": 78}), ("student", None), ("teacher-outputs", None),
-                                          ("distilwhisper-kl", {"seed": 78, "divergence": "kl"})])  # fmt: skip
+@pytest.mark.parametrize(
+    "row, trained",
+    [
+        ("lora", {"seed": 78}),
+        ("student", None),
+        ("teacher-outputs", None),
+        ("distilwhisper-kl", {"seed": 78, "divergence": "kl"}),
+    ],
+)
 def test_further_processes_of_a_job_only_train(monkeypatch, row, trained):
     calls = []
     monkeypatch.setattr(jobs_module, "RANK", 1)
-    monkeypatch.setattr(jobs_module.Lab, "train", lambda self, system, **changes: calls.append((system, changes)))
+    monkeypatch.setattr(
+        jobs_module.Lab, "train", lambda self, system, **changes: calls.append((system, changes))
+    )
     job = Job("smoke", "cs", "4", row, None if trained is None else 78)
     run_job(job)
     assert calls == ([(job.system, trained)] if trained else []) and not job.folder.exists()

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from distilwhisper_lib.presets import get_preset, results_dir
-from distilwhisper_lib.systems import EVERY, SYSTEMS
+from distilwhisper_lib.training.systems import EVERY, SYSTEMS
+
+from distilwhisper_lib.presets import results_dir
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -19,7 +20,9 @@ sys.path.insert(0, str(ROOT / "tools"))
 import draw_architecture  # noqa: E402
 import readme_results  # noqa: E402
 
-README, CONTRIBUTING = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md"))
+README, CONTRIBUTING = (
+    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md")
+)
 TEXTS = {"README.md": README, "CONTRIBUTING.md": CONTRIBUTING}
 HOSTS = {"arxiv.org"}  # all that the two files may link to
 STALE = "run .venv/bin/python tools/readme_results.py"
@@ -69,14 +72,20 @@ def test_every_link_and_picture_exists():
             if target.startswith("http"):
                 continue
             path, _, anchor = target.partition("#")
-            assert not path or (ROOT / path).exists(), f"{name} links to {path}, which does not exist"
-            assert not anchor or anchor in anchors(text), f"{name} links to #{anchor}, which is no heading"
+            assert not path or (ROOT / path).exists(), (
+                f"{name} links to {path}, which does not exist"
+            )
+            assert not anchor or anchor in anchors(text), (
+                f"{name} links to #{anchor}, which is no heading"
+            )
 
 
 def test_every_file_that_is_named_exists():
     for name, text in TEXTS.items():
         for path in re.findall(r"\b(?:tools|tests|notebooks|distilwhisper_lib)/[\w/]+\.\w+", text):
-            assert (ROOT / path).exists() or "NN" in path, f"{name} names {path}, which does not exist"
+            assert (ROOT / path).exists() or "NN" in path, (
+                f"{name} names {path}, which does not exist"
+            )
 
 
 def test_links_lead_to_the_paper_only():
@@ -100,7 +109,9 @@ def test_generated_parts_are_up_to_date():
 def test_map_of_the_code_names_every_module_and_imports_go_one_way():
     table = re.search(r"<!-- modules:.*?<!-- /modules -->", CONTRIBUTING, re.S)[0]
     rows = re.findall(r"^\| `([\w.]+)` \|.*\| ([\w., –]+) \|$", table, flags=re.M)
-    files = {readme_results.module_name(path) for path in readme_results.LIBRARY.rglob("*.py")} - {"__init__"}
+    files = {readme_results.module_name(path) for path in readme_results.LIBRARY.rglob("*.py")} - {
+        "__init__"
+    }
     assert {name for name, _ in rows} == files and len(rows) == len(files), STALE
     before: set[str] = set()
     for name, imports in rows:
@@ -119,8 +130,11 @@ def test_colours_in_the_style_guide_are_those_of_the_systems():
 
 
 def test_variables_of_the_readme_are_those_of_the_code():
-    code = "".join(path.read_text() for folder in ("distilwhisper_lib", "notebooks", "notebooks/source")
-                   for path in (ROOT / folder).rglob("*.py"))  # fmt: skip
+    code = "".join(
+        path.read_text()
+        for folder in ("distilwhisper_lib", "notebooks", "notebooks/source")
+        for path in (ROOT / folder).rglob("*.py")
+    )
     assert set(re.findall(r"LAB_[A-Z]+", README)) == set(re.findall(r"LAB_[A-Z]+", code))
 
 
@@ -128,7 +142,9 @@ def test_library_in_20_lines_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_speech(tmp_path / "recording.wav")
     lines = [line for line in example("library").splitlines() if line]
-    assert len([line for line in lines if not line.startswith(" " * 8)]) <= 20  # a continuation is no line
+    assert (
+        len([line for line in lines if not line.startswith(" " * 8)]) <= 20
+    )  # a continuation is no line
     variables = run_example("library", ("openai/whisper-base", "tiny"))
     assert isinstance(variables["text"][0], str)
     assert (tmp_path / "my-experts" / "experts.ca.safetensors").is_file()
@@ -147,8 +163,14 @@ def test_own_recordings_run(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "recordings" / "hu"
     folder.mkdir(parents=True)
     splits = ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
-    rows = [{"path": Path(write_speech(folder / f"{i}.wav", 0.5 + i / 10)).name, "text": f"jó {i}", "split": split}
-            for i, split in enumerate(splits)]  # fmt: skip
+    rows = [
+        {
+            "path": Path(write_speech(folder / f"{i}.wav", 0.5 + i / 10)).name,
+            "text": f"jó {i}",
+            "split": split,
+        }
+        for i, split in enumerate(splits)
+    ]
     pd.DataFrame(rows).to_csv(folder / "recordings.csv", index=False)
     lab = run_example("recordings", ("openai/whisper-small", "tiny"))["lab"]
     assert (lab.train("distilwhisper") / "model" / "experts.hu.safetensors").is_file()
@@ -160,23 +182,61 @@ def test_the_deployed_language_is_a_plain_whisper_for_faster_whisper(tmp_path, m
     monkeypatch.setenv("LAB_PRESET", "smoke")
     found = run_example("deploy", ('"whisper-base-cs")  ', f'"{tmp_path / "out"}")  '))
     assert not hasattr(found["plain"].model.encoder.layers[0].fc1, "experts")
-    assert (tmp_path / "out" / "model.bin").is_file() and (tmp_path / "out" / "tokenizer.json").is_file()
+    assert (tmp_path / "out" / "model.bin").is_file() and (
+        tmp_path / "out" / "tokenizer.json"
+    ).is_file()
 
 
 def fake_reference(folder: Path) -> Path:
     """Write a made-up reference run, with one system missing from retention."""
     folder.mkdir(parents=True)
-    rows = [{"system": name, "language": "cs", "test_set": test, "wer": 50.0 + i, "wer_low": 48.0, "wer_high": 53.0,
-             "cer": 20.0, "cer_low": 19.0, "cer_high": 22.0, "loops": 1.0, "normaliser": "whisper-basic"}
-            for i, name in enumerate(SYSTEMS) for test in ("in-domain", "out-of-domain")]  # fmt: skip
-    rows += [{"system": "student", "language": "nl", "test_set": "retention", "wer": 70.0, "wer_low": 68.0,
-              "wer_high": 73.0}]  # fmt: skip
+    rows = [
+        {
+            "system": name,
+            "language": "cs",
+            "test_set": test,
+            "wer": 50.0 + i,
+            "wer_low": 48.0,
+            "wer_high": 53.0,
+            "cer": 20.0,
+            "cer_low": 19.0,
+            "cer_high": 22.0,
+            "loops": 1.0,
+            "normaliser": "whisper-basic",
+        }
+        for i, name in enumerate(SYSTEMS)
+        for test in ("in-domain", "out-of-domain")
+    ]
+    rows += [
+        {
+            "system": "student",
+            "language": "nl",
+            "test_set": "retention",
+            "wer": 70.0,
+            "wer_low": 68.0,
+            "wer_high": 73.0,
+        }
+    ]
     pd.DataFrame(rows).to_csv(folder / "comparison.csv", index=False)
-    pd.DataFrame([{"first": "distilwhisper", "other": "lora", "test_set": "in-domain", "difference": -2.0, "low": -3.0,
-                   "high": -1.0}]).to_csv(folder / "paired.csv", index=False)  # fmt: skip
-    record = {"preset": {"language": "cs"}, "commit": "0123456789abcdef", "versions": {"torch": "2.13.0"},
-              "machine": {"gpu": None, "processor": "a processor", "cores": 2, "precision": "bf16"},
-              "steps": [{"step": "train", "seconds": 600, "peak_memory_gb": 3.5}]}  # fmt: skip
+    pd.DataFrame(
+        [
+            {
+                "first": "distilwhisper",
+                "other": "lora",
+                "test_set": "in-domain",
+                "difference": -2.0,
+                "low": -3.0,
+                "high": -1.0,
+            }
+        ]
+    ).to_csv(folder / "paired.csv", index=False)
+    record = {
+        "preset": {"language": "cs"},
+        "commit": "0123456789abcdef",
+        "versions": {"torch": "2.13.0"},
+        "machine": {"gpu": None, "processor": "a processor", "cores": 2, "precision": "bf16"},
+        "steps": [{"step": "train", "seconds": 600, "peak_memory_gb": 3.5}],
+    }
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "timing.json").write_text(json.dumps({"01_baseline_gap": 330}))
     (folder / "figures").mkdir()
@@ -188,17 +248,26 @@ def test_results_are_filled_in(tmp_path, monkeypatch):
     monkeypatch.setattr(readme_results, "ROOT", tmp_path)
     folder = fake_reference(tmp_path / "results" / "reference" / "laptop")
     text = readme_results.readme(README, folder)
-    assert "| Fine-tuning | 52.0 [48.0, 53.0] | 20.0 [19.0, 22.0] | 1.0 |" in text and "nan" not in text.split("## The two")[0]
+    assert (
+        "| Fine-tuning | 52.0 [48.0, 53.0] | 20.0 [19.0, 22.0] | 1.0 |" in text
+        and "nan" not in text.split("## The two")[0]
+    )
     assert "| LoRA | in-domain | -2.0 [-3.0, -1.0] | yes |" in text
-    assert "in 10 minutes of training and transcribing, at most 3.5 GB of memory in a process, commit `0123456789`" in text
+    assert (
+        "in 10 minutes of training and transcribing, at most 3.5 GB of memory in a process, commit `0123456789`"
+        in text
+    )
     assert "](results/reference/laptop/figures/comparison.png)" in text
-    assert re.search(r"^\| \[01\].*\| 5\.5 \|$", text, flags=re.M) and readme_results.readme(text, folder) == text
+    assert (
+        re.search(r"^\| \[01\].*\| 5\.5 \|$", text, flags=re.M)
+        and readme_results.readme(text, folder) == text
+    )
     assert readme_results.ABSENT not in text
 
 
 def test_absent_reference_is_told(tmp_path):
     assert readme_results.ABSENT in readme_results.readme(README, tmp_path)
-    assert results_dir(get_preset("laptop")).name == "laptop"  # where ABSENT sends the reader
+    assert results_dir("laptop").name == "laptop"  # where ABSENT sends the reader
 
 
 def test_missing_marks_are_told():

@@ -1,11 +1,17 @@
 """Own recordings: columns, splits by speaker or text, and what is wrong with a row."""
 
 import pytest
-from distilwhisper_lib.corpora import FEATURES, corpus_release, corpus_report, load_corpus, select
-from distilwhisper_lib.corpora.loading import corpus_folder
-from distilwhisper_lib.corpora.recorded import split_of
-
 from made_corpora import make_recordings, write_sound
+
+from distilwhisper_lib.data.corpora.loading import (
+    FEATURES,
+    corpus_folder,
+    corpus_release,
+    corpus_report,
+    load_corpus,
+    select,
+)
+from distilwhisper_lib.data.corpora.recorded import split_of
 
 
 @pytest.fixture(autouse=True)
@@ -34,20 +40,34 @@ def test_recordings_of_a_language_become_a_dataset(data):
     dataset = load_corpus("recordings", "gl")
     assert dataset.features == FEATURES and len(dataset) == 60
     row = dataset[0]
-    assert row["id"] == "recordings/gl/sound/0" and row["text"] == "Hola, 0." and row["speaker"] == "speaker 0"
-    assert row["room_or_category"] == "recordings" and row["duration"] == 0.2 and row["language"] == "gl"
-    assert corpus_release("recordings", "gl") is None and set(select(dataset, "train", 5)["language"]) == {"gl"}
+    assert (
+        row["id"] == "recordings/gl/sound/0"
+        and row["text"] == "Hola, 0."
+        and row["speaker"] == "speaker 0"
+    )
+    assert (
+        row["room_or_category"] == "recordings"
+        and row["duration"] == 0.2
+        and row["language"] == "gl"
+    )
+    assert corpus_release("recordings", "gl") is None and set(
+        select(dataset, "train", 5)["language"]
+    ) == {"gl"}
 
 
 def test_no_speaker_is_in_two_splits(tmp_path):
     dataset = load_corpus("recordings", "gl", make_recordings(tmp_path / "own"))
     splits = splits_of(dataset, "speaker")
-    assert len(splits) == 15 and all(found == {split_of(speaker)} for speaker, found in splits.items())
+    assert len(splits) == 15 and all(
+        found == {split_of(speaker)} for speaker, found in splits.items()
+    )
     assert set.union(*splits.values()) == {"train", "validation", "test"}
 
 
 def test_without_speakers_no_text_is_in_two_splits(tmp_path):
-    dataset = load_corpus("recordings", "gl", make_recordings(tmp_path / "own", header="path,text,remark"))
+    dataset = load_corpus(
+        "recordings", "gl", make_recordings(tmp_path / "own", header="path,text,remark")
+    )
     splits = splits_of(dataset, "text")
     assert len(splits) == 20 and all(len(found) == 1 for found in splits.values())
     assert set(dataset["speaker"]) == {"unknown"} and split_of("hola 0") in splits["Hola, 0."]
@@ -55,26 +75,48 @@ def test_without_speakers_no_text_is_in_two_splits(tmp_path):
 
 def test_about_eight_in_ten_are_for_training():
     found = [split_of(f"speaker {i}") for i in range(2000)]
-    assert 1550 < found.count("train") < 1650 and 160 < found.count("test") < 240 < 800 - found.count("validation")
+    assert 1550 < found.count("train") < 1650 and 160 < found.count(
+        "test"
+    ) < 240 < 800 - found.count("validation")
 
 
 def test_given_columns_are_used(tmp_path):
-    folder = write_csv(tmp_path / "gl", "text,path,split,language,translation_en,speaker\n"
-                       '"Un, ""dos"".\nTres",a.wav,test,gl,"One, two.",Uxía\nCatro,b.wav,dev,Galician,,\n'
-                       "Cinco,c.wav,,,,Uxía\n")  # fmt: skip
+    folder = write_csv(
+        tmp_path / "gl",
+        "text,path,split,language,translation_en,speaker\n"
+        '"Un, ""dos"".\nTres",a.wav,test,gl,"One, two.",Uxía\nCatro,b.wav,dev,Galician,,\n'
+        "Cinco,c.wav,,,,Uxía\n",
+    )
     first, second, third = load_corpus("recordings", "gl", tmp_path)
-    assert first["text"] == 'Un, "dos".\nTres' and first["split"] == "test" and first["translation_en"] == "One, two."
-    assert second["split"] == "validation" and second["speaker"] == "unknown" and third["split"] == split_of("Uxía")
-    assert corpus_report("recordings", "gl")["tables"].keys() == {"gl/recordings.csv"} and folder.name == "gl"
+    assert (
+        first["text"] == 'Un, "dos".\nTres'
+        and first["split"] == "test"
+        and first["translation_en"] == "One, two."
+    )
+    assert (
+        second["split"] == "validation"
+        and second["speaker"] == "unknown"
+        and third["split"] == split_of("Uxía")
+    )
+    assert (
+        corpus_report("recordings", "gl")["tables"].keys() == {"gl/recordings.csv"}
+        and folder.name == "gl"
+    )
 
 
 def test_rows_that_cannot_be_used_are_named(tmp_path):
-    folder = write_csv(tmp_path / "own", b"path,text,split,language\na.wav,Un,test,gl\nb.wav,Dous,tests,gl\n"
-                       b"c.wav,Tres,test,cs\n../own/d.wav,Catro,test,\n/d.wav,Catro,test,\ne.wav,Cinco\n"
-                       b"f.wav,Fr\xe9se,test,\na.flac,Seis,test,\nx.wav,Sete,test,\na.wav,,test,\n"
-                       b'd.wav,"Oito,test,\nf.wav,Nove,test,\n')  # fmt: skip
+    folder = write_csv(
+        tmp_path / "own",
+        b"path,text,split,language\na.wav,Un,test,gl\nb.wav,Dous,tests,gl\n"
+        b"c.wav,Tres,test,cs\n../own/d.wav,Catro,test,\n/d.wav,Catro,test,\ne.wav,Cinco\n"
+        b"f.wav,Fr\xe9se,test,\na.flac,Seis,test,\nx.wav,Sete,test,\na.wav,,test,\n"
+        b'd.wav,"Oito,test,\nf.wav,Nove,test,\n',
+    )
     (folder / "a.flac").write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"10 of 11 lines are left out \(named twice: 2, no sound file: 1, malformed"):
+    with pytest.warns(
+        UserWarning,
+        match=r"10 of 11 lines are left out \(named twice: 2, no sound file: 1, malformed",
+    ):
         assert load_corpus("recordings", "gl", folder)["text"][:] == ["Un"]
     report = corpus_report("recordings", "gl")
     assert report["malformed_rows"] == [
@@ -90,14 +132,22 @@ def test_rows_that_cannot_be_used_are_named(tmp_path):
 
 
 def test_missing_table_column_and_sound_are_told(data, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no recordings in 'gl': looked for .*data/recordings/gl/recordings.csv; "
-                       "write a CSV there with the columns path and text"):  # fmt: skip
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"no recordings in 'gl': looked for .*data/recordings/gl/recordings.csv; "
+        "write a CSV there with the columns path and text",
+    ):
         load_corpus("recordings", "gl")
     folder = write_csv(tmp_path / "own", "file,text\na.wav,Un\n")
-    with pytest.raises(ValueError, match=r"own/recordings.csv lacks the column path \(it has file, text\)"):
+    with pytest.raises(
+        ValueError, match=r"own/recordings.csv lacks the column path \(it has file, text\)"
+    ):
         load_corpus("recordings", "gl", folder)
     write_csv(folder, "path,text\nx.wav,Un\n")
-    with pytest.raises(ValueError, match="recordings has nothing to hear in 'gl' .*recordings.csv.: {'no sound file': 1}"):
+    with pytest.raises(
+        ValueError,
+        match="recordings has nothing to hear in 'gl' .*recordings.csv.: {'no sound file': 1}",
+    ):
         load_corpus("recordings", "gl", folder)
     write_csv(folder, "path,text\n")
     with pytest.raises(ValueError, match="nothing to hear in 'gl' .*: {}, malformed"):

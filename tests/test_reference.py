@@ -12,10 +12,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 import method_table  # noqa: E402
+
 from distilwhisper_lib.device import mixed_precision  # noqa: E402
 from distilwhisper_lib.experiments import grid  # noqa: E402
 from distilwhisper_lib.experiments.jobs import LANGUAGES, ONCE, ROWS  # noqa: E402
-from distilwhisper_lib.experts import ExpertSettings  # noqa: E402
+from distilwhisper_lib.method.experts import ExpertSettings  # noqa: E402
 from distilwhisper_lib.presets import COLAB, LAPTOP, PAPER  # noqa: E402
 
 PAPER_LANGUAGES = ["ca", "cs", "gl", "hu", "pl", "ta", "th", "uk"]
@@ -30,7 +31,10 @@ def test_openai_figures_have_a_source_and_cover_the_paper_s_languages():
     later = table[table["figure"] == "c5d4256"]
     assert set(later.loc[later["metric"] == "CER", "language"]) == {"th"}
     one = table.set_index(["figure", "set", "model", "language"])["percent"]
-    assert one["c5d4256", "FLEURS", "large-v2", "cs"] == 13.52 and one["0b5dcfd", "FLEURS", "large-v2", "cs"] == 13.3
+    assert (
+        one["c5d4256", "FLEURS", "large-v2", "cs"] == 13.52
+        and one["0b5dcfd", "FLEURS", "large-v2", "cs"] == 13.3
+    )
 
 
 def flaws(path):
@@ -40,13 +44,15 @@ def flaws(path):
     as_they_are = table["system"].isin([name for name, row in grid.PAPER.items() if row in ONCE])
     clips, numbers = table["train_clips"], pd.to_numeric(table["wer"], errors="coerce")
     wrong = {
-        "columns": list(table.columns) != COLUMNS, "systems": not set(table["system"]) <= systems,
+        "columns": list(table.columns) != COLUMNS,
+        "systems": not set(table["system"]) <= systems,
         "tests": not set(table["test_set"]) <= grid.PAPER.keys() - systems,
         "languages": not set(table["language"]) <= set(LANGUAGES),
         "twice": table.duplicated(COLUMNS[:-1]).any(),
-        "clips": (clips.isin([3_000, 10_000, 28_000]) == as_they_are).any() or clips[as_they_are].notna().any(),
+        "clips": (clips.isin([3_000, 10_000, 28_000]) == as_they_are).any()
+        or clips[as_they_are].notna().any(),
         "figures": not (numbers.between(0, 200) | table["wer"].isna()).all(),
-    }  # fmt: skip
+    }
     return [name for name, found in wrong.items() if found]
 
 
@@ -55,9 +61,12 @@ def test_paper_s_own_table_is_ready_to_be_filled():
     table = pd.read_csv(ROOT / "data" / "reference" / "paper.csv")
     there = {key[1:] for key in table[COLUMNS[:-1]].fillna(0).itertuples()}
     assert flaws(ROOT / "data" / "reference" / "paper.csv") == []
-    assert there >= {(system, 0 if system.startswith("whisper") else 3000, test, language)
-                     for system in list(grid.PAPER)[:6] for test in ("Common Voice 13", "FLEURS")
-                     for language in PAPER_LANGUAGES}  # fmt: skip
+    assert there >= {
+        (system, 0 if system.startswith("whisper") else 3000, test, language)
+        for system in list(grid.PAPER)[:6]
+        for test in ("Common Voice 13", "FLEURS")
+        for language in PAPER_LANGUAGES
+    }
     assert len(grid.paper_figures()) == table["wer"].notna().sum()
 
 
@@ -75,8 +84,11 @@ def test_a_copy_that_is_filled_in_passes_and_its_figures_are_found(copy):
     table.to_csv(path, index=False)
     assert flaws(path) == [] and grid.paper_figures() == {}
     table["wer"] = range(len(table))
-    more = [("DistilWhisper", 10_000, "FLEURS", "cs", 17.5), ("DistilWhisper-KL", 3_000, "Common Voice 13", "th", 31),
-            ("whisper-small", None, "FLEURS translation", "ca", 9.5)]  # fmt: skip
+    more = [
+        ("DistilWhisper", 10_000, "FLEURS", "cs", 17.5),
+        ("DistilWhisper-KL", 3_000, "Common Voice 13", "th", 31),
+        ("whisper-small", None, "FLEURS translation", "ca", 9.5),
+    ]
     pd.concat([table, pd.DataFrame(more, columns=COLUMNS)]).to_csv(path, index=False)
     assert flaws(path) == []
     figures = grid.paper_figures()
@@ -86,20 +98,29 @@ def test_a_copy_that_is_filled_in_passes_and_its_figures_are_found(copy):
     assert figures["translation", 0, "student", "ca"] == 9.5
 
 
-@pytest.mark.parametrize(("row", "flaw"), [
-    (("Lora", 3_000, "FLEURS", "cs", 1), "systems"), (("LoRA", 3_000, "FLEURS-102", "cs", 1), "tests"),
-    (("LoRA", 3_000, "FLEURS", "cz", 1), "languages"), (("LoRA", 3, "FLEURS", "cs", 1), "clips"),
-    (("LoRA", None, "FLEURS", "cs", 1), "clips"), (("whisper-small", 3_000, "FLEURS", "cs", 1), "clips"),
-    (("LoRA", 10_000, "FLEURS", "cs", "17,5"), "figures"), (("LoRA", 10_000, "FLEURS", "cs", 1750), "figures"),
-    (("LoRA", 3_000, "FLEURS", "cs", 1), "twice"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("row", "flaw"),
+    [
+        (("Lora", 3_000, "FLEURS", "cs", 1), "systems"),
+        (("LoRA", 3_000, "FLEURS-102", "cs", 1), "tests"),
+        (("LoRA", 3_000, "FLEURS", "cz", 1), "languages"),
+        (("LoRA", 3, "FLEURS", "cs", 1), "clips"),
+        (("LoRA", None, "FLEURS", "cs", 1), "clips"),
+        (("whisper-small", 3_000, "FLEURS", "cs", 1), "clips"),
+        (("LoRA", 10_000, "FLEURS", "cs", "17,5"), "figures"),
+        (("LoRA", 10_000, "FLEURS", "cs", 1750), "figures"),
+        (("LoRA", 3_000, "FLEURS", "cs", 1), "twice"),
+    ],
+)
 def test_a_slip_in_the_copy_is_found(row, flaw, copy):
     table, path = copy
     pd.concat([table, pd.DataFrame([row], columns=COLUMNS)]).to_csv(path, index=False)
     assert flaws(path) == [flaw]
 
 
-@pytest.mark.parametrize("preset, column", [(LAPTOP, 3), (COLAB, 4), (PAPER, 5)], ids=["laptop", "colab", "paper"])
+@pytest.mark.parametrize(
+    "preset, column", [(LAPTOP, 3), (COLAB, 4), (PAPER, 5)], ids=["laptop", "colab", "paper"]
+)
 def test_method_table_shows_what_the_presets_hold(preset, column):
     rows = {row[0]: row for row in method_table.method_rows()}
     assert all(len(row) == 6 and all(row) for row in rows.values())
@@ -110,13 +131,26 @@ def test_method_table_shows_what_the_presets_hold(preset, column):
     assert found["gate noise at the end"].startswith(f"{ExpertSettings().noise:g}; our variant ")
     assert found["clips at once in tests"] == str(preset.eval_batch_size)
     assert found["the teacher's words"].startswith(f"the {preset.top_k} likeliest")
-    assert "beta2 0.98" in found["optimiser, schedule"] and "linear, warm-up 0.1" in found["optimiser, schedule"]
+    assert (
+        "beta2 0.98" in found["optimiser, schedule"]
+        and "linear, warm-up 0.1" in found["optimiser, schedule"]
+    )
 
 
 def test_paper_s_settings_are_the_release_s_where_nothing_is_said():
     rows = {row[0]: row for row in method_table.method_rows()}
-    for name in ("student", "teacher", "epochs", "seed", "label smoothing", "total loss", "LoRA", "gate's inner width",
-                 "gradient clipping", "temperature of JS and KL"):  # fmt: skip
+    for name in (
+        "student",
+        "teacher",
+        "epochs",
+        "seed",
+        "label smoothing",
+        "total loss",
+        "LoRA",
+        "gate's inner width",
+        "gradient clipping",
+        "temperature of JS and KL",
+    ):
         assert rows[name][4] == rows[name][5] == rows[name][1], name
 
 
@@ -124,14 +158,22 @@ def test_method_table_reads_what_it_shows_from_the_code(monkeypatch):
     fewer = replace(LAPTOP, top_k=4, eval_batch_size=2, gate_budget=0.3, keep="best")
     monkeypatch.setattr(method_table, "LAPTOP", fewer)
     given = method_table.training_arguments
-    monkeypatch.setattr(method_table, "training_arguments", lambda *of: replace(given(*of), max_grad_norm=0.5))
+    monkeypatch.setattr(
+        method_table, "training_arguments", lambda *of: replace(given(*of), max_grad_norm=0.5)
+    )
     monkeypatch.setattr(method_table, "OURS", replace(method_table.OURS, experts={}, budget=0.7))
     found = {row[0]: row[3] for row in method_table.method_rows()}
-    assert found["the teacher's words"].startswith("the 4 likeliest") and found["clips at once in tests"] == "2"
+    assert (
+        found["the teacher's words"].startswith("the 4 likeliest")
+        and found["clips at once in tests"] == "2"
+    )
     assert found["gradient clipping"] == "norm 0.5" and found["gates in training"] == "soft"
     assert found["gate budget"] == "0.3 over both stacks; our variant 0.7 in each"
     checkpoint = next(row for row in method_table.fidelity_rows() if row[0] == "checkpoint")
-    assert checkpoint[2] == "the best epoch by validation WER (`laptop`, `paper`); the last epoch (`colab`)"
+    assert (
+        checkpoint[2]
+        == "the best epoch by validation WER (`laptop`, `paper`); the last epoch (`colab`)"
+    )
 
 
 def test_release_chose_lora_s_epoch_by_its_loss_and_the_others_by_wer():
@@ -139,10 +181,17 @@ def test_release_chose_lora_s_epoch_by_its_loss_and_the_others_by_wer():
     assert "its code: the best epoch by validation WER, of LoRA by validation loss" in checkpoint[3]
 
 
-@pytest.mark.parametrize(("device", "capability", "words"), [
-    ("cuda", (9, 0), "bf16 where"), ("cuda", (7, 5), "else fp16 on a GPU"), ("cpu", None, "fp32 on a CPU"),
-])  # fmt: skip
-def test_precision_in_the_method_table_is_that_of_the_hardware(device, capability, words, monkeypatch):
+@pytest.mark.parametrize(
+    ("device", "capability", "words"),
+    [
+        ("cuda", (9, 0), "bf16 where"),
+        ("cuda", (7, 5), "else fp16 on a GPU"),
+        ("cpu", None, "fp32 on a CPU"),
+    ],
+)
+def test_precision_in_the_method_table_is_that_of_the_hardware(
+    device, capability, words, monkeypatch
+):
     monkeypatch.delenv("LAB_PRECISION", raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from distilwhisper_lib.checkpoints import released
-from distilwhisper_lib.clsr import expert_languages, last_gates, set_language
-from distilwhisper_lib.losses import cross_entropy, js_divergence, kl_divergence, total_loss
-from distilwhisper_lib.storage import load_experts, load_released, save_experts
-from distilwhisper_lib.text import normalise
-from distilwhisper_lib.weights import REVISIONS, load_whisper
 from huggingface_hub.errors import LocalEntryNotFoundError
+
+from distilwhisper_lib.data.normalisers import normalise
+from distilwhisper_lib.method import released
+from distilwhisper_lib.method.attach import expert_languages, last_gates, set_language
+from distilwhisper_lib.method.losses import cross_entropy, js_divergence, kl_divergence, total_loss
+from distilwhisper_lib.method.storage import load_experts, load_released, save_experts
+from distilwhisper_lib.whisper.hub import REVISIONS
+from distilwhisper_lib.whisper.loading import load_whisper
 
 PARITY = Path(__file__).parent / "data" / "parity"
 FORWARD = np.load(PARITY / "forward.npz")
@@ -28,8 +30,10 @@ def tensor(numbers):
 def logits_of(model, language):
     set_language(model, language)
     with torch.no_grad():
-        return model(input_features=tensor(FORWARD["input_features"]),
-                     decoder_input_ids=tensor(FORWARD["decoder_input_ids"])).logits  # fmt: skip
+        return model(
+            input_features=tensor(FORWARD["input_features"]),
+            decoder_input_ids=tensor(FORWARD["decoder_input_ids"]),
+        ).logits
 
 
 @pytest.fixture(scope="module")
@@ -48,28 +52,38 @@ def folder(tmp_path):
 def test_plain_whisper_without_a_language(model):
     expected = tensor(FORWARD["logits.whisper"])
     torch.testing.assert_close(logits_of(model, None), expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(logits_of(load_whisper(PARITY / "whisper"), None), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        logits_of(load_whisper(PARITY / "whisper"), None), expected, atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("language", CODES)
 @pytest.mark.parametrize("named", ["by name", "by code"])
 def test_logits_and_gates_of_each_language(model, language, named):
     expected = tensor(FORWARD[f"logits.{language}.transcribe"])
-    assert (expected - tensor(FORWARD["logits.whisper"])).abs().max() > 0.1  # the experts do something
+    assert (
+        expected - tensor(FORWARD["logits.whisper"])
+    ).abs().max() > 0.1  # the experts do something
     found = logits_of(model, language if named == "by name" else CODES[language])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     gates = last_gates(model)
     for stack, layers in gates.items():
         for index, gate in enumerate(layers):
-            assert torch.equal(gate, tensor(FORWARD[f"gates.{language}.transcribe.{stack}.{index}"]))
+            assert torch.equal(
+                gate, tensor(FORWARD[f"gates.{language}.transcribe.{stack}.{index}"])
+            )
     mean = torch.cat([gate.flatten() for layers in gates.values() for gate in layers]).mean()
-    assert mean.item() == pytest.approx(FORWARD[f"gate_mean.{language}.transcribe"].item(), abs=1e-6)
+    assert mean.item() == pytest.approx(
+        FORWARD[f"gate_mean.{language}.transcribe"].item(), abs=1e-6
+    )
 
 
 def test_rows_of_different_languages_in_one_batch(model):
     found = logits_of(model, ["tamil", None, "ca"])
     for row, source in enumerate(("tamil.transcribe", "whisper", "catalan.transcribe")):
-        torch.testing.assert_close(found[row], tensor(FORWARD[f"logits.{source}"])[row], atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            found[row], tensor(FORWARD[f"logits.{source}"])[row], atol=1e-5, rtol=0
+        )
 
 
 def test_saved_in_our_format_and_loaded_again_it_is_the_same(model, tmp_path):
@@ -84,19 +98,25 @@ def test_saved_in_our_format_and_loaded_again_it_is_the_same(model, tmp_path):
 @pytest.mark.parametrize("temperature", [1, 2, 3])
 def test_divergences(kind, temperature):
     divergence = {"js": js_divergence, "kl": kl_divergence}[kind]
-    found = divergence(tensor(LOSSES["teacher_logits"]), tensor(LOSSES["student_logits"]), temperature)
+    found = divergence(
+        tensor(LOSSES["teacher_logits"]), tensor(LOSSES["student_logits"]), temperature
+    )
     assert found.item() == pytest.approx(LOSSES[f"{kind}.tau{temperature}"].item(), abs=1e-5)
 
 
 def test_cross_entropy_and_total():
-    ce = cross_entropy(tensor(LOSSES["student_logits"]), tensor(LOSSES["labels"]), label_smoothing=0.1)
+    ce = cross_entropy(
+        tensor(LOSSES["student_logits"]), tensor(LOSSES["labels"]), label_smoothing=0.1
+    )
     assert ce.item() == pytest.approx(LOSSES["ce.smoothing0.1"].item(), abs=1e-5)
     js = js_divergence(tensor(LOSSES["teacher_logits"]), tensor(LOSSES["student_logits"]))
     total = total_loss(ce, torch.tensor(0.8 - 0.5), js)
     assert total.item() == pytest.approx(LOSSES["total.js.tau1.gate_mean0.8"].item(), abs=1e-5)
 
 
-@pytest.mark.parametrize("case", json.loads((PARITY / "normaliser.json").read_text(encoding="utf-8")))
+@pytest.mark.parametrize(
+    "case", json.loads((PARITY / "normaliser.json").read_text(encoding="utf-8"))
+)
 def test_normaliser(case):
     assert normalise(case["text"], "released") == case["normalised"]
 
@@ -117,7 +137,9 @@ def test_truncated_file_is_named(folder, name):
 
 
 def test_nothing_that_is_pickled_runs(folder):
-    torch.save({"x": Path("/")}, folder / "expert.catalan.bin")  # an object: what an attack would be
+    torch.save(
+        {"x": Path("/")}, folder / "expert.catalan.bin"
+    )  # an object: what an attack would be
     with pytest.raises(ValueError, match="more than tensors"):
         load_released(folder, ["catalan"])
 
@@ -148,33 +170,63 @@ def test_from_the_hub_only_what_is_needed(monkeypatch, folder):
     monkeypatch.setattr(released, "snapshot_download", download)
     model = load_released("naver/multilingual-distilwhisper-3k", "tamil", revision="main")
     assert expert_languages(model) == ["ta"] and model.name_or_path == asked["name"]
-    assert asked["files"] == ["config.json", "generation_config.json", "pytorch_model.bin", "expert.tamil.bin"]
+    assert asked["files"] == [
+        "config.json",
+        "generation_config.json",
+        "pytorch_model.bin",
+        "expert.tamil.bin",
+    ]
 
 
-@pytest.mark.parametrize(("reached", "said"), [
-    (True, r"expert.czech.bin is missing; the hub has experts for catalan, czech slovak, thai$"),
-    (False, r"expert.czech.bin is missing; the hub can't be asked, and its cache here has experts for catalan, tamil$"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("reached", "said"),
+    [
+        (
+            True,
+            r"expert.czech.bin is missing; the hub has experts for catalan, czech slovak, thai$",
+        ),
+        (
+            False,
+            r"expert.czech.bin is missing; the hub can't be asked, and its cache here has experts for catalan, tamil$",
+        ),
+    ],
+)
 def test_a_language_that_is_not_on_the_hub_lists_those_that_are(monkeypatch, folder, reached, said):
     def listed(name, revision):
         assert (name, revision) == ("naver/multilingual-distilwhisper-3k", "main")
         if not reached:
             raise LocalEntryNotFoundError("offline")
-        return ["README.md", "expert.thai.bin", "expert.czech slovak.bin", "pytorch_model.bin", "expert.catalan.bin"]
+        return [
+            "README.md",
+            "expert.thai.bin",
+            "expert.czech slovak.bin",
+            "pytorch_model.bin",
+            "expert.catalan.bin",
+        ]
 
-    monkeypatch.setattr(released, "snapshot_download", lambda *_, **__: folder)  # what is cached: catalan, tamil
+    monkeypatch.setattr(
+        released, "snapshot_download", lambda *_, **__: folder
+    )  # what is cached: catalan, tamil
     monkeypatch.setattr(released, "list_repo_files", listed)
     with pytest.raises(FileNotFoundError, match=said):
         load_released("naver/multilingual-distilwhisper-3k", ["tamil", "cs"], revision="main")
 
 
-def test_settings_of_generate_come_from_the_folder_or_from_the_release_s_student(monkeypatch, folder):
+def test_settings_of_generate_come_from_the_folder_or_from_the_release_s_student(
+    monkeypatch, folder
+):
     asked = []
-    monkeypatch.setattr(released.GenerationConfig, "from_pretrained",
-                        lambda *name, **options: asked.append((*name, options)) or released.GenerationConfig())  # fmt: skip
+    monkeypatch.setattr(
+        released.GenerationConfig,
+        "from_pretrained",
+        lambda *name, **options: asked.append((*name, options)) or released.GenerationConfig(),
+    )
     state = torch.load(folder / "pytorch_model.bin", weights_only=True)
     words = torch.zeros(51865, 32)
-    torch.save(state | {"model.decoder.embed_tokens.weight": words, "proj_out.weight": words}, folder / "pytorch_model.bin")
+    torch.save(
+        state | {"model.decoder.embed_tokens.weight": words, "proj_out.weight": words},
+        folder / "pytorch_model.bin",
+    )
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 51865}))
     load_released(folder, ["catalan"])

@@ -10,15 +10,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from distilwhisper_lib import train
-from distilwhisper_lib.systems import get_system
-from distilwhisper_lib.train import LabTrainer, Objective, last_complete_checkpoint, train_system
 from random_data import RandomClips
 from resumable import PRESET, RESUMED
 from safetensors.torch import load_file, save_file
 from transformers import trainer as transformers_trainer
 
-TIMES = {"seconds", "peak_memory_gb", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
+from distilwhisper_lib.training import trainer as train
+from distilwhisper_lib.training.callbacks import last_complete_checkpoint
+from distilwhisper_lib.training.objective import Objective
+from distilwhisper_lib.training.systems import get_system
+from distilwhisper_lib.training.trainer import LabTrainer, train_system
+
+TIMES = {
+    "seconds",
+    "peak_memory_gb",
+    "eval_runtime",
+    "eval_samples_per_second",
+    "eval_steps_per_second",
+}
 
 
 def without_times(value):
@@ -29,17 +38,35 @@ def without_times(value):
 
 def contents(folder):
     """Return the content of every file below a folder: bytes, and run.json without times."""
-    found = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: without_times(json.loads(data)) if name == "run.json" else data for name, data in found.items()}
+    found = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    return {
+        name: without_times(json.loads(data)) if name == "run.json" else data
+        for name, data in found.items()
+    }
 
 
-@pytest.mark.parametrize("what", ["fine-tuning", "lora", "distilwhisper", "best", "teacher-outputs", "transcribe"])
+@pytest.mark.parametrize(
+    "what", ["fine-tuning", "lora", "distilwhisper", "best", "teacher-outputs", "transcribe"]
+)
 def test_killed_runs_end_with_the_same_files(what, tmp_path):
     root = Path(__file__).resolve().parent
     precision = "bf16" if what == "distilwhisper" else "no"  # both
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root.parent), "LAB_PRECISION": precision}
-    done = subprocess.run([sys.executable, str(root / "resumable.py"), what, str(tmp_path)], capture_output=True,
-                          text=True, env=environment, timeout=300)  # fmt: skip
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(root.parent),
+        "LAB_PRECISION": precision,
+    }
+    done = subprocess.run(
+        [sys.executable, str(root / "resumable.py"), what, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
     log = (tmp_path / "log.txt").read_text()
     assert done.returncode == 0, f"{done.stderr[-500:]}\n{log[-3000:]}"
     expected = contents(tmp_path / "uninterrupted")
@@ -48,9 +75,14 @@ def test_killed_runs_end_with_the_same_files(what, tmp_path):
     assert len(folders) >= 4 and len(expected) >= 1
     for folder in folders:
         found = contents(folder)
-        differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        differing = sorted(
+            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+        )
         assert not differing, f"killed {folder.name}: {differing} differ"
-    steps = {path.stem: [int(line) for line in path.read_text().split()] for path in tmp_path.glob("*.steps")}
+    steps = {
+        path.stem: [int(line) for line in path.read_text().split()]
+        for path in tmp_path.glob("*.steps")
+    }
     if steps:  # of a training; that it goes on where it was is what all of this is for
         assert min(steps.pop("from outside")[1:], default=2) >= 2
         assert steps == {name: RESUMED[name] for name in steps}
@@ -66,8 +98,19 @@ def run(processor, collator, tmp_path):
     clips = RandomClips(processor.tokenizer, 8, seconds=(0.3, 0.6))
 
     def run(name, folder, keep="last"):
-        return train_system(get_system(name), tmp_path / folder, replace(PRESET, keep=keep), Objective(), clips, clips,
-                            collator, "cs", 1e-2, 3, 77)  # fmt: skip
+        return train_system(
+            get_system(name),
+            tmp_path / folder,
+            replace(PRESET, keep=keep),
+            Objective(),
+            clips,
+            clips,
+            collator,
+            "cs",
+            1e-2,
+            3,
+            77,
+        )
 
     return run
 
@@ -90,21 +133,31 @@ def stopped(monkeypatch, run, *arguments):
     return checkpoint
 
 
-@pytest.mark.parametrize(("name", "keep"), [("fine-tuning", "last"), ("clsr-ft", "last"), ("clsr-ft", "best")])
+@pytest.mark.parametrize(
+    ("name", "keep"), [("fine-tuning", "last"), ("clsr-ft", "last"), ("clsr-ft", "best")]
+)
 def test_a_checkpoint_without_frozen_weights_gives_the_same_run(name, keep, run, monkeypatch):
-    warnings, wers = [], {2: 40.0, 4: 60.0, 6: 50.0}  # the first epoch is kept, and loaded after the last
+    warnings, wers = (
+        [],
+        {2: 40.0, 4: 60.0, 6: 50.0},
+    )  # the first epoch is kept, and loaded after the last
     monkeypatch.setattr(train, "_wer", lambda *args: wers[args[-1]])
     monkeypatch.setattr(transformers_trainer.logger, "warning", lambda *text: warnings.append(text))
     expected = contents(run(name, "uninterrupted", keep))
     checkpoint = stopped(monkeypatch, run, name, "stopped", keep)
-    held = [set(load_file(path / "model.safetensors")) for path in checkpoint.parent.glob("checkpoint-*")]
+    held = [
+        set(load_file(path / "model.safetensors"))
+        for path in checkpoint.parent.glob("checkpoint-*")
+    ]
     frozen = {"model.encoder.embed_positions.weight"}
     names = {name for name, _ in train.load_whisper("tiny").named_parameters()}
     if name == "fine-tuning":
         assert held == [names - frozen]
     else:
         assert len(held) == (2 if keep == "best" else 1) and all(not keys & names for keys in held)
-        assert {len(keys) for keys in held} == {4 * (4 + 3)}  # of an expert and of a gate in each layer
+        assert {len(keys) for keys in held} == {
+            4 * (4 + 3)
+        }  # of an expert and of a gate in each layer
     assert contents(run(name, "stopped", keep)) == expected and warnings == []
 
 
@@ -114,23 +167,32 @@ def test_a_trained_weight_that_a_checkpoint_lacks_is_told(run, monkeypatch):
     checkpoint = stopped(monkeypatch, run, "clsr-ft", "stopped")
     weights = load_file(checkpoint / "model.safetensors")
     lost = next(iter(weights))
-    save_file({name: weight for name, weight in weights.items() if name != lost}, checkpoint / "model.safetensors")
+    save_file(
+        {name: weight for name, weight in weights.items() if name != lost},
+        checkpoint / "model.safetensors",
+    )
     run("clsr-ft", "stopped")
     assert len(warnings) == 1 and "missing keys" in warnings[0] and lost in warnings[0]
 
 
 def test_a_run_begun_in_fp16_goes_on_in_another_precision(run, monkeypatch):
     checkpoint = stopped(monkeypatch, run, "clsr-ft", "stopped")
-    torch.save(torch.amp.GradScaler("cpu").state_dict(), checkpoint / "scaler.pt")  # as a T4 leaves it
+    torch.save(
+        torch.amp.GradScaler("cpu").state_dict(), checkpoint / "scaler.pt"
+    )  # as a T4 leaves it
     monkeypatch.setenv("LAB_PRECISION", "bf16")
     found = json.loads((run("clsr-ft", "stopped") / "run.json").read_text())
     assert (found["steps"], found["precision"]) == (6, "bf16")
 
 
-def test_a_run_goes_on_in_fp16_with_the_scale_of_its_checkpoint_or_a_new_one(processor, collator, tmp_path):
+def test_a_run_goes_on_in_fp16_with_the_scale_of_its_checkpoint_or_a_new_one(
+    processor, collator, tmp_path
+):
     clips = RandomClips(processor.tokenizer, 8)
     arguments = train.training_arguments(tmp_path, PRESET, 1e-3, 1, len(clips), 77)
-    trainer = train.make_trainer(train.load_whisper("tiny"), arguments, Objective(), clips, clips, collator)
+    trainer = train.make_trainer(
+        train.load_whisper("tiny"), arguments, Objective(), clips, clips, collator
+    )
     trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     trainer._load_scaler(str(tmp_path))  # begun in another precision: there is no state
     assert trainer.accelerator.scaler.get_scale() == 8.0

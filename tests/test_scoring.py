@@ -3,12 +3,17 @@
 import re
 
 import numpy as np
-import pandas as pd
 import pytest
-from distilwhisper_lib.scoring import (
-    count_errors, is_loop, paired_difference, summarise, translation_scores, word_errors,
-)  # fmt: skip
 from random_data import random_counts
+
+from distilwhisper_lib.evaluation.scoring import (
+    count_errors,
+    is_loop,
+    paired_difference,
+    summarise,
+    translation_scores,
+    word_errors,
+)
 
 REFERENCES = ["Tady je ryba.", "Kde je loď?", "...", "Ano!"]
 PREDICTIONS = ["tady ryba", "Kde je ta loď", "cokoli", ""]
@@ -16,7 +21,12 @@ PREDICTIONS = ["tady ryba", "Kde je ta loď", "cokoli", ""]
 
 def test_errors_by_hand():
     counts = count_errors(REFERENCES, PREDICTIONS)
-    assert counts["words"].tolist()[:2] == [3, 3] and counts["words"].isna().tolist() == [False, False, True, False]
+    assert counts["words"].tolist()[:2] == [3, 3] and counts["words"].isna().tolist() == [
+        False,
+        False,
+        True,
+        False,
+    ]
     assert counts.loc[0, ["insertions", "deletions", "substitutions"]].tolist() == [0, 1, 0]
     assert counts.loc[1, ["insertions", "deletions", "substitutions"]].tolist() == [1, 0, 0]
     assert counts.loc[3, ["insertions", "deletions", "substitutions"]].tolist() == [0, 1, 0]
@@ -28,8 +38,13 @@ def test_errors_by_hand():
 def test_summary_is_over_the_corpus_and_leaves_unscorable_rows_out():
     found = summarise(count_errors(REFERENCES, PREDICTIONS))
     assert found["n"] == 3
-    assert found["wer"] == pytest.approx(100 * 3 / 7) and found["cer"] == pytest.approx(100 * 9 / (12 + 10 + 3))
-    assert (found["insertions"], found["deletions"]) == (pytest.approx(100 / 7), pytest.approx(200 / 7))
+    assert found["wer"] == pytest.approx(100 * 3 / 7) and found["cer"] == pytest.approx(
+        100 * 9 / (12 + 10 + 3)
+    )
+    assert (found["insertions"], found["deletions"]) == (
+        pytest.approx(100 / 7),
+        pytest.approx(200 / 7),
+    )
     assert found["substitutions"] == 0 and found["loops"] == 0
 
 
@@ -49,11 +64,17 @@ def test_nothing_to_score_is_an_error():
         count_errors(["a", "b"], ["a"])
 
 
-@pytest.mark.parametrize(("text", "loops"), [
-    ("na na na na na na na na na na na na na na na na na", True), ("a" * 60, True),
-    ("Vidím, že se ti tu líbí, ale my musíme jít dál, než nás tady někdo najde.", False), ("", False), ("ano", False),
-    ("ano ano", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "loops"),
+    [
+        ("na na na na na na na na na na na na na na na na na", True),
+        ("a" * 60, True),
+        ("Vidím, že se ti tu líbí, ale my musíme jít dál, než nás tady někdo najde.", False),
+        ("", False),
+        ("ano", False),
+        ("ano ano", False),
+    ],
+)
 def test_loops_are_told(text, loops):
     assert is_loop(text) == loops
     assert summarise(count_errors(["x", "y"], [text, "y"]))["loops"] == 50 * loops
@@ -71,7 +92,10 @@ def test_interval_holds_the_figure_and_narrows_with_more_data():
 
 def test_interval_is_the_binomial_one_where_that_is_known():
     counts = random_counts(2000, 0.3, 5)
-    counts["words"], counts["substitutions"] = 1, (np.arange(2000) % 10 < 3).astype(int)  # 30 % of single words
+    counts["words"], counts["substitutions"] = (
+        1,
+        (np.arange(2000) % 10 < 3).astype(int),
+    )  # 30 % of single words
     found = summarise(counts)
     half = 100 * 1.96 * np.sqrt(0.3 * 0.7 / 2000)
     assert found["wer"] == pytest.approx(30)
@@ -93,9 +117,13 @@ def test_paired_difference_is_first_less_second_and_narrower_than_the_two_interv
     second = random_counts(300, 0.5, 2)
     first = second.copy()
     better = np.random.default_rng(0).random(300) < 0.2
-    first["substitutions"] = np.where(better, np.maximum(second["substitutions"] - 1, 0), second["substitutions"])
+    first["substitutions"] = np.where(
+        better, np.maximum(second["substitutions"] - 1, 0), second["substitutions"]
+    )
     found, one, other = paired_difference(first, second), summarise(first), summarise(second)
-    assert found["difference"] == pytest.approx(one["wer"] - other["wer"]) and found["difference"] < 0
+    assert (
+        found["difference"] == pytest.approx(one["wer"] - other["wer"]) and found["difference"] < 0
+    )
     assert found["low"] < found["difference"] < found["high"] < 0 and found["share"] == 0
     assert found["high"] - found["low"] < 0.5 * (one["wer_high"] - one["wer_low"])
     back = paired_difference(second, first)
@@ -114,25 +142,39 @@ def test_paired_difference_asks_for_the_same_utterances():
 
 
 def test_translations_are_scored_by_sacrebleu():
-    references = ["The ship is under the water.", "We have to find the captain.", "I see a small red fish here."] * 4
+    references = [
+        "The ship is under the water.",
+        "We have to find the captain.",
+        "I see a small red fish here.",
+    ] * 4
     found = translation_scores(references, references)
     assert found["bleu"] == pytest.approx(100) and found["chrf"] == pytest.approx(100)
     assert "tok:13a" in found["bleu_signature"] and "nc:6|nw:0" in found["chrf_signature"]
-    worse = translation_scores(references, [text.replace("the", "some") for text in references[:-2]] + ["no"] * 2)
+    worse = translation_scores(
+        references, [text.replace("the", "some") for text in references[:-2]] + ["no"] * 2
+    )
     for name in ("bleu", "chrf"):
         assert worse[f"{name}_low"] < worse[name] + 10 and worse[name] < worse[f"{name}_high"] + 10
         assert 0 < worse[f"{name}_low"] < worse[f"{name}_high"] < 100
 
 
 def test_translations_are_normalised_on_both_sides_where_that_is_asked_for():
-    translations = ["The ship, they say, is under the water.", "We have to find the captain: he is ill!",
-                    "On the third day, he did not come back.", "I see a small, red fish here, Tom."]  # as Whisper writes
+    translations = [
+        "The ship, they say, is under the water.",
+        "We have to find the captain: he is ill!",
+        "On the third day, he did not come back.",
+        "I see a small, red fish here, Tom.",
+    ]  # as Whisper writes
     references = [re.sub("[.,:!]", "", text.lower()) for text in translations]  # as FLEURS does
     as_they_are = translation_scores(references, translations)
     assert as_they_are["bleu"] < 50 and "normaliser" not in as_they_are
     found = translation_scores(references, translations, "released")
     assert found.pop("normaliser") == "released"
-    assert found == translation_scores(references, references) and found["bleu"] == pytest.approx(100)
-    assert [found[name] for name in ("bleu_low", "bleu_high", "chrf", "chrf_low")] == pytest.approx([100] * 4)
+    assert found == translation_scores(references, references) and found["bleu"] == pytest.approx(
+        100
+    )
+    assert [found[name] for name in ("bleu_low", "bleu_high", "chrf", "chrf_low")] == pytest.approx(
+        [100] * 4
+    )
     with pytest.raises(ValueError, match="unknown normaliser 'basic': one of none, "):
         translation_scores(references, translations, "basic")

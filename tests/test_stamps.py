@@ -3,20 +3,28 @@
 from collections import Counter
 
 import pytest
-from distilwhisper_lib.corpora import corpus_report, load_corpus
-from distilwhisper_lib.corpora.stamps import stamp_split, stamps_items, texts
-
 from made_corpora import make_stamps, write_ogg
+
+from distilwhisper_lib.data.corpora.loading import corpus_report, load_corpus
+from distilwhisper_lib.data.corpora.stamps import stamp_split, stamps_items, texts
 
 
 def test_items_and_texts(tmp_path):
     folder = make_stamps(tmp_path, count=4)
     write_ogg(folder / "animals/thing1_desc_es.ogg")
     items = stamps_items(folder, "ca")
-    assert [item.id for item in items] == ["stamps/animals/thing1", "stamps/animals/thing3",
-                                           "stamps/food/fruit/thing0", "stamps/food/fruit/thing2"]  # fmt: skip
+    assert [item.id for item in items] == [
+        "stamps/animals/thing1",
+        "stamps/animals/thing3",
+        "stamps/food/fruit/thing0",
+        "stamps/food/fruit/thing2",
+    ]
     first = items[0]
-    assert (first.text, first.translation_en, first.speaker) == ("Una cosa 1.", "Thing 1.", "stamps-ca")
+    assert (first.text, first.translation_en, first.speaker) == (
+        "Una cosa 1.",
+        "Thing 1.",
+        "stamps-ca",
+    )
     assert first.room_or_category == "animals" and items[2].room_or_category == "food"
     assert stamps_items(folder, "es")[0].text == ""  # no line of the language
 
@@ -26,17 +34,25 @@ def test_texts_of_odd_files(tmp_path):
     assert texts(path, "ca") == ("", "")
     path.write_bytes(b"")
     assert texts(path, "ca") == ("", "")
-    path.write_bytes("A fig.\r\nca.utf8= Una figa. \r\n".encode() + b"ro.utf8=\xff\n")
+    path.write_bytes(b"A fig.\r\nca.utf8= Una figa. \r\n" + b"ro.utf8=\xff\n")
     assert texts(path, "ca") == ("Una figa.", "A fig.")
 
 
 def test_split_is_the_stamps_in_every_language_and_has_the_stated_shares(tmp_path):
     folder = make_stamps(tmp_path, "ca", 30)
     make_stamps(tmp_path, "ru", 30)
-    by_id = [{item.id: item.split for item in stamps_items(folder, language)} for language in ("ca", "ru")]
+    by_id = [
+        {item.id: item.split for item in stamps_items(folder, language)}
+        for language in ("ca", "ru")
+    ]
     assert by_id[0] == by_id[1]
     shares = Counter(stamp_split(f"animals/{i}") for i in range(20_000))
-    for split, share in {"test": 0.3, "validation": 0.08, "train": 0.62 / 3, "teacher": 0.62 * 2 / 3}.items():
+    for split, share in {
+        "test": 0.3,
+        "validation": 0.08,
+        "train": 0.62 / 3,
+        "teacher": 0.62 * 2 / 3,
+    }.items():
         assert shares[split] / 20_000 == pytest.approx(share, abs=0.01)
 
 
@@ -53,7 +69,12 @@ def test_what_cannot_be_used_is_dropped_and_counted(tmp_path):
     victims[6].write_bytes(victims[7].read_bytes())
     data = load_corpus("stamps", "ca", folder)
     report = corpus_report("stamps", "ca")
-    assert report["dropped"] == {"empty text": 1, "unreadable audio": 1, "empty audio": 2, "longer than 29 s": 1,
-                                 "text too long for the sound (over 25 characters a second)": 1,
-                                 "same recording twice": 1}  # fmt: skip
+    assert report["dropped"] == {
+        "empty text": 1,
+        "unreadable audio": 1,
+        "empty audio": 2,
+        "longer than 29 s": 1,
+        "text too long for the sound (over 25 characters a second)": 1,
+        "same recording twice": 1,
+    }
     assert report["items"] == 40 and report["kept"] == len(data) == 33

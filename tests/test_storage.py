@@ -5,18 +5,26 @@ import json
 
 import pytest
 import torch
-from distilwhisper_lib import storage
-from distilwhisper_lib.clsr import (
-    ExpertSettings, attach_experts, clsr_blocks, detach_experts, expert_languages, expert_parameters, get_language,
-    set_language, use_language,
-)  # fmt: skip
-from distilwhisper_lib.checkpoints.packing import FORMS
-from distilwhisper_lib.storage import base_fingerprint, load_experts, save_experts
-from distilwhisper_lib.checkpoints.tiny import tiny_whisper
-from distilwhisper_lib.weights import load_whisper
 from peft import LoraConfig, get_peft_model
 from random_data import logits, random_batch, same_state, shake_experts
 from safetensors.torch import load_file, save_file
+
+from distilwhisper_lib.method import storage
+from distilwhisper_lib.method.attach import (
+    attach_experts,
+    clsr_blocks,
+    detach_experts,
+    expert_languages,
+    expert_parameters,
+    get_language,
+    set_language,
+    use_language,
+)
+from distilwhisper_lib.method.experts import ExpertSettings
+from distilwhisper_lib.method.packing import FORMS
+from distilwhisper_lib.method.storage import base_fingerprint, load_experts, save_experts
+from distilwhisper_lib.whisper.loading import load_whisper
+from distilwhisper_lib.whisper.tiny import tiny_whisper
 
 SETTINGS = ExpertSettings(gate_dim=16, skip_gate=0.4)
 
@@ -38,8 +46,11 @@ def folder(trained, tmp_path):
 
 def unchanged(model):
     """Return whether a model is a plain, trainable tiny Whisper."""
-    return (not clsr_blocks(model) and same_state(model.state_dict(), load_whisper("tiny").state_dict())
-            and all(p.requires_grad for p in model.model.decoder.parameters()))  # fmt: skip
+    return (
+        not clsr_blocks(model)
+        and same_state(model.state_dict(), load_whisper("tiny").state_dict())
+        and all(p.requires_grad for p in model.model.decoder.parameters())
+    )
 
 
 def test_loaded_experts_give_the_same_logits(trained, folder, batch):
@@ -54,12 +65,21 @@ def test_loaded_experts_give_the_same_logits(trained, folder, batch):
 
 def test_nothing_of_whisper_is_stored(folder):
     assert sorted(path.name for path in folder.iterdir()) == [
-        "experts.ca.safetensors", "experts.cs.safetensors", "experts.json"]  # fmt: skip
+        "experts.ca.safetensors",
+        "experts.cs.safetensors",
+        "experts.json",
+    ]
     about = json.loads((folder / "experts.json").read_text())
-    assert (about["base_model"], about["languages"], about["settings"]["gate_dim"]) == ("tiny", ["cs", "ca"], 16)
+    assert (about["base_model"], about["languages"], about["settings"]["gate_dim"]) == (
+        "tiny",
+        ["cs", "ca"],
+        16,
+    )
     tensors = load_file(folder / "experts.cs.safetensors")
     assert len(tensors) == 4 * 7 and all(".cs." in name for name in tensors)
-    assert sum(tensor.numel() for tensor in tensors.values()) == 4 * (2 * 32 * 64 + 32 + 64 + 16 * 32 + 16 + 16)
+    assert sum(tensor.numel() for tensor in tensors.values()) == 4 * (
+        2 * 32 * 64 + 32 + 64 + 16 * 32 + 16 + 16
+    )
 
 
 def test_one_of_several_languages_can_be_loaded(trained, folder, batch):
@@ -73,7 +93,9 @@ def test_one_of_several_languages_can_be_loaded(trained, folder, batch):
 def test_languages_of_two_folders_come_together(trained, tmp_path, batch):
     for language in ("cs", "ca"):
         one = attach_experts(load_whisper("tiny"), [language], SETTINGS)
-        for (_, mine), (_, theirs) in zip(expert_parameters(one), expert_parameters(trained, language), strict=True):
+        for (_, mine), (_, theirs) in zip(
+            expert_parameters(one), expert_parameters(trained, language), strict=True
+        ):
             mine.data.copy_(theirs)
         save_experts(one, tmp_path / language, form="fp32")
     both = load_whisper("tiny")
@@ -87,7 +109,10 @@ def test_experts_of_another_training_come_beside_those_that_are_there(trained, f
     other = ExpertSettings(gate_dim=16, hard=True, noise=1.0, expert_dropout=0.0)
     model = attach_experts(load_whisper("tiny"), ["nl"], other)
     load_experts(model, folder)
-    assert expert_languages(model) == ["nl", "cs", "ca"] and clsr_blocks(model)[0].routing.settings == other
+    assert (
+        expert_languages(model) == ["nl", "cs", "ca"]
+        and clsr_blocks(model)[0].routing.settings == other
+    )
     with use_language(model, "cs"), use_language(trained, "cs"):
         assert torch.equal(logits(model, batch), logits(trained, batch))
 
@@ -98,7 +123,9 @@ def test_loading_replaces_experts_of_the_same_language(trained, folder, batch):
     shake_experts(trained, seed=5)
     assert not torch.equal(logits(trained, batch), expected)
     load_experts(trained, folder)
-    assert expert_languages(trained) == ["cs", "ca"] and torch.equal(logits(trained, batch), expected)
+    assert expert_languages(trained) == ["cs", "ca"] and torch.equal(
+        logits(trained, batch), expected
+    )
 
 
 def test_saving_again_replaces_what_was_there(trained, folder, batch):
@@ -133,7 +160,12 @@ def close_to(model):
     return model
 
 
-ROUNDING = {"fp32": 1e-6, "fp16": 5e-3, "int8": 1e-6, "low-rank": 1e-6}  # of logits; tiny's biases are zero
+ROUNDING = {
+    "fp32": 1e-6,
+    "fp16": 5e-3,
+    "int8": 1e-6,
+    "low-rank": 1e-6,
+}  # of logits; tiny's biases are zero
 
 
 def weights_of(path):
@@ -143,18 +175,26 @@ def weights_of(path):
 def test_half_precision_is_the_default_and_rounds_each_weight(trained, tmp_path):
     loaded = load_experts(load_whisper("tiny"), save_experts(trained, tmp_path / "experts"))
     assert json.loads((tmp_path / "experts" / "experts.json").read_text())["form"] == "fp16"
-    for (name, found), (_, weight) in zip(expert_parameters(loaded), expert_parameters(trained), strict=True):
+    for (name, found), (_, weight) in zip(
+        expert_parameters(loaded), expert_parameters(trained), strict=True
+    ):
         assert found.dtype == torch.float32 and torch.equal(found, weight.half().float()), name
 
 
 def test_eight_bits_keep_each_weight_within_half_a_step_of_its_row(tmp_path):
     model = close_to(attach_experts(load_whisper("tiny"), ["cs"]))
-    loaded = load_experts(load_whisper("tiny"), save_experts(model, tmp_path / "experts", form="int8"))
+    loaded = load_experts(
+        load_whisper("tiny"), save_experts(model, tmp_path / "experts", form="int8")
+    )
     shared = storage._shared(model, "cs")
-    for (name, found), (_, weight) in zip(expert_parameters(loaded), expert_parameters(model), strict=True):
+    for (name, found), (_, weight) in zip(
+        expert_parameters(loaded), expert_parameters(model), strict=True
+    ):
         if name in shared and weight.dim() == 2:
             step = (weight - shared[name]).abs().amax(1, keepdim=True) / 127
-            assert ((found - weight).abs() <= 0.501 * step + 1e-7).all() and not torch.equal(found, weight), name
+            assert ((found - weight).abs() <= 0.501 * step + 1e-7).all() and not torch.equal(
+                found, weight
+            ), name
         else:
             assert torch.equal(found, weight.half().float()), name
 
@@ -171,7 +211,9 @@ def test_low_rank_is_the_best_approximation_of_its_rank_and_exact_at_full_rank(t
             error = (loaded[name].detach() - shared[name] - difference).norm() / difference.norm()
             values = torch.linalg.svdvals(difference)
             best = float(values[rank:].norm() / values.norm())
-            assert float(error) == pytest.approx(best, abs=2e-3), name  # 2e-3: the factors are in half precision
+            assert float(error) == pytest.approx(best, abs=2e-3), (
+                name
+            )  # 2e-3: the factors are in half precision
             errors.append(float(error))
     assert errors[0] > errors[2] > errors[4] and max(errors[4:]) < 2e-3
 
@@ -179,15 +221,28 @@ def test_low_rank_is_the_best_approximation_of_its_rank_and_exact_at_full_rank(t
 def test_untrained_experts_come_back_as_the_shared_block_in_every_form(tmp_path, batch):
     model = attach_experts(load_whisper("tiny"), ["cs"])
     for form in FORMS:
-        loaded = load_experts(load_whisper("tiny"), save_experts(model, tmp_path / form, form=form, rank=2))
+        loaded = load_experts(
+            load_whisper("tiny"), save_experts(model, tmp_path / form, form=form, rank=2)
+        )
         with use_language(loaded, "cs"):
-            torch.testing.assert_close(logits(loaded, batch), logits(load_whisper("tiny"), batch), atol=ROUNDING[form], rtol=0)
+            torch.testing.assert_close(
+                logits(loaded, batch),
+                logits(load_whisper("tiny"), batch),
+                atol=ROUNDING[form],
+                rtol=0,
+            )
 
 
 def test_smaller_forms_take_less_space(trained, tmp_path):
-    sizes = [weights_of(save_experts(trained, tmp_path / form, form=form, rank=2) / "experts.cs.safetensors")
-             for form in ("fp32", "fp16", "int8", "low-rank")]  # fmt: skip
-    assert sizes[0] == 2 * sizes[1] and sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 4
+    sizes = [
+        weights_of(
+            save_experts(trained, tmp_path / form, form=form, rank=2) / "experts.cs.safetensors"
+        )
+        for form in ("fp32", "fp16", "int8", "low-rank")
+    ]
+    assert (
+        sizes[0] == 2 * sizes[1] and sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 4
+    )
 
 
 def test_experts_saved_before_there_were_forms_are_read(trained, folder, batch):
@@ -200,9 +255,11 @@ def test_experts_saved_before_there_were_forms_are_read(trained, folder, batch):
 
 
 def test_unknown_form_or_rank_is_named_and_nothing_is_written(trained, tmp_path):
-    for options, message in (({"form": "int4"}, r"unknown form 'int4'.*fp16, fp32, int8, low-rank"),
-                             ({"form": "low-rank", "rank": 0}, "rank 0 of stored experts"),
-                             ({"form": "low-rank", "rank": 1.5}, "rank 1.5 of stored experts")):  # fmt: skip
+    for options, message in (
+        ({"form": "int4"}, r"unknown form 'int4'.*fp16, fp32, int8, low-rank"),
+        ({"form": "low-rank", "rank": 0}, "rank 0 of stored experts"),
+        ({"form": "low-rank", "rank": 1.5}, "rank 1.5 of stored experts"),
+    ):
         with pytest.raises(ValueError, match=message):
             save_experts(trained, tmp_path / "experts", **options)
     assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("experts.json"))
@@ -210,15 +267,23 @@ def test_unknown_form_or_rank_is_named_and_nothing_is_written(trained, tmp_path)
 
 @pytest.mark.parametrize("form", FORMS)
 def test_low_rank_experts_are_stored_as_they_are(tmp_path, batch, form):
-    model = shake_experts(attach_experts(load_whisper("tiny"), ["cs"], ExpertSettings(gate_dim=16, rank=4)))
+    model = shake_experts(
+        attach_experts(load_whisper("tiny"), ["cs"], ExpertSettings(gate_dim=16, rank=4))
+    )
     folder = save_experts(model, tmp_path / "experts", form=form)
     loaded = load_experts(load_whisper("tiny"), folder)
-    for (name, found), (_, weight) in zip(expert_parameters(loaded), expert_parameters(model), strict=True):
+    for (name, found), (_, weight) in zip(
+        expert_parameters(loaded), expert_parameters(model), strict=True
+    ):
         assert torch.equal(found, weight if form == "fp32" else weight.half().float()), name
     wide = load_whisper("tiny").config
     wide.d_model = 48
-    refused(folder, ValueError, r"are for 2 \+ 2 layers of width 32 .*needs 2 \+ 2 layers of width 48",
-            model=type(model)(wide))  # fmt: skip
+    refused(
+        folder,
+        ValueError,
+        r"are for 2 \+ 2 layers of width 32 .*needs 2 \+ 2 layers of width 48",
+        model=type(model)(wide),
+    )
 
 
 def test_packed_file_that_lacks_a_part_is_named(tmp_path):
@@ -226,8 +291,19 @@ def test_packed_file_that_lacks_a_part_is_named(tmp_path):
     for form, part in (("int8", "step"), ("low-rank", "right")):
         path = save_experts(model, tmp_path / form, form=form, rank=2) / "experts.cs.safetensors"
         whole = load_file(path)
-        save_file({name: tensor for name, tensor in whole.items() if not name.endswith(f"fc1.weight.{part}")}, path)
-        refused(tmp_path / form, ValueError, rf"experts.cs.safetensors cannot be read \(.*{part}.*copy it again")
+        save_file(
+            {
+                name: tensor
+                for name, tensor in whole.items()
+                if not name.endswith(f"fc1.weight.{part}")
+            },
+            path,
+        )
+        refused(
+            tmp_path / form,
+            ValueError,
+            rf"experts.cs.safetensors cannot be read \(.*{part}.*copy it again",
+        )
 
 
 # ---- errors; the model stays as it was
@@ -243,8 +319,15 @@ def refused(folder, error, match, model=None, languages=None):
 
 
 def test_missing_folder_file_or_language_is_named(folder, tmp_path):
-    refused(tmp_path / "nowhere", FileNotFoundError, r"nowhere.*experts.json is missing.*save_experts")
-    refused(folder, FileNotFoundError, r"experts holds no experts for nl; it has cs, ca", languages=["cs", "nl"])
+    refused(
+        tmp_path / "nowhere", FileNotFoundError, r"nowhere.*experts.json is missing.*save_experts"
+    )
+    refused(
+        folder,
+        FileNotFoundError,
+        r"experts holds no experts for nl; it has cs, ca",
+        languages=["cs", "nl"],
+    )
     refused(folder, ValueError, "'klingon'", languages=["klingon"])
     (folder / "experts.ca.safetensors").unlink()
     refused(folder, FileNotFoundError, r"experts.ca.safetensors is missing: copy the folder again")
@@ -274,11 +357,20 @@ def test_file_with_other_tensors_is_refused(folder, change):
     else:
         tensors[name if change == "narrow" else "decoder.9.gates.cs.linear1.bias"] = torch.zeros(3)
     save_file(tensors, path)
-    refused(folder, ValueError, r"the cs experts in .*experts \(tiny\) are for 2 \+ 2 layers of width 32")
+    refused(
+        folder,
+        ValueError,
+        r"the cs experts in .*experts \(tiny\) are for 2 \+ 2 layers of width 32",
+    )
 
 
 def test_other_base_of_the_same_shape_is_refused(folder):
-    refused(folder, ValueError, r"trained on another Whisper: their shapes fit.*load tiny", model=tiny_whisper(seed=1))
+    refused(
+        folder,
+        ValueError,
+        r"trained on another Whisper: their shapes fit.*load tiny",
+        model=tiny_whisper(seed=1),
+    )
 
 
 @pytest.mark.parametrize("change", [{"d_model": 48}, {"encoder_layers": 3}, {"decoder_layers": 1}])
@@ -287,7 +379,9 @@ def test_other_base_of_other_shape_is_refused(folder, change):
     for name, value in change.items():
         setattr(config, name, value)
     other = type(load_whisper("tiny"))(config)
-    refused(folder, ValueError, r"are for 2 \+ 2 layers of width 32 .*this Whisper needs", model=other)
+    refused(
+        folder, ValueError, r"are for 2 \+ 2 layers of width 32 .*this Whisper needs", model=other
+    )
 
 
 def test_other_shapes_than_those_attached_are_refused(folder, batch):
@@ -320,8 +414,9 @@ def test_full_disk_leaves_what_was_saved_before(trained, folder, batch, monkeypa
         assert torch.equal(logits(loaded, batch), expected)
 
 
-def test_save_in_another_form_that_was_stopped_between_languages_is_read_as_what_each_file_is(trained, tmp_path,
-                                                                                           monkeypatch):  # fmt: skip
+def test_save_in_another_form_that_was_stopped_between_languages_is_read_as_what_each_file_is(
+    trained, tmp_path, monkeypatch
+):
     wanted = {name: weight.clone() for name, weight in expert_parameters(trained)}
     save_experts(trained, tmp_path, form="fp32")
 
@@ -340,7 +435,11 @@ def test_save_in_another_form_that_was_stopped_between_languages_is_read_as_what
 
 def test_fingerprint_is_of_the_frozen_weights_alone(trained):
     plain = load_whisper("tiny")
-    assert base_fingerprint(trained) == base_fingerprint(plain) == base_fingerprint(detach_experts(trained))
+    assert (
+        base_fingerprint(trained)
+        == base_fingerprint(plain)
+        == base_fingerprint(detach_experts(trained))
+    )
     assert base_fingerprint(load_whisper("tiny", dtype=torch.float16)) == base_fingerprint(plain)
     plain.model.decoder.layers[1].fc1.weight.data[0, 0] += 0.01
     assert base_fingerprint(trained) != base_fingerprint(plain)

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from distilwhisper_lib.losses import labelled, top_k_log_probs
-from distilwhisper_lib.teacher import TeacherOutputs, compute_teacher, stored_clips
-from distilwhisper_lib.checkpoints.tiny import tiny_whisper
-from distilwhisper_lib.weights import use_window
 from random_data import RandomClips
 from safetensors.torch import load_file
+
+from distilwhisper_lib.method.losses import labelled, top_k_log_probs
+from distilwhisper_lib.training.teacher import TeacherDistributions, cache_teacher_distributions, stored_clips
+from distilwhisper_lib.whisper.tiny import tiny_whisper
+from distilwhisper_lib.whisper.window import use_window
 
 K = 6
 
@@ -19,7 +20,7 @@ def clips(processor):
 
 @pytest.fixture
 def outputs(model, clips, collator, tmp_path):
-    return compute_teacher(model.train(), clips, collator, tmp_path / "teacher", K, batch_size=2)
+    return cache_teacher_distributions(model.train(), clips, collator, tmp_path / "teacher", K, batch_size=2)
 
 
 def test_each_clip_has_a_distribution_per_label(outputs, clips, collator, model):
@@ -27,7 +28,10 @@ def test_each_clip_has_a_distribution_per_label(outputs, clips, collator, model)
     for i in range(5):
         batch = collator([clips[i]])
         words, log_probs = outputs.lookup(batch["ids"], batch["labels"])
-        assert words.shape == (len(clips[i]["labels"]), K) and log_probs.shape == (len(clips[i]["labels"]), K + 1)
+        assert words.shape == (len(clips[i]["labels"]), K) and log_probs.shape == (
+            len(clips[i]["labels"]),
+            K + 1,
+        )
         assert torch.allclose(log_probs.exp().sum(1), torch.ones(len(words)), atol=5e-3)  # fp16
 
 
@@ -35,21 +39,31 @@ def test_outputs_of_a_batch_are_looked_up_row_by_row(outputs, clips, collator, m
     order = sorted(range(5), key=lambda i: -clips.durations[i])
     batch = collator([clips[order[0]], clips[order[1]]])  # as the teacher saw them: one window
     with torch.no_grad(), use_window(model, batch["input_features"].shape[-1]):
-        output = model(input_features=batch["input_features"], decoder_input_ids=batch["decoder_input_ids"]).logits
+        output = model(
+            input_features=batch["input_features"], decoder_input_ids=batch["decoder_input_ids"]
+        ).logits
     words, log_probs = top_k_log_probs(labelled(output, batch["labels"])[0], K)
     stored_words, stored = outputs.lookup(batch["ids"], batch["labels"])
     assert torch.equal(stored_words, words) and stored_words.dtype == torch.int64
     torch.testing.assert_close(stored, log_probs, rtol=1e-3, atol=2e-3)
     turned = collator([clips[order[1]], clips[order[0]]])
     turned_words, _ = outputs.lookup(turned["ids"], turned["labels"])
-    assert torch.equal(turned_words, torch.cat([words[len(clips[order[0]]["labels"]) :],
-                                                words[: len(clips[order[0]]["labels"])]]))  # fmt: skip
+    assert torch.equal(
+        turned_words,
+        torch.cat(
+            [words[len(clips[order[0]]["labels"]) :], words[: len(clips[order[0]]["labels"])]]
+        ),
+    )
 
 
 def test_a_temperature_divides_the_logits(outputs, clips, collator, model, tmp_path):
-    flat = compute_teacher(model, clips, collator, tmp_path / "flat", K, batch_size=2, temperature=4.0)
+    flat = cache_teacher_distributions(
+        model, clips, collator, tmp_path / "flat", K, batch_size=2, temperature=4.0
+    )
     batch = collator([clips[i] for i in range(5)])
-    (words, log_probs), (same_words, flatter) = (o.lookup(batch["ids"], batch["labels"]) for o in (outputs, flat))
+    (words, log_probs), (same_words, flatter) = (
+        o.lookup(batch["ids"], batch["labels"]) for o in (outputs, flat)
+    )
     assert torch.equal(words, same_words)
     between = (log_probs[:, 0] - log_probs[:, 1]) / 4  # of two words the tail does not touch
     torch.testing.assert_close(flatter[:, 0] - flatter[:, 1], between, atol=1e-2, rtol=0)
@@ -58,10 +72,13 @@ def test_a_temperature_divides_the_logits(outputs, clips, collator, model, tmp_p
 def test_files_are_small_and_read_again(outputs, clips, collator, tmp_path):
     tensors = load_file(min((tmp_path / "teacher").glob("*.safetensors")))
     assert {tensor.dtype for tensor in tensors.values()} == {torch.int32, torch.float16}
-    again = TeacherOutputs(tmp_path / "teacher")
+    again = TeacherDistributions(tmp_path / "teacher")
     batch = collator([clips[i] for i in range(5)])
-    for mine, theirs in zip(again.lookup(batch["ids"], batch["labels"]),
-                            outputs.lookup(batch["ids"], batch["labels"]), strict=True):  # fmt: skip
+    for mine, theirs in zip(
+        again.lookup(batch["ids"], batch["labels"]),
+        outputs.lookup(batch["ids"], batch["labels"]),
+        strict=True,
+    ):
         assert torch.equal(mine, theirs)
 
 
@@ -71,12 +88,16 @@ def test_batches_that_are_there_are_not_computed_again(outputs, clips, collator,
     before = [path.read_bytes() for path in paths]
     paths[1].unlink()
     paths[1].with_name(f"{paths[1].name}.part").write_bytes(b"half a file")
-    compute_teacher(tiny_whisper(seed=1), clips, collator, tmp_path / "teacher", K, batch_size=2)  # another model
+    cache_teacher_distributions(
+        tiny_whisper(seed=1), clips, collator, tmp_path / "teacher", K, batch_size=2
+    )  # another model
     after = [path.read_bytes() for path in paths]
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, True]
 
 
-def test_larger_and_smaller_training_sets_share_what_was_computed(outputs, clips, collator, tmp_path, processor):
+def test_larger_and_smaller_training_sets_share_what_was_computed(
+    outputs, clips, collator, tmp_path, processor
+):
     more = RandomClips(processor.tokenizer, 8, seconds=(0.3, 0.6))
     more.ids[:5] = clips.ids
     seen = []
@@ -87,10 +108,12 @@ def test_larger_and_smaller_training_sets_share_what_was_computed(outputs, clips
 
     watched.tokenizer = collator.tokenizer
     before = {path: path.read_bytes() for path in (tmp_path / "teacher").iterdir()}
-    larger = compute_teacher(tiny_whisper(seed=1), more, watched, tmp_path / "teacher", K, batch_size=2)
+    larger = cache_teacher_distributions(
+        tiny_whisper(seed=1), more, watched, tmp_path / "teacher", K, batch_size=2
+    )
     assert sorted(seen) == sorted(more.ids[5:]) and len(larger) == 8
     assert all(path.read_bytes() == content for path, content in before.items())
-    smaller = TeacherOutputs(tmp_path / "teacher", clips.ids[:3])
+    smaller = TeacherDistributions(tmp_path / "teacher", clips.ids[:3])
     assert len(smaller) == 3 and stored_clips(tmp_path / "teacher") == set(more.ids)
     batch = collator([clips[i] for i in range(3)])
     pairs = [o.lookup(batch["ids"], batch["labels"]) for o in (outputs, larger, smaller)]
@@ -99,7 +122,11 @@ def test_larger_and_smaller_training_sets_share_what_was_computed(outputs, clips
 
 def test_clip_that_the_teacher_has_not_seen_is_named(outputs, clips, collator, tmp_path):
     batch = collator([clips[0]])
-    with pytest.raises(KeyError, match=r"no teacher outputs for room/new in .*teacher: compute them first"):
+    with pytest.raises(
+        KeyError, match=r"no teacher outputs for room/new in .*teacher: compute them first"
+    ):
         outputs.lookup(["room/new"], batch["labels"])
-    with pytest.raises(ValueError, match=rf"{clips.ids[0]}: the teacher saw \d+ label tokens, the student has 2"):
+    with pytest.raises(
+        ValueError, match=rf"{clips.ids[0]}: the teacher saw \d+ label tokens, the student has 2"
+    ):
         outputs.lookup(batch["ids"], batch["labels"][:, :2])

@@ -2,45 +2,84 @@
 
 import pytest
 import torch
-from distilwhisper_lib.text import (
-    LANGUAGES, NORMALISERS, decoder_inputs, encode_labels, language_code, normalise, prefix_tokens,
-)  # fmt: skip
-from distilwhisper_lib.weights import load_processor, use_window
 from random_data import random_batch
 
-END, START, CS, CA, TRANSLATE, TRANSCRIBE, NO_TIMESTAMPS = 256, 257, 282, 269, 357, 358, 362  # of the tiny tokenizer
+from distilwhisper_lib.data.normalisers import NORMALISERS, normalise
+from distilwhisper_lib.whisper.loading import load_processor
+from distilwhisper_lib.whisper.tokens import (
+    LANGUAGES,
+    decoder_inputs,
+    encode_labels,
+    language_code,
+    prefix_tokens,
+)
+from distilwhisper_lib.whisper.window import use_window
+
+END, START, CS, CA, TRANSLATE, TRANSCRIBE, NO_TIMESTAMPS = (
+    256,
+    257,
+    282,
+    269,
+    357,
+    358,
+    362,
+)  # of the tiny tokenizer
 
 
 def test_numbers_above_are_those_of_the_tokens(processor):
-    words = ["<|endoftext|>", "<|startoftranscript|>", "<|cs|>", "<|ca|>", "<|translate|>", "<|transcribe|>",
-             "<|notimestamps|>"]  # fmt: skip
+    words = [
+        "<|endoftext|>",
+        "<|startoftranscript|>",
+        "<|cs|>",
+        "<|ca|>",
+        "<|translate|>",
+        "<|transcribe|>",
+        "<|notimestamps|>",
+    ]
     numbers = [END, START, CS, CA, TRANSLATE, TRANSCRIBE, NO_TIMESTAMPS]
     assert processor.tokenizer.convert_tokens_to_ids(words) == numbers
 
 
-@pytest.mark.parametrize(("given", "code"), [("cs", "cs"), ("Czech", "cs"), ("CZECH", "cs"), ("catalan", "ca"),
-                                             ("Valencian", "ca"), ("yue", "yue"), ("Cantonese", "yue")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ("cs", "cs"),
+        ("Czech", "cs"),
+        ("CZECH", "cs"),
+        ("catalan", "ca"),
+        ("Valencian", "ca"),
+        ("yue", "yue"),
+        ("Cantonese", "yue"),
+    ],
+)
 def test_languages_by_code_or_name(given, code):
     assert language_code(given) == code
 
 
 @pytest.mark.parametrize("given", ["klingon", "", "cz", "c", "<|cs|>"])
 def test_unknown_language_is_named_with_the_known_codes(given):
-    with pytest.raises(ValueError, match=r"does not know the language .*use a code such as 'cs'.* ca cs .* zh") as e:
+    with pytest.raises(
+        ValueError, match=r"does not know the language .*use a code such as 'cs'.* ca cs .* zh"
+    ) as e:
         language_code(given)
     assert repr(given) in str(e.value)
 
 
 def test_all_of_whispers_languages_are_known():
-    assert len(LANGUAGES) == 100 and all(language_code(name) == code for code, name in LANGUAGES.items())
+    assert len(LANGUAGES) == 100 and all(
+        language_code(name) == code for code, name in LANGUAGES.items()
+    )
 
 
-@pytest.mark.parametrize(("language", "task", "expected"), [
-    ("cs", "transcribe", [START, CS, TRANSCRIBE, NO_TIMESTAMPS]),
-    ("cs", "translate", [START, CS, TRANSLATE, NO_TIMESTAMPS]),
-    ("Catalan", "transcribe", [START, CA, TRANSCRIBE, NO_TIMESTAMPS]),
-    ("ca", "translate", [START, CA, TRANSLATE, NO_TIMESTAMPS]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("language", "task", "expected"),
+    [
+        ("cs", "transcribe", [START, CS, TRANSCRIBE, NO_TIMESTAMPS]),
+        ("cs", "translate", [START, CS, TRANSLATE, NO_TIMESTAMPS]),
+        ("Catalan", "transcribe", [START, CA, TRANSCRIBE, NO_TIMESTAMPS]),
+        ("ca", "translate", [START, CA, TRANSLATE, NO_TIMESTAMPS]),
+    ],
+)
 def test_exact_ids_of_labels_and_decoder_inputs(processor, language, task, expected):
     tokenizer, text = processor.tokenizer, "kůň"
     spelt = tokenizer("kůň", add_special_tokens=False).input_ids
@@ -77,7 +116,8 @@ def test_generate_starts_with_the_same_prefix(model, processor, language, task):
     batch, seen = random_batch(), []
     with use_window(model, batch["input_features"].shape[-1]):
         hook = model.model.decoder.register_forward_pre_hook(
-            lambda _, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True)  # fmt: skip
+            lambda _, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True
+        )
         model.generate(batch["input_features"], language=language, task=task, max_new_tokens=2)
         hook.remove()
     assert seen[0].tolist() == [prefix_tokens(processor.tokenizer, language, task)] * 2
@@ -91,7 +131,9 @@ def test_unknown_task_is_refused(processor):
 def test_label_that_does_not_fit_is_refused_with_its_text(processor):
     tokenizer = processor.tokenizer
     assert len(encode_labels(tokenizer, "x" * 444, "cs")) == 448
-    with pytest.raises(ValueError, match=r"label too long: 449 tokens, the decoder has 448 positions: 'xxx"):
+    with pytest.raises(
+        ValueError, match=r"label too long: 449 tokens, the decoder has 448 positions: 'xxx"
+    ):
         encode_labels(tokenizer, "x" * 445, "cs")
     with pytest.raises(ValueError, match="9 tokens, the decoder has 8 positions"):
         encode_labels(tokenizer, "12345", "cs", limit=8)
@@ -105,16 +147,25 @@ def test_longest_label_fits_the_decoder(model, processor):
         assert model(batch["input_features"], decoder_input_ids=inputs).logits.shape[1] == 448
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("Ahoj,  světe! (smích)", "ahoj světe"), ("L'ocell", "l ocell"), ("  \n", ""), ("«Ça»", "ça"), ("3,5 %", "3 5"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Ahoj,  světe! (smích)", "ahoj světe"),
+        ("L'ocell", "l ocell"),
+        ("  \n", ""),
+        ("«Ça»", "ça"),
+        ("3,5 %", "3 5"),
+    ],
+)
 def test_whispers_basic_normaliser(text, expected):
     assert normalise(text) == normalise(text, "whisper-basic") == expected
 
 
 def test_no_normaliser_but_spaces():
     assert normalise(" Ahoj,\n  Světe! ", "none") == "Ahoj, Světe!"
-    with pytest.raises(ValueError, match=f"unknown normaliser 'mine': one of {', '.join(NORMALISERS)}"):
+    with pytest.raises(
+        ValueError, match=f"unknown normaliser 'mine': one of {', '.join(NORMALISERS)}"
+    ):
         normalise("x", "mine")
 
 

@@ -5,25 +5,55 @@ from dataclasses import replace
 
 import pytest
 import torch
-from distilwhisper_lib.audio import pad_features
-from distilwhisper_lib import train
-from distilwhisper_lib.batches import Collator, LengthOrder, length_batches
-from distilwhisper_lib.clsr import ExpertSettings, attach_experts, clsr_blocks, expert_parameters, set_language
-from distilwhisper_lib.losses import cross_entropy, labelled
-from distilwhisper_lib.presets import get_preset
-from distilwhisper_lib.systems import (
-    EVERY, LOW_RANK, TRAINED, count_parameters, get_system, load_trained, prepare_for_training, save_trained,
-)  # fmt: skip
-from distilwhisper_lib.teacher import compute_teacher
-from distilwhisper_lib.checkpoints.tiny import tiny_whisper
-from distilwhisper_lib.train import LabTrainer, Objective, make_trainer, train_system, training_arguments
-from distilwhisper_lib.weights import load_whisper
-from random_data import FRAMES, RandomClips, frozen_state, logits, random_batch, same_state, shake_experts
+from random_data import (
+    FRAMES,
+    RandomClips,
+    frozen_state,
+    logits,
+    random_batch,
+    same_state,
+    shake_experts,
+)
 from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from distilwhisper_lib.data.audio import pad_features
+from distilwhisper_lib.data.batches import Collator, LengthOrder, length_batches
+from distilwhisper_lib.method.attach import (
+    attach_experts,
+    clsr_blocks,
+    expert_parameters,
+    set_language,
+)
+from distilwhisper_lib.method.experts import ExpertSettings
+from distilwhisper_lib.method.losses import cross_entropy, labelled
+from distilwhisper_lib.presets import get_preset
+from distilwhisper_lib.training import trainer as train
+from distilwhisper_lib.training.objective import Objective
+from distilwhisper_lib.training.systems import (
+    EVERY,
+    LOW_RANK,
+    TRAINED,
+    count_parameters,
+    get_system,
+    load_trained,
+    prepare_for_training,
+    save_trained,
+)
+from distilwhisper_lib.training.teacher import cache_teacher_distributions
+from distilwhisper_lib.training.trainer import (
+    LabTrainer,
+    make_trainer,
+    train_system,
+    training_arguments,
+)
+from distilwhisper_lib.whisper.loading import load_whisper
+from distilwhisper_lib.whisper.tiny import tiny_whisper
 
 PRESET = replace(get_preset("smoke"), batch_size=2, epochs=2)
 RATES = {"everything": 1e-2, "adapter": 1e-2, "experts": 3e-2}  # by what is trained
-STILL = ExpertSettings(expert_dropout=0.0, gate_dropout=0.0, skip_gate=0.0, noise=0.0)  # nothing random in training
+STILL = ExpertSettings(
+    expert_dropout=0.0, gate_dropout=0.0, skip_gate=0.0, noise=0.0
+)  # nothing random in training
 
 
 @pytest.fixture
@@ -33,7 +63,7 @@ def clips(processor):
 
 @pytest.fixture
 def teacher(clips, collator, tmp_path):
-    return compute_teacher(tiny_whisper(seed=1), clips, collator, tmp_path / "teacher", k=8)
+    return cache_teacher_distributions(tiny_whisper(seed=1), clips, collator, tmp_path / "teacher", k=8)
 
 
 class Spy(TrainerCallback):
@@ -43,7 +73,9 @@ class Spy(TrainerCallback):
         self.gradients, self.noise, self.rates, self.steps = [], [], [], 0
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **_):
-        self.gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        self.gradients.append(
+            {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        )
 
     def on_step_end(self, args, state, control, model=None, optimizer=None, **_):
         self.noise += [block.routing.noise for block in clsr_blocks(model)[:1]]
@@ -54,8 +86,18 @@ class Spy(TrainerCallback):
             self.rates.append(logs["learning_rate"])
 
 
-def trainer_of(model, clips, collator, folder, objective=None, batch_size=2, accumulation=1, epochs=1, rate=1e-3,
-               seed=0):  # fmt: skip
+def trainer_of(
+    model,
+    clips,
+    collator,
+    folder,
+    objective=None,
+    batch_size=2,
+    accumulation=1,
+    epochs=1,
+    rate=1e-3,
+    seed=0,
+):
     preset = replace(PRESET, batch_size=batch_size, accumulation=accumulation)
     arguments = training_arguments(folder, preset, rate, epochs, len(clips), seed)
     arguments.logging_steps, arguments.max_grad_norm = 1, 0  # gradients as they come
@@ -84,7 +126,9 @@ class OneWindow(Collator):
     """Gives every batch the same window, so that a clip's features don't depend on its neighbours."""
 
     def __call__(self, items):
-        return super().__call__(items) | {"input_features": pad_features([item["features"] for item in items], FRAMES)}
+        return super().__call__(items) | {
+            "input_features": pad_features([item["features"] for item in items], FRAMES)
+        }
 
 
 def assert_same_update(models, spies):
@@ -101,8 +145,10 @@ def test_eight_clips_at_once_and_four_times_two_give_the_same_update(processor, 
     clips = RandomClips(processor.tokenizer, 8, seconds=(0.6, 0.6), letters=(5, 5))
     models = [load_whisper("tiny"), load_whisper("tiny")]
     goal = Objective(label_smoothing=0.1, budget=None)
-    runs = [trained(model, clips, collator, tmp_path, goal, *cut, rate=1e-5)
-            for model, cut in zip(models, ((8, 1), (2, 4)), strict=True)]  # fmt: skip
+    runs = [
+        trained(model, clips, collator, tmp_path, goal, *cut, rate=1e-5)
+        for model, cut in zip(models, ((8, 1), (2, 4)), strict=True)
+    ]
     assert [spy.steps for _, spy in runs] == [1, 1]
     assert_same_update(models, [spy for _, spy in runs])
     losses = [run.state.log_history[0]["loss"] for run, _ in runs]
@@ -111,31 +157,60 @@ def test_eight_clips_at_once_and_four_times_two_give_the_same_update(processor, 
 
 def test_the_same_for_experts_with_budget_and_distillation(processor, collator, tmp_path):
     clips = RandomClips(processor.tokenizer, 8, seconds=(0.6, 0.6), letters=(5, 5))
-    teacher = compute_teacher(tiny_whisper(seed=1), clips, collator, tmp_path / "teacher", k=8)
+    teacher = cache_teacher_distributions(tiny_whisper(seed=1), clips, collator, tmp_path / "teacher", k=8)
     models = [experts(), experts()]
-    runs = [trained(model, clips, collator, tmp_path, Objective(teacher=teacher, budget=0.9), *cut, rate=1e-5)
-            for model, cut in zip(models, ((8, 1), (2, 4)), strict=True)]  # fmt: skip
+    runs = [
+        trained(
+            model,
+            clips,
+            collator,
+            tmp_path,
+            Objective(teacher=teacher, budget=0.9),
+            *cut,
+            rate=1e-5,
+        )
+        for model, cut in zip(models, ((8, 1), (2, 4)), strict=True)
+    ]
     assert_same_update(models, [spy for _, spy in runs])
 
 
 def test_the_same_for_clips_of_other_lengths_where_the_window_is_fixed(processor, tmp_path):
-    clips, collator = RandomClips(processor.tokenizer, 8, letters=(1, 30)), OneWindow(processor.tokenizer, 0.0)
+    clips, collator = (
+        RandomClips(processor.tokenizer, 8, letters=(1, 30)),
+        OneWindow(processor.tokenizer, 0.0),
+    )
     models = [load_whisper("tiny"), load_whisper("tiny")]
-    runs = [trained(model, clips, collator, tmp_path, None, *cut, rate=1e-5)
-            for model, cut in zip(models, ((8, 1), (2, 4)), strict=True)]  # fmt: skip
+    runs = [
+        trained(model, clips, collator, tmp_path, None, *cut, rate=1e-5)
+        for model, cut in zip(models, ((8, 1), (2, 4)), strict=True)
+    ]
     assert_same_update(models, [spy for _, spy in runs])
 
 
 def test_transformers_own_trainer_gets_it_wrong_by_the_number_of_pieces(processor, tmp_path):
     """Why LabTrainer weighs its batches itself; where this fails, transformers has been mended."""
     clips = RandomClips(processor.tokenizer, 8, seconds=(0.6, 0.6), letters=(5, 5))
-    rows = [{"input_features": torch.nn.functional.pad(item["features"], (0, 3000 - item["frames"])),
-             "labels": item["labels"]} for item in clips]  # fmt: skip
+    rows = [
+        {
+            "input_features": torch.nn.functional.pad(item["features"], (0, 3000 - item["frames"])),
+            "labels": item["labels"],
+        }
+        for item in clips
+    ]
     norms = []
     for batch_size, accumulation in ((8, 1), (2, 4)):
-        arguments = TrainingArguments(str(tmp_path), per_device_train_batch_size=batch_size, max_grad_norm=0,
-                                      gradient_accumulation_steps=accumulation, max_steps=1, use_cpu=True,
-                                      report_to=[], disable_tqdm=True, save_strategy="no", logging_steps=1)  # fmt: skip
+        arguments = TrainingArguments(
+            str(tmp_path),
+            per_device_train_batch_size=batch_size,
+            max_grad_norm=0,
+            gradient_accumulation_steps=accumulation,
+            max_steps=1,
+            use_cpu=True,
+            report_to=[],
+            disable_tqdm=True,
+            save_strategy="no",
+            logging_steps=1,
+        )
         spy = Spy()
         Trainer(load_whisper("tiny"), arguments, train_dataset=rows, callbacks=[spy]).train()
         norms.append(torch.stack([g.norm() for g in spy.gradients[0].values()]).norm().item())
@@ -153,7 +228,9 @@ def test_each_epoch_is_in_the_order_of_its_seed_and_number(clips, collator, tmp_
         return collator(items)
 
     spying.tokenizer = collator.tokenizer
-    trainer, _ = trainer_of(load_whisper("tiny"), clips, spying, tmp_path, batch_size=3, epochs=3, seed=5)
+    trainer, _ = trainer_of(
+        load_whisper("tiny"), clips, spying, tmp_path, batch_size=3, epochs=3, seed=5
+    )
     trainer.train()
     order, expected = LengthOrder(clips.durations, 3, 5), []
     for epoch in range(3):
@@ -162,24 +239,38 @@ def test_each_epoch_is_in_the_order_of_its_seed_and_number(clips, collator, tmp_
     assert seen == expected and seen[:8] != seen[8:16] != seen[16:]
 
 
-@pytest.mark.parametrize(("count", "batch_size", "accumulation", "epochs", "steps"), [
-    (8, 2, 1, 3, 12), (9, 2, 1, 2, 10), (9, 2, 2, 4, 12), (7, 8, 1, 5, 5),
-])  # fmt: skip
-def test_warm_up_is_a_whole_number(processor, collator, tmp_path, count, batch_size, accumulation, epochs, steps):
+@pytest.mark.parametrize(
+    ("count", "batch_size", "accumulation", "epochs", "steps"),
+    [
+        (8, 2, 1, 3, 12),
+        (9, 2, 1, 2, 10),
+        (9, 2, 2, 4, 12),
+        (7, 8, 1, 5, 5),
+    ],
+)
+def test_warm_up_is_a_whole_number(
+    processor, collator, tmp_path, count, batch_size, accumulation, epochs, steps
+):
     clips = RandomClips(processor.tokenizer, count)
     preset = replace(PRESET, batch_size=batch_size, accumulation=accumulation, warmup_ratio=0.3)
     arguments = training_arguments(tmp_path, preset, 1e-3, epochs, count, 0)
     assert type(arguments.warmup_steps) is int and arguments.warmup_steps == int(0.3 * steps)
     trainer = make_trainer(load_whisper("tiny"), arguments, Objective(), clips, clips, collator)
-    assert trainer.set_initial_training_values(arguments, trainer.get_train_dataloader())[-1] == steps
+    assert (
+        trainer.set_initial_training_values(arguments, trainer.get_train_dataloader())[-1] == steps
+    )
 
 
 def test_learning_rate_rises_then_falls_linearly(clips, collator, tmp_path):
     preset = replace(PRESET, batch_size=2, warmup_ratio=0.25)
-    arguments = training_arguments(tmp_path, preset, 1e-3, 3, len(clips), 0)  # 12 steps, 3 of them warm-up
+    arguments = training_arguments(
+        tmp_path, preset, 1e-3, 3, len(clips), 0
+    )  # 12 steps, 3 of them warm-up
     arguments.logging_steps, arguments.save_strategy = 1, "no"
     spy = Spy()
-    make_trainer(load_whisper("tiny"), arguments, Objective(budget=None), clips, clips, collator, [spy]).train()
+    make_trainer(
+        load_whisper("tiny"), arguments, Objective(budget=None), clips, clips, collator, [spy]
+    ).train()
     expected = [1e-3 * min(step / 3, (12 - step) / 9) for step in range(12)]
     assert spy.rates == pytest.approx(expected, abs=1e-9)
     assert (arguments.adam_beta2, arguments.weight_decay, arguments.seed) == (0.98, 0.0, 0)
@@ -212,7 +303,9 @@ def plain_loss(model, batch, smoothing=0.0):
 
 def test_evaluation_is_the_plain_cross_entropy(clips, collator, teacher, tmp_path):
     model = experts()
-    trainer, _ = trainer_of(model, clips, collator, tmp_path, Objective(label_smoothing=0.3, teacher=teacher))
+    trainer, _ = trainer_of(
+        model, clips, collator, tmp_path, Objective(label_smoothing=0.3, teacher=teacher)
+    )
     trainer.args.per_device_eval_batch_size = 8
     found = trainer.evaluate()["eval_loss"]
     batch = collator([clips[i] for i in range(8)])
@@ -221,34 +314,57 @@ def test_evaluation_is_the_plain_cross_entropy(clips, collator, teacher, tmp_pat
 
 
 def test_log_holds_each_part_of_the_loss(clips, collator, teacher, tmp_path):
-    trainer, _ = trained(experts(), clips, collator, tmp_path, Objective(teacher=teacher, budget=0.5))
+    trainer, _ = trained(
+        experts(), clips, collator, tmp_path, Objective(teacher=teacher, budget=0.5)
+    )
     rows = [row for row in trainer.state.log_history if "ce" in row]
     assert len(rows) == 4
     for row in rows:
-        assert row["loss"] == pytest.approx(0.5 * ((row["ce"] + row["budget"]) / 1.41**2 + row["kd"]), rel=1e-4)
+        assert row["loss"] == pytest.approx(
+            0.5 * ((row["ce"] + row["budget"]) / 1.41**2 + row["kd"]), rel=1e-4
+        )
         assert 0 < row["gate_encoder"] < 1 and 0 < row["gate_decoder"] < 1 and row["kd"] > 1e-3
     trainer, _ = trained(experts(), clips, collator, tmp_path, Objective(budget=0.5))
     rows = [row for row in trainer.state.log_history if "ce" in row]
-    assert all(row["loss"] == pytest.approx(row["ce"] + row["budget"], rel=1e-4) and "kd" not in row for row in rows)
+    assert all(
+        row["loss"] == pytest.approx(row["ce"] + row["budget"], rel=1e-4) and "kd" not in row
+        for row in rows
+    )
     trainer, _ = trained(experts(), clips, collator, tmp_path, Objective(budget=None))
     assert all(row["budget"] == 0 for row in trainer.state.log_history if "ce" in row)
-    trainer, _ = trained(load_whisper("tiny"), clips, collator, tmp_path, Objective(label_smoothing=0.1, budget=0.5))
+    trainer, _ = trained(
+        load_whisper("tiny"), clips, collator, tmp_path, Objective(label_smoothing=0.1, budget=0.5)
+    )
     rows = [row for row in trainer.state.log_history if "ce" in row]
-    assert all(row["loss"] == pytest.approx(row["ce"], rel=1e-4) and "budget" not in row for row in rows)
+    assert all(
+        row["loss"] == pytest.approx(row["ce"], rel=1e-4) and "budget" not in row for row in rows
+    )
 
 
 def test_divergences_differ(clips, collator, teacher, tmp_path):
     values = []
     for kind in ("js", "kl"):
-        trainer, _ = trained(experts(), clips, collator, tmp_path, Objective(teacher=teacher, divergence=kind))
+        trainer, _ = trained(
+            experts(), clips, collator, tmp_path, Objective(teacher=teacher, divergence=kind)
+        )
         values.append(trainer.state.log_history[0]["kd"])
     assert 0 < values[0] < 0.5 * values[1]
 
 
 def test_objectives_key_changes_with_all_that_matters(teacher):
     base = dict(label_smoothing=0.1, budget=0.5, per_stack=False, teacher=teacher, divergence="js")
-    keys = [Objective(**base | change).key() for change in ({}, {"label_smoothing": 0.0}, {"budget": None},
-            {"budget": 0.4}, {"per_stack": True}, {"teacher": None}, {"divergence": "kl"})]  # fmt: skip
+    keys = [
+        Objective(**base | change).key()
+        for change in (
+            {},
+            {"label_smoothing": 0.0},
+            {"budget": None},
+            {"budget": 0.4},
+            {"per_stack": True},
+            {"teacher": None},
+            {"divergence": "kl"},
+        )
+    ]
     assert len({json.dumps(key) for key in keys}) == len(keys)
 
 
@@ -257,8 +373,13 @@ def test_trainer_keeps_the_frozen_part_bit_for_bit(clips, collator, teacher, tmp
     set_language(model, "cs")
     before, other = frozen_state(model), [p.clone() for _, p in expert_parameters(model, "ca")]
     trained(model, clips, collator, tmp_path, Objective(teacher=teacher), epochs=2, rate=1e-2)
-    assert same_state(frozen_state(model), before) and same_state(before, load_whisper("tiny").state_dict())
-    assert all(torch.equal(p, old) for (_, p), old in zip(expert_parameters(model, "ca"), other, strict=True))
+    assert same_state(frozen_state(model), before) and same_state(
+        before, load_whisper("tiny").state_dict()
+    )
+    assert all(
+        torch.equal(p, old)
+        for (_, p), old in zip(expert_parameters(model, "ca"), other, strict=True)
+    )
     set_language(model, "cs")
     plain = logits(load_whisper("tiny"), random_batch())
     assert not torch.allclose(logits(model.eval(), random_batch()), plain, atol=1e-3)
@@ -277,10 +398,20 @@ def test_each_system_trains_is_kept_and_loads_again(name, clips, collator, teach
     folder = train_system(*arguments)
     assert sorted(path.name for path in folder.iterdir()) == ["model", "run.json"]
     run = json.loads((folder / "run.json").read_text())
-    assert (run["system"], run["language"], run["seed"], run["steps"], run["clips"]) == (name, "cs", 77, 16, 8)
+    assert (run["system"], run["language"], run["seed"], run["steps"], run["clips"]) == (
+        name,
+        "cs",
+        77,
+        16,
+        8,
+    )
     assert (run["learning_rate"], run["batch_size"], run["precision"]) == (rate, 4, "no")
     losses = [row["eval_loss"] for row in run["log"] if "eval_loss" in row]
-    assert len(losses) == 8 and losses[-1] < 0.95 * losses[0] and run["log"][-1]["eval_loss"] == losses[-1]
+    assert (
+        len(losses) == 8
+        and losses[-1] < 0.95 * losses[0]
+        and run["log"][-1]["eval_loss"] == losses[-1]
+    )
     model = load_trained(system, folder / "model", "tiny")
     if clsr_blocks(model):
         set_language(model, "cs")
@@ -294,16 +425,33 @@ def test_each_system_trains_is_kept_and_loads_again(name, clips, collator, teach
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_the_epoch_with_the_lowest_validation_wer_is_kept(name, clips, collator, teacher, tmp_path, monkeypatch):
+def test_the_epoch_with_the_lowest_validation_wer_is_kept(
+    name, clips, collator, teacher, tmp_path, monkeypatch
+):
     wers, states, system = iter([60.0, 40.0, 50.0, 40.0]), [], get_system(name)
-    monkeypatch.setattr(train, "_wer", lambda *args: states.append(trained_weights(args[-2])) or next(wers))
+    monkeypatch.setattr(
+        train, "_wer", lambda *args: states.append(trained_weights(args[-2])) or next(wers)
+    )
     goal = Objective(teacher=teacher if system.distils else None, per_stack=system.budget_per_stack)
-    folder = train_system(system, tmp_path / "run", replace(PRESET, batch_size=4, keep="best"), goal, clips, clips,
-                          collator, "cs", RATES[system.trains], 4, 77)  # fmt: skip
+    folder = train_system(
+        system,
+        tmp_path / "run",
+        replace(PRESET, batch_size=4, keep="best"),
+        goal,
+        clips,
+        clips,
+        collator,
+        "cs",
+        RATES[system.trains],
+        4,
+        77,
+    )
     run = json.loads((folder / "run.json").read_text())
     assert [row["eval_wer"] for row in run["log"] if "eval_wer" in row] == [60.0, 40.0, 50.0, 40.0]
     kept = dict(load_trained(system, folder / "model", "tiny").named_parameters())
-    same = [all(torch.equal(kept[name], weight) for name, weight in state.items()) for state in states]
+    same = [
+        all(torch.equal(kept[name], weight) for name, weight in state.items()) for state in states
+    ]
     assert same == [False, True, False, False]
     assert run["trained_parameters"] == sum(weight.numel() for weight in states[1].values()) > 0
     assert sorted(path.name for path in folder.iterdir()) == ["model", "run.json"]
@@ -313,8 +461,9 @@ def trained_weights(model):
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize(("trains", "name"), [("everything", "fine-tuning"), ("adapter", "lora"),
-                                              ("experts", "clsr-ft")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("trains", "name"), [("everything", "fine-tuning"), ("adapter", "lora"), ("experts", "clsr-ft")]
+)
 def test_what_each_system_trains(name, trains):
     system = get_system(name)
     assert system.trains == trains
@@ -328,8 +477,12 @@ def test_what_each_system_trains(name, trains):
         assert len(names) == 4 * 2 * 2 and all(".lora_" in name for name in names)
         assert all(".fc1." in name or ".fc2." in name for name in names)
     else:
-        assert count["trained"] == count["experts"] == 4 * (2 * 32 * 64 + 32 + 64 + 64 * 32 + 64 + 64)
-    assert count["total"] == sum(p.numel() for p in model.parameters()) and not model.config.use_cache
+        assert (
+            count["trained"] == count["experts"] == 4 * (2 * 32 * 64 + 32 + 64 + 64 * 32 + 64 + 64)
+        )
+    assert (
+        count["total"] == sum(p.numel() for p in model.parameters()) and not model.config.use_cache
+    )
 
 
 def test_runs_of_the_same_seed_are_alike_and_others_are_not(clips, collator, tmp_path):
@@ -341,8 +494,19 @@ def test_runs_of_the_same_seed_are_alike_and_others_are_not(clips, collator, tmp
 
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         torch.manual_seed(hash(name) % 1000)  # whatever the program has drawn before
-        folder = train_system(get_system("clsr-ft"), tmp_path / name, PRESET, Objective(), clips, clips, noting, "cs",
-                              1e-2, 1, seed)  # fmt: skip
+        folder = train_system(
+            get_system("clsr-ft"),
+            tmp_path / name,
+            PRESET,
+            Objective(),
+            clips,
+            clips,
+            noting,
+            "cs",
+            1e-2,
+            1,
+            seed,
+        )
         states.append((folder / "model" / "experts.cs.safetensors").read_bytes())
     assert states[0] == states[1] != states[2] and ordered == {True}
 
@@ -352,7 +516,9 @@ def test_systems_by_name():
     assert all(name == system.name for name, system in EVERY.items())
     for field in ("colour", "label"):
         assert len({getattr(system, field) for system in EVERY.values()}) == len(EVERY)
-    with pytest.raises(ValueError, match="unknown system 'gpt': one of student, teacher, fine-tuning"):
+    with pytest.raises(
+        ValueError, match="unknown system 'gpt': one of student, teacher, fine-tuning"
+    ):
         get_system("gpt")
     with pytest.raises(ValueError, match="student is not trained"):
         prepare_for_training(load_whisper("tiny"), get_system("student"), "cs")
@@ -360,7 +526,9 @@ def test_systems_by_name():
 
 def test_low_rank_experts_train_as_many_weights_as_lora():
     lora = count_parameters(prepare_for_training(load_whisper("tiny"), get_system("lora"), "cs"))
-    model = prepare_for_training(load_whisper("tiny"), LOW_RANK, "cs", ExpertSettings(**LOW_RANK.experts))
+    model = prepare_for_training(
+        load_whisper("tiny"), LOW_RANK, "cs", ExpertSettings(**LOW_RANK.experts)
+    )
     gates = sum(p.numel() for name, p in expert_parameters(model) if ".gates." in name)
     assert count_parameters(model)["trained"] - gates == lora["trained"]
 
@@ -379,27 +547,51 @@ def test_saving_is_all_or_nothing(tmp_path, monkeypatch):
     assert not (tmp_path / "model").exists()
     monkeypatch.undo()
     save_trained(model, system, tmp_path / "model")
-    assert same_state(load_trained(system, tmp_path / "model", "tiny").state_dict(), model.state_dict())
+    assert same_state(
+        load_trained(system, tmp_path / "model", "tiny").state_dict(), model.state_dict()
+    )
 
 
 def test_forward_runs_in_the_batches_own_window(clips, collator, tmp_path):
     trainer, _ = trainer_of(load_whisper("tiny"), clips, collator, tmp_path)
     assert isinstance(trainer, LabTrainer)
     batch, shapes = collator([clips[0]]), []
-    trainer.model.model.encoder.register_forward_hook(lambda *args: shapes.append(args[2].last_hidden_state.shape[1]))
+    trainer.model.model.encoder.register_forward_hook(
+        lambda *args: shapes.append(args[2].last_hidden_state.shape[1])
+    )
     trainer.compute_loss(trainer.model.train(), batch)
-    assert shapes == [batch["input_features"].shape[-1] // 2] and trainer.model.config.max_source_positions == 1500
+    assert (
+        shapes == [batch["input_features"].shape[-1] // 2]
+        and trainer.model.config.max_source_positions == 1500
+    )
 
 
 def test_settings_of_experts_come_from_the_preset(clips, collator, tmp_path):
     preset = replace(PRESET, experts={"gate_dim": 8, "skip_gate": 0.0})
-    folder = train_system(get_system("clsr-ft"), tmp_path / "run", preset, Objective(), clips, clips, collator, "cs",
-                          1e-2, 1, seed=1)  # fmt: skip
+    folder = train_system(
+        get_system("clsr-ft"),
+        tmp_path / "run",
+        preset,
+        Objective(),
+        clips,
+        clips,
+        collator,
+        "cs",
+        1e-2,
+        1,
+        seed=1,
+    )
     settings = json.loads((folder / "model" / "experts.json").read_text())["settings"]
-    assert (settings["gate_dim"], settings["skip_gate"], settings["expert_dropout"]) == (8, 0.0, 0.3)
+    assert (settings["gate_dim"], settings["skip_gate"], settings["expert_dropout"]) == (
+        8,
+        0.0,
+        0.3,
+    )
 
 
-def test_agreement_is_added_to_the_budget_and_names_a_run_only_where_it_is_asked_for(clips, collator, tmp_path):
+def test_agreement_is_added_to_the_budget_and_names_a_run_only_where_it_is_asked_for(
+    clips, collator, tmp_path
+):
     rows = {}
     for agreement in (0.0, 2.0):
         goal = Objective(budget=0.5, agreement=agreement)

@@ -5,9 +5,11 @@ import logging
 import huggingface_hub
 import pytest
 import torch
-from distilwhisper_lib import weights
-from distilwhisper_lib.checkpoints.tiny import CODES, SPECIAL
-from distilwhisper_lib.weights import find_weights, load_processor, load_whisper, tiny_whisper, use_window
+
+from distilwhisper_lib.whisper import loading as weights
+from distilwhisper_lib.whisper.loading import find_weights, load_processor, load_whisper
+from distilwhisper_lib.whisper.tiny import CODES, SPECIAL, tiny_whisper
+from distilwhisper_lib.whisper.window import use_window
 
 
 @pytest.fixture
@@ -17,15 +19,20 @@ def model():
 
 @pytest.fixture
 def features():
-    return torch.randn(2, 80, 3000, generator=torch.Generator().manual_seed(1))  # (B, mel bands, frames)
+    return torch.randn(
+        2, 80, 3000, generator=torch.Generator().manual_seed(1)
+    )  # (B, mel bands, frames)
 
 
 @pytest.fixture
 def no_hub(monkeypatch, tmp_path):
     """A hub that nobody answers at, and an empty cache."""
     monkeypatch.setenv("LAB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE",
-                        "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}")  # fmt: skip
+    monkeypatch.setattr(
+        huggingface_hub.constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}",
+    )
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
@@ -52,21 +59,35 @@ def test_tiny_tokens_stand_in_whispers_order():
     assert (ids("<|0.00|>"), ids("<|30.00|>"), len(tokenizer)) == (363, 1863, 1864)
     assert (len(CODES), CODES[0], CODES[-1]) == (99, "en", "su")
     tokenizer.set_prefix_tokens(language="cs", task="transcribe")
-    prefix = [ids(f"<|{name}|>") for name in ("startoftranscript", "cs", "transcribe", "notimestamps")]
-    assert tokenizer("žlutý").input_ids == [*prefix, *tokenizer("žlutý", add_special_tokens=False).input_ids, 256]
-    assert tokenizer.decode(tokenizer("žlutý kůň ไทย").input_ids, skip_special_tokens=True) == "žlutý kůň ไทย"
+    prefix = [
+        ids(f"<|{name}|>") for name in ("startoftranscript", "cs", "transcribe", "notimestamps")
+    ]
+    assert tokenizer("žlutý").input_ids == [
+        *prefix,
+        *tokenizer("žlutý", add_special_tokens=False).input_ids,
+        256,
+    ]
+    assert (
+        tokenizer.decode(tokenizer("žlutý kůň ไทย").input_ids, skip_special_tokens=True)
+        == "žlutý kůň ไทย"
+    )
 
 
 @pytest.mark.parametrize("beams", [1, 2])
 def test_tiny_generates_quietly_with_languages_and_tasks(model, features, beams, caplog):
     with caplog.at_level(logging.WARNING, logger="transformers"):
-        tokens = model.generate(features, language=["cs", "nl"], task="translate", max_new_tokens=5, num_beams=beams)
+        tokens = model.generate(
+            features, language=["cs", "nl"], task="translate", max_new_tokens=5, num_beams=beams
+        )
     assert tokens.shape == (2, 5)
     assert not caplog.records
 
 
 def test_generate_says_at_most_half_the_positions(model):
-    assert (model.generation_config.max_length, model.generation_config.max_new_tokens) == (None, 224)
+    assert (model.generation_config.max_length, model.generation_config.max_new_tokens) == (
+        None,
+        224,
+    )
 
 
 def test_tiny_learns(model, features):
@@ -92,7 +113,10 @@ def test_model_goes_through_a_folder_unchanged(model, features, tmp_path):
     again = load_whisper(tmp_path)
     assert torch.equal(logits(model, features), logits(again, features)) and not again.training
     assert again.generate(features, language="cs", max_new_tokens=4).shape == (2, 4)
-    assert load_processor(tmp_path).tokenizer("kůň").input_ids == load_processor("tiny").tokenizer("kůň").input_ids
+    assert (
+        load_processor(tmp_path).tokenizer("kůň").input_ids
+        == load_processor("tiny").tokenizer("kůň").input_ids
+    )
     assert (again.name_or_path, find_weights(tmp_path).kind) == (str(tmp_path), "folder")
 
 
@@ -101,7 +125,9 @@ def test_dtype_and_attention_are_as_asked(model, tmp_path):
     assert load_whisper(tmp_path).dtype == torch.float32  # though the checkpoint is in fp16
     assert load_whisper(tmp_path, dtype=torch.bfloat16).dtype == torch.bfloat16
     assert load_whisper("tiny", attn_implementation="sdpa").config._attn_implementation == "sdpa"
-    assert load_whisper("tiny").config._attn_implementation == ("sdpa" if torch.cuda.is_available() else "eager")
+    assert load_whisper("tiny").config._attn_implementation == (
+        "sdpa" if torch.cuda.is_available() else "eager"
+    )
 
 
 def test_folder_without_a_checkpoint_says_what_it_lacks(model, tmp_path):
@@ -118,7 +144,9 @@ def test_folder_without_a_checkpoint_says_what_it_lacks(model, tmp_path):
 def test_name_that_means_nothing_is_refused(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="no such folder, and not a hub id|is not a Whisper checkpoint"):
+    with pytest.raises(
+        FileNotFoundError, match="no such folder, and not a hub id|is not a Whisper checkpoint"
+    ):
         load_whisper(name)
 
 
@@ -206,5 +234,7 @@ def test_window_works_below_a_peft_adapter(model, features):
 
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["fc1", "fc2"]))
     with use_window(adapted, 200):
-        assert adapted.generate(input_features=features[..., :200], language="cs", max_new_tokens=3).shape == (2, 3)
+        assert adapted.generate(
+            input_features=features[..., :200], language="cs", max_new_tokens=3
+        ).shape == (2, 3)
     assert logits(adapted, features).isfinite().all()

@@ -17,7 +17,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Polygon, Rectang
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from distilwhisper_lib.systems import SYSTEMS  # noqa: E402
+from distilwhisper_lib.training.systems import SYSTEMS  # noqa: E402
 
 FIGURES = ROOT / "notebooks" / "figures"
 WIDTH, HEIGHT, DPI = 9.0, 7.3, 200
@@ -26,39 +26,103 @@ GATE, EXPERT, OTHER = "#3f8a5f", SYSTEMS["distilwhisper-released"].colour, SYSTE
 TEACHER, LOSS = SYSTEMS["teacher"].colour, "#fff6da"
 
 
-def box(ax: Axes, x: float, y: float, width: float, height: float, text: str = "", face: str = FROZEN,
-        edge: str = FROZEN_EDGE, colour: str = INK, size: float = 9, **style) -> None:  # fmt: skip
+def box(
+    ax: Axes,
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    text: str = "",
+    face: str = FROZEN,
+    edge: str = FROZEN_EDGE,
+    colour: str = INK,
+    size: float = 9,
+    **style,
+) -> None:
     """Draw a rounded box with its lower left corner at (x, y) and a text in its middle."""
-    ax.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0,rounding_size=0.06", facecolor=face,
-                                edgecolor=edge, linewidth=style.pop("linewidth", 1.1), **style))  # fmt: skip
-    ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=size, color=colour,
-            zorder=style.get("zorder", 1) + 1, linespacing=1.25)  # fmt: skip
+    ax.add_patch(
+        FancyBboxPatch(
+            (x, y),
+            width,
+            height,
+            boxstyle="round,pad=0,rounding_size=0.06",
+            facecolor=face,
+            edgecolor=edge,
+            linewidth=style.pop("linewidth", 1.1),
+            **style,
+        )
+    )
+    ax.text(
+        x + width / 2,
+        y + height / 2,
+        text,
+        ha="center",
+        va="center",
+        fontsize=size,
+        color=colour,
+        zorder=style.get("zorder", 1) + 1,
+        linespacing=1.25,
+    )
 
 
-def line(ax: Axes, *points: tuple[float, float], colour: str = INK, head: bool = True, **style) -> None:
+def line(
+    ax: Axes, *points: tuple[float, float], colour: str = INK, head: bool = True, **style
+) -> None:
     """Draw a path of straight pieces through the points, with an arrow head at its end."""
     x, y = zip(*points, strict=True)
-    ax.plot(x[:-1] if head else x, y[:-1] if head else y, color=colour, linewidth=1.4, solid_capstyle="butt",
-            zorder=style.get("zorder", 2), linestyle=style.get("linestyle", "-"))  # fmt: skip
+    ax.plot(
+        x[:-1] if head else x,
+        y[:-1] if head else y,
+        color=colour,
+        linewidth=1.4,
+        solid_capstyle="butt",
+        zorder=style.get("zorder", 2),
+        linestyle=style.get("linestyle", "-"),
+    )
     if head:
-        ax.add_patch(FancyArrowPatch(points[-2], points[-1], arrowstyle="-|>", mutation_scale=11, color=colour,
-                                     linewidth=1.4, shrinkA=0, shrinkB=0, zorder=style.get("zorder", 2),
-                                     linestyle=style.get("linestyle", "-")))  # fmt: skip
+        ax.add_patch(
+            FancyArrowPatch(
+                points[-2],
+                points[-1],
+                arrowstyle="-|>",
+                mutation_scale=11,
+                color=colour,
+                linewidth=1.4,
+                shrinkA=0,
+                shrinkB=0,
+                zorder=style.get("zorder", 2),
+                linestyle=style.get("linestyle", "-"),
+            )
+        )
 
 
 def note(ax: Axes, x: float, y: float, text: str, size: float = 9, **style) -> None:
     """Write a text at (x, y), by default centred."""
-    ax.text(x, y, text, fontsize=size, **{"ha": "center", "va": "center", "color": INK, "linespacing": 1.25} | style)
+    ax.text(
+        x,
+        y,
+        text,
+        fontsize=size,
+        **{"ha": "center", "va": "center", "color": INK, "linespacing": 1.25} | style,
+    )
 
 
 def draw_losses(ax: Axes) -> None:
     """Draw the three losses over what they are computed from, and their sum."""
     note(ax, 0.2, 7.08, "Training: only experts and gates learn", 10.5, ha="left", weight="bold")
-    note(ax, 8.8, 7.08, r"loss = ½ $\left[\,(\mathrm{CE} + \mathrm{budget})\,/\,1.41^2 + \mathrm{JS}\,\right]$", 10.5,
-         ha="right")  # fmt: skip
-    losses = ((0.55, 2.95, "gate budget\n" + r"$|\,$mean of $g - b\,|$,  $b = 0.5$"),
-              (4.0, 2.3, "CE\ncross-entropy with the text"),
-              (6.6, 2.2, "JS\nJensen-Shannon divergence"))  # fmt: skip
+    note(
+        ax,
+        8.8,
+        7.08,
+        r"loss = ½ $\left[\,(\mathrm{CE} + \mathrm{budget})\,/\,1.41^2 + \mathrm{JS}\,\right]$",
+        10.5,
+        ha="right",
+    )
+    losses = (
+        (0.55, 2.95, "gate budget\n" + r"$|\,$mean of $g - b\,|$,  $b = 0.5$"),
+        (4.0, 2.3, "CE\ncross-entropy with the text"),
+        (6.6, 2.2, "JS\nJensen-Shannon divergence"),
+    )
     for x, width, text in losses:
         box(ax, x, 6.2, width, 0.58, text, LOSS, "#b99a3c")
 
@@ -83,7 +147,16 @@ def draw_block(ax: Axes) -> None:
     line(ax, (2.92, 4.17), (2.92, 4.63))
     line(ax, (1.9, 4.05), (1.9, 4.63), colour=GATE)
     note(ax, 2.0, 4.34, "$g$", 11, ha="left", color=GATE)
-    box(ax, 0.5, 4.63, 2.8, 0.44, r"$y = g\cdot\mathrm{expert}(h) + (1-g)\cdot\mathrm{shared}(h)$", "#ffffff", INK)
+    box(
+        ax,
+        0.5,
+        4.63,
+        2.8,
+        0.44,
+        r"$y = g\cdot\mathrm{expert}(h) + (1-g)\cdot\mathrm{shared}(h)$",
+        "#ffffff",
+        INK,
+    )
     line(ax, (3.0, 5.07), (3.0, 5.68))
     note(ax, 3.12, 5.4, "$y$", 11, ha="left")
 
@@ -91,14 +164,24 @@ def draw_block(ax: Axes) -> None:
 def draw_routing(ax: Axes) -> None:
     """Draw how the gate decides: softly with noise in training, hard in use."""
     logit = np.linspace(-4, 4, 200)
-    for x, title, curve in ((0.5, "training: soft", 1 / (1 + np.exp(-1.4 * logit))), (2.3, "use: hard", logit >= 0)):
+    for x, title, curve in (
+        (0.5, "training: soft", 1 / (1 + np.exp(-1.4 * logit))),
+        (2.3, "use: hard", logit >= 0),
+    ):
         line(ax, (x, 0.75), (x + 1.25, 0.75), head=False, colour=FROZEN_EDGE)
         line(ax, (x + 0.62, 0.7), (x + 0.62, 1.35), head=False, colour=FROZEN_EDGE)
         if title.startswith("training"):
             rng = np.random.default_rng(1)
             places = rng.uniform(-3.6, 3.6, 60)
             soft = 1 / (1 + np.exp(-1.4 * (places + rng.normal(0, 1.1, 60))))
-            ax.scatter(x + 0.62 + places * 0.155, 0.75 + 0.52 * soft, s=5, color=GATE, alpha=0.35, linewidths=0)
+            ax.scatter(
+                x + 0.62 + places * 0.155,
+                0.75 + 0.52 * soft,
+                s=5,
+                color=GATE,
+                alpha=0.35,
+                linewidths=0,
+            )
         ax.plot(x + 0.62 + logit * 0.155, 0.75 + 0.52 * curve, color=GATE, linewidth=2)
         note(ax, x + 0.62, 1.55, title, 9, weight="bold", color=GATE)
         note(ax, x + 1.33, 0.75, "$G$", 9, ha="left")
@@ -114,8 +197,16 @@ def draw_layers(ax: Axes, x: float, parts: list[str], title: str) -> None:
         box(ax, x + shift, 2.05 + shift, 1.2, height, face=PAPER, edge=FROZEN_EDGE)
     for i, part in enumerate(parts):
         mine = part == "CLSR block"
-        box(ax, x + 0.1, 2.2 + 0.62 * i, 1.0, 0.44, part, "#cfe3f3" if mine else FROZEN,
-            EXPERT if mine else FROZEN_EDGE)  # fmt: skip
+        box(
+            ax,
+            x + 0.1,
+            2.2 + 0.62 * i,
+            1.0,
+            0.44,
+            part,
+            "#cfe3f3" if mine else FROZEN,
+            EXPERT if mine else FROZEN_EDGE,
+        )
         if i:
             line(ax, (x + 0.6, 2.02 + 0.62 * i), (x + 0.6, 2.2 + 0.62 * i))
     note(ax, x + 0.65, 2.05 + height + 0.25, title, 9, weight="bold")
@@ -125,17 +216,36 @@ def draw_student(ax: Axes) -> None:
     """Draw the student: log-mel, encoder, decoder, probabilities of the next word."""
     draw_layers(ax, 4.0, ["attention", "CLSR block"], "encoder × N")
     draw_layers(ax, 5.55, ["attention", "attention\nto the sound", "CLSR block"], "decoder × N")
-    ax.add_patch(Polygon([(3.65, 5.72), (3.65, 2.13), (4.1, 2.82), (4.1, 3.26)], facecolor=EXPERT, alpha=0.10,
-                         linewidth=0, zorder=0.5))  # fmt: skip
+    ax.add_patch(
+        Polygon(
+            [(3.65, 5.72), (3.65, 2.13), (4.1, 2.82), (4.1, 3.26)],
+            facecolor=EXPERT,
+            alpha=0.10,
+            linewidth=0,
+            zorder=0.5,
+        )
+    )
     line(ax, (5.3, 3.04), (5.65, 3.04))
     rng = np.random.default_rng(7)
     sound = np.clip(rng.gamma(2.0, 0.2, (10, 24)) * np.linspace(1.4, 0.3, 10)[:, None], 0, 1)
-    ax.imshow(sound, extent=(4.05, 5.15, 0.95, 1.5), origin="lower", cmap="magma", aspect="auto", zorder=1)
+    ax.imshow(
+        sound, extent=(4.05, 5.15, 0.95, 1.5), origin="lower", cmap="magma", aspect="auto", zorder=1
+    )
     ax.add_patch(Rectangle((4.05, 0.95), 1.1, 0.55, fill=False, edgecolor=FROZEN_EDGE, zorder=2))
     note(ax, 4.6, 0.8, "log-mel of speech", 8.5)
     box(ax, 3.9, 0.65, 3.1, 0.95, face="none", linestyle=(0, (3, 2)), zorder=0.5)
     line(ax, (4.6, 1.5), (4.6, 2.05))
-    box(ax, 5.5, 1.0, 1.35, 0.45, "start  cs  transcribe\nthe text so far", "#ffffff", FROZEN_EDGE, size=8)
+    box(
+        ax,
+        5.5,
+        1.0,
+        1.35,
+        0.45,
+        "start  cs  transcribe\nthe text so far",
+        "#ffffff",
+        FROZEN_EDGE,
+        size=8,
+    )
     line(ax, (6.15, 1.45), (6.15, 2.05))
     box(ax, 5.45, 4.98, 1.4, 0.46, "$p_S$: next word", "#ffffff", INK)
     line(ax, (6.15, 4.55), (6.15, 4.98))
@@ -144,7 +254,9 @@ def draw_student(ax: Axes) -> None:
 
 def draw_teacher(ax: Axes) -> None:
     """Draw the teacher, which hears and reads the same and is used in training only."""
-    text = "Teacher:\na Whisper that\nknows more\n\n(large-v2 in the\npaper, a stand-in\non a laptop)"
+    text = (
+        "Teacher:\na Whisper that\nknows more\n\n(large-v2 in the\npaper, a stand-in\non a laptop)"
+    )
     box(ax, 7.3, 2.05, 1.5, 2.3, text, TEACHER, TEACHER, "white")
     box(ax, 7.35, 4.98, 1.4, 0.46, "$p_T$: next word", "#ffffff", INK)
     line(ax, (8.05, 4.35), (8.05, 4.98))
@@ -163,8 +275,11 @@ def draw_links(ax: Axes) -> None:
 
 def draw_legend(ax: Axes) -> None:
     """Say what the colours mean."""
-    for x, face, edge, text in ((4.0, FROZEN, FROZEN_EDGE, "frozen"), (5.0, "#cfe3f3", EXPERT, "trained: experts"),
-                                (6.75, "#dcefe3", GATE, "trained: gates")):  # fmt: skip
+    for x, face, edge, text in (
+        (4.0, FROZEN, FROZEN_EDGE, "frozen"),
+        (5.0, "#cfe3f3", EXPERT, "trained: experts"),
+        (6.75, "#dcefe3", GATE, "trained: gates"),
+    ):
         box(ax, x, 0.22, 0.26, 0.2, face=face, edge=edge)
         note(ax, x + 0.35, 0.32, text, 9, ha="left")
 
@@ -173,7 +288,15 @@ def architecture() -> Figure:
     """Return the whole picture."""
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, facecolor="white")
     ax = figure.add_axes((0, 0, 1, 1))
-    for draw in (draw_losses, draw_block, draw_routing, draw_student, draw_teacher, draw_links, draw_legend):
+    for draw in (
+        draw_losses,
+        draw_block,
+        draw_routing,
+        draw_student,
+        draw_teacher,
+        draw_links,
+        draw_legend,
+    ):
         draw(ax)
     ax.set(xlim=(0, WIDTH), ylim=(0, HEIGHT), aspect="equal")
     ax.axis("off")
@@ -183,7 +306,9 @@ def architecture() -> Figure:
 def main(folder: Path = FIGURES) -> None:
     """Write both files, the same at every call."""
     folder.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context({"svg.hashsalt": "architecture", "svg.fonttype": "path", "font.family": "DejaVu Sans"}):
+    with mpl.rc_context(
+        {"svg.hashsalt": "architecture", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
+    ):
         figure = architecture()
         figure.savefig(folder / "architecture.svg", metadata={"Date": None, "Creator": None})
         figure.savefig(folder / "architecture.png", metadata={"Software": None})

@@ -9,12 +9,14 @@ the code.
 from collections.abc import Callable
 
 import numpy as np
-from distilwhisper_lib.experts import ExpertSettings
+from distilwhisper_lib.method.experts import ExpertSettings
+from distilwhisper_lib.method.losses import ALPHA, SIGMA_CE, SIGMA_KD
+from distilwhisper_lib.training.systems import SYSTEMS, get_system, lora_config
+from distilwhisper_lib.training.objective import Objective
+from distilwhisper_lib.training.trainer import training_arguments
+
 from distilwhisper_lib.fidelity import FIDELITIES
-from distilwhisper_lib.losses import ALPHA, SIGMA_CE, SIGMA_KD
 from distilwhisper_lib.presets import COLAB, LAPTOP, PAPER, Preset
-from distilwhisper_lib.systems import SYSTEMS, get_system, lora_config
-from distilwhisper_lib.train import Objective, training_arguments
 
 POOLED, OURS = SYSTEMS["distilwhisper-released"], SYSTEMS["distilwhisper"]
 HARD = {False: "soft", True: "hard, with the gradient of soft ones"}
@@ -40,7 +42,7 @@ def optimiser(preset: Preset) -> str:
     """Return optimiser and schedule as they are handed to transformers."""
     a = arguments(preset)
     return (f"{a.optim.value}, beta2 {a.adam_beta2:g}, weight decay {a.weight_decay:g}, {a.lr_scheduler_type.value}, "
-            f"warm-up {preset.warmup_ratio:g}")  # fmt: skip
+            f"warm-up {preset.warmup_ratio:g}")
 
 
 def in_both(shown: Callable[[Preset, object], str]) -> Callable[[Preset], str]:
@@ -114,7 +116,7 @@ ROWS: tuple[tuple[str, str, str, Value], ...] = (  # setting, release, where it 
     ("clips at once in tests", "1", "defaults", lambda p: p.eval_batch_size),
     ("window", "30 s", "Whisper", window),
     ("scored text", "`released`", "train_utils.py", lambda p: f"`{p.normaliser}`"),
-)  # fmt: skip
+)
 
 
 MODES = ("paper", "released", "corrected")
@@ -131,7 +133,7 @@ DIFFERENCES: tuple[tuple[str, str, str, str, str], ...] = (  # setting, switch, 
     ("LoRA", "lora_on_both", "on the model's own blocks", "on shared blocks and experts", "train_lora.py"),
     ("total loss", "unscaled_loss", f"0.5 * ((CE + gate) / {SIGMA_CE:g}^2 + KD)", f"CE + gate + {ALPHA:g} KD",
      "DistillationTrainer"),
-)  # fmt: skip
+)
 UNSWITCHED: tuple[tuple[str, str, str | Callable[[], str], str], ...] = (  # setting, release, kit, where it stands
     ("language of a batch", "one for all rows", "one for each row", "LangBatchSampler"),
     ("batches", "at random", "of clips of similar length", "LangBatchSampler"),
@@ -144,7 +146,7 @@ UNSWITCHED: tuple[tuple[str, str, str | Callable[[], str], str], ...] = (  # set
 def fidelity_rows() -> list[list[str]]:
     """Return the table's rows: setting, its switch, what each of MODES does, source; then what has no switch."""
     rows = [[setting, f"`{switch}`", *(on if getattr(FIDELITIES[mode], switch) else off for mode in MODES), source]
-            for setting, switch, off, on, source in DIFFERENCES]  # fmt: skip
+            for setting, switch, off, on, source in DIFFERENCES]
     for setting, release, kit, source in UNSWITCHED:
         ours = kit() if callable(kit) else kit
         rows.append([setting, "–", ours, f"{ours} (its code: {release})", ours, source])
@@ -154,4 +156,4 @@ def fidelity_rows() -> list[list[str]]:
 def method_rows() -> list[list[str]]:
     """Return the table's rows: setting, release, source, presets laptop, colab and paper."""
     return [[setting, release, source, *(str(kit(p) if callable(kit) else kit) for p in (LAPTOP, COLAB, PAPER))]
-            for setting, release, source, kit in ROWS]  # fmt: skip
+            for setting, release, source, kit in ROWS]

@@ -61,8 +61,12 @@ def build_notebook(path: Path):
 
 def build_solutions(path: Path):
     """Return the solutions of a source: setup, the exercises, solutions and checks."""
-    title = nbformat.v4.new_markdown_cell(f"# Solutions: {path.stem}\n\nGenerated from `notebooks/source/{path.name}`.")
-    return _notebook(path, [title, *(cell for cell in read_source(path) if tags(cell) & IN_SOLUTIONS)])
+    title = nbformat.v4.new_markdown_cell(
+        f"# Solutions: {path.stem}\n\nGenerated from `notebooks/source/{path.name}`."
+    )
+    return _notebook(
+        path, [title, *(cell for cell in read_source(path) if tags(cell) & IN_SOLUTIONS)]
+    )
 
 
 def _notebook(path: Path, cells: list):
@@ -77,7 +81,9 @@ def _notebook(path: Path, cells: list):
 
 def keep_outputs(new, old) -> None:
     """Copy the outputs of `old` into `new` where all the code up to and including the cell is the same."""
-    codes = [[cell for cell in notebook.cells if cell.cell_type == "code"] for notebook in (new, old)]
+    codes = [
+        [cell for cell in notebook.cells if cell.cell_type == "code"] for notebook in (new, old)
+    ]
     for mine, theirs in zip(*codes, strict=False):
         if mine.source != theirs.source:
             return
@@ -91,8 +97,11 @@ def clean_outputs(notebook) -> None:
         if cell.cell_type != "code":
             continue
         cell.metadata.pop("execution", None)
-        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"
-                        and WIDGET not in output.get("data", {})]  # fmt: skip
+        cell.outputs = [
+            output
+            for output in cell.outputs
+            if output.get("name") != "stderr" and WIDGET not in output.get("data", {})
+        ]
         for output in cell.outputs:
             data = output.get("data", {})
             if "<audio" in str(data.get("text/html", "")):
@@ -103,7 +112,9 @@ def clean_outputs(notebook) -> None:
 
 
 def _without_paths(text: str) -> str:
-    text = text.replace(f"{ROOT}/", "").replace(str(ROOT), ".").replace(str(Path.home()) + "/", "~/")
+    text = (
+        text.replace(f"{ROOT}/", "").replace(str(ROOT), ".").replace(str(Path.home()) + "/", "~/")
+    )
     return re.sub(r"<IPython.lib.display.Audio object>", "(sound)", text)
 
 
@@ -116,7 +127,9 @@ def build() -> None:
             keep_outputs(notebook, nbformat.read(target, as_version=4))
         nbformat.write(notebook, target)
         (NOTEBOOKS / "solutions").mkdir(exist_ok=True)
-        nbformat.write(build_solutions(path), NOTEBOOKS / "solutions" / f"{path.stem}_solutions.ipynb")
+        nbformat.write(
+            build_solutions(path), NOTEBOOKS / "solutions" / f"{path.stem}_solutions.ipynb"
+        )
 
 
 def publish(results: Path = ROOT / "results", preset: str = "laptop") -> None:
@@ -131,7 +144,9 @@ def publish(results: Path = ROOT / "results", preset: str = "laptop") -> None:
     reference = results / "reference" / preset
     shutil.rmtree(reference / "figures", ignore_errors=True)
     hidden = shutil.ignore_patterns("notebooks", "*.html", "*.part", "timing-so-far.json")
-    shutil.copytree(results / preset, reference, ignore=hidden, dirs_exist_ok=True)  # studies made earlier stay
+    shutil.copytree(
+        results / preset, reference, ignore=hidden, dirs_exist_ok=True
+    )  # studies made earlier stay
 
 
 if __name__ == "__main__":

@@ -18,10 +18,11 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from distilwhisper_lib.comparison import main_table  # noqa: E402
-from distilwhisper_lib.presets import PRESETS, Preset  # noqa: E402
-from distilwhisper_lib.systems import EVERY, SYSTEMS  # noqa: E402
+from distilwhisper_lib.lab.comparison import main_table  # noqa: E402
+from distilwhisper_lib.training.systems import EVERY, SYSTEMS  # noqa: E402
 from method_table import MODES, fidelity_rows, method_rows  # noqa: E402
+
+from distilwhisper_lib.presets import PRESETS, Preset  # noqa: E402
 
 LIBRARY = ROOT / "distilwhisper_lib"
 REFERENCE = ROOT / "results" / "reference" / "laptop"
@@ -54,9 +55,9 @@ def results(folder: Path) -> str:
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     table = main_table(pd.read_csv(folder / "comparison.csv"), record["preset"]["language"])
     rows = [[name, *("–" if cell in ("nan", "nan [nan, nan]") or pd.isna(cell) else cell for cell in row)]
-            for name, *row in table.itertuples()]  # fmt: skip
+            for name, *row in table.itertuples()]
     parts = [markdown_table(rows, ["system", *table.columns]), paired_differences(folder), about_run(folder, record),
-             *pictures(folder)]  # fmt: skip
+             *pictures(folder)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -68,9 +69,9 @@ def paired_differences(folder: Path) -> str:
     found = pd.read_csv(path)
     label = found["first"].map(lambda name: SYSTEMS[name].label).iloc[0]
     rows = [[SYSTEMS[row.other].label, row.test_set, f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]",
-             "yes" if row.low > 0 or row.high < 0 else "no"] for row in found.itertuples()]  # fmt: skip
+             "yes" if row.low > 0 or row.high < 0 else "no"] for row in found.itertuples()]
     text = (f"WER of *{label}* less that of another system on the same clips, in points, with the 95 % interval of "
-            "the paired bootstrap (negative: fewer errors):")  # fmt: skip
+            "the paired bootstrap (negative: fewer errors):")
     return text + "\n\n" + markdown_table(rows, ["against", "test", "difference", "interval without zero"])
 
 
@@ -80,13 +81,13 @@ def about_run(folder: Path, record: dict) -> str:
     minutes = sum(step["seconds"] for step in steps) / 60
     peak = max((step["peak_memory_gb"] for step in steps), default=0)
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items()
-                         if name in ("torch", "transformers", "peft"))  # fmt: skip
+                         if name in ("torch", "transformers", "peft"))
     return (f"WER and CER in %, 95 % bootstrap intervals in brackets, corpus level, greedy decoding, normaliser "
             f"`{record['preset'].get('normaliser', 'whisper-basic')}`. Measured on "
             f"{machine['gpu'] or machine['processor']} ({machine['cores']} cores, precision {machine['precision']}) in "
             f"{minutes:.0f} minutes of training and transcribing, at most {peak:.1f} GB of memory in a process, commit "
             f"`{(record['commit'] or 'none')[:10]}`, {versions}. Everything else: "
-            f"[`run.json`]({(folder / 'run.json').relative_to(ROOT).as_posix()}).")  # fmt: skip
+            f"[`run.json`]({(folder / 'run.json').relative_to(ROOT).as_posix()}).")
 
 
 def pictures(folder: Path) -> list[str]:
@@ -109,7 +110,7 @@ def presets() -> str:
     """Return the table of presets."""
     head = ["preset", "student", "teacher", "speech", "epochs", "time of `make course`", "memory"]
     rows = [[f"`{p.name}`", p.student, p.teacher or "stand-in, trained here", _speech(p), p.epochs, p.minutes, p.memory]
-            for p in PRESETS.values()]  # fmt: skip
+            for p in PRESETS.values()]
     return markdown_table(rows, head)
 
 
@@ -121,7 +122,7 @@ def _speech(preset: Preset) -> str:
 
 
 RUNS = {"mixed": "both blocks", "routed": "routed", "languages": "rows of three languages",
-        "agreeing": "gates that agree", "fixed": "fixed gates", "halves": "plain in two halves"}  # fmt: skip
+        "agreeing": "gates that agree", "fixed": "fixed gates", "halves": "plain in two halves"}
 
 
 def inference() -> str:
@@ -146,7 +147,7 @@ def measured_on(found: pd.DataFrame) -> str:
     """Return a sentence on the machines that a benchmark ran on."""
     machines = found[["processor", "gpu", "threads", "precision", "torch"]].drop_duplicates()
     each = [f"{row.processor if pd.isna(row.gpu) else row.gpu} ({row.threads} threads, 16 bits: {row.precision}), "
-            f"torch {row.torch}" for _, row in machines.iterrows()]  # fmt: skip
+            f"torch {row.torch}" for _, row in machines.iterrows()]
     return f"Measured on {'; '.join(each)}."
 
 
@@ -163,15 +164,15 @@ def training() -> str:
         for _, row in part.iterrows():
             worth = f"{row['seconds'] / above[row['run']]:.2f}" if row["work"] == "step" and row["run"] in above else ""
             rows.append([called, row["work"], row["run"], f"{row['seconds']:.1f}", f"{row['times baseline']:.2f}", worth,
-                         f"{row['times floor']:.1f}"])  # fmt: skip
+                         f"{row['times floor']:.1f}"])
     for shapes, part in memory.groupby(setting, sort=False):
         peak = part.set_index("run")
         peaks.append(f"{name_of(*shapes)}: {peak.gb['library']:.1f} against {peak.gb['baseline']:.1f} GB, "
-                     f"{peak['times baseline']['library']:.2f} times the baseline's")  # fmt: skip
+                     f"{peak['times baseline']['library']:.2f} times the baseline's")
     head = ["shapes", "work", "with", "seconds", "times baseline", "times the row above; without: times all steps",
-            "over the floor"]  # fmt: skip
+            "over the floor"]
     return (f"{markdown_table(rows, head)}\n\nPeak of memory of a step, {'; '.join(peaks)}. "
-            f"{measured_on(pd.concat([found, memory]))}")  # fmt: skip
+            f"{measured_on(pd.concat([found, memory]))}")
 
 
 def smaller() -> str:
@@ -181,7 +182,7 @@ def smaller() -> str:
         name = EVERY[row.system].label + (", gates that agree" if row.agreement else "")
         difference = "" if pd.isna(row.difference) else f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
         rows.append([name, row.form, "" if pd.isna(row.megabytes) else f"{row.megabytes:.1f}",
-                     f"{row.wer:.1f} [{row.wer_low:.1f}, {row.wer_high:.1f}]", difference])  # fmt: skip
+                     f"{row.wer:.1f} [{row.wer_low:.1f}, {row.wer_high:.1f}]", difference])
     return markdown_table(rows, ["experts", "form", "MB a language", "WER", "against the same training as it is (rank 64: against our variant as it is)"])
 
 
@@ -268,7 +269,7 @@ def fill(text: str, name: str, content: str) -> str:
 def readme(text: str, folder: Path = REFERENCE) -> str:
     """Return README.md's text with its generated parts."""
     parts = {"results": results(folder), "presets": presets(), "method": method(), "fidelity": fidelity(),
-             "inference": inference(), "training": training(), "storage": storage(), "smaller": smaller()}  # fmt: skip
+             "inference": inference(), "training": training(), "storage": storage(), "smaller": smaller()}
     for name, content in parts.items():
         text = fill(text, name, content)
     return fill_minutes(text, folder)

@@ -1,8 +1,8 @@
 """Resolve pyproject.toml anew and write the pins into requirements.lock and environment.yml.
 
-    .venv/bin/python tools/update_lock.py             keeps the pins that still fit
-    .venv/bin/python tools/update_lock.py --upgrade   takes the newest of everything
-    .venv/bin/python tools/update_lock.py --conda     only writes environment.yml from the lock
+.venv/bin/python tools/update_lock.py             keeps the pins that still fit
+.venv/bin/python tools/update_lock.py --upgrade   takes the newest of everything
+.venv/bin/python tools/update_lock.py --conda     only writes environment.yml from the lock
 """
 
 import argparse
@@ -45,7 +45,10 @@ def main() -> None:
     parser.add_argument("--conda", action="store_true")
     options = parser.parse_args()
     if not options.conda:
-        LOCK.write_text(HEADER + "".join(f"{pin}\n" for pin in resolve(keep=not options.upgrade)), encoding="utf-8")
+        LOCK.write_text(
+            HEADER + "".join(f"{pin}\n" for pin in resolve(keep=not options.upgrade)),
+            encoding="utf-8",
+        )
     CONDA.write_text(conda_text(read_pins(LOCK)), encoding="utf-8")
     print(f"{len(read_pins(LOCK))} pins in {LOCK.name} and {CONDA.name}")
 
@@ -53,14 +56,36 @@ def main() -> None:
 def resolve(keep: bool) -> list[str]:
     """Ask pip for everything that pyproject.toml needs, as "name==version", sorted by name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *sum(project["optional-dependencies"].values(), []), TORCH, BUILD]
+    wanted = [
+        *project["dependencies"],
+        *sum(project["optional-dependencies"].values(), []),
+        TORCH,
+        BUILD,
+    ]
     constraints = ["--constraint", str(LOCK)] if keep and LOCK.exists() else []
-    done = subprocess.run([sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet",
-                           "--report", "-", *constraints, *wanted], capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--dry-run",
+            "--ignore-installed",
+            "--quiet",
+            "--report",
+            "-",
+            *constraints,
+            *wanted,
+        ],
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
         sys.exit(done.stderr)
     found = [package["metadata"] for package in json.loads(done.stdout)["install"]]
-    return sorted((f"{one['name']}=={one['version'].split('+')[0]}" for one in found), key=str.lower)
+    return sorted(
+        (f"{one['name']}=={one['version'].split('+')[0]}" for one in found), key=str.lower
+    )
 
 
 def read_pins(lock: Path) -> list[str]:

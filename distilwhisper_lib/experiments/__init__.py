@@ -1,1 +1,1 @@
-"""Experiments beyond the course: tuning, more seeds, and the paper's whole table as a list of jobs."""
+"""Experiments beyond the course: tuning, more seeds, smaller experts, and the paper's whole table."""

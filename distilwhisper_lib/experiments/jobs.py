@@ -13,20 +13,38 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..comparison import fingerprints, score
 from ..device import RANK
-from ..lab import Lab
-from ..presets import Preset, cache_dir, get_preset
-from ..record import read_json, run_record, short_hash, write_json
-from ..systems import get_system
-from ..testsets import TestSet, corpus_of
-from ..weights import find_weights
+from ..evaluation.testsets import TestSet, corpus_of
+from ..files import cache_dir, read_json, short_hash, write_json
+from ..lab.comparison import fingerprints, score
+from ..lab.lab import Lab
+from ..lab.metadata import run_metadata
+from ..presets import Preset, get_preset
+from ..training.systems import get_system
+from ..whisper.loading import find_weights
 
 LANGUAGES = ("ca", "cs", "gl", "hu", "pl", "ta", "th", "uk")
-SIZES = {"3k": LANGUAGES, "10k": LANGUAGES, "28k": ("ca", "ta", "th")}  # of the paper (release: data/generated_ids)
+
+SIZES = {
+    "3k": LANGUAGES,
+    "10k": LANGUAGES,
+    "28k": ("ca", "ta", "th"),
+}  # of the paper (release: data/generated_ids)
+
 TEACHER_OUTPUTS = "teacher-outputs"
+
 ONCE = (TEACHER_OUTPUTS, "student", "teacher")  # nothing is drawn: no seed
-ROWS = ("student", "teacher", "fine-tuning", "lora", "clsr-ft", "distilwhisper-released", "distilwhisper-released-kl")
+
+ROWS = (
+    "student",
+    "teacher",
+    "fine-tuning",
+    "lora",
+    "clsr-ft",
+    "distilwhisper-released",
+    "distilwhisper-released-kl",
+)
+
 TESTS = ("in-domain", "out-of-domain", "translation")
 
 
@@ -47,7 +65,14 @@ class Job:
     @property
     def name(self) -> str:
         """Return a name such as cs-10k-seed77-lora."""
-        return "-".join([self.language, self.size, *([] if self.seed is None else [f"seed{self.seed}"]), self.row])
+        return "-".join(
+            [
+                self.language,
+                self.size,
+                *([] if self.seed is None else [f"seed{self.seed}"]),
+                self.row,
+            ]
+        )
 
     @property
     def system(self) -> str:
@@ -73,7 +98,9 @@ class Job:
     @property
     def needs(self) -> list["Job"]:
         """Return the jobs that must be done before; raises ValueError for an unknown system."""
-        if self.row == TEACHER_OUTPUTS or not (get_system(self.system).distils or self.row == "teacher"):
+        if self.row == TEACHER_OUTPUTS or not (
+            get_system(self.system).distils or self.row == "teacher"
+        ):
             return []
         return [replace(self, row=TEACHER_OUTPUTS, seed=None)]
 
@@ -95,7 +122,10 @@ class Job:
         if noted.get("settings") != self._hash():
             return {"state": "waiting"}
         if noted["state"] == "running":
-            with suppress(Timeout), FileLock(self.folder / "lock", timeout=0):  # its process holds it while it lives
+            with (
+                suppress(Timeout),
+                FileLock(self.folder / "lock", timeout=0),
+            ):  # its process holds it while it lives
                 return noted | {"state": "killed", "error": "its process is gone"}
         return noted
 
@@ -107,7 +137,11 @@ class Job:
     def note(self, state: str, **facts) -> None:
         """Write state.json; what was noted of the same attempt stays."""
         before = {} if state == "running" else read_json(self.folder / "state.json")
-        facts |= {"state": state, "settings": self._hash(), state: datetime.now(UTC).isoformat(timespec="seconds")}
+        facts |= {
+            "state": state,
+            "settings": self._hash(),
+            state: datetime.now(UTC).isoformat(timespec="seconds"),
+        }
         write_json(self.folder / "state.json", before | facts)
 
     def _hash(self) -> str:
@@ -121,13 +155,23 @@ def make_jobs(preset: str, languages=None, sizes=None, seeds=(77, 78, 79), rows=
     """
     base = get_preset(preset)
     paper = base.corpus.startswith("common-voice")
-    languages, sizes = languages or (LANGUAGES if paper else [base.language]), sizes or (SIZES if paper else ["all"])
-    jobs = [Job(preset, language, size, row, seed) for size in sizes for language in languages
-            if not paper or language in SIZES.get(size, ())
-            for row in rows for seed in ([None] if row in ONCE else seeds)]  # fmt: skip
+    languages, sizes = (
+        languages or (LANGUAGES if paper else [base.language]),
+        sizes or (SIZES if paper else ["all"]),
+    )
+    jobs = [
+        Job(preset, language, size, row, seed)
+        for size in sizes
+        for language in languages
+        if not paper or language in SIZES.get(size, ())
+        for row in rows
+        for seed in ([None] if row in ONCE else seeds)
+    ]
     if not jobs:
-        raise ValueError(f"no job for the languages {', '.join(languages)} at {', '.join(sizes)}: the paper has "
-                         + "; ".join(f"{size}: {', '.join(codes)}" for size, codes in SIZES.items()))  # fmt: skip
+        raise ValueError(
+            f"no job for the languages {', '.join(languages)} at {', '.join(sizes)}: the paper has "
+            + "; ".join(f"{size}: {', '.join(codes)}" for size, codes in SIZES.items())
+        )
     jobs = dict.fromkeys([need for job in jobs for need in job.needs] + jobs)
     return sorted(jobs, key=lambda job: (job.row != TEACHER_OUTPUTS, len(job.needs)))
 
@@ -148,10 +192,16 @@ def run_job(job: Job) -> None:
         job.note("running", pid=os.getpid())
         try:
             if missing := [need.name for need in job.needs if not need.done]:
-                raise RuntimeError(f"{job.name} needs {', '.join(missing)}, which is not done: run that first")
+                raise RuntimeError(
+                    f"{job.name} needs {', '.join(missing)}, which is not done: run that first"
+                )
             write_json(job.folder / "results.json", _work(job))
         except BaseException as error:
-            job.note("failed", exit_code=1, error=traceback.format_exception_only(error)[-1].strip().splitlines()[-1])
+            job.note(
+                "failed",
+                exit_code=1,
+                error=traceback.format_exception_only(error)[-1].strip().splitlines()[-1],
+            )
             raise
         job.note("done", exit_code=0)
 
@@ -163,14 +213,20 @@ def _work(job: Job) -> dict:
     """
     lab, once, rows = Lab(job.settings()), job.row in ONCE, []
     about = {"row": job.row, "train_clips": job.clips or lab.preset.train_clips or 0}  # 0: all
-    tests = [test for test in lab.test_sets.values() if test.name in TESTS and job.row != TEACHER_OUTPUTS]
+    tests = [
+        test for test in lab.test_sets.values() if test.name in TESTS and job.row != TEACHER_OUTPUTS
+    ]
     with FileLock(job.folder.parent / f"{job.language}-{job.row}.lock") if once else nullcontext():
         if job.row == TEACHER_OUTPUTS:
-            lab.teacher_outputs()
+            lab.teacher_distributions()
         for test in tests:
             experts = "encoder" if test.task == "translate" else True  # as released
-            rows.append(score(lab, job.system, test.key, experts, **job.changes) | about | {"corpus": test.corpus})
-    return {"rows": rows, "record": run_record(lab.preset, lab.steps(), *_hashes(lab, job, tests))}
+            rows.append(
+                score(lab, job.system, test.key, experts, **job.changes)
+                | about
+                | {"corpus": test.corpus}
+            )
+    return {"rows": rows, "record": run_metadata(lab.preset, lab.steps(), *_hashes(lab, job, tests))}
 
 
 def _hashes(lab: Lab, job: Job, tests: list[TestSet]) -> tuple[dict, dict]:
@@ -183,7 +239,9 @@ def _hashes(lab: Lab, job: Job, tests: list[TestSet]) -> tuple[dict, dict]:
         folders["teacher"] = find_weights(p.teacher or lab.train_teacher() / "model").folder
     if job.row not in ONCE:
         folders[job.row] = lab.train(job.system, **job.changes) / "model"
-    corpora = {(corpus_of(p, p.language), p.language)} | {(test.corpus, test.language) for test in tests}
+    corpora = {(corpus_of(p, p.language), p.language)} | {
+        (test.corpus, test.language) for test in tests
+    }
     data, models = fingerprints(corpora, folders)
     data["ids of training clips"] = short_hash(list(lab.rows("train", limit=p.train_clips)["id"]))
     for need in job.needs:

@@ -35,7 +35,7 @@
 # be right to the last letter?
 
 # %%
-from distilwhisper_lib.evaluate import generate_batch
+from distilwhisper_lib import generate_batch
 
 language = lab.preset.language
 test_key = f"{language}/in-domain"
@@ -61,7 +61,7 @@ pd.DataFrame({"what is said": rows.select(three)["text"], "what the student writ
 # %%
 from IPython.display import Audio, display
 
-from distilwhisper_lib.audio import SAMPLE_RATE, read_audio
+from distilwhisper_lib import SAMPLE_RATE, read_audio
 
 for row in rows.select(three):
     print(row["text"])
@@ -107,7 +107,7 @@ for row in rows.select(three):
 import importlib.metadata
 import platform
 
-from distilwhisper_lib.device import describe_machine
+from distilwhisper_lib import describe_machine
 
 names = ("torch", "transformers", "datasets", "peft", "jiwer", "sacrebleu", "soundfile")
 versions = {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
@@ -124,7 +124,7 @@ pd.Series(describe_machine() | versions, name="value").to_frame()
 # **Predict:** which settings must differ between a laptop and a GPU, and which must not, if results are to be comparable?
 
 # %%
-from distilwhisper_lib.presets import PRESETS
+from distilwhisper_lib import PRESETS
 
 settings = ["student", "teacher", "corpus", "second_corpus", "language", "second_language", "epochs", "batch_size",
             "accumulation", "margin_seconds", "max_new_tokens", "test_clips", "retention_clips", "minutes", "memory"]
@@ -154,15 +154,14 @@ table.where(table.notna(), "–")
 # **Predict:** the test `test-other` has the same rooms and the same language as `test`. What may be different in it?
 
 # %%
-from distilwhisper_lib.corpora import corpus_report
-from distilwhisper_lib.testsets import corpus_of
+from distilwhisper_lib import corpus_of, corpus_report
 
 report = corpus_report(corpus_of(lab.preset, language), language)
 splits = [split for split in ("train", "teacher", "validation", "test", "test-other") if split in report["splits"]]
 frames = {split: lab.rows(split).remove_columns("audio").to_pandas() for split in splits}  # no sound is decoded
 pd.DataFrame({split: {"clips": len(f), "minutes": f["duration"].sum() / 60, "median seconds": f["duration"].median(),
                       "words": f["text"].str.split().str.len().sum(), "speakers": f["speaker"].nunique()}
-              for split, f in frames.items()}).T.round(1)  # fmt: skip
+              for split, f in frames.items()}).T.round(1)
 
 # %%
 table = pd.concat(frames.values())
@@ -181,9 +180,9 @@ table.sort_values("all", ascending=False).head(12)
 
 # %%
 second = [lab.rows(split, lab.preset.second_language).remove_columns("audio").to_pandas()
-          for split in ("train", "teacher", "validation", "test")]  # fmt: skip
+          for split in ("train", "teacher", "validation", "test")]
 pd.DataFrame([{"split": f["split"][0], "clips": len(f), "minutes": round(f["duration"].sum() / 60, 1),
-               "an example": f["text"][0], "in English": f["translation_en"][0]} for f in second])  # fmt: skip
+               "an example": f["text"][0], "in English": f["translation_en"][0]} for f in second])
 
 # %% [markdown]
 # Not everything in the packages could be used. What was left out is counted with its reason; the data cards in `data/`
@@ -193,7 +192,7 @@ pd.DataFrame([{"split": f["split"][0], "clips": len(f), "minutes": round(f["dura
 second_corpus = corpus_of(lab.preset, lab.preset.second_language)
 reports = [report, corpus_report(second_corpus, lab.preset.second_language)]
 left_out = {f"{r['corpus']}, {r['language']}": {"in the package": r["items"], "kept": r["kept"], **r["dropped"]}
-            for r in reports}  # fmt: skip
+            for r in reports}
 pd.DataFrame(left_out).fillna(0).astype(int)
 
 # %% [markdown]
@@ -250,7 +249,7 @@ print("loudest band:", bands.argmax(), "of 80, around", round(float(filters[:, b
 # %%
 import torch
 
-from distilwhisper_lib.audio import log_mel
+from distilwhisper_lib import log_mel
 
 spectrum = torch.stft(torch.tensor(padded), n_fft, hop, window=torch.tensor(window), center=False, return_complex=True)
 energy = (torch.tensor(filters).T @ spectrum.abs() ** 2).clamp(min=1e-10).log10()  # (80, frames)
@@ -284,7 +283,7 @@ plots.plot_log_mel(features, rows[0]["text"])
 # that no error message tells.
 
 # %%
-from distilwhisper_lib.text import decoder_inputs, encode_labels, prefix_tokens
+from distilwhisper_lib import decoder_inputs, encode_labels, prefix_tokens
 
 tokenizer, text = lab.processor.tokenizer, rows[0]["text"]
 print("prefix:", tokenizer.decode(prefix_tokens(tokenizer, language)), prefix_tokens(tokenizer, language))
@@ -434,7 +433,7 @@ print("features", tuple(batch["input_features"].shape), "-> encoder states", tup
 import time
 from dataclasses import replace
 
-from distilwhisper_lib.batches import length_batches
+from distilwhisper_lib import length_batches
 
 picked = list(range(min(24, len(clips))))
 texts, seconds = {}, {}
@@ -447,13 +446,13 @@ for margin in (0.5, 3.0, 6.0, None):  # None: the native 30 s
     texts[margin], seconds[margin] = [found[i] for i in picked], time.perf_counter() - began
 
 # %%
-from distilwhisper_lib.scoring import count_errors, word_errors
+from distilwhisper_lib import count_errors, word_errors
 
 table = {margin: count_errors(rows.select(picked)["text"], texts[margin]) for margin in texts}
 pd.DataFrame([{"margin": margin or "native 30 s", "seconds": round(seconds[margin], 1), "words": int(t["words"].sum()),
                "word errors": int(word_errors(t).sum()), "loops": int(t["loop"].sum()),
                "same text as with 30 s": sum(a == b for a, b in zip(texts[margin], texts[None], strict=True))}
-              for margin, t in table.items()]).set_index("margin")  # fmt: skip
+              for margin, t in table.items()]).set_index("margin")
 
 # %%
 pd.DataFrame({"0.5 s": texts[0.5], "6 s": texts[6.0], "native 30 s": texts[None]}).map(lambda text: text[:90]).head(8)
@@ -604,7 +603,7 @@ check(check_share_changed, share_changed)
 #
 # ## Where in the library, where in the paper
 #
-# - `audio.py` (reading, log-mel), `text.py` (prefix, labels, normaliser), `batches.py` (collator, window), `weights.py`
-#   (`use_window`), `corpora/` (splits), `presets.py`, `lab.py`.
+# - `data/`: `audio.py` (reading, log-mel), `normalisers.py`, `batches.py` (collator), `corpora/` (splits); `whisper/`:
+#   `tokens.py` (prefix, labels), `window.py` (`use_window`); `presets.py`; `lab/lab.py`.
 # - Paper: abstract and introduction for the claims; the experimental settings for languages, data and student/teacher.
 #   The paper's prefix and window are Whisper's own: the short window and the room split are ours.

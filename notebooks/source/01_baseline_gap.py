@@ -79,7 +79,7 @@ pairs = [("ano", "ale ano no"), ("podívej se na tu starou loď pod námi", "pod
 own = [jiwer.wer(reference, hypothesis) for reference, hypothesis in pairs]
 total = jiwer.wer([r for r, _ in pairs], [h for _, h in pairs])
 print(f"WER of each clip: {[f'{100 * rate:.0f} %' for rate in own]}, their mean {100 * np.mean(own):.0f} %, "
-      f"WER of the test {100 * total:.0f} %")  # fmt: skip
+      f"WER of the test {100 * total:.0f} %")
 
 # %% [markdown]
 # The first clip alone has a WER of 200 %: insertions are errors too, so there is no upper end.
@@ -197,7 +197,7 @@ low, high = np.percentile(rates, [2.5, 97.5])
 row = comparison.score(lab, "student", inside)
 assert np.allclose((low, high), (row["wer_low"], row["wer_high"]))
 print(f"WER {row['wer']:.1f}; interval by hand [{low:.1f}, {high:.1f}], "
-      f"the library's [{row['wer_low']:.1f}, {row['wer_high']:.1f}]")  # fmt: skip
+      f"the library's [{row['wer_low']:.1f}, {row['wer_high']:.1f}]")
 
 # %% [markdown]
 # Now every test, for both: the two domains, noise and reverberation, translation into English, the languages that nobody
@@ -302,7 +302,7 @@ check(check_paired_interval, paired_interval)
 # better. Notebook 05 compares all systems in this way.
 
 # %%
-from distilwhisper_lib.scoring import paired_difference
+from distilwhisper_lib import paired_difference
 
 pd.DataFrame({key: paired_difference(teacher[key], student[key]) for key in (inside, outside)}).T.round(2)
 
@@ -329,7 +329,7 @@ plots.plot_error_kinds({f"{name}, {key}": table[key] for key in (inside, outside
 # %%
 import zlib
 
-from distilwhisper_lib.scoring import LOOP_RATIO, is_loop, word_errors
+from distilwhisper_lib import LOOP_RATIO, is_loop, word_errors
 
 for text in ("Podívej se na tu starou loď pod námi.", "Podívej se. " * 12):
     ratio = len(text.encode()) / len(zlib.compress(text.encode()))
@@ -367,7 +367,7 @@ def confusions(counts):
         for part in jiwer.process_words(reference=" ".join(r), hypothesis=hypothesis).alignments[0]:
             if part.type == "substitute":
                 found.update(zip(r[part.ref_start_idx : part.ref_end_idx], h[part.hyp_start_idx : part.hyp_end_idx],
-                                 strict=True))  # fmt: skip
+                                 strict=True))
     return found
 
 # %%
@@ -429,7 +429,7 @@ worst(teacher[outside])
 # **Predict:** which of the two costs more, and does it cost both systems the same?
 
 # %%
-from distilwhisper_lib.audio import add_noise, add_reverberation, log_mel, read_audio
+from distilwhisper_lib import add_noise, add_reverberation, log_mel, read_audio
 
 audio = read_audio(lab.test_rows(inside)[0]["audio"])
 sounds = {"clean": audio, "with noise": add_noise(audio, 5, seed=0), "with echo": add_reverberation(audio, 0.6, seed=0)}
@@ -444,12 +444,12 @@ plots.plot_log_mel(np.concatenate(pictures, axis=1), "the same clip: " + ", then
 # beside them:
 
 # %%
-from distilwhisper_lib.scoring import summarise
+from distilwhisper_lib import summarise
 
 changed = heard[heard["test_set"].isin(["noise", "reverberation"])]
 ids = comparison.counts(lab, "student", f"{language}/noise")["id"]
 clean = [{"system": name, "test_set": "clean"} | summarise(table[inside][table[inside]["id"].isin(ids)])
-         for name, table in (("student", student), ("teacher", teacher))]  # fmt: skip
+         for name, table in (("student", student), ("teacher", teacher))]
 pivot(pd.concat([pd.DataFrame(clean), changed]), "system", "test_set", ["n", "wer", "loops"])
 
 # %% [markdown]
@@ -519,8 +519,7 @@ print(f"{same} of the {len(texts)} references in {language!r} come out alike wit
 # %%
 import torch
 
-from distilwhisper_lib import use_window
-from distilwhisper_lib.scoring import count_errors
+from distilwhisper_lib import count_errors, use_window
 
 model = lab.student()
 
@@ -621,8 +620,8 @@ check(check_reading, answer)
 #
 # ## Where in the library, where in the paper
 #
-# - `evaluate.py` (greedy decoding, resumable), `scoring.py` (counts, intervals, loops, BLEU), `comparison.py` (plan, tables),
-#   `testsets.py` (the tests), `lab.py` (`teacher`, `train_teacher`).
+# - `evaluation/`: `transcription.py` (greedy decoding, resumable), `scoring.py` (counts, intervals, loops, BLEU),
+#   `testsets.py` (the tests); `lab/`: `comparison.py` (plan, tables), `lab.py` (`teacher`, `train_teacher`).
 # - Paper: the student/teacher gap is its motivation (languages were chosen for a gap of more than 11 points of WER between
 #   whisper-small and whisper-large-v2); Common Voice 13 is its in-domain, FLEURS its out-of-domain test. Decoding there is
 #   greedy too; the normaliser is that of the authors' release (section 7). Intervals and loops are ours.

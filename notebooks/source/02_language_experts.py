@@ -135,7 +135,7 @@ with torch.no_grad():
 # extras off, give both blocks the same weights, and compare in evaluation and in training.
 
 # %%
-from distilwhisper_lib.clsr import ClsrFeedForward, ExpertSettings, FeedForward, Routing
+from distilwhisper_lib import ClsrFeedForward, ExpertSettings, FeedForward, Routing
 
 nn.init.normal_(by_hand.gate.linear2.weight)  # as if trained: gates decide,
 for weight in by_hand.expert.parameters():  # and the expert is no copy any more
@@ -194,8 +194,7 @@ print("experts for", expert_languages(student), "-", int(changed.sum()), "of", c
 # %%
 import pandas as pd
 
-from distilwhisper_lib import use_language
-from distilwhisper_lib.clsr import expert_parameters
+from distilwhisper_lib import expert_parameters, use_language
 
 first, second = lab.preset.language, lab.preset.second_language
 torch.manual_seed(2)
@@ -250,7 +249,7 @@ def whisper_of_size(layers: int, heads: int, d: int):
     """A Whisper of that shape on torch's "meta" device: shapes without memory, so even large-v2 costs nothing."""
     config = WhisperConfig(vocab_size=51865, d_model=d, encoder_layers=layers, decoder_layers=layers,
                            encoder_attention_heads=heads, decoder_attention_heads=heads,
-                           encoder_ffn_dim=4 * d, decoder_ffn_dim=4 * d)  # fmt: skip
+                           encoder_ffn_dim=4 * d, decoder_ffn_dim=4 * d)
     with torch.device("meta"):
         return WhisperForConditionalGeneration(config)
 
@@ -263,7 +262,7 @@ def cost(model) -> dict:
     gates = sum(n for name, n in sizes.items() if ".gates." in name)
     stored = sum(sizes.values())
     return {"Whisper": whisper, "experts + gates": stored, "of them gates": gates, "MB (fp32)": stored * 4 / 1e6,
-            "stored more, %": 100 * stored / whisper, "active more, %": 100 * gates / whisper}  # fmt: skip
+            "stored more, %": 100 * stored / whisper, "active more, %": 100 * gates / whisper}
 
 
 table = pd.DataFrame({name: cost(whisper_of_size(*shape)) for name, shape in SIZES.items()}).T
@@ -489,7 +488,7 @@ check(check_routed, routed)
 # **Predict:** what share of all gates is in the encoder?
 
 # %%
-from distilwhisper_lib.batches import position_masks
+from distilwhisper_lib import position_masks
 
 many = lab.collator([clips[i] for i in range(min(64, len(clips)))])
 masks = position_masks(many, many["input_features"].shape[-1] // 2)
@@ -512,7 +511,7 @@ from distilwhisper_lib import gate_budget_loss
 def gates_with(encoder: float, decoder: float) -> dict:
     """All gates of a stack at one value."""
     return {"encoder": [torch.full(masks["encoder"].shape, encoder)] * layers["encoder"],
-            "decoder": [torch.full(masks["decoder"].shape, decoder)] * layers["decoder"]}  # fmt: skip
+            "decoder": [torch.full(masks["decoder"].shape, decoder)] * layers["decoder"]}
 
 
 fair, makes_up = gates_with(0.5, 0.5), 0.5 * sum(n.values()) / n["encoder"]
@@ -674,8 +673,8 @@ shutil.rmtree(folder)
 #
 # ## Where in the library, where in the paper
 #
-# - `distilwhisper_lib/clsr.py` (block, gate, languages), `storage.py` (files), `losses.py` (`gate_budget_loss`),
-#   `batches.py` (`position_masks`).
+# - `distilwhisper_lib/method/`: `routing.py` and `attach.py` (block, gate, languages), `storage.py` (files), `losses.py`
+#   (`gate_budget_loss`); `data/batches.py` (`position_masks`).
 # - Paper: section 3 (experts, gates, budget); Zhang et al., "Share or Not? Learning to Schedule Language-Specific
 #   Capacity for Multilingual Translation", ICLR 2021. Widths, dropouts, skip gate and noise: the authors' release.
 # - Straight-through gradients: Bengio, Léonard and Courville, "Estimating or Propagating Gradients Through Stochastic

@@ -95,7 +95,7 @@ import matplotlib.pyplot as plt
 student_p = torch.linspace(0.001, 0.999, 400)
 teacher, student = (torch.stack([p, 1 - p], -1).log() for p in (torch.full_like(student_p, 0.9), student_p))
 curves = {"KL(t || s)": [kl_divergence(a[None], b[None]) for a, b in zip(teacher, student, strict=True)],
-          "JS(t, s)": [js_divergence(a[None], b[None]) for a, b in zip(teacher, student, strict=True)]}  # fmt: skip
+          "JS(t, s)": [js_divergence(a[None], b[None]) for a, b in zip(teacher, student, strict=True)]}
 fig, ax = plt.subplots(figsize=(6, 4))
 for (name, values), colour in zip(curves.items(), ("#ff9f1c", "#10427a"), strict=True):
     ax.plot(student_p, values, color=colour, label=name)
@@ -161,8 +161,7 @@ check(check_js_by_hand, js_nats, largest_js)
 # **Predict:** how large must $k$ be to keep 90 % of JS? And to keep the direction in which JS pulls the student?
 
 # %%
-from distilwhisper_lib import use_window
-from distilwhisper_lib.losses import labelled, top_k_divergence, top_k_log_probs
+from distilwhisper_lib import labelled, top_k_divergence, top_k_log_probs, use_window
 
 clips = lab.clips("train", None, lab.preset.train_clips)
 batch = lab.collator([clips[i] for i in range(8)])
@@ -183,7 +182,7 @@ for name, logits in (("teacher", teacher_logits), ("student", student_logits)):
     right = (logits.argmax(-1) == labels).float().mean()
     print(f"{name}: CE {cross_entropy(logits, labels):.2f} nats, right token {right:.0%}")
 full = {"JS": float(js_divergence(teacher_logits, student_logits)),
-        "KL": float(kl_divergence(teacher_logits, student_logits))}  # fmt: skip
+        "KL": float(kl_divergence(teacher_logits, student_logits))}
 print(", ".join(f"{name} {value:.4f}" for name, value in full.items()))
 
 # %% [markdown]
@@ -239,7 +238,7 @@ fig.tight_layout()
 tail = top_k_log_probs(teacher_logits, lab.preset.top_k)[1][:, -1].exp().sort().values  # (N,), surest position first
 half = len(tail) // 2
 print(f"mass outside the top {lab.preset.top_k}: {tail.mean():.1%} on average, "
-      f"{tail[:half].mean():.1%} in the surer half of the positions, {tail[half:].mean():.1%} in the other")  # fmt: skip
+      f"{tail[:half].mean():.1%} in the surer half of the positions, {tail[half:].mean():.1%} in the other")
 for name, logits in (("teacher", teacher_logits), ("student", student_logits)):
     print(f"{name}: V x median probability {float(size * logits.softmax(-1).median(-1).values.mean()):.3f}")
 
@@ -251,11 +250,11 @@ for name, logits in (("teacher", teacher_logits), ("student", student_logits)):
 #
 # ## 4. Stored once
 #
-# `lab.teacher_outputs()` runs the teacher over all training clips at the first call. It writes one file per batch, so
+# `lab.teacher_distributions()` runs the teacher over all training clips at the first call. It writes one file per batch, so
 # that a stopped run goes on at the batch where it was.
 
 # %%
-outputs = lab.teacher_outputs()
+outputs = lab.teacher_distributions()
 stored = sum(path.stat().st_size for path in outputs.folder.glob("*.safetensors"))
 tokens = sum(len(label) for label in clips.labels)
 print(f"{len(outputs)} clips, {tokens:,} label tokens, k = {lab.preset.top_k}")
@@ -283,7 +282,7 @@ print(f"JS over the stored outputs {kept:.4f}, over those of a moment ago {now:.
 # **Predict:** nothing that was said has changed. Does the loss?
 
 # %%
-from distilwhisper_lib.losses import IGNORED
+from distilwhisper_lib import IGNORED
 
 few, heard = lab.collator([clips[i] for i in range(4)]), {}
 for model in (teacher, student):
@@ -383,9 +382,7 @@ import tempfile
 
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from distilwhisper_lib import load_processor, load_whisper
-from distilwhisper_lib.batches import Clips, Collator
-from distilwhisper_lib.train import Objective, make_trainer
+from distilwhisper_lib import Clips, Collator, Objective, load_processor, load_whisper, make_trainer
 
 processor, scratch = load_processor("tiny"), tempfile.mkdtemp()
 eight = Clips(lab.rows("train", limit=8), processor, lab.preset.language)
@@ -396,7 +393,7 @@ def step_arguments(batch_size: int, accumulation: int) -> TrainingArguments:
     """One training step; the log holds the gradient's norm."""
     return TrainingArguments(output_dir=scratch, per_device_train_batch_size=batch_size, max_steps=1, logging_steps=1,
                              gradient_accumulation_steps=accumulation, save_strategy="no", report_to=[],
-                             disable_tqdm=True, remove_unused_columns=False, use_cpu=True)  # fmt: skip
+                             disable_tqdm=True, remove_unused_columns=False, use_cpu=True)
 
 # %%
 def stock_trainer(arguments):
@@ -420,7 +417,7 @@ for name, build in (("transformers' Trainer", stock_trainer), ("LabTrainer", our
         trainer.train()
         log = trainer.state.log_history[0]
         rows.append({"trainer": name, "batches": f"{accumulation} x {batch_size}", "loss": log["loss"],
-                     "gradient norm": float(log["grad_norm"])})  # fmt: skip
+                     "gradient norm": float(log["grad_norm"])})
 table = pd.DataFrame(rows).set_index(["trainer", "batches"])
 table.round(4)
 
@@ -449,7 +446,7 @@ tokens = [int((quarter["labels"] != IGNORED).sum()) for quarter in quarters]
 print("label tokens of the four batches:", tokens)
 print(f"8 at once {gradient_norm([whole], [1]):.4f}   added up {gradient_norm(quarters, [1] * 4):.4f}   "
       f"mean of means {gradient_norm(quarters, [1 / 4] * 4):.4f}   "
-      f"by tokens {gradient_norm(quarters, [n / sum(tokens) for n in tokens]):.4f}")  # fmt: skip
+      f"by tokens {gradient_norm(quarters, [n / sum(tokens) for n in tokens]):.4f}")
 
 # %% [markdown]
 # "By tokens" is the batch of eight, to the last digits shown. (One term has no such rule: the gate budget is the
@@ -532,7 +529,7 @@ table.map("{:,.6g}".format)
 # time, for the divergence over the stored tokens (the teacher's own run is in section 4).
 
 # %%
-from distilwhisper_lib.plots import plot_curves
+from distilwhisper_lib import plot_curves
 
 plot_curves(logs, keys=("ce", "eval_loss", "kd", "budget"))
 
@@ -573,8 +570,7 @@ plot_curves(logs, keys=("gate_encoder", "gate_decoder"))
 from dataclasses import replace
 from pathlib import Path
 
-from distilwhisper_lib.systems import get_system
-from distilwhisper_lib.train import train_system
+from distilwhisper_lib import get_system, train_system
 
 small = replace(lab.preset, student="tiny", batch_size=2, accumulation=1, margin_seconds=1.0)
 tiny_collator = Collator(processor.tokenizer, small.margin_seconds)
@@ -584,7 +580,7 @@ one = Clips(lab.rows("validation", limit=1), processor, lab.preset.language)
 def train_tiny(folder: Path, collator) -> Path:
     """Three epochs of four steps, on the eight clips of section 6; validated on a single clip."""
     return train_system(get_system("clsr-ft"), folder, small, Objective(), eight, one, collator,
-                        lab.preset.language, learning_rate=1e-3, epochs=3, seed=1)  # fmt: skip
+                        lab.preset.language, learning_rate=1e-3, epochs=3, seed=1)
 
 
 # %%
@@ -643,8 +639,7 @@ shutil.rmtree(scratch)
 # **Predict:** the pooled budget wants half of the gates open. In which layers will they be? And with 0.8 in each stack?
 
 # %%
-from distilwhisper_lib import last_gates
-from distilwhisper_lib.batches import position_masks
+from distilwhisper_lib import last_gates, position_masks
 
 validation = lab.clips("validation", None, lab.preset.validation_clips)
 heldout = lab.collator([validation[i] for i in range(min(16, len(validation)))])
@@ -656,13 +651,13 @@ def open_shares(model) -> dict[str, list[float]]:
     gates = last_gates(model)  # {"encoder": [(B, S) per layer], "decoder": [(B, T) per layer]}
     masks = position_masks(heldout, gates["encoder"][0].shape[1])
     return {stack: [float(g[masks[stack].to(g.device)].float().mean()) for g in layers]
-            for stack, layers in gates.items()}  # fmt: skip
+            for stack, layers in gates.items()}
 
 
 shares = {name: open_shares(lab.model(name)) for name in names}
 
 # %%
-from distilwhisper_lib.plots import plot_gate_layers
+from distilwhisper_lib import plot_gate_layers
 
 plot_gate_layers(shares, budgets=(0.5, 0.8))
 
@@ -714,8 +709,7 @@ smallest_k = {3: ..., 6: ...}
 # %% tags=["solution"]
 from checks_03 import made_up_logits
 
-from distilwhisper_lib import js_divergence
-from distilwhisper_lib.losses import top_k_divergence, top_k_log_probs
+from distilwhisper_lib import js_divergence, top_k_divergence, top_k_log_probs
 
 
 def kept(teacher_logits, student_logits, k):
@@ -773,7 +767,7 @@ check(check_smallest_k, kept, smallest_k)
 #
 # ## Where in the library, where in the paper
 #
-# - `distilwhisper_lib/losses.py` (all losses), `teacher.py` (stored outputs), `train.py` (`LabTrainer`, resuming),
-#   `batches.py` (label ids, masks, order of the clips).
+# - `distilwhisper_lib/method/losses.py` (all losses); `training/`: `teacher.py` (cached teacher distributions),
+#   `trainer.py` (`LabTrainer`), `callbacks.py` (resuming); `data/batches.py` (masks, order of the clips).
 # - Paper: section 3 (losses, budget) and 4 (settings). Constants, label smoothing and the mean over padded positions:
 #   the authors' release (`DistillationTrainer.py`, `DistilWhisper.py`).

@@ -32,13 +32,14 @@
 # **Predict:** which part of the student is *not* trained even so?
 
 # %%
-import copy, json
+import copy
+import json
 
 import pandas as pd
 import torch
 from torch import nn
 
-from distilwhisper_lib.systems import SYSTEMS, count_parameters, get_system, lora_config, prepare_for_training
+from distilwhisper_lib import SYSTEMS, count_parameters, get_system, lora_config, prepare_for_training
 
 model = prepare_for_training(lab.student(), get_system("fine-tuning"), lab.preset.language)
 fixed = {name: tuple(p.shape) for name, p in model.named_parameters() if not p.requires_grad}
@@ -204,7 +205,7 @@ print("LoRA before training: exactly the student, logits", tuple(plain.shape))
 # **Predict:** which method needs the highest rate, and which the lowest?
 
 # %%
-from distilwhisper_lib.presets import REPOSITORY
+from distilwhisper_lib import REPOSITORY
 
 studies = REPOSITORY / "results" / "reference" / "laptop" / "studies"
 trials = pd.concat([pd.read_csv(studies / "tuning.csv"), pd.read_csv(studies / "tuning-ours.csv")])
@@ -242,11 +243,11 @@ longer.set_index(["system", "learning_rate"])[columns].round(2)
 
 # %%
 parts = {"6 epochs": "longer/variants.csv", "4 epochs, noise": "variants-soft.csv",
-         "4 epochs, hard or soft": "variants-hard.csv"}  # fmt: skip
+         "4 epochs, hard or soft": "variants-hard.csv"}
 tried = pd.concat([pd.read_csv(studies / name).assign(run=run) for run, name in parts.items()])
 tried["hard"] = tried["hard"].eq(True)
 settings = ["run", "hard", "budget", "divergence", "expert_dropout", "gate_dropout", "skip_gate", "noise",
-            "learning_rate"]  # fmt: skip
+            "learning_rate"]
 results = ["wer", "wer_low", "wer_high", "gate_encoder", "gate_decoder"]
 tried["learning_rate"] = tried["learning_rate"].map("{:g}".format)
 tried.set_index(settings)[results].round(2)
@@ -276,7 +277,7 @@ pd.DataFrame(runs).loc[facts].T
 # the optimiser's memory (Adam keeps two numbers for each trained parameter), not the time.
 
 # %%
-from distilwhisper_lib.plots import plot_comparison, plot_curves, plot_forgetting
+from distilwhisper_lib import plot_comparison, plot_curves, plot_forgetting
 
 logs = {name: run["log"] for name, run in runs.items()}
 plot_curves(logs, ("ce", "eval_loss"))
@@ -301,8 +302,7 @@ plot_curves(logs, ("ce", "eval_loss"))
 # **Predict:** which of the three gains most on voices that it has never heard?
 
 # %%
-from distilwhisper_lib.comparison import counts, score
-from distilwhisper_lib.testsets import DOMAINS
+from distilwhisper_lib import DOMAINS, counts, score
 
 tests = [key for key, test in lab.test_sets.items() if test.name in DOMAINS]
 table = pd.DataFrame([score(lab, name, key) for name in ["student", *compared] for key in tests])
@@ -321,7 +321,7 @@ plot_comparison(table, lab.preset.language)
 # (`paired_difference`; notebook 05 says more). Negative: the first one is better.
 
 # %%
-from distilwhisper_lib.scoring import paired_difference
+from distilwhisper_lib import paired_difference
 
 
 def verdict(first, other, key):
@@ -334,7 +334,7 @@ def verdict(first, other, key):
 
 
 pairs = [("fine-tuning", "student"), ("lora", "student"), ("clsr-ft", "student"), ("lora", "fine-tuning"),
-         ("clsr-ft", "lora")]  # fmt: skip
+         ("clsr-ft", "lora")]
 verdicts = [verdict(first, other, key) for key in tests for first, other in pairs]
 print(*verdicts, sep="\n")
 
@@ -570,6 +570,6 @@ check(check_route, route)
 #
 # ## Where in the library, where in the paper
 #
-# `systems.py` (`lora_config`, `prepare_for_training`), `train.py` (one trainer for
-# all), `comparison.py` (`score`). In the paper: the baselines of its experiments (standard fine-tuning,
+# `training/methods.py` (a class for each method), `training/trainer.py` (one trainer for
+# all), `lab/comparison.py` (`score`). In the paper: the baselines of its experiments (standard fine-tuning,
 # LoRA); the settings here are those of the authors' release. Next: notebook 05, all systems on all tests.

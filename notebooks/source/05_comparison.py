@@ -38,9 +38,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from distilwhisper_lib import comparison, plots
-from distilwhisper_lib.systems import EVERY, SYSTEMS, TRAINED, count_parameters
-from distilwhisper_lib.testsets import DOMAINS
+from distilwhisper_lib import DOMAINS, EVERY, SYSTEMS, TRAINED, comparison, count_parameters, plots
 
 table = comparison.compare(lab)
 main = comparison.main_table(table, lab.preset.language)
@@ -146,7 +144,7 @@ print(*(sentence(row) for _, row in distilled.iterrows()), sep="\n")
 # **Predict:** which of the decided differences stay?
 
 # %%
-from distilwhisper_lib.scoring import paired_difference
+from distilwhisper_lib import paired_difference
 
 for row in [*differences.itertuples(), *distilled.itertuples()]:
     one, two = (comparison.counts(lab, name, f"{main_language}/{row.test_set}") for name in (row.first, row.other))
@@ -248,7 +246,7 @@ translation[columns].rename(index=label).round(1)
 # %%
 modes = {False: "off", "encoder": "the encoder's", True: "all"}
 rows = {mode: comparison.score(lab, "distilwhisper", f"{main_language}/translation", experts)
-        for experts, mode in modes.items()}  # fmt: skip
+        for experts, mode in modes.items()}
 pd.DataFrame(rows).T.rename_axis("experts that are on")[columns].astype(float).round(1)
 
 # %% [markdown]
@@ -324,9 +322,7 @@ texts.assign(equal=texts["in a mixed batch"] == texts["one by one"])
 # hundreds of positions, or the decoder with some tens?
 
 # %%
-from distilwhisper_lib import last_gates
-from distilwhisper_lib.batches import position_masks
-from distilwhisper_lib.device import autocast
+from distilwhisper_lib import autocast, last_gates, position_masks
 
 in_domain = lab.test_clips(tests[0])
 batch = lab.collator([in_domain[i] for i in range(min(24, len(in_domain)))])
@@ -417,7 +413,7 @@ result.round(0)
 # **Predict:** which system is the cheapest in each of the three?
 
 # %%
-from distilwhisper_lib.clsr import expert_parameters
+from distilwhisper_lib import expert_parameters
 
 steps = {step["step"]: step["seconds"] for step in lab.steps()}
 teacher_pass = steps.get(f"teacher outputs {main_language}", np.nan)
@@ -477,11 +473,11 @@ shown.rename(columns={"seconds": "training (s)", "stored_mb": "stored (MB)", "we
 # study.seeds(best, TRAINED, [77, 78])
 # ```
 #
-# (`Lab` from `distilwhisper_lib.lab`, `LAPTOP` from `.presets`, `TRAINED` from `.systems`, `study` from `.experiments`.) The
+# (`Lab`, `LAPTOP` and `TRAINED` from `distilwhisper_lib`, `study` from `distilwhisper_lib.experiments`.) The
 # tables are read from `results/reference/laptop/studies/converged`, at every preset. First the trials:
 
 # %%
-from distilwhisper_lib.presets import REPOSITORY
+from distilwhisper_lib import REPOSITORY
 
 converged = REPOSITORY / "results" / "reference" / "laptop" / "studies" / "converged"
 trials = pd.read_csv(converged / "tuning.csv")
@@ -558,7 +554,7 @@ plots.plot_curves({name: rows.to_dict("records") for name, rows in means.groupby
 # with the same clips, settings and seed (`results/reference/laptop/studies/same-seed.csv`, with their commits). Only one
 # thing was left to chance: full fine-tuning trains the decoder's learned positions, whose gradient the processor's cores
 # added up in whatever order they came, and a sum in another order is rounded differently. From the third run on the library
-# adds up in one order (`ordered_sums` in `device.py`). The fourth, which is that of section 1, was begun anew in an empty
+# adds up in one order (`deterministic_sums` in `device.py`). The fourth, which is that of section 1, was begun anew in an empty
 # folder, many changes of the code later.
 #
 # **Predict:** which rows are the same in all runs? How far do the others lie apart, and how far the last two runs?
@@ -790,6 +786,6 @@ check(check_beaten, beaten)
 #
 # ## Where in the library, where in the paper
 #
-# `comparison.py`, `scoring.py` (intervals), `testsets.py`, `clsr.py` (`last_gates`,
-# `set_language`), `plots.py`. In the paper: the main result table, the comparison of gate activations, and
+# `lab/comparison.py`, `evaluation/scoring.py` (intervals), `evaluation/testsets.py`, `method/attach.py` (`last_gates`,
+# `set_language`), `lab/plots.py`. In the paper: the main result table, the comparison of gate activations, and
 # the translation experiment; the settings are in its section on experiments and in the authors' release.

@@ -45,7 +45,7 @@ import pandas as pd
 from distilwhisper_lib import get_preset
 
 FIELDS = ["student", "teacher", "corpus", "other_corpus", "epochs", "batch_size", "accumulation", "margin_seconds",
-          "max_new_tokens", "normaliser", "top_k"]  # fmt: skip
+          "max_new_tokens", "normaliser", "top_k"]
 presets = {name: get_preset(name) for name in ("laptop", "colab", "paper")}
 pd.DataFrame({name: {field: str(getattr(preset, field)) for field in FIELDS} for name, preset in presets.items()})
 
@@ -97,7 +97,7 @@ from pathlib import Path
 
 import soundfile
 
-from distilwhisper_lib.audio import read_audio
+from distilwhisper_lib import read_audio
 
 release = Path(tempfile.mkdtemp()) / "cv-corpus-0.0-2026-01-01" / "cs"
 (release / "clips").mkdir(parents=True)
@@ -108,7 +108,7 @@ for name, sound in zip(table["path"], sounds, strict=True):
     soundfile.write(release / "clips" / name, read_audio(sound), 16_000, format="MP3")
 
 # %%
-from distilwhisper_lib.corpora.common_voice import most_voted, read_common_voice
+from distilwhisper_lib import most_voted, read_common_voice
 
 assert [row["path"] for row in most_voted(table.to_dict("records"), 3)] == by_hand
 reading = read_common_voice("common-voice-3k", "cs", release.parent)
@@ -167,15 +167,14 @@ check(check_choose, choose)
 # presets stay with the course's own speech, so that this notebook runs everywhere.
 
 # %%
-from distilwhisper_lib.lab import Lab
-from distilwhisper_lib.testsets import with_paper_data
+from distilwhisper_lib import Lab, with_paper_data
 
 lab = Lab(with_paper_data(lab.preset))
 language = lab.preset.language
 print(f"trained on {lab.preset.corpus}, scored with the normaliser {lab.preset.normaliser!r}")
 tests = {key: test for key, test in lab.test_sets.items() if test.name in ("in-domain", "out-of-domain")}
 pd.DataFrame({key: {"corpus": test.corpus, "split": test.split, "clips": len(lab.test_rows(key))}
-              for key, test in tests.items()}).T  # fmt: skip
+              for key, test in tests.items()}).T
 
 # %% [markdown]
 # ## 4. The teacher, once
@@ -187,10 +186,10 @@ pd.DataFrame({key: {"corpus": test.corpus, "split": test.split, "clips": len(lab
 # **Predict:** how many megabytes do 1,000 clips take?
 
 # %%
-outputs = lab.teacher_outputs()
+outputs = lab.teacher_distributions()
 size = outputs.size()
 print(f"{len(outputs)} clips, k = {lab.preset.top_k}: {size['bytes'] / 1e6:.1f} MB, "
-      f"{size['bytes_per_1000_clips'] / 1e6:.1f} MB for 1,000 clips")  # fmt: skip
+      f"{size['bytes_per_1000_clips'] / 1e6:.1f} MB for 1,000 clips")
 
 # %% [markdown]
 # How many words $k$ are enough? Notebook 03 has looked at the value of JS and at its gradient. Here is the error of JS
@@ -271,7 +270,7 @@ check(check_to_student, to_student)
 # **Predict:** how many batches does the second call compute?
 
 # %%
-from distilwhisper_lib.teacher import compute_teacher
+from distilwhisper_lib import cache_teacher_distributions
 
 eight, scratch = lab.clips("train", None, 8), Path(tempfile.mkdtemp())
 teacher, ran = lab.student(), []  # any Whisper will do here
@@ -287,7 +286,7 @@ handle = teacher.register_forward_pre_hook(count_or_fail)
 for call in ("first", "second"):
     ran_before = len(ran)
     try:
-        compute_teacher(teacher, eight, lab.train_collator, scratch, lab.preset.top_k, batch_size=2)
+        cache_teacher_distributions(teacher, eight, lab.train_collator, scratch, lab.preset.top_k, batch_size=2)
     except KeyboardInterrupt as stop:
         print(stop)
     print(f"{call} call: {len(ran) - ran_before} forward passes begun, {len(list(scratch.glob('*.safetensors')))} files")
@@ -330,11 +329,10 @@ plots.plot_comparison(pd.DataFrame(rows), language)
 # as yours only where you have trained on Common Voice: choose the number in `PUBLISHED` accordingly.)
 
 # %%
-from distilwhisper_lib import load_released, set_language
-from distilwhisper_lib.checkpoints.released import released_folder
-from distilwhisper_lib.evaluate import transcribe
-from distilwhisper_lib.record import short_hash
-from distilwhisper_lib.scoring import count_errors, paired_difference, summarise
+from distilwhisper_lib import (
+    count_errors, load_released, paired_difference, released_folder, set_language, short_hash,
+    summarise, transcribe
+)
 
 PUBLISHED = "naver/multilingual-distilwhisper-3k"
 
@@ -384,8 +382,7 @@ comparison.main_table(pd.DataFrame(rows + published), language)
 # **Predict:** how many trainings are that, and how many days on one A100?
 
 # %%
-from distilwhisper_lib.experiments.grid import listing
-from distilwhisper_lib.experiments.jobs import ROWS, make_jobs
+from distilwhisper_lib import ROWS, listing, make_jobs
 
 planned = make_jobs("paper", None, None, [77, 78, 79], ROWS)
 jobs = listing(planned)
@@ -395,8 +392,7 @@ hours = jobs[[column for column in jobs if column.endswith(" h")]].rename(column
 hours.sum().div(24).round(1).rename("days, one GPU (estimate)")
 
 # %%
-from distilwhisper_lib.experiments.estimates import estimate
-from distilwhisper_lib.systems import SYSTEMS
+from distilwhisper_lib import SYSTEMS, estimate
 
 small = get_preset("colab")
 rows = {name: estimate(name, small, 3_000) for name in ("teacher-outputs", *SYSTEMS)}
@@ -469,5 +465,5 @@ check(check_memory, fine_tuning_gb, experts_gb)
 #
 # ## Where in the library, where in the paper
 #
-# `corpora/` (`common_voice`, `fleurs`, `recorded`), `teacher.py`, `experiments/` (`grid`, `estimates`), `presets.py`.
+# `data/corpora/` (`common_voice`, `fleurs`, `recorded`), `training/teacher.py`, `experiments/` (`grid`, `estimates`), `presets.py`.
 # In the paper: the sections on data and on experimental settings, and the table of results by number of clips.

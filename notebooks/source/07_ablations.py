@@ -35,11 +35,10 @@ import json
 
 import pandas as pd
 
-from distilwhisper_lib import plots
-from distilwhisper_lib.presets import REPOSITORY
+from distilwhisper_lib import REPOSITORY, plots
 
 SETTINGS = ["hard", "always_open", "budget", "per_stack", "learning_rate", "expert_dropout", "gate_dropout",
-            "skip_gate", "noise", "divergence", "temperature", "seed"]  # fmt: skip
+            "skip_gate", "noise", "divergence", "temperature", "seed"]
 studies = REPOSITORY / "results" / "reference" / "laptop" / "studies"
 
 
@@ -92,7 +91,7 @@ plots.plot_trials(trials)
 elsewhere = trials_of(studies / "variants-elsewhere.csv")
 both = {"here": trials, "elsewhere": elsewhere}
 pd.concat({name: table.set_index("trial")[["wer", "difference", "low", "high"]] for name, table in both.items()},
-          axis=1, join="inner").round(1)  # fmt: skip
+          axis=1, join="inner").round(1)
 
 # %% [markdown]
 # **Read:** soft gates cost four points on both machines, and KL three: better hints than either alone, though seed and
@@ -200,10 +199,10 @@ import contextlib
 
 import torch
 
-from distilwhisper_lib.clsr import whisper_layers
+from distilwhisper_lib import whisper_layers
 
 CASES = {"as trained": {}, "all open": {"encoder": 1, "decoder": 1}, "encoder alone": {"decoder": -1},
-         "decoder alone": {"encoder": -1}, "all shut": {"encoder": -1, "decoder": -1}}  # fmt: skip
+         "decoder alone": {"encoder": -1}, "all shut": {"encoder": -1, "decoder": -1}}
 
 
 @contextlib.contextmanager
@@ -211,7 +210,7 @@ def forced(model, signs: dict[str, int]):
     """Within the block the gates of the stacks in `signs` are open (1) or shut (-1); the others decide themselves."""
     hooks = [gate.register_forward_hook(lambda module, inputs, G, sign=signs[stack]: torch.full_like(G, sign))
              for stack, _, layer in whisper_layers(model) if stack in signs
-             for gate in layer.fc1.gates.values()]  # fmt: skip
+             for gate in layer.fc1.gates.values()]
     try:
         yield
     finally:
@@ -219,8 +218,7 @@ def forced(model, signs: dict[str, int]):
             hook.remove()
 
 # %%
-from distilwhisper_lib.evaluate import transcribe
-from distilwhisper_lib.scoring import count_errors, paired_difference, summarise
+from distilwhisper_lib import count_errors, paired_difference, summarise, transcribe
 
 system, language = "distilwhisper", lab.preset.language
 clips = lab.clips("test", None, lab.preset.retention_clips)  # in-domain, fewer than in notebook 05
@@ -281,14 +279,14 @@ import contextlib
 
 import torch
 
-from distilwhisper_lib.clsr import whisper_layers
+from distilwhisper_lib import whisper_layers
 
 
 @contextlib.contextmanager
 def open_only(model, stack, layers):
     shut = [layer for where, index, layer in whisper_layers(model) if where != stack or index not in layers]
     hooks = [gate.register_forward_hook(lambda module, inputs, G: torch.full_like(G, -1.0))
-             for layer in shut for gate in layer.fc1.gates.values()]  # fmt: skip
+             for layer in shut for gate in layer.fc1.gates.values()]
     try:
         yield
     finally:
@@ -300,7 +298,7 @@ import contextlib
 
 import torch
 
-from distilwhisper_lib.clsr import whisper_layers
+from distilwhisper_lib import whisper_layers
 
 
 @contextlib.contextmanager
@@ -330,8 +328,7 @@ check(check_open_only, open_only)
 # %%
 from dataclasses import replace
 
-from distilwhisper_lib import comparison
-from distilwhisper_lib.lab import Lab
+from distilwhisper_lib import Lab, comparison
 
 whole, epochs, rows, tables = len(lab.clips("train", None, lab.preset.train_clips)), lab.preset.epochs, [], {}
 key = f"{language}/in-domain"
@@ -379,7 +376,7 @@ for first, other in ((twice, quarter), (half, twice), (every, half)):
 # %%
 from dataclasses import asdict
 
-from distilwhisper_lib.fidelity import FIDELITIES
+from distilwhisper_lib import FIDELITIES
 
 modes = {name: asdict(FIDELITIES[name]) for name in ("paper", "released", "corrected")}
 pd.DataFrame(modes).replace({True: "yes", False: ""}).rename_axis("switch")
@@ -389,7 +386,7 @@ pd.DataFrame(modes).replace({True: "yes", False: ""}).rename_axis("switch")
 # training. First the labels of one sentence, and what the decoder is given:
 
 # %%
-from distilwhisper_lib.text import decoder_inputs, encode_labels
+from distilwhisper_lib import decoder_inputs, encode_labels
 
 tokenizer, sentence = lab.processor.tokenizer, lab.rows("train", limit=1)["text"][0]
 for name in ("corrected", "released"):
@@ -408,8 +405,7 @@ for name in ("corrected", "released"):
 # **Predict:** what mean does the release see, if a clip of three seconds stands in Whisper's window of 30?
 
 # %%
-from distilwhisper_lib.batches import Collator, position_masks
-from distilwhisper_lib.losses import gate_budget_loss
+from distilwhisper_lib import Collator, gate_budget_loss, position_masks
 
 few = lab.clips("train", None, lab.preset.train_clips)
 batch = Collator(tokenizer, None)([few[i] for i in range(4)])  # Whisper's own 30 s
@@ -508,5 +504,5 @@ of_lora.set_index(["study", "fidelity"])[["wer", "wer_forced", "loops", "differe
 #
 # ## Where in the library, where in the paper
 #
-# `fidelity.py`, `experiments/study.py` (`variants`, `tune`, `seeds`), `clsr.py` (gates), `losses.py`. In the paper: the
+# `fidelity.py`, `experiments/study.py` (`variants`, `tune`, `seeds`), `method/routing.py` (gates), `method/losses.py`. In the paper: the
 # ablation of the loss (JS and KL), the results by number of clips, and the analysis of gate activations.

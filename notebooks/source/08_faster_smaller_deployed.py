@@ -39,8 +39,9 @@ import time
 import pandas as pd
 import torch
 
-from distilwhisper_lib import plots, set_language, use_language, use_window
-from distilwhisper_lib.device import autocast, weights_cast_once
+from distilwhisper_lib import (
+    autocast, plots, set_language, use_language, use_window, weights_cast_once
+)
 
 system, language = "distilwhisper", lab.preset.language
 model = lab.model(system).eval()
@@ -90,7 +91,7 @@ def decode(experts, heard):
 # %%
 heard, kinds = encode(None), {"plain": None, "experts": language}
 took = {"encoder": medians({kind: lambda e=e: encode(e) for kind, e in kinds.items()}),
-        f"{tokens} tokens": medians({kind: lambda e=e: decode(e, heard) for kind, e in kinds.items()})}  # fmt: skip
+        f"{tokens} tokens": medians({kind: lambda e=e: decode(e, heard) for kind, e in kinds.items()})}
 profile = pd.DataFrame(took).T
 profile["experts / plain"] = profile["experts"] / profile["plain"]
 profile.round(3)  # seconds for the batch
@@ -124,7 +125,7 @@ spent = pd.Series({entry.key: entry.self_cpu_time_total for entry in watched.key
 # %%
 from torch.utils.flop_counter import FlopCounterMode
 
-from distilwhisper_lib.clsr import clsr_blocks
+from distilwhisper_lib import clsr_blocks
 
 block = clsr_blocks(model)[-1]
 shared, expert, gate = block.shared, block.experts[language], block.gates[language]
@@ -179,7 +180,7 @@ blocks = pd.DataFrame({"operations": work, "seconds": took})
 # Whisper:
 
 # %%
-from distilwhisper_lib.presets import REPOSITORY
+from distilwhisper_lib import REPOSITORY
 
 kept = REPOSITORY / "results" / "reference" / "benchmarks"
 setting = ["size", "dtype", "batch", "compiled", "work"]
@@ -262,14 +263,14 @@ check(check_route, route)
 # student.)
 
 # %%
-from distilwhisper_lib.teacher import forced_logits
+from distilwhisper_lib import teacher_forced_logits
 
 train = lab.clips("train", None, lab.preset.train_clips)
 some = lab.train_collator([train[i] for i in range(min(8, len(train)))])
-outputs, teacher = lab.teacher_outputs(), lab.teacher(half=True)
+outputs, teacher = lab.teacher_distributions(), lab.teacher(half=True)
 with torch.no_grad():
-    took = medians({"ask": lambda: forced_logits(teacher, some),
-                    "read": lambda: outputs.lookup(some["ids"], some["labels"])}, 3)  # fmt: skip
+    took = medians({"ask": lambda: teacher_forced_logits(teacher, some),
+                    "read": lambda: outputs.lookup(some["ids"], some["labels"])}, 3)
 del teacher
 size = outputs.size()
 print(f"for {len(some['ids'])} clips: asking {took['ask']:.2f} s, reading {1000 * took['read']:.1f} ms")
@@ -314,7 +315,7 @@ for rank in (rank for rank in (4, 16, 64, 256) if rank < len(values)):
 # number of steps. By hand, against the library's:
 
 # %%
-from distilwhisper_lib.checkpoints.packing import pack, unpack
+from distilwhisper_lib import pack, unpack
 
 step = difference.abs().amax(1, keepdim=True) / 127  # (out, 1)
 numbers = (difference / step).round().to(torch.int8)
@@ -336,7 +337,7 @@ print(f"8 bits, of the expert itself: {(rounded - after).norm() / difference.nor
 for rank in (16, 64):
     low = unpack(pack({"w": after}, "low-rank", {"w": before}, rank))[0]["w"]
     print(f"rank {rank}: {rank * sum(difference.shape) / difference.numel():.0%} of the numbers, "
-          f"off by {(low - difference).norm() / difference.norm():.0%} of the difference")  # fmt: skip
+          f"off by {(low - difference).norm() / difference.norm():.0%} of the difference")
 
 # %% [markdown]
 # What an error in the weights costs in WER has to be measured. `save_experts` writes each form, `load_experts` reads
@@ -345,9 +346,9 @@ for rank in (16, 64):
 # **Predict:** from which row on can the loss be seen on these clips?
 
 # %%
-from distilwhisper_lib import load_experts, save_experts
-from distilwhisper_lib.evaluate import transcribe
-from distilwhisper_lib.scoring import count_errors, paired_difference, summarise
+from distilwhisper_lib import (
+    count_errors, load_experts, paired_difference, save_experts, summarise, transcribe
+)
 
 folder = lab.folder / "deployment" / lab.train(system).name
 folder.mkdir(parents=True, exist_ok=True)
@@ -361,7 +362,7 @@ def counts_of(model, name):
 
 # %%
 FORMS = {"fp32": {"form": "fp32"}, "fp16": {"form": "fp16"}, "int8": {"form": "int8"},
-         "low-rank 64": {"form": "low-rank", "rank": 64}, "low-rank 16": {"form": "low-rank", "rank": 16}}  # fmt: skip
+         "low-rank 64": {"form": "low-rank", "rank": 64}, "low-rank 16": {"form": "low-rank", "rank": 16}}
 counted, megabytes = {}, {}
 for name, options in FORMS.items():
     place = save_experts(model, folder / name.replace(" ", "-"), **options)
@@ -393,7 +394,7 @@ plots.plot_trials(forms)
 # **Read:** look at the last column: a form costs something where its interval leaves out zero. In this run (48 clips) none
 # does, not even rank 16, which is 2.7 points worse; and rank 64 looks better than what it was cut from, which is chance.
 #
-# Few clips decide little. The same on the 160 in-domain clips of notebook 05 (`python -m benchmarks.smaller`), with two more
+# Few clips decide little. The same on the 160 in-domain clips of notebook 05 (`python -m distilwhisper_lib.experiments.smaller`), with two more
 # rows at the end, of experts that were trained in another way:
 
 # %%
@@ -454,15 +455,14 @@ check(check_largest_rank, largest_rank)
 # **Predict:** in which stack do the gates agree most?
 
 # %%
-from distilwhisper_lib.batches import length_batches
-from distilwhisper_lib.deployment import gate_shares
+from distilwhisper_lib import gate_shares, length_batches
 
 calibration = lab.clips("validation", None, lab.preset.retention_clips)
 batches = [lab.collator([calibration[i] for i in rows])
-           for rows in length_batches(calibration.durations, lab.preset.eval_batch_size)]  # fmt: skip
+           for rows in length_batches(calibration.durations, lab.preset.eval_batch_size)]
 shares = gate_shares(model, language, batches)
 plots.plot_gate_layers({system: {stack: list(rows["open"]) for stack, rows in shares.groupby("stack", sort=False)}},
-                       budgets=(0.5,), line="threshold")  # fmt: skip
+                       budgets=(0.5,), line="threshold")
 
 # %% [markdown]
 # *The picture: share of positions that go to the expert, by layer; above the line, here the threshold of 0.5, the
@@ -484,7 +484,7 @@ from distilwhisper_lib import bake
 baked = bake(lab.model(system), language, batches)
 assert not clsr_blocks(baked)
 print(f"{sum(p.numel() for p in baked.parameters()):,} weights, as many as the student:",
-      f"{sum(p.numel() for p in lab.student().parameters()):,}")  # fmt: skip
+      f"{sum(p.numel() for p in lab.student().parameters()):,}")
 deployed = {"routed": counted["fp32"], "baked": counts_of(baked, "baked")}
 shown = ["wer", "wer_low", "wer_high", "cer", "loops", "against routed"]
 table_of(deployed, "routed").set_index("trial")[shown].round(1)
@@ -577,8 +577,7 @@ else:
 # %%
 from dataclasses import replace
 
-from distilwhisper_lib.audio import log_mel, read_audio
-from distilwhisper_lib.evaluate import generate_batch
+from distilwhisper_lib import generate_batch, log_mel, read_audio
 
 native = replace(lab.collator, margin_seconds=None)  # Whisper's own 30 s
 
@@ -597,20 +596,20 @@ def theirs(folder):
     from faster_whisper import WhisperModel
 
     whisper = WhisperModel(str(folder), device=lab.device.type, compute_type="int8",
-                           cpu_threads=torch.get_num_threads())  # fmt: skip
+                           cpu_threads=torch.get_num_threads())
 
     def say(i):
         audio = read_audio(clips.rows[i]["audio"])
         found, _ = whisper.transcribe(audio, language=language, beam_size=1, temperature=0.0, without_timestamps=True,
                                       condition_on_previous_text=False, no_speech_threshold=None,
                                       log_prob_threshold=None, compression_ratio_threshold=None,
-                                      max_new_tokens=lab.preset.max_new_tokens)  # fmt: skip
+                                      max_new_tokens=lab.preset.max_new_tokens)
         return " ".join("".join(segment.text for segment in found).split())
     return say
 
 # %%
 engines = {"routed": ours(model, lab.collator), "routed, 30 s": ours(model, native), "baked": ours(baked, lab.collator),
-           "baked, 30 s": ours(baked, native)}  # fmt: skip
+           "baked, 30 s": ours(baked, native)}
 if possible:
     engines["faster-whisper int8, 30 s"] = theirs(converted)
 said, texts = {}, [clips.rows[i]["text"] for i in few]
@@ -622,7 +621,7 @@ def say_all(name):
 
 took = medians({name: lambda name=name: say_all(name) for name in engines}, 3)
 rows = [{"engine": name, "real-time factor": took[name] / sound}
-        | summarise(count_errors(texts, said[name], lab.preset.normaliser)) for name in engines]  # fmt: skip
+        | summarise(count_errors(texts, said[name], lab.preset.normaliser)) for name in engines]
 pd.DataFrame(rows).set_index("engine")[["real-time factor", "wer", "wer_low", "wer_high", "cer"]].round(2)
 
 # %% [markdown]

@@ -1,7 +1,10 @@
 # The same first cell in every notebook: it finds the project, installs only what is missing, opens the laboratory.
 PRESET = None  # "smoke", "laptop" or "colab"; None takes the variable LAB_PRESET, else "laptop"
 
-import os, pathlib, subprocess, sys
+import os
+import pathlib
+import subprocess
+import sys
 
 here = pathlib.Path.cwd()
 root = next((p for p in (here, *here.parents, here / "distilwhisper-lab") if (p / "distilwhisper_lib").is_dir()), None)

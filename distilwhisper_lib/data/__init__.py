@@ -1,0 +1,1 @@
+"""Speech: audio, batches, text normalisers and the corpora."""

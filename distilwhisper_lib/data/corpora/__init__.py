@@ -1,0 +1,1 @@
+"""The corpora: found, fetched, unpacked, split, and loaded as `datasets`."""

@@ -1,0 +1,1 @@
+"""Evaluation: test sets, transcription, scores; models baked and exported for others' programs."""

@@ -1,0 +1,1 @@
+"""What the notebooks call: one laboratory, the comparison, its record and its figures."""

@@ -1,0 +1,1 @@
+"""Training: what is minimised, one trainer for every method, cached teacher distributions."""

@@ -1,0 +1,1 @@
+"""Plain Whisper: models by name, the short window, logits, tokens."""
