@@ -1,4 +1,4 @@
-"""Random clips, batches and experts for tests: nothing is read, and all is the same every time."""
+"""Random clips, batches and experts for tests, the same every time; nothing is read."""
 
 import numpy as np
 import pandas as pd
@@ -22,11 +22,13 @@ class RandomClips(Dataset):
         self.durations = [
             low + (high - low) * torch.rand((), generator=draw).item() for _ in self.ids
         ]
-        self.items, texts = [], []
+        self.items = []
+        texts = []
         for clip, duration in zip(self.ids, self.durations, strict=True):
             frames = round(100 * duration)
             length = int(torch.randint(letters[0], letters[1] + 1, (), generator=draw))
-            text = bytes(torch.randint(97, 123, (length,), generator=draw).tolist()).decode()
+            characters = torch.randint(97, 123, (length,), generator=draw).tolist()
+            text = bytes(characters).decode()
             texts.append(text)
             self.items.append(
                 {
@@ -36,8 +38,9 @@ class RandomClips(Dataset):
                     "labels": encode_labels(tokenizer, text, language),
                 }
             )
-
         self.rows = {"text": texts}
+        self.texts = texts
+        self.digests = list(self.ids)
 
     @property
     def labels(self):
@@ -50,14 +53,14 @@ class RandomClips(Dataset):
         return self.items[i]
 
 
-def random_batch(rows=2, tokens=6, frames=FRAMES, seed=1):
-    """Return features (B, 80, frames) and decoder input ids (B, tokens) that begin with the start token."""
+def random_batch(batch_size=2, tokens=6, frames=FRAMES, seed=1):
+    """Return features (B, 80, frames) and decoder input ids (B, tokens), the start token first."""
     draw = torch.Generator().manual_seed(seed)
-    ids = torch.randint(97, 123, (rows, tokens), generator=draw)
-    ids[:, 0] = 257
+    token_ids = torch.randint(97, 123, (batch_size, tokens), generator=draw)
+    token_ids[:, 0] = 257
     return {
-        "input_features": torch.randn(rows, 80, frames, generator=draw),
-        "decoder_input_ids": ids,
+        "input_features": torch.randn(batch_size, 80, frames, generator=draw),
+        "decoder_input_ids": token_ids,
     }
 
 
@@ -69,7 +72,10 @@ def logits(model, batch):
 
 
 def shake_experts(model, language=None, seed=0, size=0.2):
-    """Move experts (by about `size`) and gates from where they start, as training would: some gates open, some shut."""
+    """Move experts (by about `size`) and gates from where they start, as training would.
+
+    Afterwards some gates are open, some shut.
+    """
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in expert_parameters(model, language):
@@ -98,7 +104,7 @@ def same_state(first, second):
 
 
 def random_counts(n, rate, seed):
-    """Return counts as of `count_errors`: n utterances, of whose words `rate` are wrong on average."""
+    """Return counts as of `count_errors`: n utterances, with `rate` of their words wrong."""
     draw = np.random.default_rng(seed)
     words = draw.integers(1, 10, n)
     errors = draw.binomial(words, rate)

@@ -1,4 +1,8 @@
-"""Experts in Whisper: nothing changes before training, nothing but experts changes in it, and it stays a Whisper."""
+"""Experts in Whisper: it stays the same before training, and a transformers Whisper afterwards.
+
+The tests go from the whole model to the single block, its training and evaluation, mixed languages
+in a batch, and what transformers, PEFT and torch do with a model that has experts.
+"""
 
 import copy
 from dataclasses import replace
@@ -16,6 +20,7 @@ from random_data import (
     same_state,
     shake_experts,
 )
+from safetensors.torch import load_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import Trainer, TrainingArguments, WhisperForConditionalGeneration, pipeline
 
@@ -33,12 +38,11 @@ from distilwhisper_lib.method.attach import (
 )
 from distilwhisper_lib.method.experts import ExpertSettings, FeedForward, Gate
 from distilwhisper_lib.method.routing import ClsrFeedForward, Routing
-from distilwhisper_lib.whisper.loading import load_processor, load_whisper
+from distilwhisper_lib.whisper.loading import load_whisper
 from distilwhisper_lib.whisper.window import use_window
 
-STILL = ExpertSettings(
-    expert_dropout=0.0, gate_dropout=0.0, skip_gate=0.0
-)  # nothing random in training
+# Nothing random in training.
+STILL = ExpertSettings(expert_dropout=0.0, gate_dropout=0.0, skip_gate=0.0)
 
 
 @pytest.fixture
@@ -76,7 +80,9 @@ def test_untrained_experts_leave_the_logits_exactly_as_they_were(model, batch, l
 
 
 @pytest.mark.parametrize("languages", [["cs", "ca"], ["cs", None], [None, None], ["ca", "ca"]])
-def test_untrained_experts_chosen_by_row_leave_the_logits_as_they_were(model, batch, languages):
+def test_untrained_experts_chosen_per_sequence_leave_the_logits_as_they_were(
+    model, batch, languages
+):
     plain = logits(model, batch)
     attach_experts(model, ["cs", "ca"])
     with use_language(model, languages):
@@ -102,7 +108,8 @@ def test_untrained_gates_are_open_so_that_the_experts_are_used_from_the_start(mo
 
 
 def test_training_moves_experts_and_gates_only_and_plain_whisper_stays(model, batch):
-    plain, shared = logits(model, batch), frozen_state(model)
+    plain = logits(model, batch)
+    shared = frozen_state(model)
     attach_experts(model, ["cs", "ca"], ExpertSettings(skip_gate=0.0))
     before = {name: p.detach().clone() for name, p in expert_parameters(model)}
     set_language(model, "cs")
@@ -124,14 +131,15 @@ def test_training_moves_experts_and_gates_only_and_plain_whisper_stays(model, ba
             assert torch.equal(logits(model, batch), plain)
 
 
-def test_only_experts_and_gates_ask_for_gradients(model):
+def test_only_experts_and_gates_require_gradients(model):
     attach_experts(model, ["cs"])
-    asked = {id(p) for p in model.parameters() if p.requires_grad}
-    assert asked == {id(p) for _, p in expert_parameters(model)}
+    trained = {id(p) for p in model.parameters() if p.requires_grad}
+    assert trained == {id(p) for _, p in expert_parameters(model)}
+
     names = [name for name, p in model.named_parameters() if p.requires_grad]
-    assert len(names) == 4 * (
-        4 + 3
-    )  # layers x (two linear maps with bias, and the gate's three tensors)
+    of_expert = 4  # two linear layers with bias
+    of_gate = 3
+    assert len(names) == 4 * (of_expert + of_gate)  # 4 layers
     assert all(".experts.cs." in name or ".gates.cs." in name for name in names)
 
 
@@ -148,11 +156,10 @@ def test_experts_do_not_share_memory_with_the_frozen_block(model):
 def block():
     torch.manual_seed(0)
     routing = Routing(STILL)
-    block = ClsrFeedForward(
-        FeedForward(torch.nn.Linear(6, 12), torch.nn.GELU(), torch.nn.Linear(12, 6)), routing
-    )
+    shared = FeedForward(torch.nn.Linear(6, 12), torch.nn.GELU(), torch.nn.Linear(12, 6))
+    block = ClsrFeedForward(shared, routing)
     block.add_language("cs")
-    routing.known.append("cs")
+    routing.languages.append("cs")
     for parameter in (*block.experts.parameters(), *block.gates.parameters()):
         parameter.data += 0.5 * torch.randn_like(parameter)
     routing.language = "cs"
@@ -164,45 +171,64 @@ def gate_logit(block, h):
     return torch.relu(h @ gate.linear1.weight.T + gate.linear1.bias) @ gate.linear2.weight.T
 
 
-def test_evaluation_takes_expert_or_shared_block_token_by_token(block):
-    h, block = torch.randn(3, 40, 6), block.eval()
-    opened = gate_logit(block, h) >= 0
-    assert 0.1 < opened.float().mean() < 0.9  # both ways are taken
-    expected = torch.where(opened, block.experts["cs"](h), block.shared(h))
-    rows = {}
-    for name, part in (("expert", block.experts["cs"]), ("shared", block.shared)):
-        part.register_forward_hook(
-            lambda module, inputs, y, name=name: rows.update({name: inputs[0].numel() // 6})
-        )
+def record_sizes(block):
+    """Return a dict that will hold how many positions expert and shared block have computed."""
+    sizes = {}
+
+    def hook_for(name):
+        def hook(module, inputs, y):
+            sizes[name] = inputs[0].numel() // inputs[0].shape[-1]
+
+        return hook
+
+    block.experts["cs"].register_forward_hook(hook_for("expert"))
+    block.shared.register_forward_hook(hook_for("shared"))
+    return sizes
+
+
+def rounded_up(number, multiple):
+    return -(-number // multiple) * multiple
+
+
+@pytest.mark.parametrize(
+    ("positions", "multiple"),
+    [(700, 32), (120, 30), (30, 7), (3, 1)],  # 32, or a quarter of the positions where that is less
+)
+def test_evaluation_sends_each_position_through_one_block(block, positions, multiple):
+    h = torch.randn(1, positions, 6)
+    block.eval()
+    is_open = gate_logit(block, h) >= 0
+    open_count = int(is_open.sum())
+    assert 0 < open_count < positions  # both blocks are used
+    expected = torch.where(is_open, block.experts["cs"](h), block.shared(h))
+
+    sizes = record_sizes(block)
     assert torch.allclose(block(h), expected, atol=1e-6)
-    assert torch.equal(block.last_gate, opened.squeeze(-1).float())
-    for name, mask in (
-        ("expert", opened),
-        ("shared", ~opened),
-    ):  # each position went through one of them
-        assert (
-            rows[name] == -(-int(mask.sum()) // 30) * 30
-        )  # rounded up to a quarter of the 120 positions
+    assert torch.equal(block.last_gate, is_open.squeeze(-1).float())
+    # The numbers of positions are rounded up, so that there are few shapes.
+    assert sizes == {
+        "expert": rounded_up(open_count, multiple),
+        "shared": rounded_up(positions - open_count, multiple),
+    }
 
 
-@pytest.mark.parametrize(("positions", "step"), [(700, 32), (30, 7), (3, 1)])
-def test_the_rows_of_a_block_are_rounded_up_to_few_shapes(block, positions, step):
-    h, sizes = torch.randn(1, positions, 6), []
-    opened = gate_logit(block.eval(), h) >= 0
-    expected, count = (
-        torch.where(opened, block.experts["cs"](h), block.shared(h)),
-        int(opened.sum()),
-    )
-    for part in (block.experts["cs"], block.shared):
-        part.register_forward_hook(lambda module, inputs, y: sizes.append(len(inputs[0])))
-    assert torch.allclose(block(h), expected, atol=1e-6) and 0 < count < positions
-    assert sizes == [-(-n // step) * step for n in (count, positions - count)]
+def test_evaluation_keeps_the_order_of_positions_in_a_batch(block):
+    h = torch.randn(3, 40, 6)
+    block.eval()
+    is_open = gate_logit(block, h) >= 0
+    assert 0.1 < is_open.float().mean() < 0.9
+    expected = torch.where(is_open, block.experts["cs"](h), block.shared(h))
+    assert torch.allclose(block(h), expected, atol=1e-6)
+    assert torch.equal(block.last_gate, is_open.squeeze(-1).float())
 
 
 @pytest.mark.parametrize(("sign", "used"), [(1.0, "expert"), (-1.0, "shared")])
-def test_where_all_gates_agree_the_other_block_is_not_computed(block, sign, used):
-    h, block = torch.randn(3, 5, 6), block.eval()
-    block.gates["cs"].register_forward_hook(lambda module, inputs, G: torch.full_like(G, sign))
+def test_same_gate_decision_at_every_position_spares_the_other_block(block, sign, used):
+    h = torch.randn(3, 5, 6)
+    block.eval()
+    block.gates["cs"].register_forward_hook(
+        lambda module, inputs, logit: torch.full_like(logit, sign)
+    )
     parts = {"expert": block.experts["cs"], "shared": block.shared}
     expected = parts[used](h)
     other = parts["shared" if used == "expert" else "expert"]
@@ -212,39 +238,53 @@ def test_where_all_gates_agree_the_other_block_is_not_computed(block, sign, used
 
 @torch.no_grad()
 @pytest.mark.parametrize("languages", ["cs", ["cs", None]])
-def test_a_gpu_is_not_waited_for_in_a_step_of_the_decoder(block, languages):
+def test_a_decoding_step_on_a_gpu_reads_nothing_back_from_it(block, languages):
     block.routing.language = languages
     block.eval()
-    with (
-        FakeTensorMode()
-    ):  # shapes without numbers: what would have to read one from the device raises
+    with FakeTensorMode():  # tensors without values: reading one from the device raises an error
         for module in block.modules():
             for name, weight in module._parameters.items():
                 if weight is not None:
-                    module._parameters[name] = torch.nn.Parameter(
-                        torch.empty(weight.shape, device="cuda")
-                    )
+                    on_gpu = torch.empty(weight.shape, device="cuda")
+                    module._parameters[name] = torch.nn.Parameter(on_gpu)
+
         h = torch.empty(16, 1, 6, device="cuda")
-        assert block(h).is_cuda and block.last_gate.shape == (16, 1)
-        with pytest.raises(
-            RuntimeError
-        ):  # of many positions it routes, as a CPU does, and has to wait
+        assert block(h).is_cuda
+        assert block.last_gate.shape == (16, 1)
+
+        # Many positions are routed as on a CPU, which needs their number.
+        with pytest.raises(RuntimeError):
             block(torch.empty(16, 1500, 6, device="cuda"))
 
 
-def test_always_open_experts_are_used_everywhere_and_no_gate_is_asked(block):
+@pytest.mark.parametrize("training", [True, False])
+def test_always_open_experts_are_used_everywhere_and_gates_are_bypassed(block, training):
     block.routing.settings = ExpertSettings(always_open=True, expert_dropout=0.0)
-    block.gates["cs"].register_forward_hook(lambda *_: pytest.fail("a gate was asked"))
+    block.gates["cs"].register_forward_hook(lambda *_: pytest.fail("a gate was computed"))
     h = torch.randn(2, 5, 6)
-    for training in (True, False):
-        assert (
-            torch.equal(block.train(training)(h), block.experts["cs"](h))
-            and block.last_gate.eq(1).all()
-        )
+    block.train(training)
+    assert torch.equal(block(h), block.experts["cs"](h))
+    assert block.last_gate.eq(1).all()
+
+
+@pytest.mark.parametrize(("is_open", "used"), [(True, "expert"), (False, "shared")])
+def test_constant_gates_hold_in_evaluation_alone(block, is_open, used):
+    h = torch.randn(2, 5, 6)
+    block.constant_gates["cs"] = is_open
+    computed = []
+    block.gates["cs"].register_forward_hook(lambda *_: computed.append(1))
+    block.eval()
+    parts = {"expert": block.experts["cs"], "shared": block.shared}
+    assert torch.equal(block(h), parts[used](h))
+    assert block.last_gate.eq(float(is_open)).all()
+    assert not computed
+    block.train()(h)
+    assert computed
 
 
 def test_training_mixes_both_by_a_noisy_gate(block):
-    h, block = torch.randn(3, 40, 6), block.train()
+    h = torch.randn(3, 40, 6)
+    block.train()
     block.routing.noise = 2.0
     torch.manual_seed(5)
     y = block(h)
@@ -274,16 +314,16 @@ def test_layers_are_skipped_as_often_as_stated(block):
 
 
 def test_dropout_acts_on_the_experts_output_and_the_gates_input(block):
-    h, block = torch.randn(64, 20, 6), block.train()
+    h = torch.randn(64, 20, 6)
+    block.train()
     block.routing.settings = ExpertSettings(expert_dropout=0.3, gate_dropout=0.0, skip_gate=0.0)
     with torch.no_grad():
         g = torch.sigmoid(gate_logit(block, h))
         zero = (block(h) - (1 - g) * block.shared(h)).abs() < 1e-6
     assert 0.28 < zero.float().mean() < 0.32
     gate = Gate(6, ExpertSettings(gate_dropout=0.1)).train()
-    assert gate.dropout.p == 0.1 and torch.all(
-        gate(h) == 0
-    )  # undecided at first, whatever comes in
+    assert gate.dropout.p == 0.1
+    assert torch.all(gate(h) == 0)  # undecided at first, whatever the input
 
 
 def test_gates_are_kept_for_the_losses(trained, batch):
@@ -292,12 +332,10 @@ def test_gates_are_kept_for_the_losses(trained, batch):
         gates = last_gates(trained)
     assert [g.shape for g in gates["encoder"]] == [(2, FRAMES // 2)] * 2
     assert [g.shape for g in gates["decoder"]] == [(2, 6)] * 2
-    assert {value for stack in gates.values() for g in stack for value in g.unique().tolist()} == {
-        0.0,
-        1.0,
-    }
-    for nobody in (None, [None, None]):
-        with use_language(trained, nobody):
+    for g in [*gates["encoder"], *gates["decoder"]]:
+        assert set(g.unique().tolist()) == {0.0, 1.0}
+    for without_experts in (None, [None, None]):
+        with use_language(trained, without_experts):
             logits(trained, batch)
             assert last_gates(trained) == {"encoder": [], "decoder": []}
     with use_language(trained, ["cs", None]):
@@ -335,14 +373,14 @@ def test_use_language_restores_what_was_set_also_after_errors(trained):
         with use_language(trained, "cs"):
             assert get_language(trained) == "cs"
         assert get_language(trained) == ["cs", None]
-        1 / 0  # noqa: B018
+        raise ZeroDivisionError
     assert get_language(trained) == "ca"
     with pytest.raises(ValueError, match="no experts for de"), use_language(trained, "de"):
         pass
     assert get_language(trained) == "ca"
 
 
-def test_language_without_experts_is_refused_and_the_known_are_named(trained):
+def test_language_without_experts_is_refused_and_those_with_experts_are_named(trained):
     set_language(trained, "cs")
     with pytest.raises(ValueError, match="no experts for de, nl: this model has cs, ca"):
         set_language(trained, ["cs", "nl", "german"])
@@ -353,17 +391,11 @@ def test_language_without_experts_is_refused_and_the_known_are_named(trained):
     assert get_language(trained) == "cs"
 
 
-def test_wrong_number_of_rows_is_told(trained):
-    with (
-        use_language(trained, ["cs", "ca"]),
-        pytest.raises(ValueError, match="given 2 languages.*has 3 rows"),
-    ):
-        logits(trained, random_batch(rows=3))
-    with (
-        use_language(trained, ["cs", "ca", None]),
-        pytest.raises(ValueError, match="given 3 languages.*has 2 rows"),
-    ):
-        logits(trained, random_batch(rows=2))
+@pytest.mark.parametrize(("languages", "batch_size"), [(["cs", "ca"], 3), (["cs", "ca", None], 2)])
+def test_languages_that_do_not_fit_the_batch_are_refused(trained, languages, batch_size):
+    message = f"given {len(languages)} languages.*has {batch_size} sequences"
+    with use_language(trained, languages), pytest.raises(ValueError, match=message):
+        logits(trained, random_batch(batch_size))
 
 
 def test_plain_whisper_takes_no_language_but_none(model):
@@ -380,45 +412,47 @@ def test_plain_whisper_takes_no_language_but_none(model):
 MIXED = ["cs", None, "ca", "cs"]
 
 
-def test_mixed_batch_gives_each_row_its_own_logits(trained):
-    batch = random_batch(rows=4)
+def test_mixed_batch_gives_each_sequence_its_own_logits(trained):
+    batch = random_batch(batch_size=4)
     with use_language(trained, MIXED):
         together = logits(trained, batch)
-    for row, language in enumerate(MIXED):
+    for index, language in enumerate(MIXED):
+        one = {name: tensor[index : index + 1] for name, tensor in batch.items()}
         with use_language(trained, language):
-            alone = logits(trained, {name: tensor[row : row + 1] for name, tensor in batch.items()})
-        torch.testing.assert_close(together[row : row + 1], alone, rtol=0, atol=1e-5)
+            alone = logits(trained, one)
+        torch.testing.assert_close(together[index : index + 1], alone, rtol=0, atol=1e-5)
 
 
-def test_row_indices_of_a_mixed_batch_are_made_once_for_all_layers(trained, monkeypatch):
+def test_indices_of_a_mixed_batch_are_made_once_for_all_layers(trained, monkeypatch):
     first, *others = clsr_blocks(trained)
     h = torch.randn(2, 5, trained.config.d_model)
     with use_language(trained, ["cs", None]):
         first(h)
-        monkeypatch.setattr(torch, "tensor", None)  # a GPU would have to be waited for
+        monkeypatch.setattr(torch, "tensor", None)  # on a GPU, new tensors would make the CPU wait
         for block in others:
             block(h)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_mixed_batch_generates_what_each_row_generates_alone(trained, beams):
-    features = random_batch(rows=4, seed=3)["input_features"]
+def test_mixed_batch_generates_what_each_sequence_generates_alone(trained, beams):
+    features = random_batch(batch_size=4, seed=3)["input_features"]
     with use_language(trained, MIXED):
         together = generate(trained, features, "cs", beams)
     alone = []
-    for row, language in enumerate(MIXED):
+    for index, language in enumerate(MIXED):
+        one = features[index : index + 1]
         with use_language(trained, language):
-            alone.append(generate(trained, features[row : row + 1], "cs", beams)[0])
+            alone.append(generate(trained, one, "cs", beams)[0])
         with use_language(trained, "ca" if language is None else None):  # the experts matter here
-            assert not torch.equal(
-                alone[-1], generate(trained, features[row : row + 1], "cs", beams)[0]
-            )
-    width = max(map(len, alone))
-    padded = [torch.nn.functional.pad(row, (0, width - len(row)), value=256) for row in alone]
+            assert not torch.equal(alone[-1], generate(trained, one, "cs", beams)[0])
+    width = max(len(tokens) for tokens in alone)
+    padded = [
+        torch.nn.functional.pad(tokens, (0, width - len(tokens)), value=256) for tokens in alone
+    ]
     assert torch.equal(together, torch.stack(padded))
 
 
-def test_mixed_batch_trains_the_experts_of_its_rows(model, batch):
+def test_mixed_batch_trains_the_experts_of_its_languages(model, batch):
     attach_experts(model, ["cs", "ca", "nl"], STILL).train()
     with use_language(model, ["cs", "ca"]):
         training_loss(model, batch).backward()
@@ -444,22 +478,19 @@ def test_mixed_batch_trains_after_it_was_used_in_inference_mode(trained, batch):
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("languages", ["cs", ["cs", None], None])
 def test_routed_model_compiles_into_one_graph(trained, languages, dynamic):
-    torch.compiler.reset()  # what other tests have compiled decides which sizes are taken for variable
-    whole = torch.compile(
-        trained, backend="eager", fullgraph=True, dynamic=dynamic
-    )  # fullgraph: no break is allowed
+    # What other tests have compiled decides which sizes are taken for variable.
+    torch.compiler.reset()
+    # fullgraph: no graph break is allowed.
+    compiled = torch.compile(trained, backend="eager", fullgraph=True, dynamic=dynamic)
     with (
         torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True),
         use_language(trained, languages),
     ):
-        for seed in (
-            0,
-            1,
-        ):  # other positions go to the experts: the graph must not know which, nor how many
+        # Other positions go to the experts: the graph must not know which, nor how many.
+        for seed in (0, 1):
             batch = random_batch(seed=seed)
-            torch.testing.assert_close(
-                logits(whole, batch), logits(trained, batch), rtol=0, atol=1e-5
-            )
+            expected = logits(trained, batch)
+            torch.testing.assert_close(logits(compiled, batch), expected, rtol=0, atol=1e-5)
 
 
 def test_pipeline_works_with_experts(trained, processor):
@@ -470,12 +501,8 @@ def test_pipeline_works_with_experts(trained, processor):
         tokenizer=processor.tokenizer,
         feature_extractor=processor.feature_extractor,
     )
-    settings = {
-        "language": "cs",
-        "task": "transcribe",
-        "max_new_tokens": 8,
-        "num_beams": 1,
-    }  # 5 by default there
+    # One beam: the pipeline's default is 5.
+    settings = {"language": "cs", "task": "transcribe", "max_new_tokens": 8, "num_beams": 1}
     features = processor.feature_extractor(
         sound, sampling_rate=16_000, return_tensors="pt"
     ).input_features
@@ -491,8 +518,9 @@ def test_pipeline_works_with_experts(trained, processor):
 def test_transformers_own_trainer_trains_experts(model, processor, tmp_path):
     attach_experts(model, ["cs"], STILL)
     set_language(model, "cs")
-    shared, experts = frozen_state(model), [p.detach().clone() for _, p in expert_parameters(model)]
-    rows = [
+    shared = frozen_state(model)
+    experts = [p.detach().clone() for _, p in expert_parameters(model)]
+    examples = [
         {
             "input_features": torch.nn.functional.pad(item["features"], (0, 3000 - item["frames"])),
             "labels": item["labels"][:7],
@@ -509,7 +537,7 @@ def test_transformers_own_trainer_trains_experts(model, processor, tmp_path):
         disable_tqdm=True,
         save_steps=2,
     )
-    Trainer(model, arguments, train_dataset=rows).train()
+    Trainer(model, arguments, train_dataset=examples).train()
     assert same_state(frozen_state(model), shared)
     assert not any(
         torch.equal(p, old)
@@ -517,8 +545,6 @@ def test_transformers_own_trainer_trains_experts(model, processor, tmp_path):
         if p.dim() > 1 and p.shape[1] != 32
     )
     again = attach_experts(load_whisper("tiny"), ["cs"], STILL)
-    from safetensors.torch import load_file
-
     again.load_state_dict(load_file(tmp_path / "checkpoint-2" / "model.safetensors"), strict=False)
     assert same_state(again.state_dict(), model.state_dict())
 
@@ -551,9 +577,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(trained, batch):
 def test_saved_model_is_a_plain_whisper(trained, model, batch, tmp_path):
     set_language(trained, "cs")
     trained.save_pretrained(tmp_path)
-    plain = logits(
-        load_whisper("tiny", attn_implementation="sdpa"), batch
-    )  # transformers' own choice
+    # "sdpa" is what transformers itself would choose.
+    plain = logits(load_whisper("tiny", attn_implementation="sdpa"), batch)
     loaded = WhisperForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32).eval()
     assert torch.equal(logits(loaded, batch), plain)
     assert not clsr_blocks(loaded)
@@ -579,12 +604,11 @@ def test_state_goes_through_load_state_dict(trained, batch):
     for language in (None, "cs", "ca"):
         with use_language(other, language), use_language(trained, language):
             assert torch.equal(logits(other, batch), logits(trained, batch))
-    result = other.load_state_dict(
-        load_whisper("tiny").state_dict(), strict=False
-    )  # a Whisper's, too
-    assert not result.unexpected_keys and all(
-        ".experts." in n or ".gates." in n for n in result.missing_keys
-    )
+
+    # A plain Whisper's state can be loaded too.
+    result = other.load_state_dict(load_whisper("tiny").state_dict(), strict=False)
+    assert not result.unexpected_keys
+    assert all(".experts." in name or ".gates." in name for name in result.missing_keys)
 
 
 def test_deep_copy_is_independent(trained, batch):
@@ -662,9 +686,8 @@ def test_lora_beside_experts(trained, batch):
 
 
 def test_lora_in_the_shared_block_before_experts(model, batch):
-    adapted = move_adapter(
-        get_peft_model(model, LoraConfig(r=2, target_modules=["fc1", "fc2"]))
-    ).eval()
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["fc1", "fc2"]))
+    move_adapter(adapted).eval()
     expected = logits(adapted, batch)
     attach_experts(adapted, ["cs"])
     for language in (None, "cs"):
@@ -681,12 +704,11 @@ def test_lora_in_the_shared_block_before_experts(model, batch):
 # ---- errors
 
 
-def test_what_can_not_carry_experts_is_refused(model):
+def test_models_that_cannot_carry_experts_are_refused(model):
     with pytest.raises(ValueError, match="'klingon'.*use a code such as 'cs'"):
         attach_experts(model, ["cs", "klingon"])
-    assert not clsr_blocks(model) and all(
-        p.requires_grad for p in model.model.decoder.layers.parameters()
-    )
+    assert not clsr_blocks(model)
+    assert all(p.requires_grad for p in model.model.decoder.layers.parameters())
     with pytest.raises(ValueError, match="into a Whisper; this is a Linear"):
         attach_experts(torch.nn.Linear(2, 2), ["cs"])
     model.config.activation_dropout = 0.1
@@ -695,7 +717,7 @@ def test_what_can_not_carry_experts_is_refused(model):
     assert not clsr_blocks(model)
 
 
-def test_settings_of_attached_experts_can_not_change(trained):
+def test_settings_of_attached_experts_cannot_change(trained):
     with pytest.raises(ValueError, match=r"attached with .*'gate_dim': 64.*detach"):
         attach_experts(trained, ["nl"], ExpertSettings(gate_dim=8))
     assert expert_languages(trained) == ["cs", "ca"]
@@ -713,21 +735,35 @@ def test_experts_come_in_the_models_precision():
         )
 
 
-def test_processor_is_the_same_for_all(processor):
-    assert load_processor("tiny").tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+def test_subclass_of_the_block_can_route_in_another_way(trained, batch):
+    class BothComputed(ClsrFeedForward):
+        """Computes both blocks at every position, as the authors' code does."""
+
+        def _select(self, h, language, g):
+            return torch.where(g, self.experts[language](h), self.shared(h))
+
+    other = attach_experts(load_whisper("tiny"), ["cs", "ca"], block_class=BothComputed)
+    assert {type(block) for block in clsr_blocks(other)} == {BothComputed}
+    other.load_state_dict(trained.state_dict())
+    for languages in ("cs", ["cs", None]):
+        with use_language(other, languages), use_language(trained, languages):
+            torch.testing.assert_close(
+                logits(other, batch), logits(trained, batch), rtol=0, atol=1e-5
+            )
 
 
 # ---- gates that are hard in training too
 
 
 def hard_block(**settings):
-    """Return the first block of a tiny model, with a gate that opens at some positions, and an input for it."""
+    """Return a block whose gate opens at some positions, and an input for it."""
     torch.manual_seed(0)
     settings = ExpertSettings(
         gate_dim=16, expert_dropout=0, gate_dropout=0, skip_gate=0, hard=True, **settings
     )
-    block = clsr_blocks(set_up := attach_experts(load_whisper("tiny"), ["cs"], settings))[0]
-    set_language(set_up, "cs")
+    model = attach_experts(load_whisper("tiny"), ["cs"], settings)
+    set_language(model, "cs")
+    block = clsr_blocks(model)[0]
     with torch.no_grad():
         for parameter in block.gates["cs"].linear2.parameters():
             parameter.normal_()
@@ -736,17 +772,21 @@ def hard_block(**settings):
     return block, torch.randn(2, 40, 32)
 
 
-def test_hard_gates_route_in_training_as_they_do_in_use():
+def test_hard_gates_route_in_training_as_they_do_in_evaluation():
     block, h = hard_block()
-    routed, g = block.eval()(h), block.last_gate
+    routed = block.eval()(h)
+    g = block.last_gate
     trained = block.train()(h)
-    assert 0 < g.mean() < 1 and torch.equal(block.last_gate, g)
+    assert 0 < g.mean() < 1
+    assert torch.equal(block.last_gate, g)
     torch.testing.assert_close(trained, routed, atol=1e-6, rtol=0)
 
 
 def test_hard_gates_learn_by_the_gradient_of_soft_ones():
     block, h = hard_block()
-    gate, expert, shared = block.gates["cs"], block.experts["cs"], block.shared
+    gate = block.gates["cs"]
+    expert = block.experts["cs"]
+    shared = block.shared
     block.train()(h).sum().backward()
     found = gate.linear2.weight.grad.clone()
     gate.linear2.weight.grad = None
@@ -761,68 +801,91 @@ def test_noise_opens_and_shuts_hard_gates():
     block.train()(h)
     with_noise = block.last_gate.clone()
     assert set(with_noise.unique().tolist()) == {0.0, 1.0}
-    assert not torch.equal(with_noise, (block.gates["cs"](h) >= 0).squeeze(-1).to(h.dtype))
+    without_noise = (block.gates["cs"](h) >= 0).squeeze(-1).to(h.dtype)
+    assert not torch.equal(with_noise, without_noise)
 
 
-# ---- routed and mixed in 16 bits
+# ---- routed (evaluation) and mixed (training) in 16 bits
 
 
 def run_in_16_bits(model, batch, language, autocast):
-    """Return all blocks' outputs and the logits, the blocks' gates, and how many positions went to an expert."""
-    outputs, sizes = [], []
-    hooks = [
-        block.register_forward_hook(lambda module, inputs, y: outputs.append(y))
-        for block in clsr_blocks(model)
-    ]
-    hooks += [
-        expert.register_forward_hook(lambda module, inputs, y: sizes.append(y[..., 0].numel()))
-        for block in clsr_blocks(model)
-        for expert in block.experts.values()
-    ]
+    """Run a model and watch its blocks.
+
+    Returns the outputs of all blocks and the logits, the gates, and how many positions the experts
+    have computed.
+    """
+    outputs = []
+    sizes = []
+
+    def keep_output(module, inputs, y):
+        outputs.append(y)
+
+    def keep_size(module, inputs, y):
+        sizes.append(y[..., 0].numel())
+
+    hooks = []
+    for block in clsr_blocks(model):
+        hooks.append(block.register_forward_hook(keep_output))
+        for expert in block.experts.values():
+            hooks.append(expert.register_forward_hook(keep_size))
     with use_language(model, language), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         outputs.append(logits(model, batch))
     for hook in hooks:
         hook.remove()
-    return outputs, [g for stack in last_gates(model).values() for g in stack], sum(sizes)
+
+    gates = last_gates(model)
+    return outputs, [*gates["encoder"], *gates["decoder"]], sum(sizes)
 
 
 @pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "converted"])
 @pytest.mark.parametrize(
-    ("languages", "rows"), [("cs", 1), ("cs", 3), (MIXED, 4), ([None, "cs"], 4)]
+    ("languages", "batch_size"), [("cs", 1), ("cs", 3), (MIXED, 4), ([None, "cs"], 4)]
 )
-def test_routed_and_mixed_form_agree_in_16_bits(trained, languages, rows, autocast):
-    model, batch = trained, random_batch(rows, tokens=24)
+def test_routed_and_mixed_form_agree_in_16_bits(trained, languages, batch_size, autocast):
+    model = trained
+    batch = random_batch(batch_size, tokens=24)
     for block in clsr_blocks(model):
-        block.routing.settings = replace(
-            STILL, hard=True
-        )  # in training mode, both blocks and a gate of 0 or 1
+        # In training mode: both blocks are computed, and the gate is 0 or 1.
+        block.routing.settings = replace(STILL, hard=True)
     if not autocast:
-        model, batch["input_features"] = model.bfloat16(), batch["input_features"].bfloat16()
-    known = {}  # the mixed form gets the routed one's gates: a logit near 0 may change its sign by rounding
-    for gate in (gate for block in clsr_blocks(model) for gate in block.gates.values()):
-        gate.register_forward_hook(lambda module, inputs, G: known.setdefault(module, G))
-    routed, gates, few = run_in_16_bits(model.eval(), batch, languages, autocast)
-    mixed, same, all_ = run_in_16_bits(model.train(), batch, languages, autocast)
+        model = model.bfloat16()
+        batch["input_features"] = batch["input_features"].bfloat16()
+
+    # The mixed form gets the gates of the routed one: rounding may change the sign of a logit near
+    # 0.
+    first_logits = {}
+    for block in clsr_blocks(model):
+        for gate in block.gates.values():
+            gate.register_forward_hook(
+                lambda module, inputs, logit: first_logits.setdefault(module, logit)
+            )
+
+    routed, gates, routed_positions = run_in_16_bits(model.eval(), batch, languages, autocast)
+    mixed, same_gates, all_positions = run_in_16_bits(model.train(), batch, languages, autocast)
     plain, _, _ = run_in_16_bits(model.eval(), batch, None, autocast)
-    assert len(gates) == 4 and all(
-        0.1 < g.nanmean() < 0.9 for g in gates
-    )  # some are open, some are shut
-    assert all(
-        torch.equal(g.nan_to_num(), other.nan_to_num())
-        for g, other in zip(gates, same, strict=True)
-    )
-    assert (
-        0 < few < all_ and routed[0].shape[1] == 50 and routed[2].shape[1] == 24
-    )  # the encoder's, the decoder's
+
+    assert len(gates) == 4
+    assert all(0.1 < g.nanmean() < 0.9 for g in gates)  # some are open, some are shut
+    for g, other in zip(gates, same_gates, strict=True):
+        assert torch.equal(g.nan_to_num(), other.nan_to_num())
+    assert 0 < routed_positions < all_positions
+    assert routed[0].shape[1] == 50  # of the encoder
+    assert routed[2].shape[1] == 24  # of the decoder
+
+    if isinstance(languages, str):
+        languages = [languages]
+    beams = batch_size // len(languages)
+    language_of = [language for language in languages for _ in range(beams)]
     for ours, theirs, without in zip(routed, mixed, plain, strict=True):
-        # the largest output may be rounded one step away in each of the four layers
+        # The largest output may be rounded one step away in each of the four layers.
         tolerance = 4 * torch.finfo(torch.bfloat16).eps * ours.abs().max().item()
         torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
-        for row, moved in enumerate((ours - without).abs().amax((1, 2)).tolist()):
-            used = (
-                languages if isinstance(languages, str) else languages[row * len(languages) // rows]
-            )
-            assert moved <= tolerance if used is None else moved > 10 * tolerance
+        moved = (ours - without).abs().amax((1, 2)).tolist()  # by the experts, of each sequence
+        for language, distance in zip(language_of, moved, strict=True):
+            if language is None:
+                assert distance <= tolerance
+            else:
+                assert distance > 10 * tolerance
 
 
 @torch.no_grad()
@@ -831,22 +894,26 @@ def test_routed_and_mixed_form_agree_in_16_bits(trained, languages, rows, autoca
 def test_block_of_whisper_bases_width_mixes_in_16_bits_what_it_routes(languages, autocast):
     torch.manual_seed(0)
     shared = FeedForward(torch.nn.Linear(512, 2048), torch.nn.GELU(), torch.nn.Linear(2048, 512))
-    block, h = ClsrFeedForward(shared, Routing(replace(STILL, hard=True))), torch.randn(2, 200, 512)
+    block = ClsrFeedForward(shared, Routing(replace(STILL, hard=True)))
+    h = torch.randn(2, 200, 512)
     block.add_language("cs")
     for parameter in (*block.experts.parameters(), *block.gates.parameters()):
         parameter += 0.02 * torch.randn_like(parameter)
     block.routing.language = languages
     if not autocast:
-        block, h = block.bfloat16(), h.bfloat16()
+        block = block.bfloat16()
+        h = h.bfloat16()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        routed, g = block.eval()(h), block.last_gate
-        mixed, plain = block.train()(h), shared(h)
-    assert 0.1 < g.nanmean() < 0.9 and torch.equal(block.last_gate.nan_to_num(), g.nan_to_num())
+        routed = block.eval()(h)
+        g = block.last_gate
+        mixed = block.train()(h)
+        plain = shared(h)
+    assert 0.1 < g.nanmean() < 0.9
+    assert torch.equal(block.last_gate.nan_to_num(), g.nan_to_num())
     tolerance = torch.finfo(torch.bfloat16).eps * routed.abs().max().item()  # one step of rounding
     torch.testing.assert_close(routed, mixed, rtol=0, atol=tolerance)
-    assert torch.equal(
-        (routed - plain).abs().amax(-1) > 10 * tolerance, g == 1
-    )  # where the gate is open alone
+    moved = (routed - plain).abs().amax(-1) > 10 * tolerance
+    assert torch.equal(moved, g == 1)  # only where the gate is open
 
 
 # ---- experts of a low rank
@@ -859,13 +926,13 @@ def low_rank_model(rank=4):
 
 
 def test_low_rank_experts_begin_as_the_shared_block_and_hold_two_thin_matrices_a_layer():
-    batch, plain, model = random_batch(), load_whisper("tiny"), low_rank_model()
+    batch = random_batch()
+    plain = load_whisper("tiny")
+    model = low_rank_model()
     with use_language(model, "cs"):
         torch.testing.assert_close(logits(model, batch), logits(plain, batch), atol=1e-5, rtol=0)
     experts = [p.numel() for name, p in expert_parameters(model) if ".experts." in name]
-    assert sum(experts) == 4 * 2 * 4 * (
-        32 + 64
-    )  # layers x (fc1, fc2) x rank x (width + inner width)
+    assert sum(experts) == 4 * 2 * 4 * (32 + 64)  # layers, fc1 and fc2, rank, width + inner width
     assert all(p.requires_grad for _, p in expert_parameters(model))
     assert not any(
         p.requires_grad for name, p in model.named_parameters() if "cs" not in name.split(".")
@@ -873,7 +940,9 @@ def test_low_rank_experts_begin_as_the_shared_block_and_hold_two_thin_matrices_a
 
 
 def test_low_rank_expert_is_the_shared_block_plus_b_a():
-    expert, shared = (block := clsr_blocks(low_rank_model())[0]).experts["cs"], block.shared
+    block = clsr_blocks(low_rank_model())[0]
+    expert = block.experts["cs"]
+    shared = block.shared
     with torch.no_grad():
         for linear in (expert.fc1, expert.fc2):
             linear.up.weight.normal_()
@@ -896,7 +965,8 @@ def test_low_rank_experts_follow_a_copy_of_the_model_and_its_device_type():
 
 
 def test_low_rank_experts_alone_change_in_training():
-    model, batch = low_rank_model().train(), random_batch()
+    model = low_rank_model().train()
+    batch = random_batch()
     before = {name: p.clone() for name, p in model.state_dict().items()}
     set_language(model, "cs")
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 0.1)
@@ -905,8 +975,5 @@ def test_low_rank_experts_alone_change_in_training():
             model(**batch).logits.float().square().mean().backward()
         optimizer.step()
     changed = {name for name, p in model.state_dict().items() if not torch.equal(p, before[name])}
-    assert (
-        changed
-        and all(".cs." in name for name in changed)
-        and any("up.weight" in name for name in changed)
-    )
+    assert all(".cs." in name for name in changed)
+    assert any("up.weight" in name for name in changed)

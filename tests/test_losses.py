@@ -13,8 +13,8 @@ from distilwhisper_lib.method.experts import ExpertSettings
 from distilwhisper_lib.method.losses import (
     IGNORED,
     cross_entropy,
-    gate_uniformity_loss,
     gate_budget_loss,
+    gate_uniformity_loss,
     js_divergence,
     kl_divergence,
     labelled,
@@ -22,17 +22,17 @@ from distilwhisper_lib.method.losses import (
     top_k_log_probs,
     total_loss,
 )
-from distilwhisper_lib.presets import get_preset
+from distilwhisper_lib.training.config import Optimisation
 from distilwhisper_lib.training.objective import Objective
 from distilwhisper_lib.training.teacher import cache_teacher_distributions
 from distilwhisper_lib.training.trainer import make_trainer, training_arguments
 from distilwhisper_lib.whisper.loading import load_whisper
 from distilwhisper_lib.whisper.window import use_window
 
-N, V = 7, 23
-STILL = ExpertSettings(
-    expert_dropout=0.0, gate_dropout=0.0, skip_gate=0.0
-)  # nothing random in training
+N = 7
+V = 23
+# Nothing random in training.
+STILL = ExpertSettings(expert_dropout=0.0, gate_dropout=0.0, skip_gate=0.0)
 
 
 @pytest.fixture
@@ -61,7 +61,8 @@ def js(p, q):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_is_the_mean_over_labels(pair, smoothing):
-    logits, labels = pair[0], torch.arange(N)
+    logits = pair[0]
+    labels = torch.arange(N)
     log_p = np.log(softmax(logits))
     expected = -(1 - smoothing) * log_p[np.arange(N), labels].mean() - smoothing * log_p.mean()
     assert cross_entropy(logits, labels, smoothing).item() == pytest.approx(expected, rel=1e-6)
@@ -86,8 +87,10 @@ def test_js_is_symmetric_and_lies_between_zero_and_ln_2(pair):
         kl_divergence(*reversed(pair)).item(), rel=1e-3
     )
     assert js_divergence(pair[0], pair[0]).item() == pytest.approx(0, abs=1e-7)
-    one, other = torch.full((1, V), -200.0), torch.full((1, V), -200.0)
-    one[0, 0], other[0, 1] = 200, 200
+    one = torch.full((1, V), -200.0)
+    other = one.clone()
+    one[0, 0] = 200
+    other[0, 1] = 200
     assert js_divergence(one, other).item() == pytest.approx(math.log(2), rel=1e-6)
     assert 0 < js_divergence(*pair) < math.log(2)
 
@@ -97,79 +100,78 @@ def test_temperature_makes_them_alike(pair):
 
 
 def test_padding_is_taken_out_first():
-    logits, labels = (
-        torch.randn(2, 3, V, dtype=torch.bfloat16),
-        torch.tensor([[4, 5, IGNORED], [6, IGNORED, IGNORED]]),
-    )
-    kept, ids = labelled(logits, labels)
-    assert ids.tolist() == [4, 5, 6] and kept.dtype == torch.float32
+    logits = torch.randn(2, 3, V, dtype=torch.bfloat16)
+    labels = torch.tensor([[4, 5, IGNORED], [6, IGNORED, IGNORED]])
+    kept, token_ids = labelled(logits, labels)
+    assert token_ids.tolist() == [4, 5, 6]
+    assert kept.dtype == torch.float32
     assert torch.equal(kept, torch.stack([logits[0, 0], logits[0, 1], logits[1, 0]]).float())
 
 
-# ---- the teacher's k likeliest words
+# ---- the teacher's k most likely tokens
 
 
 def top_k(pair, k, kind):
-    words, log_probs = top_k_log_probs(pair[0], k)
-    return top_k_divergence(words, log_probs, pair[1], kind).item()
+    token_ids, log_probs = top_k_log_probs(pair[0], k)
+    return top_k_divergence(token_ids, log_probs, pair[1], kind).item()
 
 
 @pytest.mark.parametrize("kind", ["js", "kl"])
-def test_all_words_give_the_full_divergence(pair, kind):
+def test_all_tokens_give_the_full_divergence(pair, kind):
     full = {"js": js_divergence, "kl": kl_divergence}[kind](*pair).item()
     assert top_k(pair, V, kind) == pytest.approx(full, rel=1e-4)
     assert top_k(pair, 10 * V, kind) == pytest.approx(full, rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["js", "kl"])
-def test_merged_words_can_only_lower_a_divergence(pair, kind):
+def test_merged_tokens_can_only_lower_a_divergence(pair, kind):
     values = [top_k(pair, k, kind) for k in range(1, V + 1)]
     assert all(low <= high + 1e-6 for low, high in zip(values, values[1:], strict=False))
     assert 0 < values[0] < 0.9 * values[-1]
 
 
-def test_what_is_stored_sums_to_one_and_is_the_likeliest(pair):
-    words, log_probs = top_k_log_probs(pair[0], 5)
+def test_cached_distribution_sums_to_one_and_has_the_most_likely_tokens(pair):
+    token_ids, log_probs = top_k_log_probs(pair[0], 5)
     p = softmax(pair[0])
-    assert words.shape == (N, 5) and log_probs.shape == (N, 6)
+    assert token_ids.shape == (N, 5)
+    assert log_probs.shape == (N, 6)
     assert torch.allclose(log_probs.exp().sum(1), torch.ones(N), atol=1e-5)
-    assert words.tolist() == np.argsort(-p, axis=1)[:, :5].tolist()
+    assert token_ids.tolist() == np.argsort(-p, axis=1)[:, :5].tolist()
     assert log_probs.exp()[:, -1].numpy() == pytest.approx(
         np.sort(p, axis=1)[:, :-5].sum(1), rel=1e-4
     )
 
 
 @pytest.mark.parametrize("kind", ["js", "kl"])
-def test_all_words_at_a_temperature_are_the_full_divergence_at_it(pair, kind):
-    words, log_probs = top_k_log_probs(pair[0] / 2, V)
+def test_all_tokens_at_a_temperature_give_the_full_divergence_at_it(pair, kind):
+    token_ids, log_probs = top_k_log_probs(pair[0] / 2, V)
     full = {"js": js_divergence, "kl": kl_divergence}[kind](*pair, temperature=2.0)
-    found = top_k_divergence(words, log_probs, pair[1], kind, temperature=2.0)
+    found = top_k_divergence(token_ids, log_probs, pair[1], kind, temperature=2.0)
     assert found.item() == pytest.approx(full.item(), rel=1e-4)
     assert found.item() != pytest.approx(top_k(pair, V, kind), rel=1e-2)
 
 
 def test_top_k_by_hand():
-    teacher, student = torch.tensor([[0.5, 0.3, 0.15, 0.05]]), torch.tensor([[0.1, 0.2, 0.3, 0.4]])
-    words, log_probs = top_k_log_probs(teacher.log(), 2)
-    p, q = np.array([[0.5, 0.3, 0.2]]), np.array([[0.1, 0.2, 0.7]])
-    assert top_k_divergence(words, log_probs, student.log(), "js").item() == pytest.approx(
-        js(p, q), rel=1e-5
-    )
-    assert top_k_divergence(words, log_probs, student.log(), "kl").item() == pytest.approx(
-        kl(p, q), rel=1e-5
-    )
+    teacher = torch.tensor([[0.5, 0.3, 0.15, 0.05]])
+    student = torch.tensor([[0.1, 0.2, 0.3, 0.4]])
+    p = np.array([[0.5, 0.3, 0.2]])  # two tokens, and all others
+    q = np.array([[0.1, 0.2, 0.7]])
+    token_ids, log_probs = top_k_log_probs(teacher.log(), 2)
+    for kind, expected in (("js", js(p, q)), ("kl", kl(p, q))):
+        found = top_k_divergence(token_ids, log_probs, student.log(), kind)
+        assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
 # ---- gradients
 
 
 def all_losses(teacher, student, labels):
-    words, log_probs = top_k_log_probs(teacher, 4)
+    token_ids, log_probs = top_k_log_probs(teacher, 4)
     yield cross_entropy(student, labels, 0.1)
     yield js_divergence(teacher, student)
     yield kl_divergence(teacher, student)
-    yield top_k_divergence(words, log_probs, student, "js")
-    yield top_k_divergence(words, log_probs, student, "kl")
+    yield top_k_divergence(token_ids, log_probs, student, "js")
+    yield top_k_divergence(token_ids, log_probs, student, "kl")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +186,8 @@ def all_losses(teacher, student, labels):
 )
 def test_gradients_are_finite(pair, scale, dtype):
     teacher, student = (scale * torch.sign(x) if scale > 1e3 else x for x in pair)
-    teacher[0], student[1] = 0, 0  # flat rows among the extreme ones
+    teacher[0] = 0  # a flat distribution among the extreme ones
+    student[1] = 0
     for number in range(5):
         leaf = student.to(dtype).requires_grad_()
         loss = list(all_losses(teacher.to(dtype), leaf, torch.arange(N)))[number]
@@ -199,18 +202,19 @@ def test_gradient_of_js_is_right():
     js_divergence(teacher, student).backward()
     step = 1e-3
     for i, j in ((0, 0), (1, 3), (2, 4)):
-        up, down = student.detach().double().clone(), student.detach().double().clone()
+        up = student.detach().double().clone()
+        down = up.clone()
         up[i, j] += step
         down[i, j] -= step
-        slope = (js(softmax(teacher), softmax(up)) - js(softmax(teacher), softmax(down))) / (
-            2 * step
-        )
+        difference = js(softmax(teacher), softmax(up)) - js(softmax(teacher), softmax(down))
+        slope = difference / (2 * step)
         assert student.grad[i, j].item() == pytest.approx(slope, rel=1e-3, abs=1e-6)
 
 
 # ---- the gate budget
 
-GATES = {  # two layers a stack
+# Two layers per stack.
+GATES = {
     "encoder": [
         torch.tensor([[0.9, 0.8, 0.7, 0.1], [0.6, 0.1, 0.1, 0.1]]),
         torch.tensor([[0.5, 0.5, 0.5, 0.0], [0.4, 0.0, 0.0, 0.0]]),
@@ -221,10 +225,9 @@ MASKS = {
     "encoder": torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]]).bool(),
     "decoder": torch.tensor([[1, 0], [1, 1]]).bool(),
 }
-ENCODER, DECODER = (
-    (0.9 + 0.8 + 0.7 + 0.6 + 0.5 * 3 + 0.4) / 8,
-    (0.2 + 0.1 + 0.3 + 0.3 + 0.2 + 0.4) / 6,
-)
+# Their means where the masks are true.
+ENCODER = (0.9 + 0.8 + 0.7 + 0.6 + 0.5 * 3 + 0.4) / 8
+DECODER = (0.2 + 0.1 + 0.3 + 0.3 + 0.2 + 0.4) / 6
 
 
 @pytest.mark.parametrize("budget", [0.5, 0.3, 0.9])
@@ -249,19 +252,19 @@ def test_open_encoder_hides_a_closed_decoder_unless_each_stack_has_a_budget():
 def test_budget_pulls_gates_towards_itself_at_real_positions_only():
     gates = {name: [g.clone().requires_grad_() for g in layers] for name, layers in GATES.items()}
     gate_budget_loss(gates, MASKS, 0.4, per_stack=True).backward()
+    signs = {"encoder": 1, "decoder": -1}  # the encoder's mean lies above 0.4, the decoder's below
     for name, layers in gates.items():
-        sign = (
-            1 if name == "encoder" else -1
-        )  # the encoder's mean lies above 0.4, the decoder's below
         for g in layers:
-            assert torch.equal(g.grad.sign(), sign * MASKS[name].float())
+            assert torch.equal(g.grad.sign(), signs[name] * MASKS[name].float())
 
 
 # ---- their sum
 
 
 def test_total_loss_has_the_releases_weights():
-    ce, gate, kd = torch.tensor(2.0), torch.tensor(0.25), torch.tensor(0.5)
+    ce = torch.tensor(2.0)
+    gate = torch.tensor(0.25)
+    kd = torch.tensor(0.5)
     assert total_loss(ce, gate).item() == 2.25
     assert total_loss(ce, gate, kd).item() == pytest.approx(0.5 * (2.25 / 1.41**2 + 0.5), rel=1e-6)
 
@@ -271,16 +274,17 @@ def test_total_loss_has_the_releases_weights():
 
 @pytest.fixture
 def setting(processor, tmp_path):
-    """A trainer with experts and a stored teacher, and its clips."""
+    """A trainer with experts and cached teacher distributions, its clips and their collator."""
     clips = RandomClips(processor.tokenizer, 4, seconds=(0.3, 0.6))
     collator = Collator(processor.tokenizer, margin_seconds=0.5)
-    teacher = cache_teacher_distributions(load_whisper("tiny"), clips, collator, tmp_path / "teacher", k=8)
-    student = shake_experts(attach_experts(load_whisper("tiny"), ["cs"], STILL))
-    preset = get_preset("smoke")
-    arguments = training_arguments(tmp_path, preset, 1e-3, 1, len(clips), 0)
-    trainer = make_trainer(
-        student, arguments, Objective(teacher=teacher, per_stack=True), clips, clips, collator
+    teacher = cache_teacher_distributions(
+        load_whisper("tiny"), clips, collator, tmp_path / "teacher", k=8
     )
+    student = shake_experts(attach_experts(load_whisper("tiny"), ["cs"], STILL))
+    optimisation = Optimisation(learning_rate=1e-3, epochs=1)
+    arguments = training_arguments(tmp_path, optimisation, len(clips), seed=0, precision="no")
+    objective = Objective(divergence="js", per_stack=True)
+    trainer = make_trainer(student, arguments, objective, clips, clips, collator, teacher=teacher)
     set_language(student, "cs")
     return trainer, clips, collator
 
@@ -290,13 +294,14 @@ def parts_of(trainer, batch):
         output = trainer.model(
             input_features=batch["input_features"], decoder_input_ids=batch["decoder_input_ids"]
         )
-        values = trainer._losses(batch, *labelled(output.logits, batch["labels"]))
+        values = trainer._loss_parts(batch, *labelled(output.logits, batch["labels"]))
     return {name: value.item() for name, value in values.items()}
 
 
-def test_logits_are_multiplied_out_where_there_is_a_label_alone(setting):
+def test_logits_are_computed_where_there_is_a_label_alone(setting):
     trainer, clips, collator = setting
-    batch, shapes = more_padding(collator([clips[0], clips[1]]), 3), []
+    batch = more_padding(collator([clips[0], clips[1]]), 3)
+    shapes = []
     trainer.model.eval()
     handle = trainer.model.proj_out.register_forward_hook(
         lambda module, inputs, logits: shapes.append(logits.shape)
@@ -304,15 +309,13 @@ def test_logits_are_multiplied_out_where_there_is_a_label_alone(setting):
     with torch.no_grad(), handle, use_window(trainer.model, batch["input_features"].shape[-1]):
         loss, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
         kept = (batch["labels"] != IGNORED).sum()
-        assert (
-            shapes == [(kept, trainer.model.config.vocab_size)] and kept < batch["labels"].numel()
-        )
+        assert shapes == [(kept, trainer.model.config.vocab_size)]
+        assert kept < batch["labels"].numel()
         whole = trainer.model(
             input_features=batch["input_features"], decoder_input_ids=batch["decoder_input_ids"]
         )
-    assert loss.item() == pytest.approx(
-        cross_entropy(*labelled(whole.logits, batch["labels"])).item(), rel=1e-6
-    )
+    expected = cross_entropy(*labelled(whole.logits, batch["labels"]))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def more_padding(batch, columns):
@@ -335,7 +338,7 @@ def test_no_loss_changes_when_padding_grows(setting, training):
         assert parts_of(trainer, more_padding(batch, columns)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_what_stands_at_padded_positions_plays_no_part(setting):
+def test_tokens_at_padded_positions_do_not_matter(setting):
     trainer, clips, collator = setting
     batch = more_padding(collator([clips[i] for i in range(4)]), 3)
     expected = parts_of(trainer, batch)
@@ -348,7 +351,8 @@ def test_losses_of_a_batch_are_those_of_its_clips(setting):
     trainer, clips, collator = setting
     batch = collator([clips[i] for i in range(4)])
     frames = batch["input_features"].shape[-1]
-    alone, tokens = [], []
+    alone = []
+    tokens = []
     for i in range(4):
         one = Collator(collator.tokenizer, margin_seconds=(frames - clips[i]["frames"]) / 100)(
             [clips[i]]
@@ -383,7 +387,7 @@ def test_gates_are_counted_at_sound_and_text_alone(setting):
 
 
 @pytest.mark.parametrize("per_stack", [False, True])
-def test_rows_without_an_expert_do_not_count_in_the_budget(per_stack):
+def test_sequences_without_an_expert_do_not_count_in_the_budget(per_stack):
     nobody = {
         name: [
             torch.cat([g, torch.full((1, g.shape[1]), torch.nan)]).requires_grad_() for g in layers
@@ -399,21 +403,24 @@ def test_rows_without_an_expert_do_not_count_in_the_budget(per_stack):
     assert all(g.grad.isfinite().all() for layers in nobody.values() for g in layers)
 
 
-def test_agreement_is_one_at_a_half_zero_where_all_agree_and_leaves_padding_out():
-    one, zero, half = torch.ones(1, 4), torch.zeros(1, 4), torch.tensor([[1.0, 0.0, 1.0, 0.0]])
+def test_uniformity_is_one_at_a_half_zero_for_equal_decisions_and_leaves_padding_out():
+    one = torch.ones(1, 4)
+    zero = torch.zeros(1, 4)
+    half = torch.tensor([[1.0, 0.0, 1.0, 0.0]])
     mask = {"encoder": torch.ones(1, 4), "decoder": torch.ones(1, 4)}
     assert gate_uniformity_loss({"encoder": [one, zero], "decoder": [one]}, mask) == 0
     assert gate_uniformity_loss({"encoder": [half], "decoder": [half]}, mask) == 1
-    assert gate_uniformity_loss({"encoder": [half], "decoder": [one, one, one]}, mask).item() == 0.25
+    assert (
+        gate_uniformity_loss({"encoder": [half], "decoder": [one, one, one]}, mask).item() == 0.25
+    )
     short = {"encoder": torch.tensor([[True, False, True, False]]), "decoder": torch.ones(1, 4)}
     assert gate_uniformity_loss({"encoder": [half], "decoder": [one]}, short) == 0
     nan = torch.tensor([[torch.nan] * 4, [1.0] * 4])
     assert gate_uniformity_loss({"encoder": [nan]}, {"encoder": torch.ones(2, 4)}) == 0
 
 
-def test_agreement_draws_each_layer_to_the_block_that_it_prefers():
+def test_uniformity_draws_each_layer_to_the_block_that_it_prefers():
     gates = [torch.full((1, 4), mean, requires_grad=True) for mean in (0.6, 0.4)]
     gate_uniformity_loss({"encoder": gates}, {"encoder": torch.ones(1, 4)}).backward()
-    assert (gates[0].grad < 0).all() and (
-        gates[1].grad > 0
-    ).all()  # a step against the gradient opens, or shuts
+    assert (gates[0].grad < 0).all()  # a step against the gradient opens the gates
+    assert (gates[1].grad > 0).all()  # and here it shuts them

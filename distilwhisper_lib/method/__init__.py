@@ -1,1 +1,15 @@
-"""The paper: experts, routing, losses, and experts on disk. Needs torch, transformers and safetensors alone."""
+"""The paper: language-specific experts, routing, the three losses, and experts on disk.
+
+In the order in which to read them:
+
+    experts     modules added to Whisper's feed-forward network: experts and gates
+    routing     the CLSR block, which sends each position to an expert or to the shared block
+    attach      experts in a Whisper: attach, choose the language, detach
+    losses      cross-entropy, distillation, gate budget, and their sum
+    storage     experts on disk
+    packing     the smaller forms in which experts are stored
+    loading     stored experts into a model, after checking that they fit
+    released    the checkpoints that the authors published
+
+Needs torch, transformers and safetensors alone.
+"""

@@ -1,8 +1,10 @@
-"""What is put beside Whisper's feed-forward block: an expert, whole or of a low rank, and a gate.
+"""Modules added to Whisper's feed-forward network: experts, full or of low rank, and gates.
 
-Source: paper, section 3; the authors' release (CLSRFFN, CLSRGate). Not in the paper: gates that are hard in training
-(Bengio et al., "Estimating or Propagating Gradients Through Stochastic Neurons", 2013) and experts of a low rank (Hu et
-al., "LoRA", ICLR 2022).
+Notation: h hidden states; B sequences in the batch, T positions, d the width of the model.
+
+Source: paper, section 3; the authors' release (CLSRFFN, CLSRGate). Not in the paper: gates that are
+hard in training (Bengio et al., "Estimating or Propagating Gradients Through Stochastic Neurons",
+2013) and experts of low rank (Hu et al., "LoRA", ICLR 2022).
 """
 
 import copy
@@ -14,24 +16,35 @@ from torch import nn
 
 @dataclass(frozen=True)
 class ExpertSettings:
-    """Settings of experts and gates; the defaults are the authors' release."""
+    """Settings of experts and gates; the defaults are the authors' release.
+
+    Attributes:
+        gate_dim: Inner width of a gate.
+        expert_dropout: Dropout on the expert's output, in training.
+        gate_dropout: Dropout on the gate's input, in training.
+        skip_gate: Probability that a layer uses the shared block alone for a batch, in training.
+        noise: alpha, the strength of the gates' noise at the end of training. It rises linearly
+            from 0.
+        hard: Gates are 0 or 1 in training too, with the gradient of soft gates (straight-through).
+        always_open: The gate is bypassed: every position goes to its expert (an ablation).
+        rank: Rank of the experts' difference to the shared block; 0: experts are full copies of it.
+    """
 
     gate_dim: int = 64
-    expert_dropout: float = 0.3  # on the expert's output, in training
-    gate_dropout: float = 0.1  # on the gate's input, in training
-    skip_gate: float = (
-        0.2  # probability that a layer uses the shared block alone for a batch, in training
-    )
-    noise: float = 5.0  # alpha at the end of training; it rises linearly from 0
-    hard: bool = (
-        False  # gates are 0 or 1 in training too, with the gradient of soft ones (straight-through)
-    )
-    always_open: bool = False  # no gate is asked: every position goes to its expert (an ablation)
-    rank: int = 0  # of experts that are a low-rank difference to the shared block; 0: experts are whole copies of it
+    expert_dropout: float = 0.3
+    gate_dropout: float = 0.1
+    skip_gate: float = 0.2
+    noise: float = 5.0
+    hard: bool = False
+    always_open: bool = False
+    rank: int = 0
 
 
 class Gate(nn.Module):
-    """G(h) = w2 · ReLU(W1 h + b1): one logit a token. (B, T, d) -> (B, T, 1)."""
+    """The gate G(h) = w2 · ReLU(W1 h + b1): one logit per position.
+
+    At first w2 = 0, so the logit is 0 everywhere: undecided in training, open in evaluation.
+    """
 
     def __init__(self, d_model: int, settings: ExpertSettings):
         super().__init__()
@@ -40,46 +53,56 @@ class Gate(nn.Module):
         self.linear2 = nn.Linear(settings.gate_dim, 1, bias=False)
         nn.init.normal_(self.linear1.weight, std=0.01)
         nn.init.zeros_(self.linear1.bias)
-        nn.init.zeros_(
-            self.linear2.weight
-        )  # G = 0: the gate starts undecided, and open in evaluation
+        nn.init.zeros_(self.linear2.weight)
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """Return the gate's logits: (B, T, d) -> (B, T, 1)."""
         return self.linear2(torch.relu(self.linear1(self.dropout(h))))
 
 
 class FeedForward(nn.Module):
-    """Whisper's own feed-forward block, fc2(activation(fc1(h))). (B, T, d) -> (B, T, d)."""
+    """A feed-forward block as Whisper has it: fc2(activation(fc1(h)))."""
 
     def __init__(self, fc1: nn.Module, activation_fn: nn.Module, fc2: nn.Module):
         super().__init__()
-        self.fc1, self.activation_fn, self.fc2 = fc1, activation_fn, fc2
+        self.fc1 = fc1
+        self.activation_fn = activation_fn
+        self.fc2 = fc2
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """Apply the block at every position: (..., d) -> (..., d)."""
         return self.fc2(self.activation_fn(self.fc1(h)))
 
 
 class LowRankLinear(nn.Module):
-    """W h + b of the shared block, which stays its own, plus B A h with a small rank. (..., in) -> (..., out)."""
+    """A linear layer of the shared block plus a difference of low rank: W h + b + B A h.
+
+    W and b stay the shared block's and are not parameters of this module. At first B = 0, so it
+    computes what the shared layer does.
+    """
 
     def __init__(self, linear: nn.Module, rank: int):
         super().__init__()
-        out, width = linear.weight.shape
-        self._shared = [linear]  # in a list: not a part of this module
-        self.down, self.up = (
-            nn.Linear(width, rank, bias=False),
-            nn.Linear(rank, out, bias=False),
-        )  # A, B
-        nn.init.zeros_(self.up.weight)  # begins as the shared block
+        out_features, in_features = linear.get_parameter("weight").shape
+        self._shared = [linear]  # in a list, so that torch does not register it as a submodule
+        self.down = nn.Linear(in_features, rank, bias=False)  # A
+        self.up = nn.Linear(rank, out_features, bias=False)  # B
+        nn.init.zeros_(self.up.weight)
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """Apply the layer at every position: (..., in) -> (..., out)."""
         return self._shared[0](h) + self.up(self.down(h))
 
 
 def new_expert(shared: FeedForward, rank: int = 0) -> FeedForward:
-    """Return an expert that computes what the shared block does: a copy, or one of a low rank (see ExpertSettings)."""
-    if not rank:
+    """Return an untrained expert, which computes what the shared block does.
+
+    Args:
+        shared: The layer's own feed-forward block.
+        rank: 0: a full copy; else the shared block plus a difference of this rank.
+    """
+    if rank == 0:
         return copy.deepcopy(shared).requires_grad_(True)
-    return FeedForward(
-        LowRankLinear(shared.fc1, rank), shared.activation_fn, LowRankLinear(shared.fc2, rank)
-    )
+    fc1 = LowRankLinear(shared.fc1, rank)
+    fc2 = LowRankLinear(shared.fc2, rank)
+    return FeedForward(fc1, shared.activation_fn, fc2)

@@ -1,7 +1,10 @@
-"""The three losses of DistilWhisper and their sum (paper, section 3.2).
+"""The three losses of DistilWhisper and their sum: cross-entropy, distillation, gate budget.
 
-Notation: V vocabulary, N labelled positions (padding is taken out before), k stored teacher probabilities.
-All divergences are means over the N positions, in nats, times the temperature squared.
+Notation: B sequences in the batch, T positions, V vocabulary, N labelled positions (padding is
+taken out before), k teacher probabilities that are cached per position. All divergences are means
+over the N positions, in nats, times the temperature squared.
+
+Source: paper, section 3.2; the authors' release (DistillationTrainer.compute_loss).
 """
 
 import math
@@ -11,26 +14,49 @@ from torch.nn import functional as F
 
 IGNORED = -100  # label of a padded position
 
-SIGMA_CE, SIGMA_KD = 1.41, 1.0  # the release's weights: 0.5 * ((CE + gate) / 1.41^2 + KD / 1.0^2)
+# The release's weights: 0.5 * ((CE + gate) / SIGMA_CE^2 + KD / SIGMA_KD^2).
+SIGMA_CE = 1.41
+SIGMA_KD = 1.0
 
-ALPHA = 2.0  # the paper's weight of KD beside CE + gate; the release's two give 1.41^2 = 1.99
+# The paper's weight of KD beside CE + gate; the release's two weights give 1.41^2 = 1.99.
+ALPHA = 2.0
 
 EPSILON = 1e-10
 
 
 def labelled(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits (N, V) in float32 and labels (N,) of the labelled positions of (B, T, V) and (B, T)."""
+    """Take out padding.
+
+    Args:
+        logits: (B, T, V).
+        labels: Token ids, (B, T), `IGNORED` at padded positions.
+
+    Returns:
+        Logits (N, V) in float32 and labels (N,) of the labelled positions.
+    """
     keep = labels != IGNORED
     return logits[keep].float(), labels[keep]
+
+
+# ---- cross-entropy
 
 
 def cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0
 ) -> torch.Tensor:
-    """Mean cross-entropy over labelled positions. logits (N, V), labels (N,)."""
+    """Return the mean cross-entropy over labelled positions.
+
+    Args:
+        logits: (N, V).
+        labels: Token ids, (N,).
+        label_smoothing: Share of the target's mass that is spread evenly over the vocabulary.
+    """
     return F.cross_entropy(
         logits.float(), labels, ignore_index=IGNORED, label_smoothing=label_smoothing
     )
+
+
+# ---- distillation
 
 
 def _kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
@@ -39,103 +65,184 @@ def _kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
     return torch.where(p > 0, p * (log_p - log_q), 0).sum(-1)
 
 
-def _js(log_t: torch.Tensor, log_s: torch.Tensor) -> torch.Tensor:
-    """JS(t, s) per position, between 0 and ln 2: (N, V), (N, V) -> (N,)."""
-    log_m = torch.logaddexp(log_t, log_s) - math.log(2)
-    return 0.5 * (_kl(log_t, log_m) + _kl(log_s, log_m))
+def _js(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    """JS(p, q) per position, between 0 and ln 2: (N, V), (N, V) -> (N,)."""
+    log_mean = torch.logaddexp(log_p, log_q) - math.log(2)
+    return 0.5 * (_kl(log_p, log_mean) + _kl(log_q, log_mean))
 
 
-def kl_divergence(teacher_logits, student_logits, temperature: float = 1.0) -> torch.Tensor:
-    """KL(teacher || student), mean over positions, times temperature squared. Both (N, V)."""
-    log_t, log_s = (
-        F.log_softmax(x.float() / temperature, -1) for x in (teacher_logits, student_logits)
-    )
-    return _kl(log_t, log_s).mean() * temperature**2
+DIVERGENCES = {"js": _js, "kl": _kl}
 
 
-def js_divergence(teacher_logits, student_logits, temperature: float = 1.0) -> torch.Tensor:
-    """Jensen-Shannon divergence, mean over positions, times temperature squared. Both (N, V)."""
-    log_t, log_s = (
-        F.log_softmax(x.float() / temperature, -1) for x in (teacher_logits, student_logits)
-    )
-    return _js(log_t, log_s).mean() * temperature**2
+def kl_divergence(
+    teacher_logits: torch.Tensor, student_logits: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
+    """Return KL(teacher || student), mean over positions, times the temperature squared.
 
-
-def top_k_log_probs(logits: torch.Tensor, k: int, mapping: torch.Tensor | None = None):
-    """Return what is stored of a teacher: the k likeliest words (N, k) and log-probabilities (N, k + 1).
-
-    The last column is the log of the mass of all other words, so that a row still sums to one. mapping: the student's
-    id of each of the teacher's tokens (`text.vocabulary_map`); the words are then the student's ids, and what the
-    student has no token for (-1, or a row of the embedding beyond the tokenizer) is never among them.
+    Args:
+        teacher_logits: (N, V).
+        student_logits: (N, V).
+        temperature: By which both logits are divided.
     """
-    log_p = F.log_softmax(logits.float(), -1)
-    if mapping is not None:
-        mapping = mapping[: log_p.shape[-1]].to(log_p.device)
-        known = torch.where(mapping >= 0)[0]
-        log_p, mapping = log_p[:, known], mapping[known]
-    top, words = log_p.topk(min(k, log_p.shape[-1]), -1)
-    return words if mapping is None else mapping[words], torch.cat([top, _log_tail(top)], -1)
+    log_teacher = F.log_softmax(teacher_logits.float() / temperature, -1)
+    log_student = F.log_softmax(student_logits.float() / temperature, -1)
+    return _kl(log_teacher, log_student).mean() * temperature**2
 
 
-def _log_tail(log_p: torch.Tensor) -> torch.Tensor:
+def js_divergence(
+    teacher_logits: torch.Tensor, student_logits: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
+    """Return the Jensen-Shannon divergence, mean over positions, times the temperature squared.
+
+    Args:
+        teacher_logits: (N, V).
+        student_logits: (N, V).
+        temperature: By which both logits are divided.
+    """
+    log_teacher = F.log_softmax(teacher_logits.float() / temperature, -1)
+    log_student = F.log_softmax(student_logits.float() / temperature, -1)
+    return _js(log_teacher, log_student).mean() * temperature**2
+
+
+def top_k_log_probs(
+    logits: torch.Tensor, k: int, mapping: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what is cached of a teacher: its k most likely tokens and the mass of all others.
+
+    Args:
+        logits: The teacher's, (N, V), divided by the temperature.
+        k: Number of tokens kept per position.
+        mapping: The student's id of each of the teacher's tokens, -1 where it has none
+            (`whisper.tokens.vocabulary_map`). Tokens that the student does not have, and rows of
+            the teacher's embedding beyond its tokenizer, are never among the k. None: both have the
+            same ids.
+
+    Returns:
+        Token ids (N, k), the student's where there is a mapping, and log-probabilities (N, k + 1).
+        The last column is the log of the mass of all other tokens, so that the probabilities of a
+        position still sum to one.
+    """
+    log_probs = F.log_softmax(logits.float(), -1)
+    if mapping is None:
+        top, token_ids = log_probs.topk(min(k, log_probs.shape[-1]), -1)
+    else:
+        mapping = mapping[: log_probs.shape[-1]].to(log_probs.device)
+        shared_tokens = torch.where(mapping >= 0)[0]  # teacher's ids of what the student has too
+        log_probs = log_probs[:, shared_tokens]
+        top, columns = log_probs.topk(min(k, log_probs.shape[-1]), -1)
+        token_ids = mapping[shared_tokens][columns]
+    return token_ids, torch.cat([top, _log_tail(top)], -1)
+
+
+def _log_tail(log_probs: torch.Tensor) -> torch.Tensor:
     """Log of one minus the sum of the probabilities: (N, k) -> (N, 1)."""
-    return (1 - log_p.exp().sum(-1, keepdim=True)).clamp_min(EPSILON).log()
+    return (1 - log_probs.exp().sum(-1, keepdim=True)).clamp_min(EPSILON).log()
 
 
 def top_k_divergence(
-    words, teacher_log_probs, student_logits, kind: str = "js", temperature: float = 1.0
+    token_ids: torch.Tensor,
+    teacher_log_probs: torch.Tensor,
+    student_logits: torch.Tensor,
+    kind: str = "js",
+    temperature: float = 1.0,
 ) -> torch.Tensor:
-    """JS or KL over the teacher's k words and one class for all the others, times the temperature squared.
+    """Return JS or KL over the teacher's k tokens and one class for all other tokens.
 
-    words (N, k), teacher_log_probs (N, k + 1), both of the teacher's logits over the temperature; student_logits
-    (N, V). Merging words can only lower a divergence (data-processing inequality), so this is a lower bound; notebook
-    03 measures by how much.
+    It is a mean over positions, times the temperature squared. Merging tokens into one class can
+    only lower a divergence (data-processing inequality), so this is a lower bound of the full one;
+    notebook 03 measures by how much.
+
+    Args:
+        token_ids: The teacher's k most likely tokens, (N, k), as `top_k_log_probs` returns them.
+        teacher_log_probs: (N, k + 1), of the teacher's logits divided by the temperature.
+        student_logits: (N, V), not divided by the temperature.
+        kind: "js" or "kl".
+        temperature: By which the student's logits are divided here.
     """
-    log_s = F.log_softmax(student_logits.float() / temperature, -1).gather(-1, words)
-    log_s = torch.cat([log_s, _log_tail(log_s)], -1)
-    return {"js": _js, "kl": _kl}[kind](teacher_log_probs.float(), log_s).mean() * temperature**2
+    log_student = F.log_softmax(student_logits.float() / temperature, -1).gather(-1, token_ids)
+    log_student = torch.cat([log_student, _log_tail(log_student)], -1)  # (N, k + 1)
+    per_position = DIVERGENCES[kind](teacher_log_probs.float(), log_student)
+    return per_position.mean() * temperature**2
+
+
+# ---- gates
+
+Gates = dict[str, list[torch.Tensor]]  # stack -> gates of each layer, see `gate_budget_loss`
+Masks = dict[str, torch.Tensor]  # stack -> real positions
 
 
 def gate_budget_loss(
-    gates: dict, masks: dict, budget: float = 0.5, per_stack: bool = False
+    gates: Gates, masks: Masks, budget: float = 0.5, per_stack: bool = False
 ) -> torch.Tensor:
-    """|mean gate - budget| over the real positions of all layers; per_stack: the mean of one such term a stack.
+    """Return |mean gate - budget| over the real positions of all layers.
 
-    gates: {"encoder": [(B, S), ...], "decoder": [(B, T), ...]}; masks: {"encoder": (B, S), "decoder": (B, T)},
-    true where there is sound or text. Pooled over both stacks, as in paper and release, the encoder's many
-    positions decide the mean; per stack each half of the model has its own budget (our variant). Rows without an
-    expert, whose gates are NaN, do not count.
+    Pooled over both stacks, as in paper and release, the encoder's many positions decide the mean.
+    Per stack, each half of the model has its own budget (our variant). Sequences without an expert,
+    whose gates are NaN, do not count.
+
+    Args:
+        gates: {"encoder": one (B, S) per layer, "decoder": one (B, T) per layer}.
+        masks: {"encoder": (B, S), "decoder": (B, T)}, true where there is sound or text.
+        budget: Share of positions that may go to experts.
+        per_stack: Return the mean of one such term per stack instead of a pooled one.
     """
-    sums, counts = [], []
+    sums = []
+    counts = []
     for stack, layers in gates.items():
-        mask = masks[stack].bool() & ~layers[0].isnan()
-        sums.append(sum(torch.where(mask, g.float(), 0).sum() for g in layers))
+        mask = _counted(masks[stack], layers)
+        start = torch.zeros((), device=mask.device)
+        sums.append(sum((_masked_sum(g, mask) for g in layers), start))
         counts.append(mask.sum() * len(layers))
+
+    open_gates = torch.stack(sums)  # (stacks,)
+    positions = torch.stack(counts)  # (stacks,)
     if per_stack:
-        return sum((s / n - budget).abs() for s, n in zip(sums, counts, strict=True)) / len(sums)
-    return (sum(sums) / sum(counts) - budget).abs()
+        return (open_gates / positions - budget).abs().mean()
+    return (open_gates.sum() / positions.sum() - budget).abs()
 
 
-def gate_uniformity_loss(gates: dict, masks: dict) -> torch.Tensor:
-    """4 m (1 - m), mean over the layers, m the mean gate of a layer's real positions: 1 at a half, 0 where all agree.
+def gate_uniformity_loss(gates: Gates, masks: Masks) -> torch.Tensor:
+    """Return 4 m (1 - m), mean over all layers, m being the mean gate of a layer.
 
-    Not in the paper: it draws each layer to one block for all positions, so that baking it costs nothing. gates and
-    masks as for `gate_budget_loss`.
+    A layer's term is 1 where half of its positions go to the expert, and 0 where it makes the same
+    gate decision at every position. The loss, which is not in the paper, draws each layer to one
+    block for all positions, so that making its gates constant costs nothing.
+
+    Args:
+        gates: As for `gate_budget_loss`.
+        masks: As for `gate_budget_loss`.
     """
     means = []
     for stack, layers in gates.items():
-        mask = masks[stack].bool() & ~layers[0].isnan()
-        means += [torch.where(mask, g.float(), 0).sum() / mask.sum() for g in layers]
+        mask = _counted(masks[stack], layers)
+        means += [_masked_sum(g, mask) / mask.sum() for g in layers]
     m = torch.stack(means)  # (layers of both stacks,)
     return (4 * m * (1 - m)).mean()
+
+
+def _counted(mask: torch.Tensor, layers: list[torch.Tensor]) -> torch.Tensor:
+    """Return the positions of one stack that count: real ones, of sequences with an expert."""
+    return mask.bool() & ~layers[0].isnan()
+
+
+def _masked_sum(g: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the sum of g where the mask is true."""
+    return torch.where(mask, g.float(), 0).sum()
+
+
+# ---- their sum
 
 
 def total_loss(
     ce: torch.Tensor, gate: torch.Tensor, kd: torch.Tensor | None = None, unscaled: bool = False
 ) -> torch.Tensor:
-    """0.5 * ((CE + gate) / 1.41^2 + KD) with distillation, CE + gate without (release).
+    """Return 0.5 * ((CE + gate) / 1.41^2 + KD) with distillation, CE + gate without (release).
 
-    unscaled: CE + gate + 2 KD, as in the paper, which is about four times that.
+    Args:
+        ce: Cross-entropy.
+        gate: Gate budget.
+        kd: Distillation; None: without a teacher.
+        unscaled: Return CE + gate + 2 KD, as in the paper, which is about four times that.
     """
     if kd is None:
         return ce + gate

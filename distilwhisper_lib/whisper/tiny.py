@@ -1,6 +1,7 @@
-"""A random Whisper of 0.1 million weights with every part of the real one, for tests and the smoke preset.
+"""A random Whisper of 0.1 million weights with every part of the real one.
 
-Its tokenizer knows single bytes and Whisper's special tokens, in Whisper's order. Nothing is downloaded.
+It serves tests and the smoke preset. Its tokenizer knows single bytes and Whisper's special tokens,
+in Whisper's order. Nothing is downloaded.
 """
 
 import torch
@@ -14,59 +15,64 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from .tokens import LANGUAGES
+from .tokens import LANGUAGES, token_id
 
-END, START = "<|endoftext|>", "<|startoftranscript|>"
+END = "<|endoftext|>"
+START = "<|startoftranscript|>"
 
-CODES = list(LANGUAGES)[
-    :99
-]  # the languages of Whisper before large-v3, in the order of their tokens
+# The languages of Whisper before large-v3, in the order of their tokens.
+CODES = list(LANGUAGES)[:99]
 
 TASKS = ["translate", "transcribe"]
 
-SPECIAL = [
-    END,
-    START,
-    *(
-        f"<|{name}|>"
-        for name in [*CODES, *TASKS, "startoflm", "startofprev", "nospeech", "notimestamps"]
-    ),
-]
+# All special tokens but the timestamps, in Whisper's order.
+_AFTER_TASKS = ["startoflm", "startofprev", "nospeech", "notimestamps"]
+SPECIAL = [END, START, *(f"<|{name}|>" for name in [*CODES, *TASKS, *_AFTER_TASKS])]
 
 TIMESTAMPS = [f"<|{0.02 * step:.2f}|>" for step in range(1501)]
 
-WEIGHT_STD = (
-    0.1  # transformers' 0.02 is meant for widths of several hundred; at 32 it hardly learns
-)
+# transformers' 0.02 is meant for widths of several hundred; at width 32 the model hardly learns.
+WEIGHT_STD = 0.1
 
 
 def tiny_tokenizer() -> WhisperTokenizer:
-    """Return a byte-level tokenizer: ids 0-255 are bytes, then Whisper's special tokens and timestamps."""
-    letters = sorted(
-        pre_tokenizers.ByteLevel.alphabet()
-    )  # GPT-2's order: the space "Ġ" is 220, as in Whisper
+    """Return a byte-level tokenizer.
+
+    Ids 0 to 255 are bytes; Whisper's special tokens and the timestamps follow.
+    """
+    # GPT-2's order: the space "Ġ" is 220, as in Whisper.
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = WhisperTokenizer(
-        vocab={letter: number for number, letter in enumerate(letters)},
+        vocab={letter: index for index, letter in enumerate(letters)},
         merges=[],
         pad_token=END,
         extra_special_tokens=SPECIAL,
     )
-    tokenizer.add_tokens(
-        [AddedToken(token, normalized=True, special=False) for token in TIMESTAMPS]
-    )
+    timestamps = [AddedToken(token, normalized=True, special=False) for token in TIMESTAMPS]
+    tokenizer.add_tokens(timestamps)
     tokenizer.set_prefix_tokens()  # again: the first time it did not know the start token
     return tokenizer
 
 
 def tiny_processor() -> WhisperProcessor:
-    """Return the tiny model's tokenizer with Whisper's usual feature extractor (80 mel bands, 30 s)."""
+    """Return the tiny model's tokenizer with Whisper's usual feature extractor.
+
+    The extractor has 80 mel bands and a window of 30 s.
+    """
     return WhisperProcessor(WhisperFeatureExtractor(), tiny_tokenizer())
 
 
 def tiny_whisper(seed: int = 0) -> WhisperForConditionalGeneration:
-    """Return the random model (width 32, 2 + 2 layers, 2 heads), the same for the same seed, in fp32."""
+    """Return the random model: width 32, 2 + 2 layers, 2 heads, in fp32.
+
+    Args:
+        seed: Of the random weights; the same seed gives the same model. The caller's random
+            numbers are not touched.
+    """
     tokenizer = tiny_tokenizer()
-    end = tokenizer.convert_tokens_to_ids(END)
+    end = token_id(tokenizer, END)
+    start = end + 1
+    space = 220
     config = WhisperConfig(
         vocab_size=len(tokenizer),
         d_model=32,
@@ -80,22 +86,23 @@ def tiny_whisper(seed: int = 0) -> WhisperForConditionalGeneration:
         pad_token_id=end,
         bos_token_id=end,
         eos_token_id=end,
-        decoder_start_token_id=end + 1,
-        begin_suppress_tokens=[220, end],
+        decoder_start_token_id=start,
+        begin_suppress_tokens=[space, end],
     )
-    with torch.random.fork_rng(devices=[]):  # leaves the caller's random numbers alone
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = WhisperForConditionalGeneration(config)
-    with (
-        torch.no_grad()
-    ):  # a random model would say times between words, and `generate` would start over at them
-        model.get_input_embeddings().weight[-len(TIMESTAMPS) :] = 0
-    not_text = [
-        tokenizer.convert_tokens_to_ids(f"<|{name}|>")
-        for name in [*TASKS, "startoflm", "startofprev", "nospeech"]
-    ]
+
+    # A random model would predict timestamps between letters, and `generate` would start over.
+    embeddings = model.get_input_embeddings().get_parameter("weight")
+    with torch.no_grad():
+        embeddings[-len(TIMESTAMPS) :] = 0
+
+    not_text = [*TASKS, "startoflm", "startofprev", "nospeech"]
+    suppressed = [start, *(token_id(tokenizer, f"<|{name}|>") for name in not_text)]
+    alignment_heads = [[1, 0], [1, 1]]
     model.generation_config = generation_settings(
-        tokenizer, config, [end + 1, *not_text], [220, end], [[1, 0], [1, 1]]
+        tokenizer, config, suppressed, [space, end], alignment_heads
     )
     return model.eval()
 
@@ -107,12 +114,20 @@ def generation_settings(
     suppress_begin: list[int],
     alignment_heads: list[list[int]],
 ) -> GenerationConfig:
-    """Return the settings that `generate(language=, task=)` needs, as the hub's checkpoints have them.
+    """Return the settings that `generate(language=, task=)` needs, as the hub's checkpoints do.
 
-    The length limit is stated as new tokens (half the positions, as in OpenAI's decoder): with `max_length` set,
-    each `generate(max_new_tokens=)` would warn.
+    The length limit is stated as new tokens (half the positions, as in OpenAI's decoder): with
+    `max_length` set, each `generate(max_new_tokens=)` would warn.
+
+    Args:
+        tokenizer: The model's.
+        config: The model's.
+        suppress: Token ids that are never generated.
+        suppress_begin: Token ids that are not generated as the first token of text.
+        alignment_heads: (layer, head) of the decoder's heads that align text with audio.
     """
-    number = tokenizer.convert_tokens_to_ids
+    languages = {f"<|{code}|>": token_id(tokenizer, f"<|{code}|>") for code in CODES}
+    tasks = {task: token_id(tokenizer, f"<|{task}|>") for task in TASKS}
     return GenerationConfig(
         bos_token_id=config.bos_token_id,
         eos_token_id=config.eos_token_id,
@@ -120,10 +135,10 @@ def generation_settings(
         decoder_start_token_id=config.decoder_start_token_id,
         max_new_tokens=config.max_target_positions // 2,
         is_multilingual=True,
-        lang_to_id={f"<|{code}|>": number(f"<|{code}|>") for code in CODES},
-        task_to_id={task: number(f"<|{task}|>") for task in TASKS},
-        no_timestamps_token_id=number("<|notimestamps|>"),
-        prev_sot_token_id=number("<|startofprev|>"),
+        lang_to_id=languages,
+        task_to_id=tasks,
+        no_timestamps_token_id=token_id(tokenizer, "<|notimestamps|>"),
+        prev_sot_token_id=token_id(tokenizer, "<|startofprev|>"),
         max_initial_timestamp_index=50,
         return_timestamps=False,
         suppress_tokens=suppress,

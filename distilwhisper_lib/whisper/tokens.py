@@ -1,12 +1,14 @@
-"""Language codes and the token ids that Whisper is trained on."""
+"""Language codes, and the token ids that Whisper is trained on."""
 
 import torch
+from transformers import PreTrainedTokenizerBase
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
-from ..fidelity import Fidelity
+from ..fidelity import FIDELITIES, Fidelity
 
 MOST_TOKENS = 448  # positions of Whisper's decoder
 
+# Special tokens that every multilingual Whisper has; <|endoftext|> is the first token after text.
 NEEDED = (
     "<|endoftext|>",
     "<|startoftranscript|>",
@@ -16,10 +18,17 @@ NEEDED = (
 )
 
 
-def language_code(language: str) -> str:
-    """Return Whisper's code of a language given as code or English name ("cs", "Czech" -> "cs").
+# ---- languages
 
-    Raises ValueError for a language that Whisper does not know.
+
+def language_code(language: str) -> str:
+    """Return Whisper's code of a language.
+
+    Args:
+        language: A code or an English name, in any case: "cs", "Czech" and "czech" give "cs".
+
+    Raises:
+        ValueError: For a language that Whisper does not know.
     """
     code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
     if code not in LANGUAGES:
@@ -30,81 +39,164 @@ def language_code(language: str) -> str:
     return code
 
 
-def prefix_tokens(tokenizer, language: str, task: str = "transcribe") -> list[int]:
-    """Return the four ids that start the decoder: start, language, task, no timestamps."""
-    words = (
+def language_codes(languages: str | list[str]) -> list[str]:
+    """Return the codes of several languages, or of one, as `language_code` does."""
+    if isinstance(languages, str):
+        languages = [languages]
+    return [language_code(language) for language in languages]
+
+
+# ---- token ids
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    """Return the id of one token."""
+    number = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(number, int)  # a list of ids belongs to a list of tokens
+    return number
+
+
+def prefix_tokens(
+    tokenizer: PreTrainedTokenizerBase, language: str, task: str = "transcribe"
+) -> list[int]:
+    """Return the four token ids that start the decoder: start, language, task, no timestamps.
+
+    Args:
+        tokenizer: A Whisper's.
+        language: Code or English name.
+        task: "transcribe" or "translate".
+
+    Raises:
+        ValueError: For a language or task that the tokenizer has no token for.
+    """
+    tokens = (
         "<|startoftranscript|>",
         f"<|{language_code(language)}|>",
         f"<|{task}|>",
         "<|notimestamps|>",
     )
-    ids = tokenizer.convert_tokens_to_ids(list(words))
-    if None in ids or tokenizer.unk_token_id in ids and tokenizer.unk_token_id != ids[0]:
+    token_ids = tokenizer.convert_tokens_to_ids(list(tokens))
+    assert isinstance(token_ids, list)
+
+    unknown = tokenizer.unk_token_id  # what a token without an id of its own becomes
+    if None in token_ids or (unknown in token_ids and unknown != token_ids[0]):
         raise ValueError(
-            f"the tokenizer lacks one of {words}: task must be 'transcribe' or 'translate', and the "
-            "language one that this model knows"
+            f"the tokenizer lacks one of {tokens}: task must be 'transcribe' or 'translate', and "
+            "the language one that this model knows"
         )
-    return ids
+    return token_ids
 
 
 def encode_labels(
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     text: str,
     language: str,
     task: str = "transcribe",
     limit: int | None = MOST_TOKENS,
-    fidelity: Fidelity = Fidelity(),
+    fidelity: Fidelity = FIDELITIES["corrected"],
 ) -> list[int]:
-    """Return the ids that the decoder must predict: language, task, no timestamps, the text, end.
+    """Return the token ids that the decoder must predict.
 
-    The start token is not among them: it is the first *input* of the decoder (`decoder_inputs`). As released the
-    language is absent and the start token is there; then the decoder's input begins with it twice.
-    Raises ValueError where they would not fit the decoder's `limit` positions (None: any number).
+    These are language, task, no timestamps, the text, end. The start token is not among them: it is
+    the first *input* of the decoder (`decoder_inputs`).
+
+    Args:
+        tokenizer: A Whisper's.
+        text: The reference transcript.
+        language: Code or English name.
+        task: "transcribe" or "translate".
+        limit: Positions of the decoder; None: any number.
+        fidelity: As released, the language is absent and the start token is there; the decoder's
+            input then begins with the start token twice.
+
+    Raises:
+        ValueError: Where the labels do not fit the decoder's positions, or as `prefix_tokens`.
     """
-    start, code, *rest = prefix_tokens(tokenizer, language, task)
-    ids = (
-        [start] * fidelity.labels_with_start
-        + [code] * (not fidelity.labels_without_language)
-        + rest
-    )
-    ids = ids + tokenizer(text, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
-    if limit is not None and len(ids) > limit:
+    start, language_id, *task_and_timestamps = prefix_tokens(tokenizer, language, task)
+    labels = []
+    if fidelity.labels_with_start:
+        labels.append(start)
+    if not fidelity.labels_without_language:
+        labels.append(language_id)
+    labels += task_and_timestamps
+    labels += tokenizer(text, add_special_tokens=False).input_ids
+    labels.append(tokenizer.eos_token_id)
+
+    if limit is not None and len(labels) > limit:
         raise ValueError(
-            f"label too long: {len(ids)} tokens, the decoder has {limit} positions: {text[:60]!r}…"
+            f"label too long: {len(labels)} tokens, the decoder has {limit} positions: "
+            f"{text[:60]!r}…"
         )
-    return ids
+    return labels
 
 
-def decoder_inputs(tokenizer, labels: list[int]) -> list[int]:
-    """Return the decoder's input ids for `labels`: the start token once, then the labels less their last."""
-    return [tokenizer.convert_tokens_to_ids("<|startoftranscript|>"), *labels[:-1]]
+def decoder_inputs(tokenizer: PreTrainedTokenizerBase, labels: list[int]) -> list[int]:
+    """Return the decoder's input ids: the start token, then all labels but the last."""
+    return [token_id(tokenizer, "<|startoftranscript|>"), *labels[:-1]]
 
 
-def vocabulary_map(teacher, student) -> torch.Tensor:
-    """Return the student's id of each token of the teacher's tokenizer: int64 (V_teacher,), -1 where it has none.
+# ---- two vocabularies
 
-    Text tokens must have the same ids in both; those from <|endoftext|> on go by name: large-v3 has one language
-    more, before its tasks, so that all ids after it are shifted. <|nocaptions|> is the older name of <|nospeech|>.
-    Raises ValueError that says what differs, for a tokenizer that is English-only or of another family.
+
+def vocabulary_map(
+    teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase
+) -> torch.Tensor:
+    """Return the student's id of each token of the teacher's tokenizer.
+
+    Text tokens must have the same ids in both. Special tokens go by name: large-v3 has one language
+    more, before its tasks, so that all ids after it are shifted.
+
+    Args:
+        teacher: The teacher's tokenizer.
+        student: The student's tokenizer.
+
+    Returns:
+        int64, (V_teacher,), -1 where the student has no such token.
+
+    Raises:
+        ValueError: For a tokenizer that is English-only or of another family; the message says what
+            differs.
     """
-    theirs, ours = (
-        {name.replace("nocaptions", "nospeech"): i for name, i in tokenizer.get_vocab().items()}
-        for tokenizer in (teacher, student)
-    )
-    if lacking := [name for name in NEEDED if name not in theirs.keys() & ours.keys()]:
-        whose = "teacher" if lacking[0] in ours else "student"
-        raise ValueError(
-            f"the {whose}'s tokenizer lacks {' '.join(lacking)}: it is not one of Whisper"
-        )
-    texts = [
-        {(i, name) for name, i in names.items() if i < names[NEEDED[0]]} for names in (theirs, ours)
-    ]
-    if texts[0] != texts[1]:
-        i, name = min(texts[0] ^ texts[1])
-        raise ValueError(
-            f"text tokens of teacher ({len(texts[0])}) and student ({len(texts[1])}) differ, first at id "
-            f"{i} ({name!r}): distillation needs two multilingual Whispers"
-        )
-    mapping = torch.full((max(theirs.values()) + 1,), -1)
-    mapping[list(theirs.values())] = torch.tensor([ours.get(name, -1) for name in theirs])
+    teacher_ids = _ids_by_name(teacher)
+    student_ids = _ids_by_name(student)
+    _check_special_tokens(teacher_ids, student_ids)
+    _check_text_tokens(teacher_ids, student_ids)
+
+    counterparts = [student_ids.get(name, -1) for name in teacher_ids]
+    mapping = torch.full((max(teacher_ids.values()) + 1,), -1)
+    mapping[list(teacher_ids.values())] = torch.tensor(counterparts)
     return mapping
+
+
+def _ids_by_name(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Return all token ids by name; <|nocaptions|> is the older name of <|nospeech|>."""
+    vocabulary = tokenizer.get_vocab()
+    return {name.replace("nocaptions", "nospeech"): index for name, index in vocabulary.items()}
+
+
+def _check_special_tokens(teacher_ids: dict[str, int], student_ids: dict[str, int]) -> None:
+    """Raise ValueError where one of the two lacks a special token that every Whisper has."""
+    missing = [name for name in NEEDED if name not in teacher_ids or name not in student_ids]
+    if missing:
+        owner = "teacher" if missing[0] in student_ids else "student"
+        raise ValueError(
+            f"the {owner}'s tokenizer lacks {' '.join(missing)}: it is not one of Whisper"
+        )
+
+
+def _check_text_tokens(teacher_ids: dict[str, int], student_ids: dict[str, int]) -> None:
+    """Raise ValueError where the tokens before <|endoftext|> are not the same in both."""
+    teacher_text = _text_tokens(teacher_ids)
+    student_text = _text_tokens(student_ids)
+    if teacher_text != student_text:
+        index, name = min(teacher_text ^ student_text)
+        raise ValueError(
+            f"text tokens of teacher ({len(teacher_text)}) and student ({len(student_text)}) "
+            f"differ, first at id {index} ({name!r}): distillation needs two multilingual Whispers"
+        )
+
+
+def _text_tokens(ids: dict[str, int]) -> set[tuple[int, str]]:
+    """Return (id, name) of the tokens before <|endoftext|>."""
+    end = ids[NEEDED[0]]
+    return {(index, name) for name, index in ids.items() if index < end}
