@@ -16,9 +16,8 @@ import soundfile
 def tone(seconds: float = 0.5, rate: int = 22_050, pitch: float = 220.0) -> np.ndarray:
     """Return a tone with an overtone, float32 (n,)."""
     time = np.arange(round(seconds * rate)) / rate
-    return (0.3 * np.sin(2 * np.pi * pitch * time) + 0.1 * np.sin(5 * np.pi * pitch * time)).astype(
-        np.float32
-    )
+    sound = 0.3 * np.sin(2 * np.pi * pitch * time) + 0.1 * np.sin(5 * np.pi * pitch * time)
+    return sound.astype(np.float32)
 
 
 def write_ogg(
@@ -61,16 +60,12 @@ def make_fillets(root: Path, language: str = "cs") -> Path:
     """Write a small game; returns the data's folder."""
     folder = root / "usr/share/games/fillets-ng"
     for room, lines in FILLETS_LINES.items():
-        script = (
-            folder
-            / "script"
-            / room
-            / f"{'black_' if room == 'share' else ''}dialogs_{language}.lua"
-        )
+        prefix = "black_" if room == "share" else ""
+        script = folder / "script" / room / f"{prefix}dialogs_{language}.lua"
         script.parent.mkdir(parents=True, exist_ok=True)
-        script.write_text(
-            "-- made up\n" + "".join(dialogue(*line[:4]) for line in lines), encoding="utf-8"
-        )
+        content = "-- made up\n" + "".join(dialogue(*line[:4]) for line in lines)
+        script.write_text(content, encoding="utf-8")
+
         place = "share/blackjokes" if room == "share" else room
         for name, _, _, _, pitch in lines:
             if pitch:
@@ -84,8 +79,14 @@ def make_stamps(root: Path, language: str = "ca", count: int = 40) -> Path:
     for i in range(count):
         base = folder / ("animals" if i % 2 else "food/fruit") / f"thing{i}"
         write_ogg(base.with_name(f"{base.name}_desc_{language}.ogg"), 1.0, 200 + 5 * i)
-        words = f"Thing {i}.\naf.utf8=Ding {i}.\n{language}.utf8=Una cosa {i}.\n{language}@valencia.utf8=Altra {i}.\n"
-        base.with_name(f"{base.name}.txt").write_text(words, encoding="utf-8")
+        lines = (
+            f"Thing {i}.",
+            f"af.utf8=Ding {i}.",
+            f"{language}.utf8=Una cosa {i}.",
+            f"{language}@valencia.utf8=Altra {i}.",
+        )
+        text = "\n".join(lines) + "\n"
+        base.with_name(f"{base.name}.txt").write_text(text, encoding="utf-8")
     return folder
 
 
@@ -110,14 +111,15 @@ def make_deb(
     path: Path, package: str, version: str, files: dict[str, bytes], kind: str = "xz"
 ) -> Path:
     """Write a .deb: an ar archive of debian-binary, control.tar.xz and data.tar.xz or .zst."""
-    control = (
-        f"Package: {package}\nVersion: {version}\nDescription: made up\n of nothing\n".encode()
-    )
+    control = f"Package: {package}\nVersion: {version}\nDescription: made up\n of nothing\n"
     data = tar_bytes(files)
-    packed = lzma.compress(data) if kind == "xz" else pa.compress(data, codec="zstd", asbytes=True)
+    if kind == "xz":
+        packed = lzma.compress(data)
+    else:
+        packed = pa.compress(data, codec="zstd", asbytes=True)
     members = {
         "debian-binary": b"2.0\n",
-        "control.tar.xz": lzma.compress(tar_bytes({"./control": control})),
+        "control.tar.xz": lzma.compress(tar_bytes({"./control": control.encode()})),
         f"data.tar.{kind}": packed,
     }
     content = b"!<arch>\n"
@@ -188,7 +190,7 @@ def make_common_voice(
 def pack(
     folder: Path, archive: Path, extra: dict[str, bytes] | None = None, root: Path | None = None
 ) -> Path:
-    """Write a folder as .tar.gz, its members named as under `root` (by default the folder's parent)."""
+    """Write a folder as .tar.gz, its members named relative to `root` (by default its parent)."""
     root = root or folder.parent
     files = {
         name.removeprefix("./"): content

@@ -1,4 +1,4 @@
-"""Reading, changing and writing sound; the log-mel of a clip alone."""
+"""Reading, changing and writing audio; log-mel features without padding."""
 
 import io
 
@@ -45,8 +45,10 @@ def test_every_format_rate_and_number_of_channels_gives_16_khz_mono(
     soundfile.write(
         path, np.stack([tone(1.0, rate)] * channels, axis=1), rate, format=kind, subtype=subtype
     )
-    audio, expected = read_audio(path), tone(1.0, SAMPLE_RATE)
-    assert audio.dtype == np.float32 and audio.ndim == 1
+    audio = read_audio(path)
+    expected = tone(1.0, SAMPLE_RATE)
+    assert audio.dtype == np.float32
+    assert audio.ndim == 1
     assert abs(len(audio) - SAMPLE_RATE) <= 0.1 * SAMPLE_RATE  # MP3 pads
     middle = slice(4000, 12_000)
     peak = np.abs(np.fft.rfft(audio[middle])).argmax()
@@ -55,7 +57,7 @@ def test_every_format_rate_and_number_of_channels_gives_16_khz_mono(
         assert np.abs(audio[middle] - expected[middle]).max() < 2e-3
 
 
-def test_the_forms_of_a_sound_agree(tmp_path):
+def test_all_kinds_of_source_give_the_same_samples(tmp_path):
     path = tmp_path / "sound.flac"
     path.write_bytes(encode_flac(tone(0.5, SAMPLE_RATE)))
     expected = read_audio(path)
@@ -70,10 +72,11 @@ def test_the_forms_of_a_sound_agree(tmp_path):
         assert np.array_equal(read_audio(form), expected)
 
 
-def test_stereo_array_is_mixed_and_resampled():
+def test_a_stereo_array_is_mixed_and_resampled():
     left = tone(1.0, 8000)
     audio = read_audio({"array": np.stack([left, -left], axis=1), "sampling_rate": 8000})
-    assert len(audio) == SAMPLE_RATE and np.abs(audio).max() == 0
+    assert len(audio) == SAMPLE_RATE
+    assert np.abs(audio).max() == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"OggS but no Ogg", b"\0" * 1000])
@@ -86,7 +89,7 @@ def test_an_unreadable_file_is_named(tmp_path, content):
         read_audio({"bytes": content, "path": "from-a-corpus.flac"})
 
 
-def test_a_missing_an_empty_and_no_file(tmp_path):
+def test_a_missing_and_an_empty_file_and_no_file_at_all_are_told_apart(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.ogg"):
         read_audio(tmp_path / "nowhere.ogg")
     buffer = io.BytesIO()
@@ -100,7 +103,8 @@ def test_a_missing_an_empty_and_no_file(tmp_path):
 def test_flac_keeps_the_samples_and_clips_what_is_too_loud():
     audio = tone(0.5, SAMPLE_RATE)
     again = read_audio(encode_flac(audio))
-    assert len(again) == len(audio) and np.abs(again - audio).max() < 1e-4
+    assert len(again) == len(audio)
+    assert np.abs(again - audio).max() < 1e-4
     loud = read_audio(encode_flac(np.array([0.0, 1.5, -2.0, 0.5], np.float32)))
     assert np.allclose(loud, [0, 1, -1, 0.5], atol=1e-4)
 
@@ -110,13 +114,17 @@ def test_noise_has_the_stated_power_and_the_clips_spectrum(speech, snr):
     noisy = add_noise(speech, snr, seed=3)
     noise = noisy - speech
     measured = 10 * np.log10(np.mean(speech**2) / np.mean(noise**2))
-    assert noisy.dtype == np.float32 and measured == pytest.approx(snr, abs=0.05)
+    assert noisy.dtype == np.float32
+    assert measured == pytest.approx(snr, abs=0.05)
     assert np.array_equal(noisy, add_noise(speech, snr, seed=3))
     assert not np.array_equal(noisy, add_noise(speech, snr, seed=4))
-    bands = lambda sound: [
-        np.sum(part**2) for part in np.array_split(np.abs(np.fft.rfft(sound)), 8)
-    ]
-    assert np.corrcoef(bands(noise), bands(speech))[0, 1] > 0.99
+    assert np.corrcoef(band_energies(noise), band_energies(speech))[0, 1] > 0.99
+
+
+def band_energies(sound):
+    """Return the energy in eight bands of equal width."""
+    spectrum = np.abs(np.fft.rfft(sound))
+    return [np.sum(band**2) for band in np.array_split(spectrum, 8)]
 
 
 def test_noise_and_reverberation_leave_silence():
@@ -130,13 +138,20 @@ def test_reverberation_decays_as_stated(rt60):
     click = np.zeros(2 * SAMPLE_RATE, np.float32)
     click[0] = 1
     wet = add_reverberation(click, rt60, seed=5)
-    assert len(wet) == len(click) and np.mean(wet**2) == pytest.approx(np.mean(click**2), rel=1e-3)
-    level = lambda second: 10 * np.log10(np.mean(wet[round(second * SAMPLE_RATE) :][:1600] ** 2))  # noqa: E731
-    slope = (level(0.3 * rt60) - level(0.8 * rt60)) / (0.5 * rt60)  # dB per second
+    assert len(wet) == len(click)
+    assert np.mean(wet**2) == pytest.approx(np.mean(click**2), rel=1e-3)
+    fall = level(wet, 0.3 * rt60) - level(wet, 0.8 * rt60)
+    slope = fall / (0.5 * rt60)  # dB per second
     assert slope * rt60 == pytest.approx(60, rel=0.08)
     assert np.abs(wet[1:39]).max() < 1e-12  # nothing in the first 2.5 ms after the direct sound
     with pytest.raises(ValueError, match="rt60"):
         add_reverberation(click, 0, seed=0)
+
+
+def level(sound, second):
+    """Return the mean power of 0.1 s of a sound, in dB."""
+    start = round(second * SAMPLE_RATE)
+    return 10 * np.log10(np.mean(sound[start : start + 1600] ** 2))
 
 
 LENGTHS = [
@@ -156,32 +171,32 @@ LENGTHS = [
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_the_clips_log_mel_padded_is_whispers_own(extractor, length):
+def test_padded_features_of_a_clip_are_those_of_whispers_extractor(extractor, length):
     rng = np.random.default_rng(length)
     audio = (0.1 * rng.standard_normal(length)).astype(np.float32)
     audio[length // 2 :] *= 0.3
     features = log_mel(audio, extractor)
     expected = extractor(audio, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
-    assert features.shape[0] == 80 and features.shape[1] <= min(3000, length // 160 + 3)
+    assert features.shape[0] == 80
+    assert features.shape[1] <= min(3000, length // 160 + 3)
     padded = pad_features([features], 3000)
-    assert padded.dtype == torch.float32 and padded.shape == (1, 80, 3000)
+    assert padded.dtype == torch.float32
+    assert padded.shape == (1, 80, 3000)
     assert (padded - expected).abs().max() <= 1e-5
 
 
 def test_quiet_clips_and_silence_have_whispers_floor(extractor):
     rng = np.random.default_rng(0)
-    for audio in (
-        np.zeros(5000),
-        1e-7 * rng.standard_normal(5000),
-        1e-5 * rng.standard_normal(5000),
-    ):
-        audio = audio.astype(np.float32)
+    for amplitude in (0, 1e-7, 1e-5):
+        audio = (amplitude * rng.standard_normal(5000)).astype(np.float32)
         expected = extractor(audio, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
-        assert (pad_features([log_mel(audio, extractor)], 3000) - expected).abs().max() <= 1e-5
+        padded = pad_features([log_mel(audio, extractor)], 3000)
+        assert (padded - expected).abs().max() <= 1e-5
 
 
 def test_each_clip_of_a_batch_keeps_its_own_floor(extractor, speech):
-    loud, quiet = log_mel(speech, extractor), log_mel(speech[:9000] * 0.1, extractor)
+    loud = log_mel(speech, extractor)
+    quiet = log_mel(speech[:9000] * 0.1, extractor)
     batch = pad_features([torch.as_tensor(loud), quiet], 400)
     assert torch.equal(batch[0, :, : loud.shape[1]], torch.as_tensor(loud))
     assert batch[0, 0, -1] == pytest.approx(loud.max() - 2, abs=1e-6)
@@ -189,7 +204,7 @@ def test_each_clip_of_a_batch_keeps_its_own_floor(extractor, speech):
     assert torch.equal(batch, pad_features([loud, quiet], 900)[..., :400])
 
 
-def test_too_long_and_empty_clips(extractor, speech):
+def test_too_long_and_empty_clips_are_refused(extractor, speech):
     with pytest.raises(ValueError, match="30.1 s"):
         log_mel(np.zeros(481_000, np.float32), extractor)
     with pytest.raises(EmptyAudioError):
@@ -198,6 +213,6 @@ def test_too_long_and_empty_clips(extractor, speech):
         pad_features([log_mel(speech, extractor)], 100)
 
 
-def test_made_files_are_what_they_say(tmp_path):
+def test_made_up_files_have_the_channels_asked_for(tmp_path):
     write_ogg(tmp_path / "a.ogg", 0.5, channels=2)
     assert soundfile.info(tmp_path / "a.ogg").channels == 2

@@ -1,4 +1,4 @@
-"""From corpus rows to batches: windows, exact ids, masks, and orders that depend on seed and epoch alone."""
+"""From corpus rows to batches: windows, exact ids, masks, and orders by seed and epoch alone."""
 
 import numpy as np
 import pytest
@@ -12,13 +12,19 @@ from distilwhisper_lib.data.batches import (
     Collator,
     JoinedClips,
     LengthOrder,
+    RandomOrder,
     length_batches,
     position_masks,
     window_frames,
 )
 from distilwhisper_lib.method.losses import IGNORED
 
-END, START, CS, TRANSLATE, TRANSCRIBE, NO_TIMESTAMPS = 256, 257, 282, 357, 358, 362
+END = 256
+START = 257
+CS = 282
+TRANSLATE = 357
+TRANSCRIBE = 358
+NO_TIMESTAMPS = 362
 SECONDS = [0.5, 0.83, 0.4]
 
 
@@ -58,7 +64,7 @@ def clips(processor):
         (50, None, 3000),
     ],
 )
-def test_window_is_the_longest_clip_and_a_margin(longest, margin, frames):
+def test_the_window_is_the_longest_clip_and_a_margin(longest, margin, frames):
     assert window_frames(longest, margin) == frames
 
 
@@ -72,11 +78,9 @@ def test_clip_longer_than_whispers_window_is_refused():
 
 
 def test_items_hold_features_labels_and_the_length_of_the_sound(clips, processor):
-    assert (
-        len(clips) == 3
-        and clips.ids == ["room/0", "room/1", "room/2"]
-        and clips.durations == SECONDS
-    )
+    assert len(clips) == 3
+    assert clips.ids == ["room/0", "room/1", "room/2"]
+    assert clips.durations == SECONDS
     item = clips[1]
     assert (item["id"], item["frames"]) == ("room/1", 83)
     assert item["labels"] == [
@@ -88,9 +92,8 @@ def test_items_hold_features_labels_and_the_length_of_the_sound(clips, processor
     ]
     expected = log_mel(sound(0.83, 1), processor.feature_extractor)
     assert item["features"].shape == expected.shape
-    assert torch.allclose(
-        item["features"], torch.as_tensor(expected), atol=1e-2
-    )  # 16-bit FLAC between them
+    tolerance = 1e-2  # the clip was stored as 16-bit FLAC
+    assert torch.allclose(item["features"], torch.as_tensor(expected), atol=tolerance)
 
 
 def test_task_language_and_column_go_into_the_labels(processor):
@@ -117,7 +120,9 @@ def test_sound_is_changed_in_the_same_way_each_time(processor):
 
 def test_features_are_computed_once(clips, monkeypatch):
     first = clips[0]["features"]
-    monkeypatch.setattr("distilwhisper_lib.data.batches.read_audio", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr(
+        "distilwhisper_lib.data.batches.read_audio", lambda _: pytest.fail("read again")
+    )
     assert clips[0]["features"] is first
 
 
@@ -154,11 +159,9 @@ def test_joined_clips_are_one_after_another(processor):
     both = JoinedClips(
         [Clips(make_rows(), processor, "cs"), Clips(make_rows(["z"], [0.6]), processor, "ca")]
     )
-    assert (
-        len(both) == 4
-        and both.ids == ["room/0", "room/1", "room/2", "room/0"]
-        and both.durations == [*SECONDS, 0.6]
-    )
+    assert len(both) == 4
+    assert both.ids == ["room/0", "room/1", "room/2", "room/0"]
+    assert both.durations == [*SECONDS, 0.6]
     assert [both[i]["labels"][0] for i in range(4)] == [CS, CS, CS, 269]
 
 
@@ -184,7 +187,8 @@ def test_batch_is_padded_and_its_ids_are_exact(clips, processor):
     longest = clips[1]["features"].shape[1]
     assert batch["input_features"].shape == (3, 80, longest + 50 + longest % 2)
     assert torch.equal(batch["input_features"][1, :, :longest], clips[1]["features"])
-    assert batch["frames"].tolist() == [50, 83, 40] and batch["ids"] == clips.ids
+    assert batch["frames"].tolist() == [50, 83, 40]
+    assert batch["ids"] == clips.ids
 
 
 def test_native_window_is_what_the_extractor_gives(clips, processor):
@@ -196,7 +200,7 @@ def test_native_window_is_what_the_extractor_gives(clips, processor):
     assert torch.allclose(batch["input_features"], expected, atol=1e-2)
 
 
-def test_masks_mark_sound_and_text():
+def test_masks_are_true_at_sound_and_text():
     batch = {
         "frames": torch.tensor([5, 8, 0]),
         "labels": torch.tensor([[1, 2, -100], [1, 2, 3], [1, -100, -100]]),
@@ -213,30 +217,43 @@ def test_masks_mark_sound_and_text():
 # ---- orders
 
 
-def test_batches_by_length_hold_each_clip_once_longest_first():
+def test_batches_by_length_have_each_clip_once_the_longest_first():
     durations = [0.3, 2.0, 1.0, 1.0, 5.0, 0.1, 1.0]
     batches = length_batches(durations, 3)
     assert batches == [[4, 1, 2], [3, 6, 0], [5]] == length_batches(list(durations), 3)
 
 
-def order_of(durations, seed, epoch, batch_size=4):
-    order = LengthOrder(durations, batch_size, seed)
+def order_of(durations, seed, epoch, kind=LengthOrder):
+    order = kind(durations, 4, seed)
     order.set_epoch(epoch)
     return list(order)
 
 
-def test_training_order_depends_on_seed_and_epoch_alone():
+@pytest.mark.parametrize("kind", [LengthOrder, RandomOrder])
+def test_training_order_depends_on_seed_and_epoch_alone(kind):
     durations = np.random.default_rng(0).uniform(0.5, 10, 50).tolist()
-    first = order_of(durations, 7, 3)
+    first = order_of(durations, 7, 3, kind)
+    assert sorted(first) == list(range(50))
+
+    # The global generators do not matter; seed and epoch do.
     torch.manual_seed(99)
     np.random.seed(99)
-    assert order_of(durations, 7, 3) == first and sorted(first) == list(range(50))
-    assert order_of(durations, 7, 4) != first != order_of(durations, 8, 3)
-    order = LengthOrder(durations, 4, 7)
-    for epoch in (0, 1, 3):  # whatever came before
+    assert order_of(durations, 7, 3, kind) == first
+    assert order_of(durations, 7, 4, kind) != first
+    assert order_of(durations, 8, 3, kind) != first
+
+    # Earlier epochs do not matter either.
+    order = kind(durations, 4, 7)
+    for epoch in (0, 1, 3):
         order.set_epoch(epoch)
         assert len(list(order)) == len(order) == 50
-    assert list(order) == first == list(order)
+    assert list(order) == first
+    assert list(order) == first
+
+
+def test_random_order_ignores_the_lengths():
+    durations = np.random.default_rng(0).uniform(0.5, 10, 50).tolist()
+    assert order_of(durations, 7, 3, RandomOrder) == order_of([1.0] * 50, 7, 3, RandomOrder)
 
 
 @pytest.mark.parametrize("count", [3, 48, 50, 51])
@@ -246,18 +263,18 @@ def test_neighbours_have_similar_length_and_only_the_last_batch_is_small(count):
     assert sorted(order) == list(range(count))
     batches = [durations[order[start : start + 4]] for start in range(0, count, 4)]
     assert [len(batch) for batch in batches[:-1]] == [4] * (len(batches) - 1)
-    spread = np.mean([batch.max() - batch.min() for batch in batches])
-    assert spread < 4 if count > 4 else True
-    shuffled = np.random.default_rng(1).permutation(durations)
-    assert count < 40 or spread < 0.6 * np.mean(
-        [np.ptp(shuffled[s : s + 4]) for s in range(0, count, 4)]
-    )
+
+    if count > 4:
+        spread = np.mean([np.ptp(batch) for batch in batches])
+        shuffled = np.random.default_rng(1).permutation(durations)
+        random_batches = [shuffled[start : start + 4] for start in range(0, count, 4)]
+        assert spread < 4
+        assert spread < 0.6 * np.mean([np.ptp(batch) for batch in random_batches])
 
 
 def test_random_clips_of_these_tests_look_like_clips(processor):
-    collator, clips = Collator(processor.tokenizer, 0.5), RandomClips(processor.tokenizer, 3)
+    collator = Collator(processor.tokenizer, 0.5)
+    clips = RandomClips(processor.tokenizer, 3)
     batch = collator([clips[i] for i in range(3)])
-    assert (
-        batch["labels"][:, 0].tolist() == [CS] * 3
-        and batch["decoder_input_ids"][:, 0].tolist() == [START] * 3
-    )
+    assert batch["labels"][:, 0].tolist() == [CS] * 3
+    assert batch["decoder_input_ids"][:, 0].tolist() == [START] * 3

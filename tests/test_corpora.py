@@ -3,6 +3,7 @@
 import errno
 import json
 import multiprocessing
+import shutil
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -40,7 +41,8 @@ def fillets(tmp_path):
 
 
 def test_a_made_up_game_becomes_a_dataset(fillets):
-    assert fillets.features == FEATURES and list(fillets.column_names) == list(FEATURES)
+    assert fillets.features == FEATURES
+    assert list(fillets.column_names) == list(FEATURES)
     rows = {row["id"]: row for row in fillets}
     assert set(rows) == {
         "fillets/gods/g-small",
@@ -52,15 +54,11 @@ def test_a_made_up_game_becomes_a_dataset(fillets):
         "fillets/share/smrt-v-0",
     }
     row = rows["fillets/airplane/a-1"]
-    assert (
-        row["split"] == "validation"
-        and row["speaker"] == "font_small"
-        and row["translation_en"] == "A ship."
-    )
-    assert (
-        row["audio"]["path"] == "fillets--airplane--a-1.flac"
-        and row["audio"]["bytes"][:4] == b"fLaC"
-    )
+    assert row["split"] == "validation"
+    assert row["speaker"] == "font_small"
+    assert row["translation_en"] == "A ship."
+    assert row["audio"]["path"] == "fillets--airplane--a-1.flac"
+    assert row["audio"]["bytes"][:4] == b"fLaC"
     assert len(read_audio(row["audio"])) == round(row["duration"] * SAMPLE_RATE) == SAMPLE_RATE // 2
 
 
@@ -81,22 +79,63 @@ def test_the_report_counts_everything(fillets):
         "speakers": {"font_small": 1, "font_big": 1},
     }
     assert sum(split["clips"] for split in report["splits"].values()) == len(fillets)
-    assert report["source"] == "folder" and len(report["fingerprint"]) == 64
+    assert report["source"] == "folder"
+    assert len(report["fingerprint"]) == 64
 
 
-def test_the_same_data_give_the_same_fingerprint_from_anywhere(fillets, tmp_path, monkeypatch):
+def test_the_same_data_have_the_same_fingerprint_wherever_they_come_from(
+    fillets, tmp_path, monkeypatch
+):
     first = corpus_report("fillets", "cs")["fingerprint"]
     monkeypatch.setenv("LAB_CACHE", str(tmp_path / "second"))
     load_corpus("fillets", "czech", make_fillets(tmp_path / "again"))
     assert corpus_report("fillets", "cs")["fingerprint"] == first
 
 
-def test_prepared_once_then_loaded(fillets, monkeypatch):
+def test_a_prepared_corpus_is_not_prepared_again(fillets, monkeypatch):
     monkeypatch.setattr(loading, "_prepare", lambda *_: pytest.fail("prepared again"))
+    assert load_corpus("fillets", "cs")["id"][:] == fillets["id"][:]
+    loading._OPENED.clear()  # as in another process
     assert load_corpus("fillets", "cs")["id"][:] == fillets["id"][:]
 
 
-def test_what_an_older_builder_made_is_prepared_anew(fillets, tmp_path):
+def test_a_process_opens_a_corpus_once(fillets, tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "read_json", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr(loading, "load_from_disk", lambda _: pytest.fail("opened again"))
+    assert load_corpus("fillets", "cs") is fillets
+    assert load_corpus("fillets", "czech", tmp_path / "nowhere") is fillets  # whatever the source
+
+
+def test_a_corpus_that_is_prepared_anew_is_opened_anew(fillets, tmp_path):
+    game = make_fillets(tmp_path)
+    script = game / "script" / "cave" / "dialogs_cs.lua"
+    script.write_text(script.read_text(encoding="utf-8").replace("Jeskyně", "Díra"))
+    assert load_corpus("fillets", "cs", game) is fillets
+
+    shutil.rmtree(corpus_folder("fillets", "cs"))
+    again = load_corpus("fillets", "cs", game)
+    assert "Díra." in again["text"][:]
+    assert "Jeskyně." in fillets["text"][:]  # what was opened before is still there
+    assert load_corpus("fillets", "cs") is again
+
+
+def test_a_deleted_corpus_is_not_given_out(fillets, tmp_path):
+    shutil.rmtree(corpus_folder("fillets", "cs"))
+    with pytest.raises(OSError, match="nowhere"):
+        load_corpus("fillets", "cs", tmp_path / "nowhere")
+
+
+def test_another_cache_folder_has_its_own_corpus(fillets, tmp_path, monkeypatch):
+    first_cache = cache_dir()
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "second"))
+    second = load_corpus("fillets", "cs", make_fillets(tmp_path))
+    assert second is not fillets
+    assert second["id"][:] == fillets["id"][:]
+    monkeypatch.setenv("LAB_CACHE", str(first_cache))
+    assert load_corpus("fillets", "cs") is fillets
+
+
+def test_a_corpus_of_an_older_builder_is_prepared_anew(fillets, tmp_path):
     path = corpus_folder("fillets", "cs") / "report.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"builder": 0}))
     load_corpus("fillets", "cs", make_fillets(tmp_path))
@@ -107,7 +146,7 @@ def row(name: str, split: str, text: str, sound: bytes) -> dict:
     return {"id": name, "split": split, "text": text, "audio": {"bytes": sound}}
 
 
-def test_the_higher_split_keeps_a_text():
+def test_of_two_splits_the_one_named_first_keeps_a_text():
     rows = [
         row("1", "teacher", "Co?", b"1"),
         row("2", "test-other", "co", b"2"),
@@ -123,7 +162,7 @@ def test_the_higher_split_keeps_a_text():
 
 
 @pytest.mark.parametrize("language", CORPORA["toy"])
-def test_toy(language):
+def test_the_toy_corpus_has_28_short_clips_in_every_language(language):
     data = load_corpus("toy", language)
     report = corpus_report("toy", language)
     assert {name: split["clips"] for name, split in report["splits"].items()} == {
@@ -133,12 +172,12 @@ def test_toy(language):
         "train": 8,
         "teacher": 8,
     }
-    assert not report["dropped"] and min(data["duration"]) >= 0.4 and max(data["duration"]) <= 1.2
-    assert (
-        set(data["language"]) == {language}
-        and len(set(data["id"])) == 28
-        and all(data["translation_en"])
-    )
+    assert not report["dropped"]
+    assert min(data["duration"]) >= 0.4
+    assert max(data["duration"]) <= 1.2
+    assert set(data["language"]) == {language}
+    assert len(set(data["id"])) == 28
+    assert all(data["translation_en"])
 
 
 def test_toy_is_quick_and_the_same_every_time(tmp_path, monkeypatch):
@@ -168,16 +207,16 @@ def test_unknown_names_list_the_known():
         corpus_report("toy", "cs")
 
 
-def test_select_is_the_same_every_time_and_nested():
+def test_a_selection_is_the_same_every_time_and_part_of_a_larger_one():
     data = load_corpus("toy", "cs")
     everything = select(data, "train")["id"][:]
-    assert len(everything) == 8 and everything == select(data, "train")["id"][:]
+    assert len(everything) == 8
+    assert everything == select(data, "train")["id"][:]
     assert select(data, "train", 3)["id"][:] == everything[:3]
     assert sorted(select(data, "train", 99)["id"][:]) == sorted(everything)
     assert select(data, "train", seed=1)["id"][:] != everything
-    assert (
-        select(data.shuffle(seed=3), "train", 3)["id"][:] == everything[:3]
-    )  # whatever the order of the rows
+    shuffled = data.shuffle(seed=3)  # the order of the rows does not matter
+    assert select(shuffled, "train", 3)["id"][:] == everything[:3]
 
 
 def test_select_names_what_is_wrong(tmp_path):
@@ -190,7 +229,7 @@ def test_select_names_what_is_wrong(tmp_path):
         select(data, "test", 0)
 
 
-def test_held_out_lead():
+def test_a_held_out_lead_is_in_the_test_alone():
     data = load_corpus("toy", "cs")
     held = held_out_lead(data, "toy-low")
     assert set(select(held, "test")["speaker"]) == {"toy-low"}
@@ -201,7 +240,7 @@ def test_held_out_lead():
         held_out_lead(data, "nobody")
 
 
-def test_no_voices_no_corpus(tmp_path):
+def test_without_any_usable_clip_there_is_no_corpus(tmp_path):
     folder = make_fillets(tmp_path)
     for sound in folder.rglob("*.ogg"):
         sound.write_bytes(b"broken")
@@ -210,7 +249,7 @@ def test_no_voices_no_corpus(tmp_path):
     assert not corpus_folder("fillets", "cs").exists()
 
 
-def test_a_full_disk_leaves_nothing_half_made(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_incomplete_corpus(tmp_path, monkeypatch):
     def full(path, report):
         path.write_text(f"half of {report}")
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -243,8 +282,9 @@ def prepare_slowly(folder: Path, target: str, moment: str, ready) -> None:
     ("target", "moment"),
     [("read_rows", "before"), ("without_duplicates", "after"), ("write_json", "after")],
 )
-def test_a_killed_preparation_leaves_nothing_half_made(tmp_path, target, moment):
-    folder, context = make_fillets(tmp_path), multiprocessing.get_context("fork")
+def test_a_killed_preparation_leaves_no_incomplete_corpus(tmp_path, target, moment):
+    folder = make_fillets(tmp_path)
+    context = multiprocessing.get_context("fork")
     ready = context.Event()
     process = context.Process(target=prepare_slowly, args=(folder, target, moment, ready))
     process.start()
@@ -261,15 +301,14 @@ def test_a_killed_preparation_leaves_nothing_half_made(tmp_path, target, moment)
 def test_the_real_corpora_keep_the_contract(corpus):
     name, language = corpus.split("/")
     data = load_corpus(name, language).remove_columns("audio").to_pandas()
-    assert (
-        data["id"].is_unique
-        and data["duration"].between(0.1, 29).all()
-        and set(data["split"]) <= set(SPLITS)
-    )
+    assert data["id"].is_unique
+    assert data["duration"].between(0.1, 29).all()
+    assert set(data["split"]) <= set(SPLITS)
     split_of = defaultdict(set)
     for text, split in zip(data["text"], data["split"], strict=True):
         split_of[normalise(text)].add(split)
-    assert "" not in split_of and all(len(splits) == 1 for splits in split_of.values())
+    assert "" not in split_of
+    assert all(len(splits) == 1 for splits in split_of.values())
     if name == "fillets":
         rooms = data[data["split"] != "test-other"].groupby("room_or_category")["split"].nunique()
         assert (rooms == 1).all()
@@ -296,5 +335,6 @@ def test_the_dataset_cards_state_what_was_measured(name):
         cells = [
             f"{split['clips']} ({split['minutes']:.1f})" for split in report["splits"].values()
         ]
-        row = f"| {language} | {report['items']} | {report['kept']} ({report['minutes']:.1f}) | {' | '.join(cells)} |"
+        kept = f"{report['kept']} ({report['minutes']:.1f})"
+        row = f"| {language} | {report['items']} | {kept} | {' | '.join(cells)} |"
         assert row in card, row

@@ -38,7 +38,7 @@ dialogStr("Poslední.")
 """
 
 
-def test_dialogues_of_every_shape():
+def test_dialogues_are_read_in_every_layout_of_the_scripts():
     found = {name: (font, english, text) for name, font, english, text in dialogues(SCRIPT)}
     assert found["plain"] == ("font_small", "What?", "Co?")
     assert found["broken"] == ("font_big", "Over two lines.", "Na dvou řádcích.")
@@ -48,7 +48,8 @@ def test_dialogues_of_every_shape():
         'He said "no" in C:\\CONFIG.',
         'Řekl "ne" v C:\\CONFIG, \ntečka.',
     )
-    assert found["laser"] == ("", "", "") and found["last"][2] == "Poslední."
+    assert found["laser"] == ("", "", "")
+    assert found["last"][2] == "Poslední."
 
 
 ESCAPES = [
@@ -61,7 +62,7 @@ ESCAPES = [
 
 
 @pytest.mark.parametrize(("lua", "text"), ESCAPES)
-def test_lua_escapes(lua, text):
+def test_escape_sequences_of_lua_are_replaced(lua, text):
     assert unescape(lua) == text
 
 
@@ -75,7 +76,7 @@ def test_sounds_are_looked_for_in_the_room_then_among_the_shared(tmp_path):
     assert find_sound(tmp_path, "cave", "nl", "x") is None
 
 
-def test_items_of_a_made_up_game(tmp_path):
+def test_a_made_up_game_becomes_items(tmp_path):
     items = {item.id: item for item in fillets_items(make_fillets(tmp_path), "cs")}
     assert len(items) == 12
     line = items["fillets/gods/g-other"]
@@ -94,47 +95,41 @@ def test_items_of_a_made_up_game(tmp_path):
     }
 
 
-def test_no_script_of_the_language(tmp_path):
+def test_a_missing_script_of_the_language_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="dialogs_nl.lua.*fillets-ng-data"):
         fillets_items(make_fillets(tmp_path), "nl")
 
 
-def test_splits_by_room_and_speaker():
-    assert (
-        room_split("gods", "font_small") == "test"
-        and room_split("gods", "font_cyan") == "test-other"
-    )
-    assert (
-        room_split("airplane", "font_big") == "validation"
-        and room_split("airplane", "font_cyan") is None
-    )
-    assert (
-        room_split("ufo", "font_big") == "train"
-        and room_split("a room not heard of", "font_big") == "teacher"
-    )
-    assert not (
-        TEST_ROOMS & VALIDATION_ROOMS or TEST_ROOMS & TRAIN_ROOMS or VALIDATION_ROOMS & TRAIN_ROOMS
-    )
+def test_room_and_speaker_decide_the_split():
+    assert room_split("gods", "font_small") == "test"
+    assert room_split("gods", "font_cyan") == "test-other"
+    assert room_split("airplane", "font_big") == "validation"
+    assert room_split("airplane", "font_cyan") is None
+    assert room_split("ufo", "font_big") == "train"
+    assert room_split("a room not heard of", "font_big") == "teacher"
+    assert TEST_ROOMS.isdisjoint(VALIDATION_ROOMS)
+    assert TEST_ROOMS.isdisjoint(TRAIN_ROOMS)
+    assert VALIDATION_ROOMS.isdisjoint(TRAIN_ROOMS)
 
 
 @pytest.mark.real
 def test_the_fixed_rooms_are_what_the_rule_gives():
-    """Computes the lists of rooms again from the real script."""
     items = fillets_items(find_package("fillets", language="cs").folder, "cs")
     spoken = [item for item in items if item.sound is not None]
     others = Counter(item.room_or_category for item in spoken if item.speaker not in LEADS)
-    assert {room for room, lines in others.items() if lines >= 5} == TEST_ROOMS and len(
-        TEST_ROOMS
-    ) == 18
+    assert {room for room, lines in others.items() if lines >= 5} == TEST_ROOMS
+    assert len(TEST_ROOMS) == 18
     leads = [item for item in spoken if normalise(item.text) and item.speaker in LEADS]
     lines = Counter(
         item.room_or_category for item in leads if item.room_or_category not in TEST_ROOMS
     )
     rooms = sorted(lines, key=stable_hash)
-    validation, train = set(), set()
+    validation = set()
+    train = set()
     while sum(lines[room] for room in validation) < 120:
         validation.add(rooms.pop(0))
     third = sum(lines[room] for room in rooms) / 3
     while sum(lines[room] for room in train) < third:
         train.add(rooms.pop(0))
-    assert validation == VALIDATION_ROOMS and train == TRAIN_ROOMS
+    assert validation == VALIDATION_ROOMS
+    assert train == TRAIN_ROOMS

@@ -1,4 +1,4 @@
-"""Finding a corpus: folders, archives whole and damaged, the package manager (replaced by a script)."""
+"""Finding a corpus: folders, archives, damaged archives, and a script in the place of apt-get."""
 
 import errno
 import gzip
@@ -48,12 +48,13 @@ def pin(monkeypatch, corpus: str, *debs: Path) -> None:
 
 
 @pytest.mark.parametrize("inner", [".", "usr/share/games/fillets-ng", "usr/share"])
-def test_a_folder_at_any_depth(game, inner):
+def test_a_folder_is_searched_at_any_depth(game, inner):
     package = find_package("fillets", game / inner, "cs")
-    assert package.folder == game / "usr/share/games/fillets-ng" and package.source == "folder"
+    assert package.folder == game / "usr/share/games/fillets-ng"
+    assert package.source == "folder"
 
 
-def test_a_folder_without_the_data_or_the_language(game, tmp_path):
+def test_a_source_without_the_data_or_the_language_is_refused(game, tmp_path):
     with pytest.raises(FileNotFoundError, match="'nl'.*fillets-ng-data-nl"):
         find_package("fillets", game, "nl")
     with pytest.raises(FileNotFoundError, match="tuxpaint-stamps-default"):
@@ -69,9 +70,9 @@ def test_installed_data_come_before_everything_but_a_source(game, monkeypatch):
     place = game / "usr/share/games/fillets-ng"
     monkeypatch.setitem(packages.INSTALLED, "fillets", place)
     package = find_package("fillets", language="cs")
-    assert (
-        package.folder == place and package.source == "installed package" and package.versions == {}
-    )
+    assert package.folder == place
+    assert package.source == "installed package"
+    assert package.versions == {}
     with pytest.raises(OSError, match="no apt-get"):
         find_package("fillets", language="nl")  # installed, but without Dutch voices
 
@@ -100,15 +101,16 @@ def test_several_debs_in_a_folder_are_unpacked_once_and_found_again(
     assert tree(package.folder) == tree(game / "usr/share/games/fillets-ng")
     digest = sha256(debs[0].read_bytes()).hexdigest()
     assert package.versions["fillets-ng-data"] == {"version": "1", "sha256": digest, "tested": True}
-    assert set(package.versions) == {"fillets-ng-data", "fillets-ng-data-cs"} and not leftovers()
+    assert set(package.versions) == {"fillets-ng-data", "fillets-ng-data-cs"}
+    assert not leftovers()
     assert not list((cache_dir() / "packages").rglob("*.png"))
-    assert (
-        find_package("fillets", language="cs") == package
-    )  # from the cache, no source, no apt-get
+
+    # Found again in the cache, without a source and without apt-get.
+    assert find_package("fillets", language="cs") == package
 
 
 @pytest.mark.parametrize("name", ["game.tar.gz", "game.tar.xz", "game.zip"])
-def test_other_archives(game, tmp_path, name):
+def test_tar_and_zip_archives_are_unpacked(game, tmp_path, name):
     path = tmp_path / name
     if name.endswith(".zip"):
         with zipfile.ZipFile(path, "w") as archive:
@@ -151,7 +153,8 @@ def damaged(path: Path, how: str) -> None:
         path.write_bytes(b"")
 
 
-# a flipped byte is not asked of zst: pyarrow writes it without a checksum, so that it may unpack (apt checks SHA-256)
+# Flipped bytes in zst are not tested: pyarrow writes it without a checksum, so the archive may
+# unpack. (apt checks the SHA-256.)
 DAMAGE = [
     (name, how)
     for name in ("game.deb", "game-zst.deb", "game.tar.gz", "game.zip")
@@ -186,7 +189,8 @@ def test_damaged_archives_are_named_and_leave_nothing(game, tmp_path, name, how)
 @pytest.mark.parametrize("member", ["../outside.txt", "usr/../../outside.txt"])
 @pytest.mark.parametrize("name", ["evil.deb", "evil.tar.gz", "evil.zip"])
 def test_a_member_that_leads_outside_is_refused(tmp_path, name, member):
-    path, target = tmp_path / name, tmp_path / "inside" / "target"
+    path = tmp_path / name
+    target = tmp_path / "inside" / "target"
     target.mkdir(parents=True)
     if name.endswith(".deb"):
         make_deb(path, "evil", "1", {member: b"x"})
@@ -204,7 +208,8 @@ def test_links_in_an_archive_are_left_out(tmp_path):
     path = tmp_path / "links.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
         link = tarfile.TarInfo("a.txt")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        link.type = tarfile.SYMTYPE
+        link.linkname = "/etc/passwd"
         archive.addfile(link)
     unpack(path, tmp_path / "target", lambda _: True)
     assert not list((tmp_path / "target").rglob("*"))
@@ -224,11 +229,9 @@ def test_the_distributions_package_is_fetched_by_apt(tmp_path, monkeypatch):
     fake_apt(tmp_path, f"cp {deb} .")
     with pytest.warns(UserWarning, match="5 was not tested"):
         package = find_package("stamps", language="ca")
-    assert (
-        package.source == "apt-get download"
-        and len(list(package.folder.rglob("*.ogg"))) == 3
-        and not leftovers()
-    )
+    assert package.source == "apt-get download"
+    assert len(list(package.folder.rglob("*.ogg"))) == 3
+    assert not leftovers()
     fake_apt(tmp_path, "exit 1")
     assert find_package("stamps", language="ca") == package  # from the cache
 
@@ -283,12 +286,12 @@ def test_apt_errors_say_what_to_do(tmp_path, script, message):
     assert not leftovers()
 
 
-def test_without_apt_the_error_says_which_packages(monkeypatch):
+def test_without_apt_the_error_names_the_packages(monkeypatch):
     with pytest.raises(OSError, match="no apt-get.*fillets-ng-data-cs.*source="):
         find_package("fillets", language="cs")
 
 
-def test_a_full_disk_is_named(game, tmp_path, monkeypatch):
+def test_the_error_for_a_full_disk_names_the_cache(game, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -300,7 +303,7 @@ def test_a_full_disk_is_named(game, tmp_path, monkeypatch):
         raise PermissionError("something else passes through")
 
 
-def test_download_sizes():
+def test_download_sizes_are_those_of_the_packages():
     assert download_size("fillets") == 142_269_236
     assert download_size("stamps") == 160_880_444
     assert download_size("toy") == 0

@@ -38,29 +38,24 @@ def write_csv(folder, text: str | bytes):
 def test_recordings_of_a_language_become_a_dataset(data):
     make_recordings(data / "recordings" / "gl")
     dataset = load_corpus("recordings", "gl")
-    assert dataset.features == FEATURES and len(dataset) == 60
+    assert dataset.features == FEATURES
+    assert len(dataset) == 60
     row = dataset[0]
-    assert (
-        row["id"] == "recordings/gl/sound/0"
-        and row["text"] == "Hola, 0."
-        and row["speaker"] == "speaker 0"
-    )
-    assert (
-        row["room_or_category"] == "recordings"
-        and row["duration"] == 0.2
-        and row["language"] == "gl"
-    )
-    assert corpus_release("recordings", "gl") is None and set(
-        select(dataset, "train", 5)["language"]
-    ) == {"gl"}
+    assert row["id"] == "recordings/gl/sound/0"
+    assert row["text"] == "Hola, 0."
+    assert row["speaker"] == "speaker 0"
+    assert row["room_or_category"] == "recordings"
+    assert row["duration"] == 0.2
+    assert row["language"] == "gl"
+    assert corpus_release("recordings", "gl") is None
+    assert set(select(dataset, "train", 5)["language"]) == {"gl"}
 
 
 def test_no_speaker_is_in_two_splits(tmp_path):
     dataset = load_corpus("recordings", "gl", make_recordings(tmp_path / "own"))
     splits = splits_of(dataset, "speaker")
-    assert len(splits) == 15 and all(
-        found == {split_of(speaker)} for speaker, found in splits.items()
-    )
+    assert len(splits) == 15
+    assert all(found == {split_of(speaker)} for speaker, found in splits.items())
     assert set.union(*splits.values()) == {"train", "validation", "test"}
 
 
@@ -69,18 +64,20 @@ def test_without_speakers_no_text_is_in_two_splits(tmp_path):
         "recordings", "gl", make_recordings(tmp_path / "own", header="path,text,remark")
     )
     splits = splits_of(dataset, "text")
-    assert len(splits) == 20 and all(len(found) == 1 for found in splits.values())
-    assert set(dataset["speaker"]) == {"unknown"} and split_of("hola 0") in splits["Hola, 0."]
+    assert len(splits) == 20
+    assert all(len(found) == 1 for found in splits.values())
+    assert set(dataset["speaker"]) == {"unknown"}
+    assert split_of("hola 0") in splits["Hola, 0."]
 
 
-def test_about_eight_in_ten_are_for_training():
+def test_about_eight_in_ten_texts_are_for_training():
     found = [split_of(f"speaker {i}") for i in range(2000)]
-    assert 1550 < found.count("train") < 1650 and 160 < found.count(
-        "test"
-    ) < 240 < 800 - found.count("validation")
+    assert 1550 < found.count("train") < 1650
+    assert 160 < found.count("validation") < 240
+    assert 160 < found.count("test") < 240
 
 
-def test_given_columns_are_used(tmp_path):
+def test_optional_columns_are_used(tmp_path):
     folder = write_csv(
         tmp_path / "gl",
         "text,path,split,language,translation_en,speaker\n"
@@ -88,20 +85,14 @@ def test_given_columns_are_used(tmp_path):
         "Cinco,c.wav,,,,Uxía\n",
     )
     first, second, third = load_corpus("recordings", "gl", tmp_path)
-    assert (
-        first["text"] == 'Un, "dos".\nTres'
-        and first["split"] == "test"
-        and first["translation_en"] == "One, two."
-    )
-    assert (
-        second["split"] == "validation"
-        and second["speaker"] == "unknown"
-        and third["split"] == split_of("Uxía")
-    )
-    assert (
-        corpus_report("recordings", "gl")["tables"].keys() == {"gl/recordings.csv"}
-        and folder.name == "gl"
-    )
+    assert first["text"] == 'Un, "dos".\nTres'
+    assert first["split"] == "test"
+    assert first["translation_en"] == "One, two."
+    assert second["split"] == "validation"
+    assert second["speaker"] == "unknown"
+    assert third["split"] == split_of("Uxía")
+    assert corpus_report("recordings", "gl")["tables"].keys() == {"gl/recordings.csv"}
+    assert folder.name == "gl"
 
 
 def test_rows_that_cannot_be_used_are_named(tmp_path):
@@ -120,7 +111,8 @@ def test_rows_that_cannot_be_used_are_named(tmp_path):
         assert load_corpus("recordings", "gl", folder)["text"][:] == ["Un"]
     report = corpus_report("recordings", "gl")
     assert report["malformed_rows"] == [
-        "own/recordings.csv:3: unknown split 'tests': use one of train, validation, dev, test, or leave it empty",
+        "own/recordings.csv:3: unknown split 'tests': use one of train, validation, dev, test, "
+        "or leave it empty",
         "own/recordings.csv:4: language 'cs' in the folder of 'gl'",
         "own/recordings.csv:5: '../own/d.wav' leads outside the folder",
         "own/recordings.csv:6: '/d.wav' leads outside the folder",
@@ -131,7 +123,7 @@ def test_rows_that_cannot_be_used_are_named(tmp_path):
     assert report["dropped"] == {"named twice": 2, "no sound file": 1}
 
 
-def test_missing_table_column_and_sound_are_told(data, tmp_path):
+def test_a_missing_table_column_or_sound_is_named(data, tmp_path):
     with pytest.raises(
         FileNotFoundError,
         match=r"no recordings in 'gl': looked for .*data/recordings/gl/recordings.csv; "

@@ -1,4 +1,4 @@
-"""Stamps: texts, sounds, splits by stamp."""
+"""Stamps: texts, audio, splits by stamp."""
 
 from collections import Counter
 
@@ -9,7 +9,7 @@ from distilwhisper_lib.data.corpora.loading import corpus_report, load_corpus
 from distilwhisper_lib.data.corpora.stamps import stamp_split, stamps_items, texts
 
 
-def test_items_and_texts(tmp_path):
+def test_stamps_become_items_with_their_texts(tmp_path):
     folder = make_stamps(tmp_path, count=4)
     write_ogg(folder / "animals/thing1_desc_es.ogg")
     items = stamps_items(folder, "ca")
@@ -20,16 +20,15 @@ def test_items_and_texts(tmp_path):
         "stamps/food/fruit/thing2",
     ]
     first = items[0]
-    assert (first.text, first.translation_en, first.speaker) == (
-        "Una cosa 1.",
-        "Thing 1.",
-        "stamps-ca",
-    )
-    assert first.room_or_category == "animals" and items[2].room_or_category == "food"
+    assert first.text == "Una cosa 1."
+    assert first.translation_en == "Thing 1."
+    assert first.speaker == "stamps-ca"
+    assert first.room_or_category == "animals"
+    assert items[2].room_or_category == "food"
     assert stamps_items(folder, "es")[0].text == ""  # no line of the language
 
 
-def test_texts_of_odd_files(tmp_path):
+def test_texts_of_missing_empty_and_damaged_files(tmp_path):
     path = tmp_path / "x.txt"
     assert texts(path, "ca") == ("", "")
     path.write_bytes(b"")
@@ -41,19 +40,14 @@ def test_texts_of_odd_files(tmp_path):
 def test_split_is_the_stamps_in_every_language_and_has_the_stated_shares(tmp_path):
     folder = make_stamps(tmp_path, "ca", 30)
     make_stamps(tmp_path, "ru", 30)
-    by_id = [
-        {item.id: item.split for item in stamps_items(folder, language)}
-        for language in ("ca", "ru")
-    ]
-    assert by_id[0] == by_id[1]
-    shares = Counter(stamp_split(f"animals/{i}") for i in range(20_000))
-    for split, share in {
-        "test": 0.3,
-        "validation": 0.08,
-        "train": 0.62 / 3,
-        "teacher": 0.62 * 2 / 3,
-    }.items():
-        assert shares[split] / 20_000 == pytest.approx(share, abs=0.01)
+    catalan = {item.id: item.split for item in stamps_items(folder, "ca")}
+    russian = {item.id: item.split for item in stamps_items(folder, "ru")}
+    assert catalan == russian
+
+    stated = {"test": 0.3, "validation": 0.08, "train": 0.62 / 3, "teacher": 0.62 * 2 / 3}
+    counts = Counter(stamp_split(f"animals/{index}") for index in range(20_000))
+    for split, share in stated.items():
+        assert counts[split] / 20_000 == pytest.approx(share, abs=0.01)
 
 
 def test_what_cannot_be_used_is_dropped_and_counted(tmp_path):
@@ -77,4 +71,5 @@ def test_what_cannot_be_used_is_dropped_and_counted(tmp_path):
         "text too long for the sound (over 25 characters a second)": 1,
         "same recording twice": 1,
     }
-    assert report["items"] == 40 and report["kept"] == len(data) == 33
+    assert report["items"] == 40
+    assert report["kept"] == len(data) == 33

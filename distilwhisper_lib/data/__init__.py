@@ -1,1 +1,1 @@
-"""Speech: audio, batches, text normalisers and the corpora."""
+"""Data: audio, batches, text normalisers and the speech corpora."""

@@ -1,7 +1,10 @@
-"""Audio: reading, resampling and writing clips, changed sound for harder tests, and Whisper's log-mel of a clip."""
+"""Audio: reading and resampling sound, changing it for harder tests, Whisper's log-mel features."""
 
 import io
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -10,29 +13,42 @@ import torch
 
 SAMPLE_RATE = 16_000  # Whisper's, in Hz
 
-FLOOR = -1.5  # feature of silence without speech near it: (log10(1e-10) + 4) / 4
+# Whisper clamps the log-mel of a clip at 8 (in log10) below its maximum, then computes (x + 4) / 4.
+SPAN = 2.0  # maximum of a clip's features minus their floor: 8 / 4
+FLOOR = -1.5  # the floor of digital silence: (log10(1e-10) + 4) / 4
 
-SPAN = 2.0  # the floor lies this far below a clip's maximum: 8 in log10, divided by 4
+DIRECT_SOUND = 0.0025  # s, before the first reflection of `add_reverberation`
 
 
 class EmptyAudioError(ValueError):
     """The sound holds no samples."""
 
 
-def read_audio(source) -> np.ndarray:
+def read_audio(source: str | Path | bytes | Mapping[str, Any]) -> np.ndarray:
     """Return a sound as mono float32 at 16 kHz.
 
-    source: path, the bytes of a file (wav, flac, ogg, mp3), {"bytes", "path"} as in a corpus, or
-    {"array", "sampling_rate"}. Returns (n,). Raises FileNotFoundError, EmptyAudioError, or ValueError that names
-    the file if it cannot be decoded. Reads with libsndfile: needs neither torchcodec nor FFmpeg.
+    libsndfile decodes it: neither torchcodec nor FFmpeg is needed.
+
+    Args:
+        source: A path, the bytes of a file (wav, flac, ogg, mp3), {"bytes", "path"} as in a corpus,
+            or {"array", "sampling_rate"} with samples (n,) or (n, channels).
+
+    Returns:
+        Samples (n,).
+
+    Raises:
+        FileNotFoundError: Where there is no such file.
+        EmptyAudioError: For a sound without samples.
+        ValueError: Where the sound cannot be decoded; the message names the file.
     """
-    if isinstance(source, dict) and source.get("array") is not None:
-        name, (samples, rate) = (
-            "the array",
-            (np.asarray(source["array"], np.float32), source["sampling_rate"]),
-        )
+    if isinstance(source, Mapping) and source.get("array") is not None:
+        name = "the array"
+        samples = np.asarray(source["array"], np.float32)
+        rate = source["sampling_rate"]
     else:
-        name, samples, rate = _decode(source)
+        name, content = _file_content(source)
+        samples, rate = _decode(name, content)
+
     if samples.ndim == 2:
         samples = samples.mean(axis=1)  # (n, channels) -> (n,)
     if not samples.size:
@@ -42,28 +58,38 @@ def read_audio(source) -> np.ndarray:
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
-def _decode(source) -> tuple[str, np.ndarray, int]:
-    """Return the sound's name, samples (n, channels) and rate."""
-    data, path = (
-        (source.get("bytes"), source.get("path")) if isinstance(source, dict) else (None, source)
-    )
-    if isinstance(path, bytes | bytearray):
-        data, path = path, None
+def _file_content(source: str | Path | bytes | Mapping[str, Any]) -> tuple[str, bytes]:
+    """Return the name and the bytes of a sound file."""
+    if isinstance(source, Mapping):
+        content = source.get("bytes")
+        path = source.get("path")
+    elif isinstance(source, bytes | bytearray):
+        content = source
+        path = None
+    else:
+        content = None
+        path = source
+
     name = str(path or "sound without a name")
-    if data is None and path is None:
-        raise ValueError(
-            "no sound: expected a path, bytes, {'bytes', 'path'} or {'array', 'sampling_rate'}"
-        )
-    if data is None and not Path(path).is_file():
-        raise FileNotFoundError(f"no sound file {name}")
-    data = Path(path).read_bytes() if data is None else data
-    if not data:
+    if content is None:
+        if path is None:
+            raise ValueError(
+                "no sound: expected a path, bytes, {'bytes', 'path'} or {'array', 'sampling_rate'}"
+            )
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no sound file {name}")
+        content = Path(path).read_bytes()
+    if not content:
         raise EmptyAudioError(f"{name}: cannot decode the sound: the file is empty (0 bytes)")
+    return name, content
+
+
+def _decode(name: str, content: bytes) -> tuple[np.ndarray, int]:
+    """Return the samples (n, channels) of a sound file and their rate in Hz."""
     try:
-        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+        return soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise ValueError(f"{name}: cannot decode the sound: {error}") from error
-    return name, samples, rate
 
 
 def encode_flac(audio: np.ndarray) -> bytes:
@@ -73,50 +99,95 @@ def encode_flac(audio: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def add_noise(audio: np.ndarray, snr_db: float, seed: int) -> np.ndarray:
-    """Return the clip (n,) with speech-shaped noise at `snr_db` dB below (negative: above) its mean power.
+# ---- changed sound
 
-    The noise has the clip's own spectrum, with random phases: it masks the speech evenly, and no noise corpus is
-    needed. Power is taken over the whole clip, pauses included. Silence stays silence. The same seed gives the
-    same noise.
+
+def add_noise(audio: np.ndarray, snr_db: float, seed: int) -> np.ndarray:
+    """Return a clip with speech-shaped noise added.
+
+    The noise has the magnitude spectrum of the clip and random phases: it masks the speech evenly,
+    and no corpus of noises is needed. Silence stays silence.
+
+    Args:
+        audio: The clip (n,).
+        snr_db: Mean power of the clip over that of the noise, in dB. Pauses count.
+        seed: Of the phases. The same seed gives the same noise.
+
+    Returns:
+        float32 (n,).
     """
     spectrum = np.fft.rfft(audio)
     phases = np.random.default_rng(seed).uniform(0, 2 * np.pi, len(spectrum))
     noise = np.fft.irfft(np.abs(spectrum) * np.exp(1j * phases), n=len(audio))
-    power, noise_power = np.mean(np.square(audio, dtype=np.float64)), np.mean(noise**2)
+
+    power = np.mean(np.square(audio, dtype=np.float64))
+    noise_power = np.mean(noise**2)
     if noise_power == 0:
         return audio.astype(np.float32)
-    return (audio + noise * np.sqrt(power / noise_power / 10 ** (snr_db / 10))).astype(np.float32)
+    gain = np.sqrt(power / noise_power / 10 ** (snr_db / 10))
+    return (audio + noise * gain).astype(np.float32)
 
 
 def add_reverberation(audio: np.ndarray, rt60: float, seed: int) -> np.ndarray:
-    """Return the clip (n,) as in a room in which sound falls by 60 dB in `rt60` seconds.
+    """Return a clip as in a reverberant room.
 
-    The impulse response is made up: the direct sound, then from 2.5 ms on noise that decays exponentially, with
-    as much energy as the direct sound. Length and mean power of the clip are kept; the tail after its end is cut.
-    Raises ValueError unless rt60 > 0.
+    The impulse response is synthetic: the direct sound, then, from 2.5 ms on, noise that decays
+    exponentially and has as much energy as the direct sound. The mean power of the clip is kept.
+
+    Args:
+        audio: The clip (n,).
+        rt60: Seconds in which sound falls by 60 dB.
+        seed: Of the noise. The same seed gives the same room.
+
+    Returns:
+        float32 (n,): what would sound on after the end of the clip is cut off.
+
+    Raises:
+        ValueError: Unless rt60 > 0.
     """
     if rt60 <= 0:
         raise ValueError(f"rt60 must be above 0 s, not {rt60}")
+
+    # The impulse response: 1 for the direct sound, then the decaying noise.
     time = np.arange(1, max(2, round(rt60 * SAMPLE_RATE))) / SAMPLE_RATE
-    tail = np.random.default_rng(seed).standard_normal(len(time)) * np.exp(
-        -np.log(1000) * time / rt60
-    )
-    tail[time < 0.0025] = 0
-    response = np.concatenate([[1.0], tail / max(np.sqrt(np.sum(tail**2)), 1e-12)])
+    decay = np.exp(-np.log(1000) * time / rt60)  # 60 dB are a factor of 1000 in amplitude
+    tail = np.random.default_rng(seed).standard_normal(len(time)) * decay
+    tail[time < DIRECT_SOUND] = 0
+    tail_norm = max(np.sqrt(np.sum(tail**2)), 1e-12)
+    response = np.concatenate([[1.0], tail / tail_norm])
+
+    # Convolution in the frequency domain.
     size = len(audio) + len(response) - 1
-    wet = np.fft.irfft(np.fft.rfft(audio, size) * np.fft.rfft(response, size), size)[: len(audio)]
-    return (wet * np.sqrt(np.mean(audio**2) / max(np.mean(wet**2), 1e-20))).astype(np.float32)
+    product = np.fft.rfft(audio, size) * np.fft.rfft(response, size)
+    wet = np.fft.irfft(product, size)[: len(audio)]
+
+    gain = np.sqrt(np.mean(audio**2) / max(np.mean(wet**2), 1e-20))
+    return (wet * gain).astype(np.float32)
+
+
+# ---- features
 
 
 def log_mel(audio: np.ndarray, extractor) -> np.ndarray:
-    """Return Whisper's log-mel of the clip alone: the frames of the 30 s window that see any of its samples.
+    """Return the log-mel features of a clip without the padding to 30 s.
 
-    audio: (n,) at 16 kHz; extractor: WhisperFeatureExtractor. Returns float32 (80, t), t about 100 per second.
-    All later frames of the window hold the clip's floor value, which `pad_features` fills in, so that nothing is
-    lost. Raises ValueError for a clip longer than the extractor's window.
+    These are the frames of Whisper's 30 s window that overlap any sample of the clip. All later
+    frames hold the floor value of the clip. `pad_features` fills them in, so nothing is lost.
+
+    Args:
+        audio: The clip (n,) at 16 kHz.
+        extractor: A WhisperFeatureExtractor.
+
+    Returns:
+        float32 (mel bands, frames), about 100 frames per second.
+
+    Raises:
+        EmptyAudioError: For a clip without samples.
+        ValueError: For a clip longer than the window of the extractor.
     """
-    window, hop, n_fft = extractor.n_samples, extractor.hop_length, extractor.n_fft
+    window = extractor.n_samples
+    hop = extractor.hop_length
+    n_fft = extractor.n_fft
     if len(audio) > window:
         raise ValueError(
             f"the clip lasts {len(audio) / SAMPLE_RATE:.1f} s, Whisper's window is "
@@ -124,28 +195,42 @@ def log_mel(audio: np.ndarray, extractor) -> np.ndarray:
         )
     if not len(audio):
         raise EmptyAudioError("the clip is empty (0 samples)")
-    padded = min(
-        window, -(-(len(audio) + n_fft) // hop) * hop
-    )  # zeros for the last frames that see speech
-    features = extractor(
-        audio, sampling_rate=SAMPLE_RATE, max_length=padded, return_tensors="np"
-    ).input_features[0]
-    return features[:, : -(-(len(audio) + n_fft // 2) // hop)]  # (80, t)
+
+    # Zeros after the clip, enough for the last frames that overlap it; a whole number of hops.
+    padded_length = min(window, math.ceil((len(audio) + n_fft) / hop) * hop)
+    outputs = extractor(
+        audio, sampling_rate=SAMPLE_RATE, max_length=padded_length, return_tensors="np"
+    )
+    features = outputs.input_features[0]
+
+    frames = math.ceil((len(audio) + n_fft // 2) / hop)
+    return features[:, :frames]
 
 
-def pad_features(features: list, frames: int) -> torch.Tensor:
-    """Return log-mels (80, t), arrays or tensors, as one float32 tensor (B, 80, frames).
+def pad_features(features: Sequence[np.ndarray | torch.Tensor], frames: int) -> torch.Tensor:
+    """Return the log-mel features of several clips as one batch.
 
-    Each clip is continued with its own floor, so that with 3000 frames the result is what the extractor gives for
-    the clip padded to 30 s (to 1e-5). Raises ValueError if a clip is longer than `frames`.
+    Each clip is padded with its own floor value. With 3000 frames the result is that of the
+    extractor for the clip padded to 30 s (to 1e-5).
+
+    Args:
+        features: B arrays or tensors (mel bands, t), as `log_mel` gives them.
+        frames: Length of the window, at least every t.
+
+    Returns:
+        float32 (B, mel bands, frames).
+
+    Raises:
+        ValueError: If a clip is longer than the window.
     """
     clips = [torch.as_tensor(clip, dtype=torch.float32) for clip in features]
     longest = max(clip.shape[-1] for clip in clips)
     if longest > frames:
         raise ValueError(f"a clip has {longest} frames, more than the window's {frames}")
-    batch = torch.stack(
-        [(clip.max() - SPAN).clamp(min=FLOOR).expand(clip.shape[0], frames) for clip in clips]
-    )
-    for row, clip in zip(batch, clips, strict=True):
-        row[:, : clip.shape[-1]] = clip
-    return batch  # (B, 80, frames)
+
+    padded = []
+    for clip in clips:
+        floor = (clip.max() - SPAN).clamp(min=FLOOR)
+        missing = frames - clip.shape[-1]
+        padded.append(torch.nn.functional.pad(clip, (0, missing), value=floor.item()))
+    return torch.stack(padded)

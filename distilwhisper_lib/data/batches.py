@@ -1,6 +1,10 @@
-"""From corpus rows to batches: log-mel features in a short window, and exact label ids."""
+"""From the rows of a corpus to batches: log-mel features in a short window, and exact label ids."""
 
+import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,24 +21,60 @@ NATIVE_FRAMES = 3000  # Whisper's 30 s
 
 
 def window_frames(longest: int, margin_seconds: float | None) -> int:
-    """Return the window, in mel frames, for clips of at most `longest` frames; None gives the native 30 s."""
+    """Return the length of the window for a batch, in mel frames: an even number, at most 3000.
+
+    Args:
+        longest: Frames of the longest clip.
+        margin_seconds: Silence after the longest clip; None: the native window of 30 s.
+
+    Raises:
+        ValueError: For a clip of more than 30 s.
+    """
     if longest > NATIVE_FRAMES:
-        raise ValueError(
-            f"a clip has {longest} frames ({longest / FRAMES_PER_SECOND:.1f} s), Whisper takes 30 s"
-        )
+        seconds = longest / FRAMES_PER_SECOND
+        raise ValueError(f"a clip has {longest} frames ({seconds:.1f} s), Whisper takes 30 s")
     if margin_seconds is None:
         return NATIVE_FRAMES
+
     frames = longest + round(margin_seconds * FRAMES_PER_SECOND)
-    return min(NATIVE_FRAMES, frames + frames % 2)
+    even = frames + frames % 2
+    return min(NATIVE_FRAMES, even)
+
+
+# ---- clips
 
 
 class Clips(Dataset):
-    """Rows of a corpus as items for `Collator`; features are computed at first use and kept in memory.
+    """The rows of a corpus as items for `Collator`.
 
-    change: what is done to the sound, a function of (audio, seed), as for a noisy test; fidelity: of the labels.
-    Items: id (str), features (M mel bands, frames), labels (list of ids), frames (int: mel frames of sound).
-    Raises ValueError at once, with the row's id, for a label of more than label_limit tokens (None: any number will
-    do, as where a text is only compared with what `generate` writes).
+    Features are computed at first use and kept in memory. An item holds
+
+        id        str
+        features  float32 (mel bands, frames)
+        labels    list of token ids
+        frames    int: mel frames with sound, by the clip's duration
+
+    Args:
+        rows: Rows of a corpus, with the columns id, audio, duration and `text_column`.
+        processor: A WhisperProcessor.
+        language: Of the labels.
+        task: Of the labels: "transcribe" or "translate".
+        text_column: The column with the text of the labels.
+        change: Applied to the sound, as for a noisy test: called with the samples (n,) and a seed
+            that depends on the clip.
+        fidelity: Its switches for labels apply; without it the labels are those of "corrected".
+        label_limit: The largest number of tokens of a label; None: no limit, as where a text is
+            only compared with what `generate` writes.
+
+    Attributes:
+        ids: The id of each row.
+        durations: The seconds of each row.
+        texts: The text of each row.
+        labels: The token ids of each row.
+
+    Raises:
+        ValueError: For an empty split; for a label over the limit, with the id of its row. An item
+            whose sound cannot be used raises it on access, with the id too.
     """
 
     def __init__(
@@ -44,121 +84,224 @@ class Clips(Dataset):
         language: str,
         task: str = "transcribe",
         text_column: str = "text",
-        change=None,
-        fidelity: Fidelity = Fidelity(),
+        change: Callable[..., np.ndarray] | None = None,
+        fidelity: Fidelity | None = None,
         label_limit: int | None = MOST_TOKENS,
     ):
         if not len(rows):
             raise ValueError("there are no clips: the split is empty")
-        self.rows, self.extractor, self.change = rows, processor.feature_extractor, change
+        self.rows = rows
+        self.extractor = processor.feature_extractor
+        self.change = change
         self.ids: list[str] = list(rows["id"])
         self.durations: list[float] = list(rows["duration"])
+        self.texts: list[str] = list(rows[text_column])
+        self._features: dict[int, torch.Tensor] = {}
+
         self.labels: list[list[int]] = []
-        for row_id, text in zip(self.ids, rows[text_column], strict=True):
+        fidelity = fidelity or Fidelity()
+        for row_id, text in zip(self.ids, self.texts, strict=True):
             try:
-                self.labels.append(
-                    encode_labels(processor.tokenizer, text, language, task, label_limit, fidelity)
+                token_ids = encode_labels(
+                    processor.tokenizer, text, language, task, label_limit, fidelity
                 )
             except ValueError as error:
                 raise ValueError(f"{row_id}: {error}") from None
-        self._features: dict[int, torch.Tensor] = {}
+            self.labels.append(token_ids)
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, i: int) -> dict:
-        if i not in self._features:
-            try:
-                audio = read_audio(self.rows[i]["audio"])
-                audio = audio if self.change is None else self.change(audio, seed=i)
-                self._features[i] = torch.as_tensor(log_mel(audio, self.extractor))  # (M, frames)
-            except (ValueError, OSError) as error:
-                raise ValueError(f"{self.ids[i]}: {error}") from error
-        frames = round(self.durations[i] * FRAMES_PER_SECOND)
+    def __getitem__(self, index: int) -> dict:
+        if index not in self._features:
+            self._features[index] = self._compute_features(index)
         return {
-            "id": self.ids[i],
-            "features": self._features[i],
-            "labels": self.labels[i],
-            "frames": frames,
+            "id": self.ids[index],
+            "features": self._features[index],
+            "labels": self.labels[index],
+            "frames": round(self.durations[index] * FRAMES_PER_SECOND),
         }
+
+    @cached_property
+    def digests(self) -> list[str]:
+        """A hash of each row's text and sound: it changes where either is corrected."""
+        found = []
+        for row, text in zip(self.rows, self.texts, strict=True):
+            digest = hashlib.sha256(text.encode())
+            digest.update(b"\0" + row["audio"]["bytes"])
+            found.append(digest.hexdigest()[:16])
+        return found
+
+    def _compute_features(self, index: int) -> torch.Tensor:
+        """Return the log-mel features (mel bands, frames) of a row."""
+        try:
+            audio = read_audio(self.rows[index]["audio"])
+            if self.change is not None:
+                audio = self.change(audio, seed=index)
+            return torch.as_tensor(log_mel(audio, self.extractor))
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{self.ids[index]}: {error}") from error
 
 
 class JoinedClips(ConcatDataset):
-    """Several `Clips` one after another, as one."""
+    """Several `Clips`, one after another, as one dataset.
+
+    Attributes:
+        ids: The id of each clip.
+        durations: The seconds of each clip.
+        digests: A hash of each clip's text and sound.
+    """
 
     def __init__(self, parts: list[Clips]):
         super().__init__(parts)
-        self.ids = [clip for part in parts for clip in part.ids]
-        self.durations = [duration for part in parts for duration in part.durations]
+        self.parts = parts
+        self.ids: list[str] = []
+        self.durations: list[float] = []
+        for part in parts:
+            self.ids.extend(part.ids)
+            self.durations.extend(part.durations)
+
+    @cached_property
+    def digests(self) -> list[str]:
+        """A hash of each clip's text and sound, as of `Clips`."""
+        return [digest for part in self.parts for digest in part.digests]
+
+
+# ---- batches
 
 
 @dataclass
 class Collator:
-    """Pads a list of `Clips` items.
+    """Makes a padded batch of a list of items of `Clips`.
 
-    Gives input_features (B, M, F), labels and decoder_input_ids (B, T), frames (B,), ids (list of B strings).
-    T is that of the longest label, or `width` where that is more.
+    A batch holds
+
+        input_features     float32 (B, mel bands, F), F as `window_frames` gives it
+        labels             int64 (B, T), padded with IGNORED
+        decoder_input_ids  int64 (B, T), padded with <|endoftext|>
+        frames             int64 (B,): mel frames with sound
+        ids                list of B strings
+
+    where T is the length of the longest label.
+
+    Attributes:
+        tokenizer: Of the model.
+        margin_seconds: Silence after the longest clip; None: Whisper's window of 30 s.
+        width: The smallest T.
     """
 
-    tokenizer: object
+    tokenizer: Any
     margin_seconds: float | None
     width: int = 0
 
     def __call__(self, items: list[dict]) -> dict:
-        longest = max(item["features"].shape[-1] for item in items)
+        """Return the batch of a list of items."""
+        features = [item["features"] for item in items]
+        labels = [item["labels"] for item in items]
+        inputs = [decoder_inputs(self.tokenizer, token_ids) for token_ids in labels]
+        longest = max(clip.shape[-1] for clip in features)
         frames = window_frames(longest, self.margin_seconds)
-        inputs = [decoder_inputs(self.tokenizer, item["labels"]) for item in items]
         return {
-            "input_features": pad_features([item["features"] for item in items], frames),
-            "labels": _pad([item["labels"] for item in items], IGNORED, self.width),
+            "input_features": pad_features(features, frames),
+            "labels": _pad(labels, IGNORED, self.width),
             "decoder_input_ids": _pad(inputs, self.tokenizer.eos_token_id, self.width),
             "frames": torch.tensor([item["frames"] for item in items]),
             "ids": [item["id"] for item in items],
         }
 
 
-def _pad(rows: list[list[int]], value: int, width: int) -> torch.Tensor:
-    width = max(width, *map(len, rows))
-    return torch.tensor([row + [value] * (width - len(row)) for row in rows])
+def _pad(sequences: list[list[int]], value: int, width: int) -> torch.Tensor:
+    """Return sequences of ids as one tensor (B, T), T at least `width`, padded with `value`."""
+    longest = max(len(sequence) for sequence in sequences)
+    width = max(width, longest)
+    return torch.tensor([sequence + [value] * (width - len(sequence)) for sequence in sequences])
 
 
 def position_masks(batch: dict, encoder_positions: int) -> dict[str, torch.Tensor]:
-    """Return what counts for the gate budget: {"encoder": (B, S), "decoder": (B, T)}, true at sound and text."""
-    positions = torch.arange(encoder_positions, device=batch["labels"].device)
-    sound = (batch["frames"].to(positions.device) + 1) // 2  # two frames a position
-    return {"encoder": positions < sound[:, None], "decoder": batch["labels"] != IGNORED}
+    """Return the positions that count in the gate budget: those with sound, and those with text.
+
+    Args:
+        batch: As `Collator` gives it.
+        encoder_positions: Positions S of the encoder; each is two mel frames.
+
+    Returns:
+        Two masks, true where a position counts: "encoder" (B, S) and "decoder" (B, T).
+    """
+    labels = batch["labels"]
+    positions = torch.arange(encoder_positions, device=labels.device)
+    frames = batch["frames"].to(labels.device)
+    positions_with_sound = (frames + 1) // 2
+    return {
+        "encoder": positions < positions_with_sound[:, None],
+        "decoder": labels != IGNORED,
+    }
+
+
+# ---- orders
 
 
 def length_batches(durations: list[float], batch_size: int) -> list[list[int]]:
-    """Return indices in batches of clips of similar length, longest first, the same every time."""
-    order = sorted(range(len(durations)), key=lambda i: (-durations[i], i))
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    """Return batches of clips of similar length, longest first; no randomness.
+
+    Args:
+        durations: Seconds of each clip.
+        batch_size: Clips of a batch; the last batch may be smaller.
+
+    Returns:
+        The indices of the clips of each batch.
+    """
+    order = sorted(range(len(durations)), key=lambda index: (-durations[index], index))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-class LengthOrder(Sampler):
-    """Shuffled indices in which each `batch_size` neighbours have similar length; the order depends on the
-    seed and the epoch alone, so that a resumed epoch sees the same batches."""
+class EpochOrder(Sampler):
+    """Indices of clips, in an order that depends on the seed and the epoch alone.
+
+    A resumed epoch therefore sees the same batches. Subclasses define the order.
+
+    Args:
+        durations: Seconds of each clip.
+        batch_size: Clips of a batch, those of all accumulated batches and processes together.
+        seed: Of the order.
+    """
 
     def __init__(self, durations: list[float], batch_size: int, seed: int):
-        self.durations, self.batch_size, self.seed, self.epoch = (
-            np.asarray(durations),
-            batch_size,
-            seed,
-            0,
-        )
+        self.durations = np.asarray(durations)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of one epoch (the Trainer calls this)."""
+        """Choose the epoch whose order is given (the Trainer calls this)."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.durations)
 
-    def __iter__(self):
+
+class LengthOrder(EpochOrder):
+    """Shuffled batches, each of clips of similar length: less padding.
+
+    Only the last batch may be smaller than `batch_size`.
+    """
+
+    def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng((self.seed, self.epoch))
-        jitter = rng.uniform(0.8, 1.25, len(self.durations))  # other neighbours in each epoch
-        order = np.argsort(self.durations * jitter, kind="stable")
+
+        # Sorted by length, with some noise so that each epoch makes other batches.
+        noise = rng.uniform(0.8, 1.25, len(self.durations))
+        order = np.argsort(self.durations * noise, kind="stable")
+
+        # Shuffled batches, the smaller one at the end.
         starts = rng.permutation(np.arange(0, len(order), self.batch_size))
-        full = [order[s : s + self.batch_size] for s in starts]
-        full.sort(key=len, reverse=True)  # the short rest last: only a last batch may be smaller
-        return iter(np.concatenate(full).tolist())
+        batches = [order[start : start + self.batch_size] for start in starts]
+        batches.sort(key=len, reverse=True)
+        return iter(np.concatenate(batches).tolist())
+
+
+class RandomOrder(EpochOrder):
+    """Shuffled clips, whatever their lengths."""
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(1000 * self.seed + self.epoch)
+        return iter(torch.randperm(len(self), generator=generator).tolist())

@@ -1,1 +1,1 @@
-"""The corpora: found, fetched, unpacked, split, and loaded as `datasets`."""
+"""The speech corpora: found, downloaded, unpacked, split, and loaded as `datasets`."""

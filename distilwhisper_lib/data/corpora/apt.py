@@ -1,4 +1,4 @@
-"""Downloading packages of a Debian or Ubuntu without root, by the system's own apt-get."""
+"""Downloading packages of Debian or Ubuntu by the system's own apt-get, without root."""
 
 import shutil
 import subprocess
@@ -7,61 +7,89 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+UNKNOWN_PACKAGE = "Unable to locate"  # what apt-get says of it
+
 
 def apt_download(title: str, names: list[str], size: int, folder: Path) -> list[Path]:
-    """Fetch packages into `folder` by `apt-get download`, which needs no root and checks signatures.
+    """Download packages by `apt-get download`, which needs no root and checks signatures.
 
-    title: what they are for; size: the bytes to expect, for the progress bar.
-    Raises OSError that says what to do if there is no apt-get, a package is not known, or the network fails.
+    Args:
+        title: The corpus that they are for.
+        names: Names of the packages.
+        size: Bytes to expect, for the progress bar.
+        folder: Where the packages are put.
+
+    Returns:
+        The .deb files.
+
+    Raises:
+        OSError: If there is no apt-get, it does not know a package, or the network fails. The
+            message says what to do.
     """
     advice = (
-        f"install {' '.join(names)}, or give the .deb files, an archive or the unpacked folder as source "
-        f"(load_corpus({title!r}, ..., source=...))"
+        f"install {' '.join(names)}, or give the .deb files, an archive or the unpacked folder as "
+        f"source (load_corpus({title!r}, ..., source=...))"
     )
     if not shutil.which("apt-get"):
         raise OSError(
             f"{title} is not on this machine, and there is no apt-get to download it with: {advice}"
         )
-    words = _apt(title, size, folder, "download", *names)
-    if (
-        "Unable to locate" in words or "404" in words
-    ):  # no lists (a fresh container) or old ones: fetch our own
-        lists = folder / "lists"
-        (lists / "partial").mkdir(parents=True)
-        own = ("-o", f"Dir::State::Lists={lists.resolve()}", "-o", f"Dir::Cache={folder.resolve()}")
-        words = _apt(title, size, folder, *own, "update") or _apt(
-            title, size, folder, *own, "download", *names
-        )
-    found = sorted(folder.glob("*.deb"))
-    if words or len(found) < len(names):
-        hint = (
-            "run `sudo apt-get update` (Ubuntu: with `universe` enabled)"
-            if "Unable to locate" in words
-            else "check the network (and the disk) and run it again"
-        )
-        raise OSError(
-            f"apt-get could not fetch {' '.join(names)} ({words or 'no reason given'}): {hint}; or {advice}"
-        )
-    return found
+
+    problem = _apt(title, size, folder, "download", *names)
+    if UNKNOWN_PACKAGE in problem or "404" in problem:
+        problem = _download_with_own_lists(title, names, size, folder)
+
+    debs = sorted(folder.glob("*.deb"))
+    if problem or len(debs) < len(names):
+        if UNKNOWN_PACKAGE in problem:
+            hint = "run `sudo apt-get update` (Ubuntu: with `universe` enabled)"
+        else:
+            hint = "check the network (and the disk) and run it again"
+        reason = problem or "no reason given"
+        raise OSError(f"apt-get could not fetch {' '.join(names)} ({reason}): {hint}; or {advice}")
+    return debs
+
+
+def _download_with_own_lists(title: str, names: list[str], size: int, folder: Path) -> str:
+    """Download new package lists into `folder`, then the packages; return "" or the errors.
+
+    The system has no lists (a fresh container) or old ones, and changing them needs root.
+    """
+    lists = folder / "lists"
+    (lists / "partial").mkdir(parents=True)
+    options = (
+        "-o",
+        f"Dir::State::Lists={lists.resolve()}",
+        "-o",
+        f"Dir::Cache={folder.resolve()}",
+    )
+    problem = _apt(title, size, folder, *options, "update")
+    if problem:
+        return problem
+    return _apt(title, size, folder, *options, "download", *names)
 
 
 def _apt(title: str, size: int, folder: Path, *arguments: str) -> str:
-    """Run apt-get in `folder` with a progress bar; return "" or its error messages."""
+    """Run apt-get in `folder` with a progress bar; return "" or its errors."""
     log = folder / "log"
+    command = ["apt-get", "-q", *arguments]
     with (
         open(log, "w") as output,
         tqdm(total=size, desc=f"downloading {title}", unit="B", unit_scale=True) as bar,
     ):
-        process = subprocess.Popen(
-            ["apt-get", "-q", *arguments], cwd=folder, stdout=output, stderr=output
-        )
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
         while process.poll() is None:
             time.sleep(0.3)
-            bar.update(
-                sum(path.stat().st_size for path in folder.rglob("*.deb") if path.exists()) - bar.n
-            )
+            bar.update(_downloaded_bytes(folder) - bar.n)
+    if process.returncode == 0:
+        return ""
+
     lines = log.read_text(errors="replace").splitlines()
-    errors = [line for line in lines if line.startswith("E:")] or [
-        f"exit status {process.returncode}"
-    ]
-    return " / ".join(errors) if process.returncode else ""
+    errors = [line for line in lines if line.startswith("E:")]
+    return " / ".join(errors) or f"exit status {process.returncode}"
+
+
+def _downloaded_bytes(folder: Path) -> int:
+    """Return the size of the packages that are, in whole or in part, in a folder."""
+    debs = (path for path in folder.rglob("*.deb") if path.exists())
+    return sum(path.stat().st_size for path in debs)

@@ -1,11 +1,11 @@
-"""Archives: reading .deb files without dpkg, and unpacking .deb, .tar.* and .zip with every path checked."""
+"""Archives: reading .deb files without dpkg; unpacking .deb, .tar.* and .zip with checked paths."""
 
 import io
 import lzma
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 from ...files import atomic_folder, disk_errors
 
-AR_MAGIC, AR_HEADER = (
-    b"!<arch>\n",
-    60,
-)  # a .deb is an ar archive: debian-binary, control.tar.*, data.tar.*
+# A .deb is an ar archive of debian-binary, control.tar.* and data.tar.*
+AR_MAGIC = b"!<arch>\n"
+AR_HEADER_SIZE = 60
+AR_HEADER_END = b"`\n"
 
-DAMAGE = (
+DAMAGE = (  # what the unpackers raise for a damaged archive
     EOFError,
     lzma.LZMAError,
     zlib.error,
@@ -30,105 +30,137 @@ DAMAGE = (
 
 SUFFIXES = (".deb", ".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 
+COMPLETE = "whole"  # the file that marks a completely unpacked temporary folder
+
 
 def is_archive(path: Path) -> bool:
-    """Return whether the file's name is one of an archive that `unpack` reads."""
+    """Return whether a file has the name of an archive that `unpack` reads."""
     return path.name.lower().endswith(SUFFIXES)
 
 
 @contextmanager
-def damage_named(name: str):
-    """Turn what the unpackers raise for a damaged archive into a ValueError that names it."""
+def damage_named(name: str) -> Iterator[None]:
+    """Raise one ValueError for a damaged archive, whichever unpacker reports it in the block.
+
+    Args:
+        name: The file that the message names.
+    """
     try:
         yield
     except (*DAMAGE, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk, not the archive
+        is_of_the_disk = isinstance(error, OSError) and error.errno is not None
+        if is_of_the_disk:
             raise
         raise ValueError(f"{name} is damaged or cut off ({error}): download it again") from error
+
+
+# ---- .deb files
 
 
 def deb_member(path: Path, prefix: str) -> tuple[str, bytes]:
     """Return name and content of the first member of a .deb whose name starts with `prefix`.
 
-    Raises ValueError if the file is no .deb, or ends too early.
+    Raises:
+        ValueError: If the file is no .deb, or ends too early.
     """
     with open(path, "rb") as file:
         if file.read(len(AR_MAGIC)) != AR_MAGIC:
             raise ValueError(f"{path.name} is no .deb file: download it again")
-        while len(header := file.read(AR_HEADER)) == AR_HEADER:
-            name, size = header[:16].decode("ascii", "replace").rstrip(" /"), header[48:58].strip()
-            if not size.isdigit() or header[58:60] != b"`\n":
-                break
+
+        while True:
+            header = file.read(AR_HEADER_SIZE)
+            name = header[:16].decode("ascii", "replace").rstrip(" /")
+            size_field = header[48:58].strip()
+            if not size_field.isdigit() or header[58:] != AR_HEADER_END:
+                break  # also at the end of the file
+            size = int(size_field)
             if name.startswith(prefix):
-                content = file.read(int(size))
-                if len(content) < int(size):
+                content = file.read(size)
+                if len(content) < size:
                     break
                 return name, content
-            file.seek(int(size) + int(size) % 2, io.SEEK_CUR)  # members start at even offsets
+            file.seek(size + size % 2, io.SEEK_CUR)  # members start at even offsets
     raise ValueError(f"{path.name} is damaged or cut off (no complete {prefix}): download it again")
 
 
-def open_tar(name: str, content: bytes) -> tarfile.TarFile:
+def deb_fields(path: Path) -> dict[str, str]:
+    """Return the fields of a .deb's control file: Package, Version and others.
+
+    Raises:
+        ValueError: For a damaged file.
+    """
+    with damage_named(path.name), _open_deb_tar(*deb_member(path, "control.tar")) as tar:
+        for member in tar:
+            if PurePosixPath(member.name).name == "control":
+                lines = tar.extractfile(member).read().decode("utf-8").splitlines()
+                break
+        else:
+            raise EOFError("no control file")
+    fields = [line for line in lines if not line.startswith(" ") and ": " in line]
+    return dict(line.split(": ", 1) for line in fields)
+
+
+def _open_deb_tar(name: str, content: bytes) -> tarfile.TarFile:
     """Return an open tar of a .deb: xz, gz, bz2, zst or plain."""
-    if name.endswith(".zst"):  # as Ubuntu packs them; datasets brings pyarrow, which can read it
-        return tarfile.open(
-            fileobj=pa.CompressedInputStream(pa.BufferReader(content), "zstd"), mode="r|"
-        )
+    if name.endswith(".zst"):  # as in Ubuntu; pyarrow, which datasets needs anyway, can read it
+        stream = pa.CompressedInputStream(pa.BufferReader(content), "zstd")
+        return tarfile.open(fileobj=stream, mode="r|")
     return tarfile.open(fileobj=io.BytesIO(content), mode="r:*")
 
 
-def deb_fields(path: Path) -> dict[str, str]:
-    """Return the fields of a .deb's control file: Package, Version, ...; raises ValueError for a damaged one."""
-    with damage_named(path.name), open_tar(*deb_member(path, "control.tar")) as tar:
-        control = next(
-            (member for member in tar if PurePosixPath(member.name).name == "control"), None
-        )
-        if control is None:
-            raise EOFError("no control file")
-        lines = tar.extractfile(control).read().decode("utf-8").splitlines()
-    return dict(line.split(": ", 1) for line in lines if not line.startswith(" ") and ": " in line)
+# ---- unpacking
 
 
 def unpack(path: Path, target: Path, wanted: Callable[[str], bool]) -> None:
-    """Unpack the regular files with a wanted name from an archive into `target`; links are left out.
+    """Unpack the regular files that are wanted; links are left out.
 
-    Raises ValueError for a damaged archive, and for one with a file that leads outside `target` (nothing of it
-    lands there).
+    Args:
+        path: The archive.
+        target: The folder to unpack into.
+        wanted: Whether a file is wanted, given its path in the archive.
+
+    Raises:
+        ValueError: For a damaged archive, and for one with a file that leads outside `target`
+            (that file is not written).
     """
     with damage_named(path.name):
         if path.name.endswith(".zip"):
             with zipfile.ZipFile(path) as archive:
                 _unpack_zip(archive, path.name, target, wanted)
-            return
-        packed = (
-            open_tar(*deb_member(path, "data.tar"))
-            if path.name.endswith(".deb")
-            else tarfile.open(path, "r:*")
-        )
-        with packed as tar:
-            _unpack_tar(tar, path.name, target, wanted)
+        elif path.name.endswith(".deb"):
+            with _open_deb_tar(*deb_member(path, "data.tar")) as tar:
+                _unpack_tar(tar, path.name, target, wanted)
+        else:
+            with tarfile.open(path, "r:*") as tar:
+                _unpack_tar(tar, path.name, target, wanted)
 
 
-def unpack_once(path: Path, target: Path, wanted: Callable[[str], bool]) -> Path:
-    """Unpack into the temporary folder `target`, whole or not at all, unless it is there already; returns it.
+def unpack_once(path: Path, target: Path, wanted: Callable[[str], bool]) -> None:
+    """Unpack into a temporary folder, completely or not at all, unless that was done before.
 
-    Raises OSError where there is no space for it.
+    Args:
+        path: The archive.
+        target: The folder.
+        wanted: As for `unpack`.
+
+    Raises:
+        ValueError: As `unpack` does.
+        OSError: If the disk is full. The message names TMPDIR.
     """
-    if not (
-        target / "whole"
-    ).is_file():  # a folder alone may be what a cleaner of temporary files has left of one
-        with atomic_folder(target) as partial, disk_errors(target.parent, "TMPDIR"):
-            partial.mkdir()
-            unpack(path, partial, wanted)
-            (partial / "whole").touch()
-    return target
+    # The folder alone proves nothing: a cleaner of temporary files may have emptied it.
+    if (target / COMPLETE).is_file():
+        return
+    with atomic_folder(target) as partial, disk_errors(target.parent, "TMPDIR"):
+        partial.mkdir()
+        unpack(path, partial, wanted)
+        (partial / COMPLETE).touch()
 
 
 def _unpack_tar(
     tar: tarfile.TarFile, name: str, target: Path, wanted: Callable[[str], bool]
 ) -> None:
     for member in tqdm(tar, f"reading {name}", unit=" files", delay=10):
-        tar.members = []  # they are kept otherwise: a gigabyte for Common Voice's million clips
+        tar.members = []  # otherwise they are kept: a gigabyte for the million of Common Voice
         if not member.isfile():
             continue
         try:
@@ -137,7 +169,9 @@ def _unpack_tar(
             raise _outside(name, member.name) from error
         if wanted(safe.name):
             tar.extract(safe, target, set_attrs=False, filter="data")
-    while tar.fileobj.read(1 << 20):  # to the end of the stream, where its checksum is
+
+    # Read to the end of the stream, where its checksum is.
+    while tar.fileobj.read(1 << 20):
         pass
 
 
@@ -145,8 +179,9 @@ def _unpack_zip(
     archive: zipfile.ZipFile, name: str, target: Path, wanted: Callable[[str], bool]
 ) -> None:
     for member in archive.infolist():
-        inner = PurePosixPath(member.filename.replace("\\", "/"))
-        if inner.is_absolute() or ".." in inner.parts or ":" in inner.parts[0]:
+        path = PurePosixPath(member.filename.replace("\\", "/"))
+        has_drive = ":" in path.parts[0]
+        if path.is_absolute() or ".." in path.parts or has_drive:
             raise _outside(name, member.filename)
         if not member.is_dir() and wanted(member.filename):
             archive.extract(member, target)

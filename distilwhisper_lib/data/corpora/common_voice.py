@@ -1,21 +1,28 @@
-"""Common Voice (CC0), as the Mozilla Data Collective gives it out: the paper's choice of clips by votes."""
+"""Common Voice: the paper's choice of clips by votes, from a release as it is downloaded.
+
+Source: the Mozilla Data Collective (CC0).
+"""
 
 import heapq
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ...files import data_dir, short_hash
 from .archives import is_archive, unpack_once
 from .items import Item
-from .tables import Reading, find_folder, one_of, read_table, scratch_folder
+from .tables import Reading, find_folder, only_one, read_table, scratch_folder
 
-SIZES = {  # corpus -> clips of (training, validation); source: the release's id lists (data/generated_ids)
+# Corpus -> clips of (training, validation). Source: the id lists of the authors' release
+# (data/generated_ids).
+SIZES = {
     "common-voice-3k": (3_000, 500),
     "common-voice-10k": (10_000, 1_000),
     "common-voice-28k": (28_000, 1_000),
 }
 
+# Whisper's code of a language -> Common Voice's, where they differ.
 LOCALES = {
     "hy": "hy-AM",
     "jw": "jv",
@@ -26,7 +33,7 @@ LOCALES = {
     "zh": "zh-CN",
 }
 
-TABLES = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
+TABLES = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}  # by split
 
 COLUMNS = ("client_id", "path", "sentence", "up_votes", "down_votes")
 
@@ -36,156 +43,251 @@ RELEASE = re.compile(
 
 
 def read_common_voice(name: str, language: str, source: str | Path | None) -> Reading:
-    """Return the clips of a language that the paper's rule chooses, or the id list ids-3k.csv (-10k, -28k).
+    """Return the clips of a language that the paper's rule chooses.
 
-    Training and validation: the clips with the most up-votes, then the fewest down-votes, then the first in the
-    table. Test: all. An id list (columns split, id: as the ids.csv of a prepared corpus, or file names) lies beside
-    train.tsv, or in the folder `<locale>` beside the archive, and replaces the rule for the splits that it names. Of
-    an archive only tables and chosen clips are unpacked. Raises FileNotFoundError (nothing there, no test.tsv, ...)
-    or ValueError (damaged archive, missing column, ...), each with what to do.
+    Training and validation: the clips with the most up-votes, then the fewest down-votes, then the
+    first in the table. Test: all clips.
+
+    An id list ids-3k.csv (-10k, -28k) replaces the rule for the splits that it names. It has the
+    columns split and id, as the ids.csv of a prepared corpus, or file names as ids. It lies beside
+    train.tsv, or in the folder `<locale>` beside the archive.
+
+    Of an archive, only the tables and the chosen clips are unpacked.
+
+    Args:
+        name: Of the corpus, one of SIZES.
+        language: Whisper's code of the language.
+        source: An archive, or a folder in which it or the unpacked release is; None:
+            `common-voice` in the data folder.
+
+    Raises:
+        FileNotFoundError: If there is no release, or a table of it is missing.
+        ValueError: For a damaged archive, a missing column, or several releases. Each message says
+            what to do.
     """
-    locale, list_name = (
-        LOCALES.get(language, language),
-        f"ids-{name.removeprefix('common-voice-')}.csv",
-    )
-    folder, archive, scratch = find_release(name, locale, source)
-    tables = [folder / table for table in TABLES.values()]
-    if missing := [path.name for path in tables if not path.is_file()]:
-        raise FileNotFoundError(
-            f"{archive or folder} has no {', '.join(missing)}: give the whole release"
-        )
+    locale = LOCALES.get(language, language)
+    release = find_release(name, locale, source)
+    tables = [release.folder / table for table in TABLES.values()]
+    missing = [path.name for path in tables if not path.is_file()]
+    if missing:
+        place = release.archive or release.folder
+        raise FileNotFoundError(f"{place} has no {', '.join(missing)}: give the whole release")
+
+    # Which clips.
     flaws: list[str] = []
-    lists = [
-        place / list_name for place in (folder, archive.parent / locale if archive else folder)
-    ]
-    lists = [path for path in lists if path.is_file()][:1]
-    listed = _id_list(lists[0], flaws) if lists else {}
+    list_path = _find_id_list(release, name, locale)
+    listed = _read_id_list(list_path, flaws) if list_path else {}
+    training_limit, validation_limit = SIZES[name]
+    limits = {"train": training_limit, "validation": validation_limit, "test": None}
     chosen = {
-        split: _choose(path, limit, listed.get(split), flaws)
-        for split, path, limit in zip(TABLES, tables, (*SIZES[name], None), strict=True)
+        split: _choose(path, limits[split], listed.get(split), flaws)
+        for split, path in zip(TABLES, tables, strict=True)
     }
-    clips = _clips(folder, locale, archive, scratch, chosen)
+
+    # Their lines.
+    clips = _clips_folder(release, locale, chosen)
     items = []
-    for split, row in ((split, row) for split, rows in chosen.items() for row in rows):
-        sound = clips / PurePosixPath(row["path"]).name  # never outside of clips
-        items.append(
-            Item(
-                f"common-voice/{locale}/{sound.stem}",
-                sound if sound.is_file() else None,
-                row["sentence"].strip(),
-                language,
-                row["client_id"],
-                "common-voice",
-                "",
-                split,
+    for split, rows in chosen.items():
+        for row in rows:
+            sound = clips / PurePosixPath(row["path"]).name  # never outside this folder
+            item = Item(
+                id=f"common-voice/{locale}/{sound.stem}",
+                sound=sound if sound.is_file() else None,
+                text=row["sentence"].strip(),
+                language=language,
+                speaker=row["client_id"],
+                room_or_category="common-voice",
+                translation_en="",
+                split=split,
             )
-        )
-    release = (
-        RELEASE.findall(str(folder))
-        or RELEASE.findall(archive.name if archive else "")
-        or ["unknown"]
-    )
+            items.append(item)
+
     about = {
-        "source": "archive" if archive else "folder",
-        "archive": archive.name if archive else None,
-        "release": release[-1],
-        "chosen_by": list_name if lists else "votes",
+        "source": "archive" if release.archive else "folder",
+        "archive": release.archive.name if release.archive else None,
+        "release": release.name(),
+        "chosen_by": list_path.name if list_path else "votes",
     }
-    return Reading(items, tables + lists, flaws, about, scratch)
+    files = [*tables, list_path] if list_path else tables
+    return Reading(items, files, flaws, about, release.scratch)
 
 
-def most_voted(rows: Iterable[dict], limit: int) -> list[dict]:
-    """Return the `limit` rows with the most up-votes, then the fewest down-votes, then the first in the table."""
-    return heapq.nsmallest(
-        limit, rows, key=lambda row: (-int(row["up_votes"]), int(row["down_votes"]))
-    )
+# ---- the release
 
 
-def find_release(
-    name: str, locale: str, source: str | Path | None = None
-) -> tuple[Path, Path | None, Path | None]:
-    """Return the folder with the tables; if they come from an archive, that too and the folder for its clips.
+@dataclass(frozen=True)
+class Release:
+    """A release of Common Voice in a language.
 
-    Raises as `read_common_voice` does.
+    Attributes:
+        folder: The folder with the tables.
+        archive: The archive that they come from; None for an unpacked release.
+        scratch: Temporary folder for what is unpacked of the archive; None without an archive.
+    """
+
+    folder: Path
+    archive: Path | None = None
+    scratch: Path | None = None
+
+    def name(self) -> str:
+        """Return the name that the folder has, or else the archive; "unknown" without one."""
+        names = RELEASE.findall(str(self.folder))
+        if not names and self.archive:
+            names = RELEASE.findall(self.archive.name)
+        return names[-1] if names else "unknown"
+
+
+def find_release(name: str, locale: str, source: str | Path | None = None) -> Release:
+    """Return the release in a language; of an archive the tables are unpacked.
+
+    Args:
+        name: Of the corpus, one of SIZES.
+        locale: Common Voice's code of the language.
+        source: As for `read_common_voice`.
+
+    Raises:
+        FileNotFoundError: If there is no release.
+        ValueError: For a damaged archive, or several releases. Each message says what to do.
     """
     root = Path(source or data_dir() / "common-voice").expanduser()
-    if folder := find_folder(root, locale, "train.tsv"):
-        return folder, None, None
-    named = re.compile(rf"(?<![^\W_]){re.escape(locale)}(?![^\W_])", re.IGNORECASE)
-    found = (
-        [root]
-        if root.is_file()
-        else sorted(path for path in root.rglob("*.*") if named.search(path.name))
-    )
-    archive = one_of(
-        [path for path in found if is_archive(path)], f"archives with {locale} in their names", root
-    )
+    folder = find_folder(root, locale, "train.tsv")
+    if folder:
+        return Release(folder)
+
+    archive = _find_archive(root, locale)
     if archive is None:
         raise FileNotFoundError(
-            f"no Common Voice in {locale!r}: looked for {locale}/train.tsv and for an archive with {locale} in its "
-            f"name (such as cv-corpus-13.0-2023-03-09-{locale}.tar.gz) under {root}. It needs an account: log in at "
-            "Mozilla Data Collective, accept the terms of Common Voice Scripted Speech in this language, download it, "
-            "and put the archive there as it is (LAB_DATA names another folder)"
+            f"no Common Voice in {locale!r}: looked for {locale}/train.tsv and for an archive with "
+            f"{locale} in its name (such as cv-corpus-13.0-2023-03-09-{locale}.tar.gz) under "
+            f"{root}. It needs an account: log in at Mozilla Data Collective, accept the terms of "
+            "Common Voice Scripted Speech in this language, download it, and put the archive there "
+            "as it is (LAB_DATA names another folder)"
         )
+
     scratch = scratch_folder(f"{name}-{locale}", [archive])
-    ours = {(locale, table) for table in TABLES.values()} | {
-        (locale, f"ids-{name.removeprefix('common-voice-')}.csv")
-    }
+    wanted = {(locale, file) for file in (*TABLES.values(), _id_list_name(name))}
     unpack_once(
-        archive, scratch / "tables", lambda member: PurePosixPath(member).parts[-2:] in ours
+        archive, scratch / "tables", lambda member: PurePosixPath(member).parts[-2:] in wanted
     )
     folder = find_folder(scratch / "tables", locale, "train.tsv")
     if folder is None:
         raise FileNotFoundError(
             f"{archive} has no {locale}/train.tsv: is it Common Voice in {locale!r}?"
         )
-    return folder, archive, scratch
+    return Release(folder, archive, scratch)
+
+
+def _find_archive(root: Path, locale: str) -> Path | None:
+    """Return `root` if it is an archive, or the one below it with the locale in its name."""
+    if root.is_file():
+        found = [root]
+    else:
+        named = re.compile(rf"(?<![^\W_]){re.escape(locale)}(?![^\W_])", re.IGNORECASE)
+        found = sorted(path for path in root.rglob("*.*") if named.search(path.name))
+    archives = [path for path in found if is_archive(path)]
+    return only_one(archives, f"archives with {locale} in their names", root)
+
+
+def _clips_folder(release: Release, locale: str, chosen: dict[str, list[dict]]) -> Path:
+    """Return the folder with the sounds of the chosen clips, unpacked if there is an archive."""
+    if release.archive is None or release.scratch is None:
+        return release.folder / "clips"
+
+    wanted = {(locale, "clips", row["path"]) for rows in chosen.values() for row in rows}
+    target = release.scratch / f"clips-{short_hash(sorted(wanted))}"
+    unpack_once(release.archive, target, lambda member: PurePosixPath(member).parts[-3:] in wanted)
+    return target / release.folder.relative_to(release.scratch / "tables") / "clips"
+
+
+# ---- the choice of clips
+
+
+def most_voted(rows: Iterable[dict], limit: int) -> list[dict]:
+    """Return the rows with the most up-votes, then the fewest down-votes, then the first ones.
+
+    Args:
+        rows: Rows of a table, in its order, with the columns up_votes and down_votes.
+        limit: How many.
+    """
+    return heapq.nsmallest(limit, rows, key=_rank)
+
+
+def _rank(row: dict) -> tuple[int, int]:
+    """Return the key of a row for sorting: the smallest is the best."""
+    return -int(row["up_votes"]), int(row["down_votes"])
 
 
 def _choose(
     path: Path, limit: int | None, listed: list[str] | None, flaws: list[str]
 ) -> list[dict]:
-    """Return the rows of a table that an id list names, in its order; else the most voted ones; else (no limit) all."""
+    """Return the rows of a table that are used.
+
+    These are the ones that an id list names, in its order; without a list (None) the most voted
+    ones; without a limit (None) all.
+    """
     rows = read_table(path, COLUMNS, flaws)
     if listed is not None:
-        wanted = set(listed)
-        found = {key: row for _, row in rows if (key := PurePosixPath(row["path"]).stem) in wanted}
-        flaws += [f"id list: {key} is not in {path.name}" for key in listed if key not in found]
-        return [found[key] for key in listed if key in found]
-    return (
-        [row for _, row in rows] if limit is None else most_voted(_with_votes(rows, flaws), limit)
-    )
+        return _listed_rows(path, rows, listed, flaws)
+    if limit is not None:
+        return most_voted(_with_votes(rows, flaws), limit)
+    return [row for _, row in rows]
+
+
+def _listed_rows(
+    path: Path, rows: Iterable[tuple[str, dict]], listed: list[str], flaws: list[str]
+) -> list[dict]:
+    """Return the rows that an id list names, in its order."""
+    wanted = set(listed)
+    row_of = {}
+    for _, row in rows:
+        stem = PurePosixPath(row["path"]).stem
+        if stem in wanted:
+            row_of[stem] = row
+
+    flaws.extend(f"id list: {stem} is not in {path.name}" for stem in listed if stem not in row_of)
+    return [row_of[stem] for stem in listed if stem in row_of]
 
 
 def _with_votes(rows: Iterable[tuple[str, dict]], flaws: list[str]) -> Iterator[dict]:
+    """Yield the rows whose votes are numbers."""
     for place, row in rows:
-        if row["up_votes"].isdecimal() and row["down_votes"].isdecimal():
+        up_votes = row["up_votes"]
+        down_votes = row["down_votes"]
+        if up_votes.isdecimal() and down_votes.isdecimal():
             yield row
         else:
             flaws.append(
-                f"{place}: up_votes {row['up_votes']!r}, down_votes {row['down_votes']!r} are no numbers"
+                f"{place}: up_votes {up_votes!r}, down_votes {down_votes!r} are no numbers"
             )
 
 
-def _id_list(path: Path, flaws: list[str]) -> dict[str, list[str]]:
-    """Return the file stems of an id list by split; raises ValueError for a split that it cannot have."""
+# ---- id lists
+
+
+def _id_list_name(name: str) -> str:
+    """Return the file name of the id list of a corpus."""
+    return f"ids-{name.removeprefix('common-voice-')}.csv"
+
+
+def _find_id_list(release: Release, name: str, locale: str) -> Path | None:
+    """Return the id list beside the tables, or in the locale's folder beside the archive."""
+    places = [release.folder]
+    if release.archive:
+        places.append(release.archive.parent / locale)
+    for place in places:
+        path = place / _id_list_name(name)
+        if path.is_file():
+            return path
+    return None
+
+
+def _read_id_list(path: Path, flaws: list[str]) -> dict[str, list[str]]:
+    """Return the file stems of an id list by split; ValueError for a split that does not exist."""
     listed: dict[str, list[str]] = {}
     for place, row in read_table(path, ("split", "id"), flaws, ","):
-        if row["split"] not in TABLES:
-            raise ValueError(
-                f"{place}: split {row['split']!r} in the id list: use one of {', '.join(TABLES)}"
-            )
-        listed.setdefault(row["split"], []).append(PurePosixPath(row["id"]).stem)
+        split = row["split"]
+        if split not in TABLES:
+            known = ", ".join(TABLES)
+            raise ValueError(f"{place}: split {split!r} in the id list: use one of {known}")
+        listed.setdefault(split, []).append(PurePosixPath(row["id"]).stem)
     return listed
-
-
-def _clips(
-    folder: Path, locale: str, archive: Path | None, scratch: Path | None, chosen: dict
-) -> Path:
-    """Return the folder with the sound of the chosen clips, unpacked from the archive if there is one."""
-    if archive is None:
-        return folder / "clips"
-    wanted = {(locale, "clips", row["path"]) for rows in chosen.values() for row in rows}
-    target = scratch / f"clips-{short_hash(sorted(wanted))}"
-    unpack_once(archive, target, lambda member: PurePosixPath(member).parts[-3:] in wanted)
-    return target / folder.relative_to(scratch / "tables") / "clips"

@@ -1,4 +1,7 @@
-"""FLEURS (google/fleurs on the hub, CC-BY 4.0): the published tables and sounds, or the hub's parquet files."""
+"""FLEURS: the published tables and sounds, or the parquet files of the hub.
+
+Source: google/fleurs on the Hugging Face hub (CC-BY 4.0).
+"""
 
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -11,22 +14,28 @@ from .archives import damage_named, unpack_once
 from .items import Item
 from .tables import Reading, find_folder, read_table, scratch_folder
 
-REVISION = "70bb2e84b976b7e960aa89f1c648e09c59f894dd"  # of the dataset google/fleurs
+REVISION = "70bb2e84b976b7e960aa89f1c648e09c59f894dd"  # commit of google/fleurs
 
+# FLEURS's codes that begin with Whisper's code of the language.
+SAME_CODES = """
+    af_za am_et ar_eg as_in az_az be_by bg_bg bn_in bs_ba ca_es cs_cz cy_gb da_dk de_de el_gr en_us
+    es_419 et_ee fa_ir fi_fi fr_fr gl_es gu_in ha_ng he_il hi_in hr_hr hu_hu hy_am id_id is_is it_it
+    ja_jp ka_ge kk_kz km_kh kn_in ko_kr lb_lu ln_cd lo_la lt_lt lv_lv mi_nz mk_mk ml_in mn_mn mr_in
+    ms_my mt_mt my_mm ne_np nl_nl oc_fr pa_in pl_pl ps_af pt_br ro_ro ru_ru sd_in sk_sk sl_si sn_zw
+    so_so sr_rs sv_se sw_ke ta_in te_in tg_tj th_th tr_tr uk_ua ur_pk uz_uz vi_vn yo_ng
+"""
+
+# Whisper's code of a language -> FLEURS's
 CODES: dict[str, str] = {
-    code.split("_")[0]: code
-    for code in (  # Whisper's code -> FLEURS's
-        "af_za am_et ar_eg as_in az_az be_by bg_bg bn_in bs_ba ca_es cs_cz cy_gb da_dk de_de el_gr en_us es_419 et_ee "
-        "fa_ir fi_fi fr_fr gl_es gu_in ha_ng he_il hi_in hr_hr hu_hu hy_am id_id is_is it_it ja_jp ka_ge kk_kz km_kh "
-        "kn_in ko_kr lb_lu ln_cd lo_la lt_lt lv_lv mi_nz mk_mk ml_in mn_mn mr_in ms_my mt_mt my_mm ne_np nl_nl oc_fr "
-        "pa_in pl_pl ps_af pt_br ro_ro ru_ru sd_in sk_sk sl_si sn_zw so_so sr_rs sv_se sw_ke ta_in te_in tg_tj th_th "
-        "tr_tr uk_ua ur_pk uz_uz vi_vn yo_ng"
-    ).split()
+    **{code.split("_")[0]: code for code in SAME_CODES.split()},
+    "jw": "jv_id",
+    "no": "nb_no",
+    "tl": "fil_ph",
+    "zh": "cmn_hans_cn",
+    "yue": "yue_hant_hk",
 }
 
-CODES |= {"jw": "jv_id", "no": "nb_no", "tl": "fil_ph", "zh": "cmn_hans_cn", "yue": "yue_hant_hk"}
-
-COLUMNS = (
+COLUMNS = (  # of the published tables, which do not name them
     "id",
     "file_name",
     "raw_transcription",
@@ -38,52 +47,81 @@ COLUMNS = (
 
 TABLES = {"train": "train", "dev": "validation", "test": "test"}  # name of a table -> split
 
-GENDERS = ("male", "female", "other")  # the hub's numbers
+GENDERS = ("male", "female", "other")  # by the number that the parquet files have
 
 
 def read_fleurs(name: str, language: str, source: str | Path | None) -> Reading:
-    """Return every clip of a language, with the English sentence of the same id where en_us lies beside it.
+    """Return every clip of a language.
 
-    The English sentence is the first of en_us's train, dev and test. Fetched from the hub where there is no folder.
-    Raises FileNotFoundError (no such folder, no test split), ValueError (damaged archive or parquet, missing column)
-    or OSError (the hub cannot be reached), each with what to do.
+    A clip has the English sentence of the same id, where the folder en_us lies beside that of the
+    language: the first one in en_us's train, dev and test. Without a folder the files are
+    downloaded from the hub.
+
+    Args:
+        name: Of the corpus.
+        language: Whisper's code of the language.
+        source: A folder in which that of the language is; None: `fleurs` in the data folder.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or no test split.
+        ValueError: For a damaged archive or parquet file, or a missing column.
+        OSError: If the hub cannot be reached. Each message says what to do.
     """
     code = CODES[language]
-    folder, where = _find(code, source)
+    folder, origin = _find(code, source)
+    archives = sorted(folder.glob("audio/*.tar.gz"))
     parquet = [path for table in TABLES for path in _parquet_files(folder, table)]
-    scratch = scratch_folder(f"{name}-{code}", sorted(folder.glob("audio/*.tar.gz")) + parquet)
-    english, flaws, items = {}, [], []
-    for row in (row for table in TABLES for row in _rows(folder.parent / "en_us", table, flaws)):
-        english.setdefault(row["id"], row["transcription"].strip())
+    scratch = scratch_folder(f"{name}-{code}", archives + parquet)
+
+    flaws: list[str] = []
+    english = _english_sentences(folder.parent / "en_us", flaws)
+    items = []
     for table, split in TABLES.items():
-        rows, sounds = _rows(folder, table, flaws), _sounds(folder, table, scratch)
-        items += [
-            Item(
-                f"fleurs/{code}/{split}/{PurePosixPath(row['file_name']).stem}",
-                sounds.get(PurePosixPath(row["file_name"]).name),
-                row["transcription"].strip(),
-                language,
-                row["gender"].lower(),
-                "fleurs",
-                english.get(row["id"], ""),
-                split,
+        rows = _read_rows(folder, table, flaws)
+        sounds = _find_sounds(folder, table, scratch)
+        for row in rows:
+            file = PurePosixPath(row["file_name"])
+            item = Item(
+                id=f"fleurs/{code}/{split}/{file.stem}",
+                sound=sounds.get(file.name),
+                text=row["transcription"].strip(),
+                language=language,
+                speaker=row["gender"].lower(),
+                room_or_category="fleurs",
+                translation_en=english.get(row["id"], ""),
+                split=split,
             )
-            for row in rows
-        ]
+            items.append(item)
+
     about = {
-        "source": where,
-        "release": REVISION if where == "hub" else None,
+        "source": origin,
+        "release": REVISION if origin == "hub" else None,
         "with_english": sum(item.translation_en != "" for item in items),
     }
     return Reading(items, [*folder.glob("*.tsv"), *parquet], flaws, about, scratch)
 
 
+def _english_sentences(folder: Path, flaws: list[str]) -> dict[str, str]:
+    """Return the English sentence of each id; none where the folder does not exist."""
+    english: dict[str, str] = {}
+    for table in TABLES:
+        for row in _read_rows(folder, table, flaws):
+            english.setdefault(row["id"], row["transcription"].strip())
+    return english
+
+
+# ---- the folder of a language
+
+
 def _find(code: str, source: str | Path | None) -> tuple[Path, str]:
-    """Return the folder of a language and where it comes from."""
-    root, where = Path(source or data_dir() / "fleurs").expanduser(), "folder"
+    """Return the folder of a language, and "folder" or "hub" as its origin."""
+    root = Path(source or data_dir() / "fleurs").expanduser()
     folder = find_folder(root, code)
+    origin = "folder"
     if folder is None and source is None:
-        folder, where = _from_hub(code, root), "hub"
+        folder = _download(code, root)
+        origin = "hub"
+
     if folder is None:
         raise FileNotFoundError(
             f"no folder {code} under {root}: it needs data/{code} of google/fleurs (test.tsv, "
@@ -94,67 +132,86 @@ def _find(code: str, source: str | Path | None) -> tuple[Path, str]:
             f"{folder} has no test split (test.tsv, test/*.parquet or fleurs-test-*.parquet): "
             "fetch it again, or remove the folder to have it fetched from the hub"
         )
-    return folder, where
+    return folder, origin
 
 
-def _from_hub(code: str, root: Path) -> Path:
-    """Fetch the published tables and sounds of a language, and the English tables; never a loading script."""
+def _download(code: str, root: Path) -> Path:
+    """Download the published files of a language and the English tables; no loading script is run.
+
+    `root` is the folder that the error message names.
+    """
     patterns = [f"data/{code}/*.tsv", f"data/{code}/audio/*.tar.gz", "data/en_us/*.tsv"]
     try:
-        place = snapshot_download(
+        snapshot = snapshot_download(
             "google/fleurs", repo_type="dataset", revision=REVISION, allow_patterns=patterns
         )
-    except OSError as error:  # the hub's own errors are such
+    except OSError as error:  # the errors of huggingface_hub are OSErrors
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
         raise OSError(
-            f"no FLEURS in {code}: looked for a folder {code} under {root}, and could not fetch it from the "
-            f"hub, google/fleurs ({problem}): check the network (no account is needed), or put data/{code} "
-            "and data/en_us of another machine there"
+            f"no FLEURS in {code}: looked for a folder {code} under {root}, and could not fetch it "
+            f"from the hub, google/fleurs ({problem}): check the network (no account is needed), "
+            f"or put data/{code} and data/en_us of another machine there"
         ) from error
-    return Path(place) / "data" / code
+    return Path(snapshot) / "data" / code
 
 
-def _rows(folder: Path, table: str, flaws: list[str]) -> list[dict[str, str]]:
-    """Return the rows of a table, or of the split's parquet files, without their sound."""
-    if (path := folder / f"{table}.tsv").is_file():
+# ---- rows and sounds of a table
+
+
+def _read_rows(folder: Path, table: str, flaws: list[str]) -> list[dict[str, str]]:
+    """Return the rows of a published table, or of the split's parquet files, without sound."""
+    path = folder / f"{table}.tsv"
+    if path.is_file():
         return [row for _, row in read_table(path, COLUMNS, flaws, header=COLUMNS)]
-    return [
-        {
-            "id": str(row["id"]),
-            "file_name": PurePosixPath(row["path"]).name,
-            "gender": GENDERS[row["gender"]],
-            "transcription": row["transcription"] or "",
-        }
-        for row in _parquet(folder, table, ["id", "path", "gender", "transcription"])
-    ]
+
+    rows = []
+    for row in _read_parquet(folder, table, ["id", "path", "gender", "transcription"]):
+        rows.append(
+            {
+                "id": str(row["id"]),
+                "file_name": PurePosixPath(row["path"]).name,
+                "gender": GENDERS[row["gender"]],
+                "transcription": row["transcription"] or "",
+            }
+        )
+    return rows
 
 
-def _parquet_files(folder: Path, table: str) -> list[Path]:
-    """Return a split's parquet files, in the one or the other way that the hub names them."""
-    split = TABLES[table]
-    return sorted(folder.glob(f"{split}/*.parquet")) or sorted(
-        folder.glob(f"fleurs-{split}*.parquet")
-    )
-
-
-def _parquet(folder: Path, table: str, columns: list[str]) -> Iterator[dict]:
-    for path in _parquet_files(folder, table):
-        with damage_named(path.name):
-            file = pq.ParquetFile(path)
-            if missing := [column for column in columns if column not in file.schema_arrow.names]:
-                raise ValueError(f"{path} lacks the column {', '.join(missing)}: is it FLEURS?")
-            for batch in file.iter_batches(64, columns=columns):
-                yield from batch.to_pylist()
-
-
-def _sounds(folder: Path, table: str, scratch: Path) -> dict[str, Path]:
-    """Return the sounds of a table by file name: of its archive, of parquet files, or unpacked beside it."""
-    unpacked, archive = scratch / table, folder / "audio" / f"{table}.tar.gz"
+def _find_sounds(folder: Path, table: str, scratch: Path) -> dict[str, Path]:
+    """Return the sound files of a table by name, unpacked where they are in archives or parquet."""
+    unpacked = scratch / table
+    archive = folder / "audio" / f"{table}.tar.gz"
     if archive.is_file():
         unpack_once(archive, unpacked, lambda member: member.endswith(".wav"))
     with disk_errors(unpacked, "TMPDIR"):
-        for row in _parquet(folder, table, ["path", "audio"]):
+        for row in _read_parquet(folder, table, ["path", "audio"]):
             unpacked.mkdir(parents=True, exist_ok=True)
-            (unpacked / PurePosixPath(row["path"]).name).write_bytes(row["audio"]["bytes"] or b"")
-    places = (folder / "audio" / table, folder / table, unpacked)
-    return {path.name: path for place in places for path in place.rglob("*.wav")}
+            sound = unpacked / PurePosixPath(row["path"]).name
+            sound.write_bytes(row["audio"]["bytes"] or b"")
+
+    sounds = {}
+    for place in (folder / "audio" / table, folder / table, unpacked):
+        for path in place.rglob("*.wav"):
+            sounds[path.name] = path
+    return sounds
+
+
+def _parquet_files(folder: Path, table: str) -> list[Path]:
+    """Return the parquet files of a split, in either of the layouts that the hub has."""
+    split = TABLES[table]
+    in_folder = sorted(folder.glob(f"{split}/*.parquet"))
+    if in_folder:
+        return in_folder
+    return sorted(folder.glob(f"fleurs-{split}*.parquet"))
+
+
+def _read_parquet(folder: Path, table: str, columns: list[str]) -> Iterator[dict]:
+    """Yield some columns of each row in the parquet files of a split."""
+    for path in _parquet_files(folder, table):
+        with damage_named(path.name):
+            file = pq.ParquetFile(path)
+            missing = [column for column in columns if column not in file.schema_arrow.names]
+            if missing:
+                raise ValueError(f"{path} lacks the column {', '.join(missing)}: is it FLEURS?")
+            for batch in file.iter_batches(64, columns=columns):
+                yield from batch.to_pylist()

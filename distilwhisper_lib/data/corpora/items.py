@@ -1,7 +1,8 @@
-"""One line of a corpus before it becomes a row: what the builders of the corpora have in common."""
+"""The lines of a corpus before they become rows, and what the builders of all corpora share."""
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -13,34 +14,50 @@ from tqdm import tqdm
 from ..audio import SAMPLE_RATE, EmptyAudioError, encode_flac, read_audio
 from ..normalisers import normalise
 
-SPLITS = (
-    "test",
-    "test-other",
-    "validation",
-    "train",
-    "teacher",
-)  # the earlier keeps a text that both have
+# Where two splits have the same text, the one that is named first here keeps it.
+SPLITS = ("test", "test-other", "validation", "train", "teacher")
 
-PLACEHOLDER = re.compile(r"%\d")  # what the game fills in: the clip does not say it
+PLACEHOLDER = re.compile(r"%\d")  # the game fills it in, so the clip does not say it
 
-SHORTEST = 0.1  # seconds
+SHORTEST = 0.1  # seconds; a shorter clip counts as empty
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What is dropped: clips over `longest` seconds, texts of over `fastest` characters a second or with a placeholder.
+    """Which clips are dropped.
 
-    The defaults are for the games, whose texts are not always what is said; None and False switch a rule off.
+    The defaults are for the games, whose texts are not always what is spoken.
+
+    Attributes:
+        longest: Seconds; longer clips are dropped.
+        fastest: Normalised characters a second; more cannot be spoken, so the text is not that of
+            the clip, which is dropped. None: no limit.
+        placeholders: Drop texts with a placeholder such as "%1".
     """
 
     longest: float = 29.0
-    fastest: float | None = 25.0  # normalised characters: more than that cannot be said in the time
+    fastest: float | None = 25.0
     placeholders: bool = True
+
+
+GAME_RULES = Rules()
 
 
 @dataclass(frozen=True)
 class Item:
-    """A line of a corpus. sound: a file, samples (n,) at 16 kHz, or None; split: None drops it for `reason`."""
+    """A line of a corpus.
+
+    Attributes:
+        id: Unique in the corpus.
+        sound: A file, samples (n,) at 16 kHz, or None where there is none.
+        text: What is spoken.
+        language: Code of the language.
+        speaker: Name of the speaker, or what is known of them (FLEURS: the gender).
+        room_or_category: Where the line belongs: a room of the game, a category of stamps.
+        translation_en: The text in English; "" where there is none.
+        split: One of SPLITS, or None: the line is dropped.
+        reason: Why it is dropped, where `split` is None.
+    """
 
     id: str
     sound: Path | np.ndarray | None
@@ -54,29 +71,51 @@ class Item:
 
 
 def stable_hash(text: str) -> str:
-    """Return the SHA-256 of a text: the order in which rooms, stamps and clips are dealt out."""
+    """Return the SHA-256 of a text, by which rooms, stamps and clips are put in order."""
     return sha256(text.encode()).hexdigest()
 
 
-def reason_to_drop(item: Item, rules: Rules = Rules()) -> str:
-    """Return why an item cannot be used, as far as that shows without its sound, or ""."""
+def hash_share(text: str) -> float:
+    """Return a number in [0, 1) that depends on `text` alone, evenly spread over texts."""
+    return int(stable_hash(text)[:8], 16) / 0x1_0000_0000
+
+
+# ---- items to rows
+
+
+def reason_to_drop(item: Item, rules: Rules = GAME_RULES) -> str:
+    """Return why an item cannot be used, judged without decoding audio, or ""."""
     if item.sound is None:
         return "no sound file"
     if not normalise(item.text):
         return "empty text"
     if rules.placeholders and PLACEHOLDER.search(item.text):
         return "text with a placeholder"
-    return "" if item.split else item.reason
+    if item.split is None:
+        return item.reason
+    return ""
 
 
-def to_row(item: Item, rules: Rules = Rules()) -> dict | str:
-    """Return the item as a row of the corpus, its sound as FLAC, or the reason why it has to be dropped."""
+def to_row(item: Item, rules: Rules = GAME_RULES) -> dict | str:
+    """Return the item as a row of the corpus, or the reason why it is dropped.
+
+    Args:
+        item: An item with a sound.
+        rules: Which clips are dropped.
+
+    Returns:
+        The columns of a corpus, the sound as FLAC with 16 kHz; or the reason, a str.
+    """
     try:
-        audio = item.sound if isinstance(item.sound, np.ndarray) else read_audio(item.sound)
+        if isinstance(item.sound, np.ndarray):
+            audio = item.sound
+        else:
+            audio = read_audio(item.sound)
     except EmptyAudioError:
         return "empty audio"
     except (ValueError, OSError):
         return "unreadable audio"
+
     duration = len(audio) / SAMPLE_RATE
     if duration < SHORTEST:
         return "empty audio"
@@ -84,67 +123,106 @@ def to_row(item: Item, rules: Rules = Rules()) -> dict | str:
         return f"longer than {rules.longest:.0f} s"
     if rules.fastest and len(normalise(item.text)) > rules.fastest * duration:
         return f"text too long for the sound (over {rules.fastest:.0f} characters a second)"
-    fields = ("id", "text", "language", "speaker", "room_or_category", "translation_en", "split")
-    sound = {"bytes": encode_flac(audio), "path": item.id.replace("/", "--") + ".flac"}
-    return {name: getattr(item, name) for name in fields} | {"audio": sound, "duration": duration}
+
+    return {
+        "id": item.id,
+        "text": item.text,
+        "language": item.language,
+        "speaker": item.speaker,
+        "room_or_category": item.room_or_category,
+        "translation_en": item.translation_en,
+        "split": item.split,
+        "audio": {"bytes": encode_flac(audio), "path": item.id.replace("/", "--") + ".flac"},
+        "duration": duration,
+    }
 
 
 def read_rows(
-    items: list[Item], title: str | None, rules: Rules = Rules()
+    items: list[Item], title: str | None, rules: Rules = GAME_RULES
 ) -> tuple[list[dict], dict[str, list[str]]]:
-    """Return the usable rows in the items' order, and the ids of the others by reason; two threads.
+    """Decode the items, in two threads.
 
-    title: of the progress bar; None: no bar.
+    Args:
+        items: Lines of a corpus.
+        title: The text beside the progress bar; None: no bar.
+        rules: Which clips are dropped.
+
+    Returns:
+        The usable rows in the order of the items, and the ids of the dropped items by reason.
     """
     dropped: dict[str, list[str]] = {}
-    rows: list[dict] = []
-    keep = []
+
+    # Items that can be judged without decoding audio.
+    usable = []
     for item in items:
         reason = reason_to_drop(item, rules)
-        dropped.setdefault(reason, []).append(item.id) if reason else keep.append(item)
+        if reason:
+            dropped.setdefault(reason, []).append(item.id)
+        else:
+            usable.append(item)
+
+    # The others.
+    rows = []
     with ThreadPoolExecutor(2) as pool:
-        found = pool.map(lambda item: to_row(item, rules), keep)
-        for item, row in zip(
-            keep, tqdm(found, title, len(keep), unit=" clips", disable=title is None), strict=True
-        ):
-            dropped.setdefault(row, []).append(item.id) if isinstance(row, str) else rows.append(
-                row
-            )
+        found = pool.map(lambda item: to_row(item, rules), usable)
+        progress = tqdm(found, title, len(usable), unit=" clips", disable=title is None)
+        for item, row in zip(usable, progress, strict=True):
+            if isinstance(row, str):
+                dropped.setdefault(row, []).append(item.id)
+            else:
+                rows.append(row)
     return rows, dropped
 
 
+# ---- sets of rows
+
+
 def without_duplicates(rows: list[dict]) -> tuple[list[dict], dict[str, list[str]]]:
-    """Return the rows less those whose normalised text is in a higher split too, and less recordings met before."""
+    """Drop texts that are in two splits, and recordings that occur twice.
+
+    A text (normalised) stays in the first of SPLITS that has it; of the same recordings the first
+    one stays.
+
+    Returns:
+        The rows that stay, in their order, and the ids of the others by reason.
+    """
     dropped: dict[str, list[str]] = {}
-    split_of: dict[str, str] = {}  # normalised text -> its highest split
-    recordings, kept = set(), set()
+    split_of: dict[str, str] = {}  # normalised text -> its split
+    recordings = set()
+    kept = set()
     for row in sorted(rows, key=lambda row: (SPLITS.index(row["split"]), row["id"])):
-        key, sound = normalise(row["text"]), sha256(row["audio"]["bytes"]).digest()
-        if split_of.setdefault(key, row["split"]) != row["split"]:
+        text = normalise(row["text"])
+        recording = sha256(row["audio"]["bytes"]).digest()
+        if split_of.setdefault(text, row["split"]) != row["split"]:
             dropped.setdefault("duplicate text in another split", []).append(row["id"])
-        elif sound in recordings:
+        elif recording in recordings:
             dropped.setdefault("same recording twice", []).append(row["id"])
         else:
-            recordings.add(sound)
+            recordings.add(recording)
             kept.add(row["id"])
     return [row for row in rows if row["id"] in kept], dropped
 
 
 def summary(rows: list[dict]) -> dict[str, dict]:
-    """Return clips, minutes and clips by speaker for each split."""
+    """Return the number of clips, the minutes and the clips of each speaker, for each split."""
     table = {}
     for split in SPLITS:
-        part = [row for row in rows if row["split"] == split]
-        speakers = Counter(row["speaker"] for row in part).most_common()
-        minutes = round(sum(row["duration"] for row in part) / 60, 2)
-        table[split] = {"clips": len(part), "minutes": minutes, "speakers": dict(speakers)}
+        of_split = [row for row in rows if row["split"] == split]
+        speakers = Counter(row["speaker"] for row in of_split)
+        seconds = sum(row["duration"] for row in of_split)
+        table[split] = {
+            "clips": len(of_split),
+            "minutes": round(seconds / 60, 2),
+            "speakers": dict(speakers.most_common()),
+        }
     return table
 
 
-def fingerprint(rows: list[dict]) -> str:
-    """Return the SHA-256 over id, text and sound of all rows."""
+def fingerprint(rows: Iterable[dict]) -> str:
+    """Return the SHA-256 of the id, text and sound of all rows, whatever their order."""
     digest = sha256()
     for row in sorted(rows, key=lambda row: row["id"]):
         for part in (row["id"].encode(), row["text"].encode(), row["audio"]["bytes"]):
-            digest.update(len(part).to_bytes(8, "big") + part)
+            digest.update(len(part).to_bytes(8, "big"))
+            digest.update(part)
     return digest.hexdigest()

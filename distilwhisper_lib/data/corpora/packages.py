@@ -1,4 +1,4 @@
-"""Packages: finding a corpus's files on this machine, in an archive, or in the distribution's package."""
+"""Packages: finding the files of a game's corpus, installed, in an archive or by apt-get."""
 
 import subprocess
 import tempfile
@@ -16,14 +16,20 @@ from .archives import deb_fields, is_archive, unpack
 
 @dataclass(frozen=True)
 class Pinned:
-    """A package as we tested it: version, SHA-256 and size in bytes of Debian's .deb."""
+    """A package as it was tested.
+
+    Attributes:
+        version: Of the package.
+        sha256: Of Debian's .deb.
+        size: Bytes of Debian's .deb.
+    """
 
     version: str
     sha256: str
     size: int
 
 
-PACKAGES: dict[str, dict[str, Pinned]] = {
+PACKAGES: dict[str, dict[str, Pinned]] = {  # corpus -> its packages
     "fillets": {
         "fillets-ng-data": Pinned(
             "1.0.1-1.1",
@@ -50,24 +56,33 @@ PACKAGES: dict[str, dict[str, Pinned]] = {
     },
 }
 
-INSTALLED = {
+INSTALLED = {  # where Debian puts the data
     "fillets": Path("/usr/share/games/fillets-ng"),
     "stamps": Path("/usr/share/tuxpaint/stamps"),
 }
 
-NEEDED = {
-    "fillets": ("script", "sound"),
-    "stamps": ("animals",),
-}  # folders by which the data is known
+NEEDED = {"fillets": ("script", "sound"), "stamps": ("animals",)}  # folders that the data has
 
-SPOKEN = {"fillets": "sound/*/{}/*.ogg", "stamps": "**/*_desc_{}.ogg"}  # a file of a language
+SPOKEN = {  # pattern of a sound file in a language
+    "fillets": "sound/*/{}/*.ogg",
+    "stamps": "**/*_desc_{}.ogg",
+}
 
-KEPT_FILES = (".lua", ".ogg", ".txt")  # pictures, fonts and music stay packed
+KEPT_FILES = (".lua", ".ogg", ".txt")  # pictures, fonts and music are not unpacked
+
+FROM_APT = "apt-get download"  # a Package's source
 
 
 @dataclass(frozen=True)
 class Package:
-    """Where a corpus's files are, where they came from, and package or archive -> version, sha256, tested."""
+    """The files of a corpus and their origin.
+
+    Attributes:
+        folder: Where they are; None for a corpus without files.
+        source: "folder", "archive", "installed package", "apt-get download" or "made up".
+        versions: Package, or file name of the archive -> version, sha256 and tested (whether it is
+            the tested one).
+    """
 
     folder: Path | None
     source: str
@@ -75,130 +90,190 @@ class Package:
 
 
 def download_size(corpus: str) -> int:
-    """Return the bytes that have to be downloaded for a corpus, if its packages are not installed (toy: 0)."""
+    """Return the bytes to download for a corpus whose packages are not installed (toy: 0)."""
     return sum(package.size for package in PACKAGES.get(corpus, {}).values())
 
 
 def find_package(
     corpus: str, source: str | Path | None = None, language: str | None = None
 ) -> Package:
-    """Return the files of a corpus: from `source`, else installed, else unpacked before, else by apt-get download.
+    """Return the files of a corpus.
 
-    source: the data's folder, a .deb, a folder with several, a .tar.* or a .zip. language: only data that has
-    sound in it will do. Raises FileNotFoundError, ValueError (damaged or unexpected archive) or OSError (no
-    apt-get, package not known, no network, full disk), each with what to do.
+    They are taken from `source`. Without one: installed, else unpacked by an earlier call, else
+    downloaded by apt-get.
+
+    Args:
+        corpus: One of PACKAGES.
+        source: The folder of the data, a .deb, a folder with several, a .tar.* or a .zip.
+        language: Code of a language in which the data must have sound.
+
+    Raises:
+        FileNotFoundError: If the source does not exist, or lacks the data.
+        ValueError: For a damaged or unexpected archive.
+        OSError: If there is no apt-get, it does not know the package, the network fails or the disk
+            is full. Each message says what to do.
     """
     if source is not None:
         return _from_source(corpus, Path(source).expanduser(), language)
-    if found := find_data(corpus, INSTALLED[corpus], language):
-        return Package(found, "installed package", _installed_versions(corpus))
+
+    installed = find_data(corpus, INSTALLED[corpus], language)
+    if installed:
+        return Package(installed, "installed package", _installed_versions(corpus))
+
     store = cache_dir() / "packages"
     for folder in sorted(store.glob(f"{corpus}-*")):
-        if (folder / "package.json").is_file() and (found := find_data(corpus, folder, language)):
-            return _recorded(folder, found)
-    with FileLock(store / f"{corpus}.lock"), tempfile.TemporaryDirectory() as downloads:
-        with disk_errors(Path(downloads), "TMPDIR"):
-            debs = apt_download(
-                corpus, list(PACKAGES[corpus]), download_size(corpus), Path(downloads)
-            )
-        return _unpacked(corpus, debs, language, "apt-get download")
+        if not (folder / "package.json").is_file():
+            continue
+        data = find_data(corpus, folder, language)
+        if data:
+            return _unpacked_package(folder, data)
+
+    with FileLock(store / f"{corpus}.lock"), tempfile.TemporaryDirectory() as name:
+        downloads = Path(name)
+        with disk_errors(downloads, "TMPDIR"):
+            debs = apt_download(corpus, list(PACKAGES[corpus]), download_size(corpus), downloads)
+        return _unpack_all(corpus, debs, language, FROM_APT)
 
 
 def find_data(corpus: str, folder: Path, language: str | None) -> Path | None:
-    """Return the corpus's folder at or below `folder`, if it is complete and has sound in the language."""
+    """Return the folder of a corpus's data at or below a folder, or None.
+
+    Args:
+        corpus: One of PACKAGES.
+        folder: Where the search starts.
+        language: Code of a language in which the data must have sound; None: in any language.
+    """
     if not folder.is_dir():
         return None
-    marks = (folder / NEEDED[corpus][0], *sorted(folder.rglob(NEEDED[corpus][0])))
-    for place in dict.fromkeys(mark.parent for mark in marks if mark.is_dir()):
-        spoken = place.glob(SPOKEN[corpus].format(language or "*"))
-        if all((place / name).is_dir() for name in NEEDED[corpus]) and any(spoken):
+    first = NEEDED[corpus][0]
+    pattern = SPOKEN[corpus].format(language or "*")
+    for mark in (folder / first, *sorted(folder.rglob(first))):
+        place = mark.parent
+        has_folders = all((place / needed).is_dir() for needed in NEEDED[corpus])
+        if has_folders and any(place.glob(pattern)):
             return place
     return None
 
 
+# ---- from a source
+
+
 def _from_source(corpus: str, source: Path, language: str | None) -> Package:
+    """Return the files of a corpus in a folder or in archives."""
     if not source.exists():
         raise FileNotFoundError(f"no file or folder {source} (given as source of {corpus})")
-    if source.is_dir() and not (debs := sorted(source.glob("*.deb"))):
-        if found := find_data(corpus, source, language):
-            return Package(found, "folder")
-        raise FileNotFoundError(_incomplete(corpus, str(source), language))
+
+    debs = sorted(source.glob("*.deb"))
+    if source.is_dir() and not debs:
+        data = find_data(corpus, source, language)
+        if data is None:
+            raise FileNotFoundError(_incomplete(corpus, str(source), language))
+        return Package(data, "folder")
+
     if source.is_dir():
         archives = [deb for deb in debs if deb_fields(deb).get("Package") in PACKAGES[corpus]]
         if not archives:
-            raise FileNotFoundError(
-                f"{source} has none of the packages {', '.join(PACKAGES[corpus])}"
-            )
+            names = ", ".join(PACKAGES[corpus])
+            raise FileNotFoundError(f"{source} has none of the packages {names}")
     elif is_archive(source):
         archives = [source]
     else:
         raise ValueError(
-            f"{source.name} is not an archive that can be read: give a folder, .deb, .tar.gz or .zip"
+            f"{source.name} is not an archive that can be read: give a folder, .deb, .tar.gz or "
+            ".zip"
         )
     with FileLock(cache_dir() / "packages" / f"{corpus}.lock"):
-        return _unpacked(corpus, archives, language, "archive")
+        return _unpack_all(corpus, archives, language, "archive")
 
 
 def _incomplete(corpus: str, place: str, language: str | None) -> str:
+    """Return the message for a place without the data."""
     sound = f" with sound in {language!r}" if language else ""
+    pattern = SPOKEN[corpus].format(language or "LL")
     return (
-        f"{place} has no {corpus} data{sound} (looked for the folders {' and '.join(NEEDED[corpus])} and for "
-        f"{SPOKEN[corpus].format(language or 'LL')}): it comes with {', '.join(PACKAGES[corpus])}"
+        f"{place} has no {corpus} data{sound} (looked for the folders "
+        f"{' and '.join(NEEDED[corpus])} and for {pattern}): it comes with "
+        f"{', '.join(PACKAGES[corpus])}"
     )
 
 
-def _unpacked(corpus: str, archives: list[Path], language: str | None, source: str) -> Package:
-    """Unpack archives into packages/<corpus>-<hash>, all or nothing."""
-    versions = dict(
-        [describe(corpus, path, trusted=source == "apt-get download") for path in archives]
-    )
+# ---- unpacked archives
+
+
+def _unpack_all(corpus: str, archives: list[Path], language: str | None, source: str) -> Package:
+    """Unpack archives into packages/<corpus>-<hash>, completely or not at all."""
+    versions = {}
+    for path in archives:
+        name, about = describe(corpus, path, trusted=source == FROM_APT)
+        versions[name] = about
     key = "-".join(sorted(about["sha256"][:8] for about in versions.values()))
     folder = cache_dir() / "packages" / f"{corpus}-{key}"
-    lacking = FileNotFoundError(
-        _incomplete(corpus, ", ".join(path.name for path in archives), language)
-    )
+
+    names = ", ".join(path.name for path in archives)
+    incomplete = FileNotFoundError(_incomplete(corpus, names, language))
     if not (folder / "package.json").is_file():
         with atomic_folder(folder) as partial:
             partial.mkdir()
             for path in tqdm(archives, f"unpacking {corpus}", unit=" archives"):
                 unpack(path, partial, lambda name: name.endswith(KEPT_FILES))
             if not find_data(corpus, partial, language):
-                raise lacking
+                raise incomplete
             write_json(partial / "package.json", {"source": source, "versions": versions})
-    if found := find_data(corpus, folder, language):
-        return _recorded(folder, found)
-    raise lacking
+
+    data = find_data(corpus, folder, language)
+    if data is None:
+        raise incomplete
+    return _unpacked_package(folder, data)
 
 
-def _recorded(folder: Path, found: Path) -> Package:
-    record = read_json(folder / "package.json")
-    return Package(found, record["source"], record["versions"])
+def _unpacked_package(folder: Path, data: Path) -> Package:
+    """Return the package in `folder` as its package.json describes it; `data` is inside it."""
+    about = read_json(folder / "package.json")
+    return Package(data, about["source"], about["versions"])
+
+
+# ---- versions
 
 
 def describe(corpus: str, path: Path, trusted: bool) -> tuple[str, dict]:
-    """Return an archive's package name (file name if it is no .deb) and its version, sha256 and "tested".
+    """Return what identifies an archive; warn if it is not the tested one.
 
-    A version other than the tested one gives a warning. The tested version with other content raises ValueError,
-    unless `trusted`: apt has checked its signature, as for Ubuntu's own build.
+    Args:
+        corpus: One of PACKAGES.
+        path: The archive.
+        trusted: Its signature was checked by apt. The tested version with other content is then
+            only warned of: Ubuntu builds Debian's packages anew.
+
+    Returns:
+        The name of the package (of the file, if it is no .deb), and version, sha256 and tested.
+
+    Raises:
+        ValueError: For the tested version with other content, unless `trusted`.
     """
     digest = file_sha256(path)
     if path.suffix != ".deb":
         return path.name, {"version": None, "sha256": digest, "tested": False}
+
     fields = deb_fields(path)
-    name, version = fields.get("Package", path.name), fields.get("Version")
-    tested = PACKAGES[corpus].get(name)
-    same = tested is not None and version == tested.version
-    if same and digest != tested.sha256:
-        if not trusted:
-            raise ValueError(
-                f"refused {path.name}: it says {name} {version}, but its SHA-256 is {digest}, not "
-                f"Debian's {tested.sha256}: let apt-get fetch it (give no source), or unpack it "
-                "yourself and give the folder"
-            )
+    name = fields.get("Package", path.name)
+    version = fields.get("Version")
+    pinned = PACKAGES[corpus].get(name)
+    is_tested = False
+    if pinned is None:
+        _warn(f"{name} {version} was not tested")
+    elif version != pinned.version:
+        _warn(f"{name} {version} was not tested ({pinned.version} was)")
+    elif digest == pinned.sha256:
+        is_tested = True
+    elif trusted:
         _warn(f"{name} {version} is another build than the one tested (Debian's)")
-    elif not same:
-        _warn(f"{name} {version} was not tested" + (f" ({tested.version} was)" if tested else ""))
-    return name, {"version": version, "sha256": digest, "tested": same and digest == tested.sha256}
+    else:
+        raise ValueError(
+            f"refused {path.name}: it says {name} {version}, but its SHA-256 is {digest}, not "
+            f"Debian's {pinned.sha256}: let apt-get fetch it (give no source), or unpack it "
+            "yourself and give the folder"
+        )
+    return name, {"version": version, "sha256": digest, "tested": is_tested}
 
 
 def _warn(what: str) -> None:
@@ -206,19 +281,18 @@ def _warn(what: str) -> None:
 
 
 def _installed_versions(corpus: str) -> dict[str, dict]:
+    """Return the versions of the installed packages as dpkg knows them; {} without dpkg."""
     command = ["dpkg-query", "-W", "-f", "${Package} ${Version}\n", *PACKAGES[corpus]]
     try:
-        lines = subprocess.run(
-            command, capture_output=True, text=True, check=False
-        ).stdout.splitlines()
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return {}
-    pairs = [line.split() for line in lines if len(line.split()) == 2]
-    return {
-        name: {
-            "version": version,
-            "sha256": None,
-            "tested": version == PACKAGES[corpus][name].version,
-        }
-        for name, version in pairs
-    }
+
+    versions = {}
+    for line in result.stdout.splitlines():
+        words = line.split()
+        if len(words) == 2:  # a package that is not installed has no version
+            name, version = words
+            tested = version == PACKAGES[corpus][name].version
+            versions[name] = {"version": version, "sha256": None, "tested": tested}
+    return versions

@@ -1,4 +1,7 @@
-"""Shards: a large corpus is decoded in parts of 500 clips, each written whole or not at all; a killed run goes on."""
+"""Shards: a large corpus is decoded in parts of 500 clips, so that a killed run continues.
+
+Each shard is an arrow file, written atomically, with its counts in a JSON file beside it.
+"""
 
 import shutil
 from pathlib import Path
@@ -12,43 +15,73 @@ from .items import Item, Rules, fingerprint, read_rows
 
 SHARD = 500  # clips: about 60 MB of FLAC
 
-RULES = Rules(
-    longest=30.0, fastest=None, placeholders=False
-)  # Whisper's window; the paper's test is not filtered
+# Whisper's window is the only limit: the paper does not filter its test.
+RULES = Rules(longest=30.0, fastest=None, placeholders=False)
 
 
 def write_shards(items: list[Item], folder: Path, features: Features, title: str) -> list[dict]:
-    """Decode the items into folder/shard-00000.arrow, ...; returns for each {"dropped", "fingerprint", "clips"}.
+    """Decode the items into folder/shard-00000.arrow and so on.
 
-    Shards that are there already are kept if they were made from the same items and files of the same sizes.
+    Shards that are there already are kept, if the same items, with sound files of the same sizes,
+    were to be written; otherwise the folder is emptied first.
+
+    Args:
+        items: Lines of a corpus.
+        folder: Where the shards are written.
+        features: Columns of the corpus.
+        title: The text beside the progress bar.
+
+    Returns:
+        For each shard: clips (their number), fingerprint (of its rows) and dropped (ids by
+        reason).
     """
-    size = [item.sound.stat().st_size if item.sound else None for item in items]
-    plan = short_hash([(i.id, i.text, i.split, i.translation_en, i.speaker) for i in items] + size)
-    if not (folder / f"plan-{plan}").is_file():
+    plan = folder / f"plan-{_plan_hash(items)}"
+    if not plan.is_file():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        (folder / f"plan-{plan}").touch()
+        plan.touch()
+
     shards = []
     for start in tqdm(range(0, len(items), SHARD), title, unit=f" parts of {SHARD} clips"):
         path = folder / f"shard-{start // SHARD:05d}.arrow"
+        about = path.with_suffix(".json")
         if not path.is_file():
             rows, dropped = read_rows(items[start : start + SHARD], None, RULES)
             shard = {"clips": len(rows), "fingerprint": fingerprint(rows), "dropped": dropped}
-            write_json(path.with_suffix(".json"), shard)
-            _write(pa.Table.from_pylist(rows, schema=features.arrow_schema), path)
-        shards.append(read_json(path.with_suffix(".json")))
+            write_json(about, shard)
+            _write_arrow(pa.Table.from_pylist(rows, schema=features.arrow_schema), path)
+        shards.append(read_json(about))
     return shards
 
 
-def _write(table: pa.Table, path: Path) -> None:
+def _plan_hash(items: list[Item]) -> str:
+    """Return a hash of the items and of the sizes of their sound files."""
+    lines = [(item.id, item.text, item.split, item.translation_en, item.speaker) for item in items]
+    sizes = [_file_size(item) for item in items]
+    return short_hash(lines + sizes)
+
+
+def _file_size(item: Item) -> int | None:
+    """Return the bytes of an item's sound file, or None where there is none."""
+    return item.sound.stat().st_size if isinstance(item.sound, Path) else None
+
+
+def _write_arrow(table: pa.Table, path: Path) -> None:
+    """Write a table as an arrow stream, atomically."""
     with atomic_file(path) as part, pa.ipc.new_stream(str(part), table.schema) as stream:
         stream.write_table(table)
 
 
 def load_shards(folder: Path, name: str, language: str) -> Dataset:
-    """Return the shards of a folder as one Dataset that stays on disk."""
-    data = concatenate_datasets(
-        [Dataset.from_file(str(path)) for path in sorted(folder.glob("shard-*.arrow"))]
-    )
-    data.info.dataset_name, data.info.config_name = name, language
+    """Return the shards of a folder as one memory-mapped Dataset.
+
+    Args:
+        folder: Where `write_shards` has written them.
+        name: Of the corpus.
+        language: Code of the language.
+    """
+    paths = sorted(folder.glob("shard-*.arrow"))
+    data = concatenate_datasets([Dataset.from_file(str(path)) for path in paths])
+    data.info.dataset_name = name
+    data.info.config_name = language
     return data

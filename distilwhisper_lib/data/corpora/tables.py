@@ -1,4 +1,4 @@
-"""Tables of downloaded speech: where they lie, read row by row, and where what they name is unpacked."""
+"""Tables of downloaded speech: finding and reading them, and where to unpack what they name."""
 
 import csv
 import os
@@ -13,50 +13,80 @@ from .items import Item
 
 @dataclass
 class Reading:
-    """What a reader has found of a corpus in a language, before any sound is decoded."""
+    """What a reader has found of a corpus in a language, before any sound is decoded.
+
+    Attributes:
+        items: The lines, in the order of the tables.
+        tables: Files whose SHA-256 goes into the report.
+        flaws: Rows that cannot be read: "folder/file:line: why".
+        about: More entries of the report: source ("folder", "archive" or "hub") and others.
+        scratch: Temporary folder of unpacked files, removed once the corpus is prepared.
+    """
 
     items: list[Item]
-    tables: list[Path]  # the report has their SHA-256
-    flaws: list[str]  # rows that cannot be read: "folder/file:line: why"
-    about: dict  # further entries of the report: source ("folder", "archive" or "hub"), ...
-    scratch: Path | None = None  # what was unpacked: removed once the corpus is prepared
+    tables: list[Path]
+    flaws: list[str]
+    about: dict
+    scratch: Path | None = None
 
 
 def find_folder(root: Path, name: str, mark: str = "*") -> Path | None:
-    """Return the folder `name` with a file like `mark` at or below `root`, or None.
+    """Return the folder with a name at or below `root`, or None.
 
-    Folders named clips or audio are not looked into. Raises ValueError if there are several.
+    Folders named clips or audio are not searched.
+
+    Args:
+        root: Where the search starts.
+        name: Of the folder.
+        mark: Pattern of a file that the folder must have.
+
+    Raises:
+        ValueError: If there are several.
     """
     found = []
     for place, inner, _ in os.walk(root.absolute(), followlinks=True):
-        inner[:] = sorted({*inner} - {"clips", "audio"})
-        if Path(place).name == name and any(Path(place).glob(mark)):
-            found.append(Path(place))
+        folder = Path(place)
+        if folder.name == name and any(folder.glob(mark)):
+            found.append(folder)
             inner.clear()
-    return one_of(found, f"folders {name}", root)
+        else:
+            inner[:] = sorted(set(inner) - {"clips", "audio"})
+    return only_one(found, f"folders {name}", root)
 
 
-def one_of(found: list[Path], what: str, root: Path) -> Path | None:
-    """Return the only path of a list, or None; raises ValueError if there are several."""
+def only_one(found: list[Path], what: str, root: Path) -> Path | None:
+    """Return the only path of a list, or None for an empty one.
+
+    Args:
+        found: The paths.
+        what: What they are, for the message.
+        root: Where they are, for the message.
+
+    Raises:
+        ValueError: If there are several.
+    """
     if len(found) > 1:
         raise ValueError(
-            f"several {what} under {root}: {', '.join(map(str, found))}; give one as source, or move "
-            "the others away"
+            f"several {what} under {root}: {', '.join(map(str, found))}; give one as source, or "
+            "move the others away"
         )
     return found[0] if found else None
 
 
 def scratch_folder(name: str, files: list[Path]) -> Path:
-    """Return the folder for what is unpacked of these files: another one when one of them, or the cache, changes.
+    """Return the folder into which files are unpacked; it need not exist.
 
-    It is in the system's temporary folder (TMPDIR): the cache may be on a slow drive (Colab), and these are thousands
-    of small files. A killed run finds them again there, unless the machine is another one; then they are unpacked anew.
+    It is in the system's temporary folder (TMPDIR), because the cache may be on a slow drive
+    (Colab) and these are thousands of small files. After a killed run they are found again, unless
+    the machine is another one; then they are unpacked anew.
+
+    Args:
+        name: A part of the folder's name.
+        files: The archives. Another folder is used where one of them, or the cache, is another.
     """
     state = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return (
-        Path(tempfile.gettempdir())
-        / f"distilwhisper-lab-{name}-{short_hash([str(cache_dir()), state])}"
-    )
+    key = short_hash([str(cache_dir()), state])
+    return Path(tempfile.gettempdir()) / f"distilwhisper-lab-{name}-{key}"
 
 
 def read_table(
@@ -68,33 +98,50 @@ def read_table(
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield each row of a UTF-8 table as its place ("ca/train.tsv:17") and {column: text}.
 
-    needed: columns that must be there; header: the columns, if the file does not name them. Only a CSV (delimiter
-    ",") has quotes. A row that cannot be read goes to `flaws` with its place. Raises ValueError that names file and
-    columns if one is missing.
+    Args:
+        path: The table.
+        needed: Columns that must be there.
+        flaws: Rows that cannot be read are added to it, each as its place and the reason.
+        delimiter: Between cells. Only a CSV (",") has quotes.
+        header: The columns, where the file does not name them in its first line.
+
+    Raises:
+        ValueError: If a column is missing. The message names the file and the column.
     """
     quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
         reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
         columns = header or next(reader, [])
-        if missing := [column for column in needed if column not in columns]:
+        missing = [column for column in needed if column not in columns]
+        if missing:
             raise ValueError(
-                f"{path} lacks the column {', '.join(missing)} (it has {', '.join(columns) or 'none'}): "
-                "is it the right file, and whole?"
+                f"{path} lacks the column {', '.join(missing)} "
+                f"(it has {', '.join(columns) or 'none'}): is it the right file, and whole?"
             )
-        name = f"{path.parent.name}/{path.name}"
+
         while True:
-            place = f"{name}:{reader.line_num + 1}"
+            place = f"{path.parent.name}/{path.name}:{reader.line_num + 1}"
             try:
                 cells = next(reader, None)
-                if cells is None:
-                    return
-                "".join(cells).encode()
             except csv.Error as error:
                 flaws.append(f"{place}: {error}")
-            except UnicodeEncodeError:
+                continue
+            if cells is None:
+                return
+            if not cells:  # an empty line
+                continue
+            if not _is_unicode(cells):
                 flaws.append(f"{place}: not UTF-8")
+            elif len(cells) != len(columns):
+                flaws.append(f"{place}: {len(cells)} columns instead of {len(columns)}")
             else:
-                if len(cells) == len(columns):
-                    yield place, dict(zip(columns, cells, strict=True))
-                elif cells:
-                    flaws.append(f"{place}: {len(cells)} columns instead of {len(columns)}")
+                yield place, dict(zip(columns, cells, strict=True))
+
+
+def _is_unicode(cells: list[str]) -> bool:
+    """Return whether the cells were valid UTF-8, not escaped bytes."""
+    try:
+        "".join(cells).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
