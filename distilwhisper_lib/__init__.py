@@ -10,17 +10,24 @@
 
 Beside the folders: `presets`, `fidelity`, `device` and `files`, on which everything stands.
 
-Every public name can be imported from here, and is loaded when it is first asked for: `from distilwhisper_lib import
-attach_experts` loads torch and transformers, but neither datasets nor pandas.
+Every public name can be imported from here, and is loaded when it is first asked for:
+`from distilwhisper_lib import attach_experts` loads torch and transformers, but neither datasets
+nor pandas.
 """
 
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("distilwhisper-lab")
+except PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "unknown"
 
 _PUBLIC = {
     "device": ["autocast", "describe_machine", "weights_cast_once"],
     "fidelity": ["DIFFERENCES", "FIDELITIES", "Fidelity", "get_fidelity"],
     "files": ["REPOSITORY", "cache_dir", "data_dir", "results_dir", "short_hash"],
-    "presets": ["PRESETS", "Preset", "get_preset"],
+    "presets": ["LAPTOP", "PRESETS", "Preset", "get_preset"],
     "whisper.loading": ["find_weights", "load_processor", "load_whisper"],
     "whisper.logits": ["logits_at", "teacher_forced_logits"],
     "whisper.tiny": ["tiny_processor", "tiny_whisper"],
@@ -44,6 +51,7 @@ _PUBLIC = {
         "IGNORED",
         "cross_entropy",
         "gate_budget_loss",
+        "gate_uniformity_loss",
         "js_divergence",
         "kl_divergence",
         "labelled",
@@ -52,9 +60,9 @@ _PUBLIC = {
         "total_loss",
     ],
     "method.packing": ["pack", "unpack"],
-    "method.released": ["released_folder"],
+    "method.released": ["load_released", "released_folder"],
     "method.routing": ["ClsrFeedForward", "Routing"],
-    "method.storage": ["base_fingerprint", "load_experts", "load_released", "save_experts"],
+    "method.storage": ["base_fingerprint", "load_experts", "save_experts"],
     "data.audio": ["SAMPLE_RATE", "add_noise", "add_reverberation", "log_mel", "read_audio"],
     "data.batches": [
         "Clips",
@@ -80,17 +88,20 @@ _PUBLIC = {
     "evaluation.testsets": ["DOMAINS", "corpus_of", "with_paper_data"],
     "evaluation.transcription": ["generate_batch", "transcribe"],
     "training.objective": ["Objective"],
-    "training.systems": [
-        "EVERY",
-        "SYSTEMS",
-        "TRAINED",
+    "training.config": ["Decoding", "Optimisation", "RunConfig", "TrainingData", "identify"],
+    "training.methods": [
+        "METHODS",
+        "Cost",
+        "Method",
+        "compared_methods",
         "count_parameters",
-        "get_system",
+        "get_method",
         "lora_config",
-        "prepare_for_training",
+        "register",
+        "trained_methods",
     ],
-    "training.teacher": ["cache_teacher_distributions"],
-    "training.trainer": ["make_trainer", "train_system"],
+    "training.teacher": ["TeacherDistributions", "cache_teacher_distributions"],
+    "training.trainer": ["make_trainer", "train_run", "training_arguments"],
     "lab.comparison": ["compare", "counts", "paired", "score"],
     "lab.lab": ["Lab", "open_lab"],
     "lab.plots": ["plot_comparison", "plot_curves", "plot_forgetting", "plot_gate_layers"],

@@ -1,20 +1,21 @@
-"""Which device and which precision a run uses, and what the machine is."""
+"""The device and the precision that a run uses, its memory, and what the machine is."""
 
 import contextlib
 import ctypes
 import os
 import platform
-import resource
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import torch
 
-PROCESSES = int(
-    os.environ.get("WORLD_SIZE", 1)
-)  # that train together: `accelerate launch` sets both
+# `accelerate launch` and torchrun set both variables.
+PROCESSES = int(os.environ.get("WORLD_SIZE", 1))  # number of processes that train together
+RANK = int(os.environ.get("RANK", 0))  # number of this process; process 0 writes the files
 
-RANK = int(os.environ.get("RANK", 0))  # of this one; 0 is the one that writes
+
+# ---- device and precision
 
 
 def pick_device() -> torch.device:
@@ -22,45 +23,58 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def device_of(model) -> torch.device:
+def device_of(model: torch.nn.Module) -> torch.device:
     """Return the device of a model's first parameter."""
     return next(model.parameters()).device
 
 
 def mixed_precision(device: torch.device) -> str:
-    """Return "bf16" where the hardware computes in it, "fp16" on older GPUs (T4), else "no".
+    """Return the precision of forward passes on a device: "bf16", "fp16" or "no".
 
-    The variable LAB_PRECISION overrides it. A T4 reports bf16 by emulation, so its compute capability decides.
+    It is "bf16" where the hardware computes in it, "fp16" on older GPUs (T4), else "no". A T4
+    reports bf16 although it only emulates it, so the compute capability decides. The environment
+    variable LAB_PRECISION overrides all of this.
+
+    Raises:
+        ValueError: For another value of LAB_PRECISION.
     """
-    if forced := os.environ.get("LAB_PRECISION"):
+    forced = os.environ.get("LAB_PRECISION")
+    if forced:
         if forced not in ("bf16", "fp16", "no"):
             raise ValueError(f"LAB_PRECISION is {forced!r}: use bf16, fp16 or no")
         return forced
+
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16" if native else "no"
 
 
-def autocast(device: torch.device, dtype: torch.dtype = torch.float32):
+def autocast(
+    device: torch.device, dtype: torch.dtype = torch.float32
+) -> AbstractContextManager[object]:
     """Return the context in which forward passes run: autocast to `mixed_precision`, or nothing.
 
-    dtype: of the model; one in half precision computes in it.
+    Args:
+        device: Where the model is.
+        dtype: The dtype of the model's weights. A model in half precision computes in that, without
+            autocast.
     """
     precision = mixed_precision(device)
     if precision == "no" or dtype != torch.float32:
         return contextlib.nullcontext()
-    return torch.autocast(
-        device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    )
+    half = torch.bfloat16 if precision == "bf16" else torch.float16
+    return torch.autocast(device.type, dtype=half)
 
 
 @contextlib.contextmanager
-def weights_cast_once(model) -> Iterator[None]:
-    """Let autocast keep its 16-bit copy of every weight within the block, frozen ones too.
+def weights_cast_once(model: torch.nn.Module) -> Iterator[None]:
+    """Let autocast keep its 16-bit copy of every weight within the block, frozen ones included.
 
-    It keeps those of trainable weights only, and casts frozen ones anew at each decoding step. For use without
-    gradients; the weights are frozen again afterwards.
+    Autocast keeps the copies of trainable weights only, and casts frozen weights anew at each
+    decoding step. Within the block every weight therefore requires a gradient; use it together with
+    `torch.no_grad`. The weights are frozen again afterwards.
     """
     frozen = [weight for weight in model.parameters() if not weight.requires_grad]
     for weight in frozen:
@@ -74,23 +88,30 @@ def weights_cast_once(model) -> Iterator[None]:
 
 @contextlib.contextmanager
 def deterministic_sums() -> Iterator[None]:
-    """Let torch add up in one order within the block, on a CPU: a training gives the same bits again.
+    """Deterministic sums on CPU: a training run within the block gives the same bits again.
 
-    Without it the gradient of the decoder's positions, which full fine-tuning needs, is summed by the processor's
-    cores as they come, and the rounding differs from run to run.
+    Without it, the gradient of the decoder's position embeddings, which full fine-tuning needs, is
+    summed in the order in which the threads finish, and the rounding differs from run to run. On a
+    GPU nothing changes. A stricter mode that is already set stays.
     """
     before = torch.get_deterministic_debug_mode()
-    torch.set_deterministic_debug_mode(
-        max(before, pick_device().type == "cpu")
-    )  # 1: warn where there is no order
+    wanted = 1 if pick_device().type == "cpu" else 0  # 1: warn where torch cannot be deterministic
+    torch.set_deterministic_debug_mode(max(before, wanted))
     try:
         yield
     finally:
         torch.set_deterministic_debug_mode(before)
 
 
+# ---- memory
+
+
 def reset_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory_gb` begin anew; outside Linux a process's own peak can't be, and stays that of all so far."""
+    """Restart the measurement of `peak_memory_gb`.
+
+    Only Linux can reset the peak of a process; on other systems the peak on a CPU stays that since
+    the process began.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
@@ -98,21 +119,41 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_gb(device: torch.device) -> float:
-    """Return the peak since `reset_peak_memory`: of this process (resident) on a CPU, of torch's allocator on a GPU."""
+    """Return the peak memory in gigabytes (10^9 bytes) since `reset_peak_memory`.
+
+    On a GPU it is that of torch's allocator, on a CPU the resident memory of this process. On a CPU
+    under Windows, which does not report it in this way, it is NaN.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+
+    try:
+        import resource  # exists on Unix only
+    except ImportError:
+        return float("nan")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
+    return peak * unit / 1e9
 
 
 def release_memory() -> None:
-    """Give freed memory back to the system: glibc keeps it, and batches of many lengths make it grow (else no-op)."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+    """Return freed memory to the operating system.
+
+    glibc keeps freed memory, and batches of many lengths make that grow. With another C library
+    nothing happens.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # no malloc_trim
         ctypes.CDLL(None).malloc_trim(0)
 
 
+# ---- the machine
+
+
 def describe_machine() -> dict:
-    """Return processor, cores, GPU and precision, without any name of the machine or its user."""
+    """Return processor, cores, threads, GPU, precision and system, without names that identify it.
+
+    Neither the machine's name nor its user's is in the result.
+    """
     device = pick_device()
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
@@ -126,6 +167,7 @@ def describe_machine() -> dict:
 
 
 def _processor() -> str:
+    """Return the processor's model name."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
         for line in lines:
             if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""Presets: the one way to scale the course, and the two folders that everything is kept in."""
+"""Presets: the one way to scale the course."""
 
 import os
 from dataclasses import dataclass, field, replace
@@ -8,62 +8,96 @@ from .fidelity import get_fidelity
 
 @dataclass(frozen=True)
 class Preset:
-    """Every setting that differs between a test run and the paper's size; times in seconds, sizes in clips.
+    """Every setting that differs between a test run and the paper's size.
 
-    Sources of the defaults: the paper (sections 3 and 4) where it says them, else the authors' release
-    (naver/multilingual-distilwhisper, commit 6faf22a); laptop values are tuned on validation (results/reference).
+    Source of the values: the paper (sections 3 and 4) where it says them, else the authors' release
+    (naver/multilingual-distilwhisper, commit 6faf22a); laptop's are tuned on validation
+    (results/reference).
+
+    Attributes:
+        name: Of the preset, and of its folders.
+        student: Hub id, local folder or "tiny".
+        teacher: Hub id or folder; None: a stand-in is trained from the student.
+        corpus: Of the first language.
+        second_corpus: Of the second language.
+        other_corpus: For the out-of-domain test and English lines, where `corpus` has none.
+        language: The first language, which every method is adapted to.
+        second_language: The language of the second experts.
+        retention: (corpus, language) of tests in languages that are never trained on.
+        held_out_lead: A speaker of the first language whose lines are kept out of training.
+        train_clips: Training clips of a language; None: all, here and below.
+        max_train_seconds: Longer clips are left out of training; they set the peak of memory.
+        teacher_clips: Clips per language that the stand-in is trained on.
+        validation_clips: Validation clips of a language.
+        test_clips: Clips per test set of the two languages.
+        retention_clips: Clips per other language, and for translation and changed sound.
+        epochs: Passes over the training clips.
+        teacher_epochs: The same of the stand-in.
+        batch_size: Clips of a forward pass in training.
+        accumulation: Batches whose gradients make one step.
+        learning_rates: By method; "teacher" is the stand-in.
+        margin_seconds: Silence after the longest clip of a batch; None: Whisper's 30 s window.
+        train_margin_seconds: The same in training, where shorter is cheaper.
+        max_new_tokens: The longest prediction.
+        normaliser: Of texts before they are compared, a name in `NORMALISERS`.
+        eval_batch_size: Clips decoded together.
+        top_k: Teacher probabilities kept per position.
+        keep: The epoch whose weights a run keeps: "last", or "best" by validation WER, as released.
+        seed: Of all that is drawn.
+        fidelity: "corrected", "paper", "released", or a single difference, see `fidelity`.
+        minutes: How long `make course` takes, and on what.
+        memory: Its peak.
+
+    Raises:
+        ValueError: For an unknown fidelity or `keep`.
     """
 
     name: str
-    student: str  # hub id, local folder or "tiny"
-    teacher: str | None  # hub id or folder; None: a stand-in is trained from the student
-    corpus: str  # corpus of the first language
-    second_corpus: str  # corpus of the second language and of the retention tests
-    other_corpus: str | None = (
-        None  # out-of-domain test, and English lines, where the first corpus has none
-    )
+    student: str
+    teacher: str | None
+    corpus: str
+    second_corpus: str
+    other_corpus: str | None = None
     language: str = "cs"
     second_language: str = "ca"
-    retention: tuple[tuple[str, str], ...] = ()  # (corpus, language): never trained on
-    held_out_lead: str | None = None  # a speaker of the first language that is kept out of training
+    retention: tuple[tuple[str, str], ...] = ()
+    held_out_lead: str | None = None
     train_clips: int | None = None
-    max_train_seconds: float | None = (
-        None  # longer clips are left out of training: they set the peak of memory
-    )
-    teacher_clips: int | None = None  # per language, for the stand-in
+    max_train_seconds: float | None = None
+    teacher_clips: int | None = None
     validation_clips: int | None = None
-    test_clips: int | None = None  # per test set of the adapted language
-    retention_clips: int | None = None  # per other language, and for translation
+    test_clips: int | None = None
+    retention_clips: int | None = None
     epochs: int = 10
     teacher_epochs: int = 3
     batch_size: int = 16
     accumulation: int = 1
-    learning_rates: dict[str, float] = field(default_factory=dict)  # by system name
-    teacher_learning_rate: float = 5e-5
-    warmup_ratio: float = 0.1
-    label_smoothing: float = 0.1
-    margin_seconds: float | None = (
-        6.0  # silence after the longest clip of a batch; None: Whisper's 30 s window
-    )
-    train_margin_seconds: float | None = 3.0  # the same in training, where shorter is cheaper
+    learning_rates: dict[str, float] = field(default_factory=dict)
+    margin_seconds: float | None = 6.0
+    train_margin_seconds: float | None = 3.0
     max_new_tokens: int = 128
-    normaliser: str = "whisper-basic"  # of texts before they are scored: a name in text.NORMALISERS
+    normaliser: str = "whisper-basic"
     eval_batch_size: int = 16
-    top_k: int = 256  # teacher probabilities stored per position
-    gate_budget: float = 0.5
-    keep: str = "last"  # epoch whose weights a run keeps; "best": that of the lowest validation WER, as released
-    experts: dict[str, float] = field(
-        default_factory=dict
-    )  # fields of ExpertSettings other than the system's
+    top_k: int = 256
+    keep: str = "last"
     seed: int = 77
-    fidelity: str = "corrected"  # or "paper", "released", a single difference: see fidelity.py
-    minutes: str = ""  # how long `make course` takes, and on what
+    fidelity: str = "corrected"
+    minutes: str = ""
     memory: str = ""
 
     def __post_init__(self):
-        get_fidelity(self.fidelity)  # an unknown name is told at once
+        get_fidelity(self.fidelity)
         if self.keep not in ("last", "best"):
             raise ValueError(f'unknown keep {self.keep!r}: "last" or "best"')
+
+    def learning_rate(self, method: str) -> float:
+        """Return a method's learning rate; raises ValueError where the preset has none for it."""
+        if method not in self.learning_rates:
+            raise ValueError(
+                f"the preset {self.name} has no learning rate for {method!r}, only for "
+                f"{', '.join(self.learning_rates)}: add one to its learning_rates"
+            )
+        return self.learning_rates[method]
 
 
 LAPTOP = Preset(
@@ -87,6 +121,7 @@ LAPTOP = Preset(
     test_clips=160,
     retention_clips=48,
     learning_rates={
+        "teacher": 5e-5,
         "fine-tuning": 5e-5,
         "lora": 2e-3,
         "clsr-ft": 3e-4,
@@ -94,7 +129,7 @@ LAPTOP = Preset(
         "distilwhisper": 1.5e-4,
         "distilwhisper-low-rank": 5e-4,
     },
-    minutes="58 min on 2 cores",
+    minutes="62 min on 2 cores",
     memory="6 GB",
 )
 
@@ -118,7 +153,7 @@ SMOKE = Preset(
     train_clips=8,
     teacher_clips=8,
     validation_clips=2,
-    learning_rates=dict.fromkeys(LAPTOP.learning_rates, 1e-3),
+    learning_rates=dict.fromkeys(LAPTOP.learning_rates, 1e-3) | {"teacher": 5e-5},
     minutes="2 min on 2 cores",
     memory="1 GB",
 )
@@ -136,7 +171,8 @@ COLAB = Preset(
     margin_seconds=None,
     train_margin_seconds=None,
     max_new_tokens=225,
-    learning_rates=dict.fromkeys(LAPTOP.learning_rates, 1e-4) | {"fine-tuning": 1e-5},
+    learning_rates=dict.fromkeys(LAPTOP.learning_rates, 1e-4)
+    | {"fine-tuning": 1e-5, "teacher": 5e-5},
     minutes="not measured yet",
     memory="not measured yet",
 )
@@ -150,7 +186,7 @@ PAPER = replace(
     language="ca",
     second_language="gl",
     retention=tuple(("fleurs", code) for code in ("es", "fr", "nl", "ro", "ru")),
-    learning_rates=dict.fromkeys(LAPTOP.learning_rates, 1e-4),
+    learning_rates=dict.fromkeys(LAPTOP.learning_rates, 1e-4) | {"teacher": 5e-5},
     normaliser="released",
     keep="best",
 )
@@ -159,9 +195,10 @@ PRESETS = {preset.name: preset for preset in (SMOKE, LAPTOP, COLAB, PAPER)}
 
 
 def get_preset(name: str | None = None) -> Preset:
-    """Return a preset by name, by default the one that the variable LAB_PRESET names, else `laptop`.
+    """Return a preset by name, by default the one that LAB_PRESET names, else `laptop`.
 
-    Raises ValueError for an unknown name; the message lists the known ones.
+    Raises:
+        ValueError: For an unknown name; the message lists the known ones.
     """
     name = name or os.environ.get("LAB_PRESET") or "laptop"
     if name not in PRESETS:

@@ -1,4 +1,4 @@
-"""What every test starts from: its own cache and results, full precision, one thread, the tiny Whisper."""
+"""What every test starts from: own cache and results, full precision, one thread, a tiny model."""
 
 import os
 
@@ -9,12 +9,12 @@ from distilwhisper_lib.data.batches import Collator
 from distilwhisper_lib.whisper.loading import load_processor, load_whisper
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-torch.set_num_threads(1)  # the same sums in the same order, and room for other tests
+torch.set_num_threads(1)  # deterministic sums, and room for other tests
 
 
 @pytest.fixture(autouse=True)
 def own_folders(request, monkeypatch, tmp_path):
-    """Cache, results and settings of its own for each test; tests of the real data keep the real ones."""
+    """Give each test its own cache, results and settings; tests of real data keep the real ones."""
     for name in ("LAB_PRESET", "LAB_PRECISION", "LAB_DATA"):
         monkeypatch.delenv(name, raising=False)
     if "real" not in request.keywords:
@@ -31,11 +31,11 @@ def model():
 
 @pytest.fixture(scope="session")
 def processor():
-    """Its tokenizer and feature extractor; do not change them."""
+    """The tiny Whisper's tokenizer and feature extractor; do not change them."""
     return load_processor("tiny")
 
 
 @pytest.fixture
 def collator(processor):
-    """Its collator, with a short margin."""
+    """A collator for the tiny Whisper, with a short margin."""
     return Collator(processor.tokenizer, margin_seconds=0.1)

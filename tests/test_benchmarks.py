@@ -1,12 +1,18 @@
 """The benchmarks run, compare like with like, and know the work that they measure."""
 
+import importlib
+import inspect
+import pkgutil
+
 import pandas as pd
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 from torch.utils.flop_counter import FlopCounterMode
 
+import benchmarks
 from benchmarks import inference, measuring, memory, storage, training
+from distilwhisper_lib.method import attach, experts, routing
 from distilwhisper_lib.method.attach import (
     attach_experts,
     clsr_blocks,
@@ -17,53 +23,96 @@ from distilwhisper_lib.whisper.tiny import tiny_whisper
 from distilwhisper_lib.whisper.window import use_window
 
 
+def members(module):
+    """Return the functions of a module and the members of its classes, by name."""
+    found = {}
+    for name, value in vars(module).items():
+        if getattr(value, "__module__", None) != module.__name__:
+            continue
+        found[name] = value
+        if inspect.isclass(value):
+            found |= {f"{name}.{key}": member for key, member in vars(value).items()}
+    return found
+
+
+def test_importing_the_benchmarks_leaves_the_library_as_it_was():
+    before = [members(module) for module in (attach, experts, routing)]
+    for module in pkgutil.iter_modules(benchmarks.__path__):
+        importlib.reload(importlib.import_module(f"benchmarks.{module.name}"))
+    after = [members(module) for module in (attach, experts, routing)]
+    for old, new in zip(before, after, strict=True):
+        assert old.keys() == new.keys()
+        assert all(old[name] is new[name] for name in old)
+
+    own = "distilwhisper_lib."
+    for name, member in members(routing).items():
+        if inspect.isfunction(member):
+            assert member.__module__.startswith(own), f"{name} comes from {member.__module__}"
+    assert type(clsr_blocks(attach_experts(tiny_whisper(), ["cs"]))[0]) is routing.ClsrFeedForward
+
+
+# ---- inference
+
+
+def random_experts(scale=0.3):
+    """Return a tiny Whisper whose Czech experts and gates differ from the shared blocks."""
+    torch.manual_seed(0)
+    model = attach_experts(tiny_whisper().eval(), ["cs"], block_class=inference.SwitchableBlock)
+    with torch.no_grad():
+        for _, weight in expert_parameters(model):
+            weight.add_(scale * torch.randn_like(weight))
+    return model
+
+
+def one_clip():
+    """Return the inputs of one pass for a clip with three tokens."""
+    return {
+        "input_features": torch.randn(1, 80, 3000),
+        "decoder_input_ids": torch.tensor([[1, 2, 3]]),
+    }
+
+
 def test_inference_writes_ratios_of_each_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
-    inference.main(["--quick", "--sizes", "tiny", "--tokens", "6"])
-    table = pd.read_csv(tmp_path / "benchmarks" / "inference.csv")
+    path = tmp_path / "benchmarks" / "inference.csv"
+    quick = ["--quick", "--sizes", "tiny", "--tokens", "6"]
+    inference.main(quick)
+    table = pd.read_csv(path)
     runs = ["plain", "mixed", "routed", "agreeing", "fixed", "halves"]
-    assert list(table["run"]) == runs * 2 and set(table["batch"]) == {1}
-    assert (table.loc[table["run"] == "plain", "times plain"] == 1).all() and (
-        table["times floor"] > 1
-    ).all()
+    assert list(table["run"]) == runs * 2
+    assert set(table["batch"]) == {1}
+    assert (table.loc[table["run"] == "plain", "times plain"] == 1).all()
+    assert (table["times floor"] > 1).all()
     assert "times plain" in capsys.readouterr().out
-    inference.main(
-        [
-            "--sizes",
-            "tiny",
-            "--tokens",
-            "4",
-            "--batches",
-            "2",
-            "--dtypes",
-            "autocast",
-            "--repeats",
-            "1",
-        ]
-    )
-    both = pd.read_csv(tmp_path / "benchmarks" / "inference.csv")
-    assert len(both) == 12 + 14 and set(both["rounds"]) == {
-        1,
-        2,
-    }  # the rows of the other setting are there still
+
+    # Rows of another setting are added
+    other = ["--tokens", "4", "--batches", "2", "--dtypes", "autocast", "--repeats", "1"]
+    inference.main(["--sizes", "tiny", *other])
+    both = pd.read_csv(path)
+    assert len(both) == 12 + 14
+    assert set(both["rounds"]) == {1, 2}
     assert list(both["run"][12:19]) == [*runs[:3], "languages", *runs[3:]]
-    inference.main(["--quick", "--sizes", "tiny", "--tokens", "6"])
-    assert (
-        len(pd.read_csv(tmp_path / "benchmarks" / "inference.csv")) == 12 + 14
-    )  # measured again: replaced
+
+    # The same setting measured again replaces its rows
+    inference.main(quick)
+    assert len(pd.read_csv(path)) == 12 + 14
 
 
 @torch.no_grad()
-def test_each_run_of_inference_goes_the_way_it_is_named_for():
-    setting, asked = inference.Setting("tiny", "fp32", 3, 4), []
+def test_each_run_of_inference_computes_the_gates_that_it_should():
+    setting = inference.Setting("tiny", "fp32", 3, 4)
+    computed = []
     for block in clsr_blocks(setting.model):
-        block.gates["cs"].register_forward_hook(lambda *_: asked.append("cs"))
-        block.gates["ca"].register_forward_hook(lambda *_: asked.append("ca"))
-    layers, found = len(clsr_blocks(setting.model)), {}
-    for name, run in setting.runs(setting.one_pass, compiled=False).items():
-        asked.clear()
+        for language in ("cs", "ca"):
+            block.gates[language].register_forward_hook(
+                lambda *_, language=language: computed.append(language)
+            )
+    layers = len(clsr_blocks(setting.model))
+    found = {}
+    for name, run in setting.runs(setting.one_pass).items():
+        computed.clear()
         run()
-        found[name] = (asked.count("cs"), asked.count("ca"))
+        found[name] = (computed.count("cs"), computed.count("ca"))
     assert found == {
         "plain": (0, 0),
         "mixed": (layers, 0),
@@ -73,88 +122,86 @@ def test_each_run_of_inference_goes_the_way_it_is_named_for():
         "fixed": (0, 0),
         "halves": (0, 0),
     }
-    assert not any(block.fixed for block in clsr_blocks(setting.model))
+    assert not any(
+        block.constant_gates or block.computes_both for block in clsr_blocks(setting.model)
+    )
 
 
 @torch.no_grad()
-def test_gates_that_agree_are_those_that_are_fixed():
+def test_constant_gates_give_the_outputs_of_computed_gates_with_the_same_decisions():
     setting = inference.Setting("tiny", "fp32", 3, 4)
-    agreeing = setting.within(setting.one_pass, "cs", inference.switched("agree")).logits
-    shares = [block.last_gate.unique().tolist() for block in clsr_blocks(setting.model)]
-    assert shares == [[1.0], [0.0]] * (len(shares) // 2) and not inference.agree
-    fixed = setting.within(setting.one_pass, "cs", inference.fixed_gates(setting.model)).logits
-    assert torch.equal(agreeing, fixed)
+    blocks = clsr_blocks(setting.model)
+    decided = setting.gates.same_at_every_position()
+    computed = setting.within(setting.one_pass, "cs", decided).logits
+    shares = [block.last_gate.unique().tolist() for block in blocks]
+    assert shares == [[1.0], [0.0]] * (len(shares) // 2)
+    fixed = inference.constant_gates(setting.model)
+    constant = setting.within(setting.one_pass, "cs", fixed).logits
+    assert torch.equal(constant, computed)
     setting.within(setting.one_pass, "cs")
-    assert len(clsr_blocks(setting.model)[0].last_gate.unique()) == 2  # 4,500 gates drawn again
+    assert len(blocks[0].last_gate.unique()) == 2  # drawn again
 
 
 @torch.no_grad()
 def test_blocks_in_halves_compute_what_plain_whisper_does():
-    setting, rows = inference.Setting("tiny", "fp32", 3, 5), []
+    setting = inference.Setting("tiny", "fp32", 3, 5)
     plain = setting.within(setting.one_pass, None).logits
     blocks = clsr_blocks(setting.model)
+    sizes = []
     hooks = [
-        block.shared.fc1.register_forward_hook(lambda _, inputs, y: rows.append(len(inputs[0])))
+        block.shared.fc1.register_forward_hook(lambda _, inputs, y: sizes.append(len(inputs[0])))
         for block in blocks
     ]
     halves = setting.within(setting.one_pass, None, inference.in_halves(setting.model)).logits
-    assert torch.allclose(halves, plain, atol=1e-5) and rows == [2250, 2250] * 2 + [8, 7] * 2
+    assert torch.allclose(halves, plain, atol=1e-5)
+    assert sizes == [2250, 2250] * 2 + [8, 7] * 2
     assert not any(isinstance(block.shared, inference.Halves) for block in blocks)
     for hook in hooks:
         hook.remove()
 
 
-def test_mixed_and_routed_give_the_same_outputs():
-    torch.manual_seed(0)
-    model = attach_experts(tiny_whisper().eval(), ["cs"])
-    with torch.no_grad():
-        for _, weight in expert_parameters(model):
-            weight.add_(0.3 * torch.randn_like(weight))
-        inputs = {
-            "input_features": torch.randn(1, 80, 3000),
-            "decoder_input_ids": torch.tensor([[1, 2, 3]]),
-        }
-        with use_language(model, "cs"):
-            routed = model(**inputs).logits
-            with inference.switched("mixed"):
-                mixed = model(**inputs).logits
-    assert torch.allclose(routed, mixed, atol=1e-5)
+@torch.no_grad()
+def test_computing_both_blocks_gives_the_outputs_of_the_library():
+    model = random_experts()
+    sizes = []
+    for block in clsr_blocks(model):
+        block.shared.fc1.register_forward_hook(lambda _, inputs, y: sizes.append(y[..., 0].numel()))
+    inputs = one_clip()
+    with use_language(model, "cs"):
+        routed = model(**inputs).logits
+        seen_when_routed = sum(sizes)
+        sizes.clear()
+        with inference.both_computed(model):
+            both = model(**inputs).logits
+    assert torch.allclose(routed, both, atol=1e-5)
+    assert seen_when_routed < sum(sizes) == 2 * 1500 + 2 * 3  # every position of every layer
 
 
 @torch.no_grad()
 def test_a_compiled_encoder_gives_the_same_with_a_language_and_without():
-    torch.manual_seed(0)
-    model, mel = attach_experts(tiny_whisper().eval(), ["cs"]), torch.randn(1, 80, 200)
-    for _, weight in expert_parameters(model):
-        weight.add_(0.3 * torch.randn_like(weight))
-    encode, compiled = model.get_encoder(), torch.compile(model.get_encoder(), backend="eager")
+    model = random_experts()
+    mel = torch.randn(1, 80, 200)
+    encoder = model.get_encoder()
+    compiled = torch.compile(encoder, backend="eager")
     found = []
     with use_window(model, 200):
-        for language in (
-            None,
-            "cs",
-        ):  # one after the other: what is compiled for one must not serve the other
+        # What is compiled for the first must not serve the second
+        for language in (None, "cs"):
             with use_language(model, language):
                 found.append(compiled(mel)[0])
-                assert torch.equal(found[-1], encode(mel)[0])
+                assert torch.equal(found[-1], encoder(mel)[0])
     assert not torch.allclose(*found, atol=1e-2)
 
 
 @torch.no_grad()
-def test_compiled_runs_are_three_graphs():
-    model, graphs = attach_experts(tiny_whisper().eval(), ["cs"]), CompileCounter()
-    compiled = torch.compile(model, backend=graphs)
-    inputs = {
-        "input_features": torch.randn(1, 80, 3000),
-        "decoder_input_ids": torch.tensor([[1, 2, 3]]),
-    }
+def test_the_compiled_runs_of_a_setting_are_three_graphs():
+    setting = inference.Setting("tiny", "fp32", 1, 4)
+    graphs = CompileCounter()
+    setting.forward = torch.compile(setting.model, backend=graphs)
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
-        for _ in range(2):  # plain, routed and mixed take turns
-            compiled(**inputs)
-            with use_language(model, "cs"):
-                compiled(**inputs)
-                with inference.switched("mixed"):
-                    compiled(**inputs)
+        for _ in range(2):  # plain, mixed and routed take turns
+            for run in setting.runs(setting.one_pass, compiled=True).values():
+                run()
     assert graphs.frame_count == 3
 
 
@@ -170,23 +217,24 @@ def test_the_floor_counts_the_operations_of_a_forward_pass():
 
 
 def test_ratio_is_the_median_of_each_round():
-    took = {"plain": [1.0, 2.0, 4.0], "routed": [2.0, 2.0, 8.0]}
-    rows = measuring.as_rows(took, "plain", {"plain": 0.5, "routed": 0.5}, size="base")
+    times = {"plain": [1.0, 2.0, 4.0], "routed": [2.0, 2.0, 8.0]}
+    rows = measuring.as_rows(times, "plain", {"plain": 0.5, "routed": 0.5}, size="base")
     assert [row["times plain"] for row in rows] == [1.0, 2.0]
-    assert [row["times floor"] for row in rows] == [4.0, 4.0] and rows[1]["run"] == "routed"
+    assert [row["times floor"] for row in rows] == [4.0, 4.0]
+    assert rows[1]["run"] == "routed"
+
+
+# ---- storage
 
 
 def test_storage_writes_the_size_of_each_form(tmp_path, monkeypatch):
     monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
     storage.main(["--sizes", "tiny"])
     table = pd.read_csv(tmp_path / "benchmarks" / "storage.csv")
-    assert (
-        list(table["form"]) == ["fp32", "fp16", "int8"] + ["low-rank"] * 3
-        and table["times fp32"][0] == 1
-    )
-    assert (table["megabytes"] > table["floor"]).all() and (
-        table["floor"][:3].diff().dropna() < 0
-    ).all()
+    assert list(table["form"]) == ["fp32", "fp16", "int8"] + ["low-rank"] * 3
+    assert table["times fp32"][0] == 1
+    assert (table["megabytes"] > table["floor"]).all()
+    assert (table["floor"][:3].diff().dropna() < 0).all()
 
 
 def test_the_floor_of_storage_counts_bytes_by_hand():
@@ -205,9 +253,8 @@ def test_the_floor_of_storage_counts_bytes_by_hand():
 
 @pytest.fixture(scope="module")
 def tiny_training():
-    made = training.Training(
-        "tiny", "tiny", batch=3, k=10**6
-    )  # as many words as there are, but one
+    """A step of tiny models; all tokens but one are kept of the teacher."""
+    made = training.Training("tiny", "tiny", batch=3, k=10**6)
     torch.manual_seed(1)
     with torch.no_grad():
         for _, weight in expert_parameters(made.model):
@@ -219,36 +266,27 @@ def test_training_writes_a_row_for_each_step_and_for_the_whole_run(tmp_path, mon
     monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
     training.main(["--quick", "--size", "tiny"])
     table = pd.read_csv(tmp_path / "benchmarks" / "training.csv")
-    here = training.steps_here()
-    without = ["without " + ", ".join(left) for left in training.LEFT_OUT if left[-1] in here]
-    assert list(table["run"]) == [
-        "baseline",
-        *here,
-        *without,
-        "frozen front",
-        "baseline",
-        "library, 30 s",
-        "library",
-    ]
-    assert list(table["work"])[-3:] == ["10 epochs"] * 3 and (table["times floor"] > 1).all()
+    steps = training.steps_here()
+    without = ["without " + ", ".join(left) for left in training.LEFT_OUT if left[-1] in steps]
+    whole = ["baseline", "library, 30 s", "library"]
+    assert list(table["run"]) == ["baseline", *steps, *without, "frozen front", *whole]
+    assert list(table["work"])[-3:] == ["10 epochs"] * 3
+    assert (table["times floor"] > 1).all()
     assert (table.loc[table["run"] == "baseline", "times baseline"] == 1).all()
 
 
-def test_what_the_steps_leave_out_does_not_change_the_loss(tiny_training):
+def test_the_cheaper_steps_compute_the_loss_that_is_meant(tiny_training):
     losses = {n: tiny_training.loss(training.STEPS[:n]).item() for n in range(4)}
-    assert losses[1] == losses[0]  # the teacher says the same when it is asked again
-    assert (
-        abs(losses[2] - losses[1]) > 1e-4
-    )  # padding is left out: another loss, the one that is meant
-    assert losses[3] == pytest.approx(losses[2], abs=1e-4)  # all words but one are stored
-    for left in training.LEFT_OUT[1:]:
-        some = tuple(step for step in training.STEPS[:5] if step not in left)
-        assert tiny_training.loss(some).item() == pytest.approx(
-            losses[2], rel=0.02
-        )  # the window moves it a little
+    assert losses[1] == losses[0]  # the stored logits are the teacher's
+    assert abs(losses[2] - losses[1]) > 1e-4  # without padding: the loss that is meant
+    assert losses[3] == pytest.approx(losses[2], abs=1e-4)  # of all tokens but one
+    for left_out in training.LEFT_OUT[1:]:
+        steps = tuple(step for step in training.STEPS[:5] if step not in left_out)
+        loss = tiny_training.loss(steps).item()
+        assert loss == pytest.approx(losses[2], rel=0.02)  # the window moves it a little
 
 
-def test_the_frozen_front_is_what_reaches_the_first_expert(tiny_training):
+def test_the_frozen_front_is_the_input_of_the_first_expert(tiny_training):
     seen = []
     handle = clsr_blocks(tiny_training.model)[0].register_forward_pre_hook(
         lambda _, inputs: seen.append(inputs[0])
@@ -258,31 +296,30 @@ def test_the_frozen_front_is_what_reaches_the_first_expert(tiny_training):
     assert torch.allclose(tiny_training.front(), seen[0], atol=1e-5)
 
 
-def test_a_step_moves_experts_alone(tiny_training):
+def test_a_step_changes_experts_and_gates_alone(tiny_training):
     before = {name: p.clone() for name, p in tiny_training.model.named_parameters()}
     tiny_training.step(training.STEPS[:5])
-    moved = {
-        name
-        for name, p in tiny_training.model.named_parameters()
-        if not torch.equal(p, before[name])
-    }
-    assert moved and all(".cs." in name for name in moved)
+    after = dict(tiny_training.model.named_parameters())
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed
+    assert all(".cs." in name for name in changed)
+
+
+# ---- memory
 
 
 def test_memory_writes_the_peak_of_both_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
     memory.main(["--size", "tiny", "--teacher", "tiny", "--batch", "2"])
     table = pd.read_csv(tmp_path / "benchmarks" / "memory.csv")
-    assert list(table["run"]) == ["baseline", "library"] and (table["gb"] > table["floor"]).all()
-    assert table["floor"][0] == table["floor"][1] and table["times baseline"][0] == 1
+    assert list(table["run"]) == ["baseline", "library"]
+    assert (table["gb"] > table["floor"]).all()
+    assert table["floor"][0] == table["floor"][1]
+    assert table["times baseline"][0] == 1
 
 
 def test_a_run_that_fails_in_the_memory_benchmark_is_named(monkeypatch):
-    monkeypatch.setattr(memory, "json", None)
-    monkeypatch.setattr(
-        memory.subprocess,
-        "run",
-        lambda *a, **k: memory.subprocess.CompletedProcess(a, 1, "", "oh no"),
-    )
+    failed = memory.subprocess.CompletedProcess([], 1, "", "oh no")
+    monkeypatch.setattr(memory.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(RuntimeError, match="'baseline' of benchmarks.memory failed: oh no"):
         memory.measure("tiny", "tiny", 2)

@@ -1,13 +1,16 @@
-"""The course's clock, which counts the runs of a notebook that were stopped; and notebooks that are whole or not there."""
+"""The course from the command line: its stopwatch, notebooks written atomically, disk, stopping."""
 
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import nbformat
 import pytest
 
-from distilwhisper_lib.lab import course
+from distilwhisper_lib.lab import course, course_steps, notebook_runner
 from distilwhisper_lib.lab.lab import Lab
+from distilwhisper_lib.lab.notebook_runner import Stopwatch, run_notebook
 from distilwhisper_lib.presets import get_preset
 
 
@@ -15,87 +18,120 @@ from distilwhisper_lib.presets import get_preset
 def clock(monkeypatch):
     """The time that the course sees, in a list of one number."""
     now = [100.0]
-    monkeypatch.setattr(course.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(course_steps.time, "perf_counter", lambda: now[0])
     return now
 
 
-def test_a_stopped_notebook_goes_on_with_its_seconds(clock, tmp_path):
+def test_a_stopped_notebook_continues_to_count_its_seconds(clock, tmp_path):
     path = tmp_path / "so-far.json"
-    watch = course.Stopwatch(path, "01")
+    watch = Stopwatch(path, "01")
     clock[0] += 3
-    assert watch() == 3 and not path.exists()  # noted every few seconds
+    assert watch.tick() == 3
+    assert not path.exists()  # saved every few seconds
     clock[0] += 17
-    assert watch() == 20
+    assert watch.tick() == 20
     clock[0] += 2  # here it is killed: two seconds are lost
-    again = course.Stopwatch(path, "01")
+    again = Stopwatch(path, "01")
     clock[0] += 10
-    assert again() == 30 and course.Stopwatch(path, "02")() == 0
-    assert again(done=True) == 30 and json.loads(path.read_text()) == {}
+    assert again.tick() == 30
+    assert Stopwatch(path, "02").tick() == 0
+    assert again.stop() == 30
+    assert json.loads(path.read_text()) == {}
 
 
-def test_the_time_of_a_notebook_counts_its_stopped_run(clock, tmp_path, monkeypatch):
+def test_the_time_of_a_notebook_includes_its_stopped_run(clock, tmp_path, monkeypatch):
     monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
-    lab, stops = Lab("smoke"), iter([True, False])
+    lab = Lab("smoke")
+    stops = iter([True, False])
 
     def run(path, folder, watch):
         clock[0] += 40
-        watch()
+        watch.tick()
         if next(stops):
             raise KeyboardInterrupt
         return True
 
-    monkeypatch.setattr(course, "run_notebook", run)
+    monkeypatch.setattr(course_steps, "run_notebook", run)
     with pytest.raises(KeyboardInterrupt):
-        course.run_course(lab, ["03"])
+        course_steps.run_course(lab, ["03"])
     assert not (lab.results / "timing.json").exists()
-    course.run_course(lab, ["03"])
+    course_steps.run_course(lab, ["03"])
     assert json.loads((lab.results / "timing.json").read_text()) == {"03_distillation": 80}
 
 
-def test_a_notebook_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path, folder = tmp_path / "00_a.ipynb", tmp_path / "results"
+def test_a_notebook_is_written_completely_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "00_a.ipynb"
+    folder = tmp_path / "results"
     nbformat.write(nbformat.v4.new_notebook(), path)
-    monkeypatch.setattr(course.Runner, "execute", lambda self: None)
+    monkeypatch.setattr(notebook_runner.Runner, "execute", lambda self: None)
 
     def killed(notebook, target):
         target.write_text('{"cells": ')
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(course.nbformat, "write", killed)
-        course.run_notebook(path, folder, None)
+        patch.setattr(notebook_runner.nbformat, "write", killed)
+        run_notebook(path, folder)
     assert not (folder / path.name).exists()
-    assert course.run_notebook(path, folder, None) and not course.run_notebook(path, folder, None)
+    assert run_notebook(path, folder)
+    assert not run_notebook(path, folder)
     assert sorted(file.name for file in folder.iterdir()) == [path.name]
 
 
 def test_the_disk_that_a_preset_needs_grows_with_its_student(monkeypatch):
-    needed = {
-        name: course.disk_needed(get_preset(name)) for name in ("smoke", "laptop", "colab", "paper")
-    }
-    assert needed["smoke"] < 1 and needed["laptop"] == course.DISK_GB == 4.0
-    assert 10 < needed["colab"] == needed["paper"] < 13  # systems three times as large
-    for free, enough in ((needed["colab"] + 0.1, True), (needed["colab"] - 0.1, False)):
-        monkeypatch.setattr(
-            course.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free * 1e9)
-        )
-        if enough:
-            course.announce(Lab("colab"))
-        else:
-            with pytest.raises(
-                OSError, match=r"GB free, the course needs about 1\d.\d GB: free some"
-            ):
-                course.announce(Lab("colab"))
+    needed = {}
+    for name in ("smoke", "laptop", "colab", "paper"):
+        needed[name] = course_steps.disk_needed(get_preset(name))
+    assert needed["smoke"] < 1
+    assert needed["laptop"] == course_steps.DISK_GB == 4.0
+    assert 10 < needed["colab"] == needed["paper"] < 13  # trained systems of three times the size
+
+
+@pytest.mark.parametrize(("spare", "enough"), [(0.1, True), (-0.1, False)])
+def test_a_disk_that_is_too_full_is_told_before_the_course_begins(spare, enough, monkeypatch):
+    free = course_steps.disk_needed(get_preset("colab")) + spare
+    usage = SimpleNamespace(free=free * 1e9)
+    monkeypatch.setattr(course_steps.shutil, "disk_usage", lambda _: usage)
+    if enough:
+        course_steps.announce(Lab("colab"))
+        return
+    with pytest.raises(OSError, match=r"GB free, the course needs about 1\d.\d GB: free some"):
+        course_steps.announce(Lab("colab"))
 
 
 def test_a_course_that_is_stopped_says_that_it_goes_on(monkeypatch):
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setenv("LAB_PRESET", "smoke")  # put back afterwards: it is set for the kernels
-    monkeypatch.setattr(course.sys, "argv", ["course"])
-    for name in ("announce", "prepare", "release_memory"):
-        monkeypatch.setattr(course, name, lambda *_: None)
-    monkeypatch.setattr(course, "run_course", stopped)
+    monkeypatch.setattr(course_steps, "make_course", stopped)
     with pytest.raises(SystemExit, match="stopped: the same command goes on from here"):
-        course.main()
+        course.main([])
+
+
+@pytest.mark.parametrize("only", [None, ["00", "01"]])
+def test_the_command_runs_every_step_with_the_preset_that_it_is_given(only, monkeypatch):
+    monkeypatch.setenv("LAB_PRESET", "laptop")  # restored afterwards: the command sets it
+    steps = []
+    for name in ("announce", "prepare", "run_course", "finish"):
+        monkeypatch.setattr(
+            course_steps, name, lambda *given, name=name: steps.append((name, given))
+        )
+    course.main(["--preset", "smoke", *(["--only", *only] if only else [])])
+    names = ["announce", "prepare", "run_course"]
+    assert [name for name, _ in steps] == (names if only else [*names, "finish"])
+    lab, numbers = dict(steps)["run_course"]
+    assert lab.preset.name == course_steps.os.environ["LAB_PRESET"] == "smoke"
+    assert numbers == only
+
+
+def test_help_is_printed_without_importing_what_the_course_needs():
+    program = (
+        "import sys; sys.argv[1:] = ['--help']\n"
+        "from distilwhisper_lib.lab import course\n"
+        "try:\n    course.main()\n"
+        "except SystemExit as stop:\n    assert stop.code == 0\n"
+        "assert not {'torch', 'datasets', 'nbclient'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--preset" in done.stdout and "--only" in done.stdout

@@ -1,7 +1,8 @@
-"""Experts without gates, and what other programs make of them."""
+"""Constant gates, models without gates, and what other programs compute with them."""
 
 import copy
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -30,17 +31,22 @@ from distilwhisper_lib.whisper.tiny import tiny_whisper
 @pytest.fixture
 def batches():
     tokenizer = load_processor("tiny").tokenizer
-    collator, clips = Collator(tokenizer, margin_seconds=0.1), RandomClips(tokenizer, 6)
-    return [collator([clips[i] for i in rows]) for rows in ([0, 1, 2], [3, 4], [5])]
+    collator = Collator(tokenizer, margin_seconds=0.1)
+    clips = RandomClips(tokenizer, 6)
+    groups = ([0, 1, 2], [3, 4], [5])
+    return [collator([clips[index] for index in group]) for group in groups]
 
 
 def with_gates(signs):
-    """Return a tiny Whisper whose experts differ from the shared blocks; signs: of each gate, or 0: it varies."""
+    """Return a tiny Whisper whose experts differ from the shared blocks.
+
+    signs: Of each layer's gate logits at every position; 0: they vary.
+    """
     model = shake_experts(attach_experts(load_whisper("tiny"), ["cs"], ExpertSettings(gate_dim=16)))
     for block, sign in zip(clsr_blocks(model), signs, strict=True):
         if sign:
             block.gates["cs"].register_forward_hook(
-                lambda module, inputs, G, sign=sign: torch.full_like(G, sign)
+                lambda module, inputs, logit, sign=sign: torch.full_like(logit, sign)
             )
     return model
 
@@ -48,34 +54,36 @@ def with_gates(signs):
 def test_shares_count_the_open_gates_of_real_positions(batches):
     model = with_gates([1, -1, 0, 0])
     table = gate_shares(model, "cs", batches)
-    assert list(table["stack"]) == ["encoder"] * 2 + ["decoder"] * 2 and list(table["layer"]) == [
-        0,
-        1,
-        0,
-        1,
-    ]
-    assert list(table["open"][:2]) == [1, 0] and list(table["agree"][:2]) == [1, 1]
-    opened = real = 0
+    assert list(table["stack"]) == ["encoder", "encoder", "decoder", "decoder"]
+    assert list(table["layer"]) == [0, 1, 0, 1]
+    assert list(table["open"][:2]) == [1, 0]
+    assert list(table["agree"][:2]) == [1, 1]
+
+    opened = 0
+    real = 0
     for batch in batches:
         with use_language(model, "cs"):
             logits(model, {name: batch[name] for name in ("input_features", "decoder_input_ids")})
         gates = last_gates(model)["decoder"][0]
-        for row, labels in zip(gates, batch["labels"], strict=True):
-            opened += sum(
-                g for g, label in zip(row.tolist(), labels.tolist(), strict=True) if label != -100
-            )
-            real += int((labels != -100).sum())
-    assert 0 < opened < real and table["open"][2] == pytest.approx(opened / real)
+        is_real = batch["labels"] != -100
+        opened += int(gates[is_real].sum())
+        real += int(is_real.sum())
+    assert 0 < opened < real
+    assert table["open"][2] == pytest.approx(opened / real)
     assert table["agree"][2] == pytest.approx(max(opened, real - opened) / real)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_baked_model_whose_gates_agree_equals_the_routed_one(batches, sign):
-    model, batch = with_gates([sign] * 4), random_batch()
+def test_baked_model_equals_the_routed_one_with_the_same_gate_decision_at_every_position(
+    batches, sign
+):
+    model = with_gates([sign] * 4)
+    batch = random_batch()
     with use_language(model, "cs"):
         routed = logits(model, batch)
     baked = bake(model, "Czech", batches)
-    assert not clsr_blocks(baked) and torch.equal(logits(baked, batch), routed)
+    assert not clsr_blocks(baked)
+    assert torch.equal(logits(baked, batch), routed)
     assert torch.equal(routed, logits(load_whisper("tiny"), batch)) == (sign < 0)
     assert not any(p.requires_grad for p in baked.parameters())
 
@@ -97,7 +105,9 @@ def test_low_rank_experts_are_added_to_the_weights(batches):
     model = attach_experts(load_whisper("tiny"), ["cs"], ExpertSettings(gate_dim=16, rank=4))
     shake_experts(model)
     for block in clsr_blocks(model):
-        block.gates["cs"].register_forward_hook(lambda module, inputs, G: torch.full_like(G, 1))
+        block.gates["cs"].register_forward_hook(
+            lambda module, inputs, logit: torch.full_like(logit, 1)
+        )
     with use_language(model, "cs"):
         routed = logits(model, random_batch())
     baked = bake(model, "cs", batches)
@@ -121,14 +131,16 @@ def test_baked_checkpoint_is_an_ordinary_whisper(batches, tmp_path):
     )
 
 
-def test_fixed_gates_give_the_same_outputs_and_are_not_computed(batches):
-    model, batch = with_gates([1, -1, 0, 0]), random_batch()
+def test_constant_gates_give_the_same_outputs_and_are_not_computed(batches):
+    model = with_gates([1, -1, 0, 0])
+    batch = random_batch()
     set_language(model, "cs")
-    routed, gates = logits(model, batch), [block.last_gate for block in clsr_blocks(model)]
+    routed = logits(model, batch)
+    gates = [block.last_gate for block in clsr_blocks(model)]
     fix_gates(model, "cs", gate_shares(model, "cs", batches))
     calls = []
     for block in clsr_blocks(model):
-        block.gates["cs"].register_forward_hook(lambda module, inputs, G: calls.append(module))
+        block.gates["cs"].register_forward_hook(lambda module, inputs, logit: calls.append(module))
     assert torch.equal(logits(model, batch), routed)
     assert calls == [block.gates["cs"] for block in clsr_blocks(model)[2:]]
     assert all(
@@ -137,37 +149,39 @@ def test_fixed_gates_give_the_same_outputs_and_are_not_computed(batches):
     )
     model.train()
     logits(model, batch)
-    assert len(calls) == 2 + 4  # in training every gate is
+    assert len(calls) == 2 + 4  # in training every gate is computed
 
 
-def test_gates_that_agree_less_than_asked_stay_free(batches):
+def test_gates_with_too_small_a_majority_are_computed_as_before(batches):
     model = with_gates([1, -1, 0, 0])
     shares = gate_shares(model, "cs", batches)
     fix_gates(model, "cs", shares, at_least=shares["agree"][2])
-    fixed = [block.fixed.get("cs") for block in clsr_blocks(model)]
-    assert fixed[:2] == [True, False] and fixed[2] == (shares["open"][2] >= 0.5)
-    assert (fixed[3] is None) == (shares["agree"][3] < shares["agree"][2])
+    constant = [block.constant_gates.get("cs") for block in clsr_blocks(model)]
+    assert constant[:2] == [True, False]
+    assert constant[2] == (shares["open"][2] >= 0.5)
+    assert (constant[3] is None) == (shares["agree"][3] < shares["agree"][2])
 
 
-def test_fixed_gates_are_free_again_when_they_may_have_changed(batches, tmp_path):
+def test_constant_gates_are_computed_again_when_they_may_have_changed(batches, tmp_path):
     model = with_gates([1, -1, 0, 0])
     shares = gate_shares(model, "cs", batches)
     fix_gates(model, "cs", shares, at_least=0.5)
-    assert sum("cs" in block.fixed for block in clsr_blocks(model)) == 4
+    assert sum("cs" in block.constant_gates for block in clsr_blocks(model)) == 4
     fix_gates(model, "cs", shares)
-    assert [block.fixed.get("cs") for block in clsr_blocks(model)] == [True, False, None, None]
+    constant = [block.constant_gates.get("cs") for block in clsr_blocks(model)]
+    assert constant == [True, False, None, None]
     load_experts(model, save_experts(model, tmp_path))
-    assert not any(block.fixed for block in clsr_blocks(model))
+    assert not any(block.constant_gates for block in clsr_blocks(model))
     with pytest.raises(ValueError, match="no experts for de"):
         fix_gates(model, "de", shares)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_shares_are_whole_numbers_of_positions_in_half_precision_too(batches, dtype):
-    table = gate_shares(
-        with_gates([1, -1, 1, 1]).to(dtype), "cs", batches * 40
-    )  # more than 16 bits can count
-    assert list(table["open"]) == [1, 0, 1, 1] and list(table["agree"]) == [1] * 4
+    model = with_gates([1, -1, 1, 1]).to(dtype)
+    table = gate_shares(model, "cs", batches * 40)  # more positions than 16 bits can count
+    assert list(table["open"]) == [1, 0, 1, 1]
+    assert list(table["agree"]) == [1] * 4
 
 
 def test_a_refused_language_leaves_the_model_in_training(batches):
@@ -194,24 +208,23 @@ def test_what_cannot_be_baked_or_exported_is_named(batches, tmp_path):
     for export in (export_checkpoint, export_ctranslate2):
         with pytest.raises(FileExistsError, match="there exists: give a new folder"):
             export(load_whisper("tiny"), load_processor("tiny"), tmp_path / "there")
-    assert len(clsr_blocks(model)) == 4 and [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert len(clsr_blocks(model)) == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
 def test_converted_encoder_computes_what_the_baked_one_does(batches, tmp_path):
     ctranslate2 = pytest.importorskip("ctranslate2")
     baked = bake(with_gates([1, -1, 0, 0]), "cs", batches)
     folder = export_ctranslate2(baked, load_processor("tiny"), tmp_path / "converted", "float32")
-    assert {"model.bin", "tokenizer.json", "preprocessor_config.json"} <= {
-        path.name for path in folder.iterdir()
-    }
+    written = {path.name for path in folder.iterdir()}
+    assert {"model.bin", "tokenizer.json", "preprocessor_config.json"} <= written
     features = torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(2))
     found = ctranslate2.models.Whisper(str(folder)).encode(
         ctranslate2.StorageView.from_array(features.numpy())
     )
     with torch.no_grad():
-        expected, plain = (
-            model.get_encoder()(features)[0] for model in (baked, load_whisper("tiny"))
-        )
+        expected = baked.get_encoder()(features)[0]
+        plain = load_whisper("tiny").get_encoder()(features)[0]
     torch.testing.assert_close(torch.from_numpy(np.array(found)), expected, atol=1e-3, rtol=1e-3)
     assert (plain - expected).abs().max() > 0.1
     with pytest.raises(ValueError, match="int9 is not a valid quantization"):
@@ -220,24 +233,24 @@ def test_converted_encoder_computes_what_the_baked_one_does(batches, tmp_path):
 
 
 def test_without_ctranslate2_the_error_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setitem(__import__("sys").modules, "ctranslate2.converters", None)
+    monkeypatch.setitem(sys.modules, "ctranslate2.converters", None)
     with pytest.raises(ImportError, match=r"needs the package ctranslate2.*\[test\]"):
         export_ctranslate2(tiny_whisper(), load_processor("tiny"), tmp_path / "out")
 
 
 @pytest.mark.real
-def test_faster_whisper_says_what_the_baked_model_says(tmp_path):
+def test_faster_whisper_transcribes_as_the_baked_model_does(tmp_path):
     faster_whisper = pytest.importorskip("faster_whisper")
     from test_mirror import real_clips
 
-    clips, processor = list(real_clips(6)), load_processor("openai/whisper-base")
+    clips = list(real_clips(6))
+    processor = load_processor("openai/whisper-base")
     features = [
         processor(clip, sampling_rate=16000, return_tensors="pt").input_features for clip in clips
     ]
     model = attach_experts(load_whisper("openai/whisper-base"), ["cs"])
-    shake_experts(
-        model, size=0.006
-    )  # a quarter of the weights' deviation: still Czech, but other words
+    # a quarter of the weights' standard deviation: still Czech, but other words
+    shake_experts(model, size=0.006)
     experts = [block.experts["cs"] for block in clsr_blocks(model)]
     ids = processor.tokenizer("Dobrý den", return_tensors="pt").input_ids
     batches = [
@@ -254,18 +267,14 @@ def test_faster_whisper_says_what_the_baked_model_says(tmp_path):
         layer.fc1 is expert.fc1
         for (_, _, layer), expert in zip(whisper_layers(baked), experts, strict=True)
     ]
-    assert (
-        set(kept[:6]) == set(kept[6:]) == {True, False}
-    )  # of 6 encoder and 6 decoder layers: expert or shared block
+    # of the 6 encoder and the 6 decoder layers, some keep the expert and some the shared block
+    assert set(kept[:6]) == set(kept[6:]) == {True, False}
     folder = export_ctranslate2(baked, processor, tmp_path / "converted", "float32")
-    theirs, found = (
-        faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="float32"),
-        [],
-    )
+    theirs = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="float32")
+    found = []
     for clip in clips:
-        silence = np.zeros(
-            30 * 16000 - len(clip), np.float32
-        )  # theirs would pad the features, not the sound
+        # without the silence, faster-whisper would pad the features instead of the audio
+        silence = np.zeros(30 * 16000 - len(clip), np.float32)
         segments, _ = theirs.transcribe(
             np.append(clip, silence),
             language="cs",
@@ -278,7 +287,8 @@ def test_faster_whisper_says_what_the_baked_model_says(tmp_path):
             compression_ratio_threshold=None,
         )
         found.append("".join(segment.text for segment in segments).strip())
-    ours, plain = [], []
+    ours = []
+    plain = []
     for whisper, texts in ((baked, ours), (load_whisper("openai/whisper-base"), plain)):
         for mel in features:
             tokens = whisper.generate(mel, language="cs", task="transcribe")

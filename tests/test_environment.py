@@ -1,4 +1,4 @@
-"""The files that make the environment agree with each other, and with what the code imports."""
+"""The files of the environment agree with each other and with the code; make calls the programs."""
 
 import ast
 import importlib.metadata
@@ -11,37 +11,45 @@ import sys
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from setuptools import find_packages
 
+import distilwhisper_lib
 from distilwhisper_lib.data.corpora.packages import download_size
-from distilwhisper_lib.lab import course
+from distilwhisper_lib.lab import course_steps
 from distilwhisper_lib.presets import get_preset
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 FILES = [
     "pyproject.toml",
     "requirements.lock",
     "environment.yml",
     "Makefile",
     ".ci/run",
+    ".github/workflows/ci.yml",
+    ".pre-commit-config.yaml",
     "tools/setup_env.py",
     "tools/update_lock.py",
 ]
 
 
 def load_tool(name):
-    """Import a file of tools/, which is no package."""
+    """Import a file of tools/, which is not a package."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-setup_env, update_lock = load_tool("setup_env"), load_tool("update_lock")
+setup_env = load_tool("setup_env")
+update_lock = load_tool("update_lock")
 PINS = update_lock.read_pins(ROOT / "requirements.lock")
 VERSIONS = {canonicalize_name(pin.split("==")[0]): pin.split("==")[1] for pin in PINS}
 
@@ -56,16 +64,20 @@ def test_conda_gets_the_pins_of_the_lock():
     assert (ROOT / "environment.yml").read_text(encoding="utf-8") == update_lock.conda_text(PINS)
 
 
+def read_yaml(name):
+    """Return the content of a YAML file."""
+    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+
+
 def test_conda_file_is_well_formed():
-    yaml = pytest.importorskip("yaml")
-    content = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
-    *conda, pip = content["dependencies"]
-    assert conda == ["python=3.11", "pip"] and pip == {"pip": PINS}
+    *conda, pip = read_yaml("environment.yml")["dependencies"]
+    assert conda == ["python=3.11", "pip"]
+    assert pip == {"pip": PINS}
 
 
 def test_pins_are_within_the_ranges_of_the_project():
-    extras = sum(PROJECT["optional-dependencies"].values(), [])
-    for requirement in map(Requirement, [*PROJECT["dependencies"], *extras]):
+    requirements = [*PROJECT["dependencies"], *sum(EXTRAS.values(), [])]
+    for requirement in map(Requirement, requirements):
         version = VERSIONS[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f"{requirement} does not admit {version}"
 
@@ -86,22 +98,19 @@ def imported(path):
             yield node.module.split(".")[0]
 
 
-def test_every_package_of_the_library_is_installed():
+def test_every_folder_of_the_library_is_installed():
     folders = {path.parent for path in (ROOT / "distilwhisper_lib").rglob("*.py")}
-    names = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
-    assert names == set(
-        tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    )
+    assert all((folder / "__init__.py").is_file() for folder in folders)
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    found = find_packages(ROOT, **settings["tool"]["setuptools"]["packages"]["find"])
+    assert set(found) == {".".join(folder.relative_to(ROOT).parts) for folder in folders}
 
 
 def test_library_imports_only_what_the_project_declares():
-    declared = {
-        canonicalize_name(Requirement(text).name)
-        for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["course"]]
-    }
-    declared.add(
-        "ctranslate2"
-    )  # of the extra "test"; without it export_ctranslate2 says what is missing
+    requirements = [*PROJECT["dependencies"], *EXTRAS["course"]]
+    declared = {canonicalize_name(Requirement(text).name) for text in requirements}
+    # Of the extra "test": without them exports say what is missing, and a study leaves them out
+    declared |= {"ctranslate2", "faster-whisper"}
     distributions = packages_distributions()
     for path in sorted((ROOT / "distilwhisper_lib").rglob("*.py")):
         for name in set(imported(path)) - sys.stdlib_module_names - {"distilwhisper_lib"}:
@@ -113,28 +122,27 @@ def test_library_imports_only_what_the_project_declares():
 
 def test_environment_fits_the_lock():
     """What runs the tests is what the lock says (skipped in an environment of one's own)."""
-    from importlib.metadata import PackageNotFoundError, version
-
     if Path(sys.prefix) != ROOT / ".venv":
         pytest.skip("not run from .venv")
     wrong = {}
     for name in ("torch", "transformers", "datasets", "peft", "jiwer", "numpy"):
         try:
-            found = version(name).split("+")[0]
-        except PackageNotFoundError:
+            found = importlib.metadata.version(name).split("+")[0]
+        except importlib.metadata.PackageNotFoundError:
             found = None
         if found != VERSIONS[name]:
             wrong[name] = found
     assert not wrong, "run make setup"
 
 
-def test_cuda_builds_are_told():
-    assert setup_env.is_cuda_build(
-        "2.13.0", ["filelock", 'nvidia-cublas==13; platform_system == "Linux"']
-    )
-    assert setup_env.is_cuda_build("2.13.0+cu130", ["triton==3.7"]) and setup_env.is_cuda_build(
-        "2.13.0+cu130", []
-    )
+# ---- the build of PyTorch
+
+
+def test_cuda_builds_are_recognised():
+    nvidia = 'nvidia-cublas==13; platform_system == "Linux"'
+    assert setup_env.is_cuda_build("2.13.0", ["filelock", nvidia])
+    assert setup_env.is_cuda_build("2.13.0+cu130", ["triton==3.7"])
+    assert setup_env.is_cuda_build("2.13.0+cu130", [])
     assert not setup_env.is_cuda_build("2.13.0+cpu", ["filelock"])
     assert not setup_env.is_cuda_build("2.13.0", ["filelock"])
 
@@ -146,23 +154,23 @@ FOR_GPUS = ["-m pip install", "--force-reinstall --no-deps", PIN]
 
 @pytest.fixture
 def installs(monkeypatch):
-    """Return a function from what is there and what is asked for to the installations, none of which is done."""
+    """Return a function that gives the commands by which PyTorch would be installed."""
 
-    def install(there, gpu, version=VERSIONS["torch"], after=True):
-        said, states = (
-            [],
-            iter(
-                [("", False) if there is None else (version + there[0], there[1]), (version, after)]
-            ),
-        )
+    def install(there, gpu, version=VERSIONS["torch"], cuda_after=True):
+        before = ("", False)
+        if there is not None:
+            suffix, cuda = there
+            before = (version + suffix, cuda)
+        states = iter([before, (version, cuda_after)])
+        commands = []
         monkeypatch.setattr(setup_env, "installed_torch", lambda _: next(states))
         monkeypatch.setattr(setup_env, "brings_cuda", lambda *_: True)
         monkeypatch.setattr(setup_env.sys, "platform", "linux")
         monkeypatch.setattr(
-            setup_env, "run", lambda command, _: said.append(" ".join(map(str, command)))
+            setup_env, "run", lambda command, _: commands.append(" ".join(map(str, command)))
         )
         setup_env.install_torch(Path("python"), gpu)
-        return said
+        return commands
 
     return install
 
@@ -173,30 +181,31 @@ def installs(monkeypatch):
         (NONE, False, None, ["--torch-backend=cpu", PIN]),
         (NONE, True, None, FOR_GPUS),
         (CPU, True, None, FOR_GPUS),
-        (CPU, False, None, None),
+        (CPU, False, None, None),  # None: what is there stays
         (CUDA, False, None, None),
-        (CUDA, True, None, None),  # None: what is there stays
+        (CUDA, True, None, None),
         (CPU, False, "1.0", ["--torch-backend=cpu", PIN]),
         (CUDA, False, "1.0", FOR_GPUS),
         (CUDA, True, "1.0", FOR_GPUS),
     ],
 )
-def test_torch_is_the_cpu_s_build_unless_that_for_gpus_is_asked_for_or_there(
+def test_torch_is_the_cpu_build_unless_that_for_gpus_is_asked_for_or_there(
     there, gpu, version, expected, installs
 ):
-    said = installs(there, gpu, version or VERSIONS["torch"])
-    assert bool(said) == (expected is not None)
-    assert all(words in said[-1] for words in expected or [])
-    assert not any("torch-backend" in line for line in said) or not any(
-        "force" in line for line in said
-    )
+    commands = installs(there, gpu, version or VERSIONS["torch"])
+    if expected is None:
+        assert not commands
+    else:
+        assert all(words in commands[-1] for words in expected)
+    asks_for_cpu = any("torch-backend" in command for command in commands)
+    forces = any("force" in command for command in commands)
+    assert not (asks_for_cpu and forces)
 
 
-def test_a_cpu_build_in_place_of_that_for_gpus_is_told(installs):
-    with pytest.raises(
-        SystemExit, match=r"pip has found no build of torch==.* for GPUs: .*pip config list"
-    ):
-        installs(NONE, True, after=False)
+def test_a_cpu_build_in_place_of_that_for_gpus_is_an_error(installs):
+    message = r"pip has found no build of torch==.* for GPUs: .*pip config list"
+    with pytest.raises(SystemExit, match=message):
+        installs(NONE, True, cuda_after=False)
 
 
 def test_build_of_torch_is_read_from_what_is_installed():
@@ -233,20 +242,24 @@ def test_an_environment_that_is_ready_is_set_up_again_for_a_gpu_alone(
     assert called == ([(False, True)] if again else [])
 
 
-def test_a_gpu_that_is_not_used_or_not_seen_is_told(monkeypatch):
+def test_a_gpu_that_is_not_used_is_reported(monkeypatch):
     monkeypatch.setattr(setup_env.shutil, "which", lambda name: name)
     monkeypatch.setattr(setup_env, "installed_torch", lambda _: ("2.13.0+cpu", False))
-    assert "does not use the NVIDIA GPU: make setup GPU=1" in setup_env.about_gpu(
-        Path("python"), gpu=False
-    )
+    remark = setup_env.about_gpu(Path("python"), gpu=False)
+    assert "does not use the NVIDIA GPU: make setup GPU=1" in remark
     monkeypatch.setattr(setup_env, "installed_torch", lambda _: ("2.13.0", True))
     assert setup_env.about_gpu(Path("python"), gpu=False) == ""
-    for sees, expected in (("True\n", ""), ("False\n", "sees none"), ("", "sees none")):
-        done = subprocess.CompletedProcess([], 0, sees, "")
-        monkeypatch.setattr(setup_env.subprocess, "run", lambda *_, done=done, **__: done)
-        assert expected in (said := setup_env.about_gpu(Path("python"), gpu=True)) and bool(
-            said
-        ) == bool(expected)
+
+
+@pytest.mark.parametrize(
+    ("available", "expected"), [("True\n", ""), ("False\n", "sees none"), ("", "sees none")]
+)
+def test_a_gpu_that_torch_does_not_see_is_reported(available, expected, monkeypatch):
+    done = subprocess.CompletedProcess([], 0, available, "")
+    monkeypatch.setattr(setup_env.subprocess, "run", lambda *_, **__: done)
+    remark = setup_env.about_gpu(Path("python"), gpu=True)
+    assert expected in remark
+    assert bool(remark) == bool(expected)
 
 
 def test_build_for_gpus_is_refused_where_there_is_none(monkeypatch):
@@ -256,25 +269,11 @@ def test_build_for_gpus_is_refused_where_there_is_none(monkeypatch):
         setup_env.main()
 
 
-@pytest.mark.parametrize(
-    ("words", "asked"), [([], False), (["GPU=1"], True), (["GPU=0"], False), (["GPU="], False)]
-)
-def test_make_asks_for_the_build_for_gpus_where_it_is_told(words, asked):
-    own = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("GPU", "MAKEFLAGS", "MAKEOVERRIDES")
-    }
-    for target in ("setup", "course"):
-        command = ["make", "-n", target, *words]
-        done = subprocess.run(
-            command, cwd=ROOT, env=own, capture_output=True, text=True, check=True
-        )
-        assert ("setup_env.py --gpu" in done.stdout) == asked and "setup_env.py" in done.stdout
+# ---- what the installation says
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("message", "expected"),
     [
         ("ERROR: [Errno 28] No space left on device", "disk is full"),
         ("NameResolutionError: Temporary failure in name resolution", "no network"),
@@ -283,29 +282,25 @@ def test_make_asks_for_the_build_for_gpus_where_it_is_told(words, asked):
         ("something new", "message above"),
     ],
 )
-def test_advice_fits_what_pip_says(said, expected):
-    assert re.search(expected, setup_env.advice(said))
+def test_advice_fits_the_message_of_pip(message, expected):
+    assert re.search(expected, setup_env.advice(message))
 
 
 def test_failed_installation_stops_with_its_last_lines_and_an_advice():
-    command = [
-        sys.executable,
-        "-c",
-        "print('a' * 5); print('No space left on device'); raise SystemExit(1)",
-    ]
-    with pytest.raises(
-        SystemExit, match=r"(?s)No space left.*Installing torch failed: the disk is full"
-    ):
-        setup_env.run(command, "torch")
+    code = "print('a' * 5); print('No space left on device'); raise SystemExit(1)"
+    message = r"(?s)No space left.*Installing torch failed: the disk is full"
+    with pytest.raises(SystemExit, match=message):
+        setup_env.run([sys.executable, "-c", code], "torch")
 
 
-def test_what_the_course_needs_is_said_before_the_installation():
-    p, speech = get_preset("laptop"), sum(map(download_size, ("fillets", "stamps")))
-    weights = course.WEIGHTS[p.student].strip(" ()")
+def test_the_needs_of_the_course_are_stated_before_the_installation():
+    preset = get_preset("laptop")
+    speech = sum(map(download_size, ("fillets", "stamps")))
+    weights = course_steps.WEIGHTS[preset.student].strip(" ()")
     for fact in (
-        p.minutes,
-        f"{p.memory} of memory",
-        f"{course.DISK_GB} GB more of disk",
+        preset.minutes,
+        f"{preset.memory} of memory",
+        f"{course_steps.DISK_GB} GB more of disk",
         "7 GB are free",
         f"{speech / 1e6:.0f} MB of speech",
         f"{weights} of weights",
@@ -313,20 +308,19 @@ def test_what_the_course_needs_is_said_before_the_installation():
         assert fact in setup_env.COURSE.format(free=7.2)
 
 
-def test_old_python_and_full_disk_are_told(monkeypatch):
+def test_old_python_and_full_disk_are_reported(monkeypatch):
     monkeypatch.setattr(setup_env.sys, "version_info", (3, 9, 2))
     with pytest.raises(SystemExit, match=r"Python 3\.9\.2 is too old.*PYTHON="):
         setup_env.check_python()
-    monkeypatch.setattr(
-        setup_env.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1.2e9})
-    )
+    usage = SimpleNamespace(free=1.2e9)
+    monkeypatch.setattr(setup_env.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(SystemExit, match=r"Only 1\.2 GB are free.*takes 2\.5 GB"):
         setup_env.check_disk()
     with pytest.raises(SystemExit, match=r"takes 8 GB"):
         setup_env.check_disk(setup_env.GPU_GB)
 
 
-def test_missing_venv_module_is_told(monkeypatch, tmp_path):
+def test_missing_venv_module_is_reported(monkeypatch, tmp_path):
     monkeypatch.setattr(setup_env, "VENV", tmp_path)
     done = subprocess.CompletedProcess(
         [], 1, "The virtual environment was not created because ensurepip is not\n", ""
@@ -336,16 +330,115 @@ def test_missing_venv_module_is_told(monkeypatch, tmp_path):
         setup_env.make_venv(tmp_path / "bin" / "python")
 
 
-def test_help_lists_every_command():
+# ---- make
+
+
+def make(*words, check=True, **environment):
+    """Return what make prints, without the variables of a make around the tests."""
+    ours = ("GPU", "PRESET", "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "MAKELEVEL")
+    others = {name: value for name, value in os.environ.items() if name not in ours}
     done = subprocess.run(
-        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", *words],
+        cwd=ROOT,
+        env=others | environment,
+        capture_output=True,
+        text=True,
+        check=check,
     )
-    assert [line.split()[1] for line in done.stdout.splitlines()[:-1]] == [
-        "help",
-        "setup",
-        "course",
-        "test",
-        "lab",
-        "clean",
-        "distclean",
-    ]
+    return done.stdout + done.stderr
+
+
+def test_help_lists_every_command():
+    targets = re.search(r"(?m)^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    listed = [line.split()[1] for line in make().splitlines() if line.startswith("make ")]
+    assert listed == targets[1].split()
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"), [([], False), (["GPU=1"], True), (["GPU=0"], False), (["GPU="], False)]
+)
+def test_make_asks_for_the_build_for_gpus_where_it_is_told(words, asked):
+    for target in ("setup", "course"):
+        commands = make("-n", target, *words)
+        assert "setup_env.py" in commands
+        assert ("setup_env.py --gpu" in commands) == asked
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["course"], "LAB_PRESET=laptop .venv/bin/python -m distilwhisper_lib.lab.course"),
+        (["course", "PRESET=colab", "NOTEBOOKS=06 07"], "lab.course --only 06 07"),
+        (
+            ["study", "PRESET=smoke", "ARGS=tune --systems lora"],
+            "LAB_PRESET=smoke .venv/bin/python -m distilwhisper_lib.experiments.study tune "
+            "--systems lora",
+        ),
+        (["smaller", "PRESET=smoke"], "LAB_PRESET=smoke .venv/bin/python -m"),
+        (["convergence", "PRESET=smoke"], "LAB_PRESET=smoke .venv/bin/python -m"),
+        (["grid", "ARGS=list"], "distilwhisper_lib.experiments.grid  list"),
+        (["grid", "ARGS=list", "PRESET=colab"], "experiments.grid --preset colab list"),
+        (["estimates", "ARGS=--preset colab"], "experiments.estimates  --preset colab"),
+        (["benchmark", "NAME=storage", "ARGS=--quick"], "-m benchmarks.storage --quick"),
+        (["test", "ARGS=tests/test_losses.py"], "worksteal tests/test_losses.py"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_make_passes_preset_and_arguments_on(words, expected):
+    assert expected in make("-n", *words)
+
+
+def test_make_says_which_benchmarks_there_are():
+    for name in ("", "NAME=storag"):
+        said = make("-n", "benchmark", *name.split(), check=False, NAME="a-computer")
+        assert "NAME is one of inference training memory storage" in said
+
+
+def test_every_benchmark_has_its_name_in_make():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    names = re.search(r"(?m)^BENCHMARKS = (.*)$", makefile)[1].split()
+    programs = {
+        path.stem
+        for path in (ROOT / "benchmarks").glob("*.py")
+        if "__main__" in path.read_text(encoding="utf-8")
+    }
+    assert set(names) == programs
+
+
+# ---- what hosts read
+
+
+def test_ci_runs_what_contributors_run():
+    workflow = read_yaml(".github/workflows/ci.yml")
+    (job,) = workflow["jobs"].values()
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    assert commands == [".ci/run"]
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    assert all(re.search(r"@v\d+$", step["uses"]) for step in job["steps"] if "uses" in step)
+
+
+def test_hooks_run_programs_of_the_environment_alone():
+    (repository,) = read_yaml(".pre-commit-config.yaml")["repos"]
+    assert repository["repo"] == "local"
+    for hook in repository["hooks"]:
+        assert hook["language"] == "system"
+        assert hook["entry"].startswith(".venv/bin/")
+
+
+def test_citation_names_the_kit_and_the_paper():
+    citation = read_yaml("CITATION.cff")
+    for field in ("cff-version", "message", "title", "authors", "version", "license"):
+        assert citation[field], field
+    assert citation["license"] == PROJECT["license"]
+    paper = citation["preferred-citation"]
+    for field in ("type", "title", "authors", "year"):
+        assert paper[field], field
+    assert all(author["family-names"] and author["given-names"] for author in paper["authors"])
+    assert "2311.01070" in paper["url"]
+
+
+def test_one_version_is_given_everywhere():
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.search(r"(?m)^## (\d+\.\d+\.\d+)", changelog)[1]
+    assert newest == PROJECT["version"] == read_yaml("CITATION.cff")["version"]
+    assert distilwhisper_lib.__version__ == PROJECT["version"]

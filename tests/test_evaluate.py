@@ -1,4 +1,6 @@
-"""Transcription of a test set: greedy, in whole batches, kept in a table that a second call goes on with."""
+"""Transcription of a test set: greedy, in complete batches, kept in a table and resumable."""
+
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -6,8 +8,13 @@ import torch
 from random_data import RandomClips, shake_experts
 
 from distilwhisper_lib.data.batches import Collator
-from distilwhisper_lib.evaluation import transcription as evaluate
-from distilwhisper_lib.evaluation.transcription import _read, _write, generate_batch, transcribe
+from distilwhisper_lib.evaluation import transcription
+from distilwhisper_lib.evaluation.transcription import (
+    _read_predictions,
+    _write_predictions,
+    generate_batch,
+    transcribe,
+)
 from distilwhisper_lib.method.attach import attach_experts, use_language
 from distilwhisper_lib.presets import get_preset
 from distilwhisper_lib.whisper.tokens import prefix_tokens
@@ -33,10 +40,9 @@ def run(model, clips, collator, path):
 def test_predictions_come_in_the_order_of_the_clips(model, clips, collator, processor, tmp_path):
     table = run(model, clips, collator, tmp_path / "new" / "cs.csv")
     assert list(table.columns) == ["id", "prediction"] and list(table["id"]) == clips.ids
-    longest = max(range(10), key=lambda i: clips.durations[i])
-    batch = collator(
-        [clips[i] for i in sorted(range(10), key=lambda i: (-clips.durations[i], i))[:4]]
-    )
+    by_length = sorted(range(10), key=lambda index: (-clips.durations[index], index))
+    longest = by_length[0]
+    batch = collator([clips[index] for index in by_length[:4]])
     with torch.no_grad(), use_window(model, batch["input_features"].shape[-1]):
         ids = model.generate(
             batch["input_features"],
@@ -51,22 +57,18 @@ def test_predictions_come_in_the_order_of_the_clips(model, clips, collator, proc
 
 
 def test_each_clip_gets_its_own_prediction(clips, collator, tmp_path, monkeypatch):
-    """The tiny model says much the same of every clip; here each text is a figure of its clip's sound."""
-    monkeypatch.setattr(
-        evaluate,
-        "generate_batch",
-        lambda model, tokenizer, features, *_: [
-            f"{first:.5f}" for first in features[:, 0, 0].tolist()
-        ],
-    )
+    """The tiny model predicts nearly the same always; here a text is a value of the features."""
+
+    def first_values(model, tokenizer, features, *_):
+        return [f"{value:.5f}" for value in features[:, 0, 0].tolist()]
+
+    monkeypatch.setattr(transcription, "generate_batch", first_values)
     model = torch.nn.Linear(1, 1)
+    expected = {item["id"]: f"{item['features'][0, 0]:.5f}" for item in clips}
+    assert len(set(expected.values())) == 10
     for _ in range(2):
         table = run(model, clips, collator, tmp_path / "cs.csv")
-        expected = {item["id"]: f"{item['features'][0, 0]:.5f}" for item in clips}
-        assert (
-            dict(zip(table["id"], table["prediction"], strict=True)) == expected
-            and len(set(expected.values())) == 10
-        )
+        assert dict(zip(table["id"], table["prediction"], strict=True)) == expected
 
 
 def test_second_call_returns_the_same(model, clips, collator, tmp_path):
@@ -78,17 +80,18 @@ def test_second_call_returns_the_same(model, clips, collator, tmp_path):
 def test_second_call_computes_the_missing_batches_alone(
     model, clips, collator, tmp_path, monkeypatch
 ):
-    path, batches = tmp_path / "cs.csv", []
+    path = tmp_path / "cs.csv"
+    batches = []
     whole = run(model, clips, collator, path)
     lines = path.read_bytes()
-    done = dict(list(_read(path).items())[:4])  # the first batch
-    _write(path, done)
+    done = dict(list(_read_predictions(path).items())[:4])  # the first batch
+    _write_predictions(path, clips, done)
 
     def spy(*args):
         batches.append(len(args[2]))
         return generate_batch(*args)
 
-    monkeypatch.setattr(evaluate, "generate_batch", spy)
+    monkeypatch.setattr(transcription, "generate_batch", spy)
     pd.testing.assert_frame_equal(run(model, clips, collator, path), whole)
     assert batches == [4, 2] and path.read_bytes() == lines
     pd.testing.assert_frame_equal(run(model, clips, collator, path), whole)
@@ -161,10 +164,22 @@ def test_experts_matter_where_they_are_switched_on(model, clips, collator, tmp_p
 )
 def test_any_text_goes_through_the_table_unchanged(text, tmp_path):
     predictions = {"first": "ahoj", "odd": text, "last": "konec"}
-    _write(tmp_path / "t.csv", predictions)
-    assert _read(tmp_path / "t.csv") == predictions
+    clips = SimpleNamespace(
+        ids=list(predictions), texts=["ahoj", text, ""]
+    )  # references are odd too
+    _write_predictions(tmp_path / "t.csv", clips, predictions)
+    assert _read_predictions(tmp_path / "t.csv") == predictions
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["t.csv"]
 
 
+def test_each_prediction_lies_beside_its_reference(model, clips, collator, tmp_path):
+    run(model, clips, collator, tmp_path / "t.csv")
+    table = pd.read_csv(tmp_path / "t.csv", dtype=str, keep_default_na=False)
+    assert list(table.columns) == ["id", "reference", "prediction"]
+    assert dict(zip(table["id"], table["reference"], strict=True)) == dict(
+        zip(clips.ids, clips.texts, strict=True)
+    )
+
+
 def test_missing_table_is_empty(tmp_path):
-    assert _read(tmp_path / "none.csv") == {}
+    assert _read_predictions(tmp_path / "none.csv") == {}

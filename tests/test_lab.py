@@ -1,11 +1,13 @@
-"""The laboratory at the smoke preset: computed once and kept, anew where a setting changes; and its tables."""
+"""The laboratory at the smoke preset: computed once and kept, anew where anything has changed."""
 
 import hashlib
 import json
 import os
 import re
+import shutil
+import socket
 import weakref
-from dataclasses import fields, replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -13,16 +15,26 @@ import pytest
 import torch
 from random_data import logits, random_batch, random_counts
 
-from distilwhisper_lib.experiments import convergence, smaller
+from distilwhisper_lib.data.audio import encode_flac, read_audio
+from distilwhisper_lib.data.corpora import loading
 from distilwhisper_lib.data.corpora.loading import load_corpus
 from distilwhisper_lib.evaluation.scoring import summarise, word_errors
 from distilwhisper_lib.evaluation.testsets import test_sets, with_paper_data
-from distilwhisper_lib.experiments import study
+from distilwhisper_lib.experiments import convergence, smaller, study
+from distilwhisper_lib.experiments.study import LOW_RANK
 from distilwhisper_lib.files import cache_dir, read_json, results_dir, short_hash, write_json
 from distilwhisper_lib.lab import comparison
 from distilwhisper_lib.lab import lab as lab_module
-from distilwhisper_lib.lab.comparison import counts, main_table, paired, plan, score, write_run_metadata
-from distilwhisper_lib.lab.course import announce
+from distilwhisper_lib.lab.comparison import (
+    compare,
+    counts,
+    main_table,
+    paired,
+    plan,
+    score,
+    write_run_metadata,
+)
+from distilwhisper_lib.lab.course_steps import announce
 from distilwhisper_lib.lab.lab import Lab, open_lab
 from distilwhisper_lib.lab.metadata import commit, read_steps, timed_step
 from distilwhisper_lib.method.attach import (
@@ -33,14 +45,14 @@ from distilwhisper_lib.method.attach import (
     set_language,
     use_language,
 )
-from distilwhisper_lib.method.experts import ExpertSettings
 from distilwhisper_lib.method.storage import load_experts
 from distilwhisper_lib.presets import PRESETS, get_preset
-from distilwhisper_lib.training import trainer as train
-from distilwhisper_lib.training.systems import LOW_RANK, SYSTEMS, TRAINED, get_system
+from distilwhisper_lib.training import trainer as trainer_module
+from distilwhisper_lib.training.methods import compared_methods, trained_methods
+from distilwhisper_lib.training.teacher import stored_clips
 from distilwhisper_lib.whisper.loading import Source
+from distilwhisper_lib.whisper.tiny import tiny_whisper
 
-WERS = ("wer", "wer_low", "wer_high")
 CHANGES = {"train_clips": 4, "teacher_clips": 4, "validation_clips": 2, "test_clips": 3}
 
 
@@ -51,7 +63,7 @@ def shared(tmp_path_factory):
 
 @pytest.fixture
 def lab(shared, monkeypatch):
-    """A lab whose folders are shared by the tests of this module: what one has computed, the next finds."""
+    """A lab whose folders the tests of this module share: what one has computed, the next finds."""
     monkeypatch.setenv("LAB_CACHE", str(shared / "cache"))
     monkeypatch.setenv("LAB_RESULTS", str(shared / "results"))
     return Lab("smoke", **CHANGES)
@@ -59,49 +71,56 @@ def lab(shared, monkeypatch):
 
 def no_work(monkeypatch):
     """Make training, the teacher and transcription fail from here on."""
-    for name in ("train_system", "cache_teacher_distributions", "transcribe"):
-        monkeypatch.setattr(
-            lab_module, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called again")
-        )
+    for name in ("train_run", "cache_teacher_distributions", "transcribe"):
+
+        def refuse(*_, name=name, **__):
+            pytest.fail(f"{name} was called again")
+
+        monkeypatch.setattr(lab_module, name, refuse)
 
 
 # ---- presets and folders
 
 
-def test_preset_comes_from_the_argument_else_from_the_environment(monkeypatch):
-    assert get_preset().name == "laptop" and get_preset("smoke").name == "smoke"
+def test_the_preset_comes_from_the_argument_else_from_the_environment(monkeypatch):
+    assert get_preset().name == "laptop"
+    assert get_preset("smoke").name == "smoke"
     monkeypatch.setenv("LAB_PRESET", "smoke")
-    assert get_preset().name == Lab().preset.name == "smoke" and get_preset("colab").name == "colab"
+    assert get_preset().name == Lab().preset.name == "smoke"
+    assert get_preset("colab").name == "colab"
     monkeypatch.setenv("LAB_PRESET", "")
     assert get_preset().name == "laptop"
 
 
 def test_folders_come_from_the_environment(tmp_path, monkeypatch):
-    assert (
-        cache_dir() == tmp_path / "cache" and results_dir("smoke") == tmp_path / "results" / "smoke"
-    )
+    assert cache_dir() == tmp_path / "cache"
+    assert results_dir("smoke") == tmp_path / "results" / "smoke"
     monkeypatch.setenv("LAB_CACHE", "~/somewhere")
     assert str(cache_dir()) == os.path.expanduser("~/somewhere")
     monkeypatch.delenv("LAB_CACHE")
     monkeypatch.delenv("LAB_RESULTS")
-    assert cache_dir().name == "cache" and results_dir("colab").parts[-2:] == ("results", "colab")
+    assert cache_dir().name == "cache"
+    assert results_dir("colab").parts[-2:] == ("results", "colab")
 
 
-def test_every_preset_names_a_learning_rate_for_what_is_trained():
-    for preset in PRESETS.values():
-        assert sorted(preset.learning_rates) == sorted([*TRAINED, LOW_RANK.name])
-        assert preset.minutes and preset.memory
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_every_preset_has_a_learning_rate_for_what_is_trained(preset):
+    names = [*trained_methods(), LOW_RANK, "teacher"]
+    assert sorted(preset.learning_rates) == sorted(names)
+    assert all(preset.learning_rate(name) > 0 for name in names)
+    with pytest.raises(ValueError, match="has no learning rate for 'student', only for teacher, "):
+        preset.learning_rate("student")
+    assert preset.minutes
+    assert preset.memory
 
 
 def test_open_lab_says_what_it_runs_on(capsys):
     lab = open_lab("smoke", seed=5)
-    said = capsys.readouterr().out
+    text = capsys.readouterr().out
     assert lab.preset == replace(get_preset("smoke"), seed=5)
-    assert (
-        "preset smoke: student tiny, teacher a stand-in" in said
-        and "cores" in said
-        and lab.preset.minutes in said
-    )
+    assert "preset smoke: student tiny, teacher a stand-in" in text
+    assert "cores" in text
+    assert lab.preset.minutes in text
 
 
 def test_paper_is_tested_out_of_domain_and_on_translation_with_the_other_corpus():
@@ -114,9 +133,8 @@ def test_paper_is_tested_out_of_domain_and_on_translation_with_the_other_corpus(
 
 @pytest.mark.parametrize(("language", "out_of_domain"), [("cs", "fillets"), ("ta", None)])
 def test_another_corpus_without_the_language_gives_no_out_of_domain_test(language, out_of_domain):
-    preset = replace(
-        get_preset("paper"), corpus="fleurs", other_corpus="fillets", language=language
-    )
+    paper = get_preset("paper")
+    preset = replace(paper, corpus="fleurs", other_corpus="fillets", language=language)
     sets = test_sets(preset)
     found = sets.get(f"{language}/out-of-domain")
     assert (found.corpus if found else None) == out_of_domain
@@ -127,40 +145,31 @@ def test_colab_takes_common_voice_where_it_is_and_else_fleurs(tmp_path, monkeypa
     monkeypatch.setenv("LAB_DATA", str(tmp_path))
     assert with_paper_data(get_preset("smoke")) == get_preset("smoke")
     preset = with_paper_data(get_preset("colab"))
-    assert (preset.corpus, preset.other_corpus, preset.name) == (
-        "fleurs",
-        "fillets",
-        "colab-fleurs",
-    )
+    assert (preset.corpus, preset.other_corpus) == ("fleurs", "fillets")
+    assert preset.name == "colab-fleurs"
     assert test_sets(preset)["cs/out-of-domain"].corpus == "fillets"
+
     folder = tmp_path / "common-voice" / "cv-corpus-13.0-2023-03-09" / "cs"
     folder.mkdir(parents=True)
     (folder / "train.tsv").touch()
     preset = with_paper_data(get_preset("colab"))
-    assert (preset.corpus, preset.other_corpus, preset.name) == (
-        "common-voice-3k",
-        "fleurs",
-        "colab-common-voice-3k",
-    )
+    assert (preset.corpus, preset.other_corpus) == ("common-voice-3k", "fleurs")
+    assert preset.name == "colab-common-voice-3k"
     assert {test.corpus for test in test_sets(preset).values()} == {"common-voice-3k", "fleurs"}
 
 
-def test_course_says_what_it_needs_and_where_it_takes_longer(monkeypatch, capsys):
+def test_the_course_says_what_it_needs_and_where_it_takes_longer(monkeypatch, capsys):
+    slow = "does not compute in bf16: expect two to four times as long"
     announce(Lab("laptop"))
-    said = capsys.readouterr().out
-    assert (
-        get_preset("laptop").minutes in said
-        and "fillets, stamps" in said
-        and "disk: about 4.0 GB in" in said
-    )
-    assert "weights of openai/whisper-base (290 MB)\n" in said
+    text = capsys.readouterr().out
+    assert get_preset("laptop").minutes in text
+    assert "fillets, stamps" in text
+    assert "disk: about 4.0 GB in" in text
+    assert "weights of openai/whisper-base (290 MB)\n" in text
+    assert slow in text
     announce(Lab("colab"))
-    assert (
-        "openai/whisper-small (1 GB) and openai/whisper-large-v2 (6 GB)" in capsys.readouterr().out
-    )
-    announce(Lab("laptop"))
-    said = capsys.readouterr().out
-    assert "does not compute in bf16: expect two to four times as long" in said
+    models = "openai/whisper-small (1 GB) and openai/whisper-large-v2 (6 GB)"
+    assert models in capsys.readouterr().out
     monkeypatch.setenv("LAB_PRECISION", "bf16")
     announce(Lab("laptop"))
     assert "bf16" not in capsys.readouterr().out
@@ -170,67 +179,60 @@ def test_course_says_what_it_needs_and_where_it_takes_longer(monkeypatch, capsys
 
 
 def test_splits_come_with_their_limits(lab):
-    assert len(lab.rows("train")) == 8 and len(lab.rows("train", limit=3)) == 3
-    assert list(lab.rows("train", limit=3)["id"]) == list(lab.rows("train", limit=5)["id"])[:3]
+    assert len(lab.rows("train")) == 8
+    assert len(lab.rows("train", limit=3)) == 3
+    five = list(lab.rows("train", limit=5)["id"])
+    assert list(lab.rows("train", limit=3)["id"]) == five[:3]
     assert set(lab.rows("test", "ca")["language"]) == {"ca"}
     clips = lab.clips("train", "ca", 3)
-    assert len(clips) == 3 and lab.clips("train", "ca", 3) is clips
+    assert len(clips) == 3
+    assert lab.clips("train", "ca", 3) is clips
     assert clips.labels[0][0] == lab.processor.tokenizer.convert_tokens_to_ids("<|ca|>")
 
 
-def test_teacher_and_systems_see_other_clips(lab):
-    splits = {
-        split: set(lab.rows(split)["text"])
-        for split in ("teacher", "train", "validation", "test", "test-other")
-    }
-    assert all(not splits[a] & splits[b] for a in splits for b in splits if a < b)
+def test_no_text_is_in_two_splits(lab):
+    splits = ("teacher", "train", "validation", "test", "test-other")
+    texts = {split: set(lab.rows(split)["text"]) for split in splits}
+    assert all(not texts[a] & texts[b] for a in texts for b in texts if a < b)
 
 
 def test_texts_that_the_decoder_has_no_room_for_are_left_out_of_training_and_stay_in_tests(
     lab, monkeypatch
 ):
-    whole, test = lab.rows("train"), lab.test_rows("cs/in-domain")
+    whole = lab.rows("train")
+    test = lab.test_rows("cs/in-domain")
     changed = {whole[1]["id"], test[0]["id"]}
 
-    def longer(name, language):
-        def change(row):
-            return {"text": "a b " * 300 if row["id"] in changed else row["text"]}
+    def longer(row):
+        return {"text": "a b " * 300 if row["id"] in changed else row["text"]}
 
-        return load_corpus(name, language).map(change)
-
-    monkeypatch.setattr(lab_module, "load_corpus", longer)
-    with pytest.warns(
-        UserWarning,
-        match=f"1 clips of cs train are left out: .* 448 tokens, such as {whole[1]['id']}",
-    ):
+    change_corpus(monkeypatch, longer)
+    first = whole[1]["id"]
+    message = f"1 clips of cs train are left out: .* 448 tokens, such as {first}"
+    with pytest.warns(UserWarning, match=message):
         rows = lab.rows("train")
     assert set(rows["id"]) == set(whole["id"]) - changed
     clips = lab.test_clips("cs/in-domain")
-    assert clips.ids == list(test["id"]) and len(clips.labels[0]) > 448
+    assert clips.ids == list(test["id"])
+    assert len(clips.labels[0]) > 448
 
 
 def test_tests_of_a_preset(lab):
-    names = list(lab.test_sets)
-    assert {
-        "cs/in-domain",
-        "cs/out-of-domain",
-        "cs/noise",
-        "cs/reverberation",
-        "cs/translation",
-        "nl/retention",
-        "es/retention",
-        "ca/second-language",
-    } <= set(names)
+    of_czech = ("in-domain", "out-of-domain", "noise", "reverberation", "translation")
+    others = {"nl/retention", "es/retention", "ca/second-language"}
+    assert {f"cs/{name}" for name in of_czech} | others <= set(lab.test_sets)
     assert list(lab.test_rows("cs/in-domain")["split"]) == ["test"] * 3
     assert list(lab.test_rows("cs/out-of-domain")["split"]) == ["test-other"] * 3
+
+    tokenizer = lab.processor.tokenizer
     translation = lab.test_clips("cs/translation")
-    ids = lab.processor.tokenizer.convert_tokens_to_ids(["<|cs|>", "<|translate|>"])
-    assert translation.labels[0][:2] == ids
+    prompt = tokenizer.convert_tokens_to_ids(["<|cs|>", "<|translate|>"])
+    assert translation.labels[0][:2] == prompt
     english = lab.test_rows("cs/translation")[0]["translation_en"]
-    assert (
-        lab.processor.tokenizer.decode(translation.labels[0], skip_special_tokens=True) == english
-    )
-    plain, noisy = lab.test_clips("cs/in-domain"), lab.test_clips("cs/noise")
+    assert tokenizer.decode(translation.labels[0], skip_special_tokens=True) == english
+
+    plain = lab.test_clips("cs/in-domain")
+    noisy = lab.test_clips("cs/noise")
     same = plain.ids.index(noisy.ids[0])
     assert not torch.allclose(plain[same]["features"], noisy[0]["features"], atol=0.05)
     with pytest.raises(ValueError, match="unknown test set 'cs/hard': one of cs/in-domain, "):
@@ -239,72 +241,85 @@ def test_tests_of_a_preset(lab):
 
 def test_a_held_out_lead_is_in_its_own_test_alone():
     lab = Lab("smoke", held_out_lead="toy-low", test_clips=None)
-    held = lab.test_rows("cs/held-out-lead")["speaker"][:]
-    assert held and set(held) == {"toy-low"}
-    others = [
-        lab.test_rows("cs/in-domain"),
-        *(lab.rows(split) for split in ("train", "validation", "teacher")),
-    ]
-    assert all(len(rows) and "toy-low" not in rows["speaker"][:] for rows in others)
+    held_out = lab.test_rows("cs/held-out-lead")["speaker"][:]
+    assert set(held_out) == {"toy-low"}
+    others = [lab.rows(split) for split in ("train", "validation", "teacher")]
+    for rows in [*others, lab.test_rows("cs/in-domain")]:
+        assert len(rows)
+        assert "toy-low" not in rows["speaker"][:]
     assert set(Lab("smoke").rows("train")["speaker"][:]) > {"toy-low"}
-    assert list(comparison.paired(lab, ("teacher",), "student")["test_set"])[-1] == "held-out-lead"
+    table = paired(lab, ("teacher",), "student")
+    assert list(table["test_set"])[-1] == "held-out-lead"
+
+
+def test_clips_that_are_too_long_are_left_out_of_training_only(lab):
+    durations = lab.rows("train")["duration"][:]
+    longest = sorted(durations)[len(durations) // 2]
+    short = Lab("smoke", max_train_seconds=longest, **CHANGES)
+    kept = sorted(duration for duration in durations if duration <= longest)
+    assert sorted(short.rows("train")["duration"][:]) == kept
+    for split in ("teacher", "validation"):  # validation as it is used in training
+        assert max(short.rows(split)["duration"][:]) <= longest
+    for key in ("cs/validation", "cs/in-domain"):  # what is scored
+        assert short.test_rows(key)["id"][:] == lab.test_rows(key)["id"][:]
 
 
 # ---- everything once
 
 
-def test_training_is_kept_and_found_again(lab, monkeypatch):
+def test_a_training_is_kept_and_found_again(lab, monkeypatch):
     folder = lab.train("distilwhisper")
     teacher = lab.train_teacher()
-    assert (folder / "model" / "experts.cs.safetensors").exists() and (
-        teacher / "model" / "model.safetensors"
-    ).exists()
-    assert json.loads((folder / "run.json").read_text())["clips"] == 4
-    assert json.loads((teacher / "run.json").read_text())["clips"] == 8  # of both languages
-    assert lab.run_log("distilwhisper")[-1]["eval_loss"] > 0 and lab.run_log("teacher")
+    assert (folder / "model" / "experts.cs.safetensors").exists()
+    assert (teacher / "model" / "model.safetensors").exists()
+    assert read_json(folder / "run.json")["clips"] == 4
+    assert read_json(teacher / "run.json")["clips"] == 8  # of both languages
+    assert lab.run_log("distilwhisper")[-1]["eval_loss"] > 0
+    assert lab.run_log("teacher")
     one = Lab("smoke", **CHANGES | {"second_language": "cs"}).train_teacher()
-    assert json.loads((one / "run.json").read_text())["clips"] == 4  # no clip twice
+    assert read_json(one / "run.json")["clips"] == 4  # no clip twice
+
     no_work(monkeypatch)
     again = Lab("smoke", **CHANGES)
-    assert again.train("distilwhisper") == folder and again.train_teacher() == teacher
+    assert again.train("distilwhisper") == folder
+    assert again.train_teacher() == teacher
     assert len(again.teacher_distributions()) == 4
-    steps = [row["step"] for row in lab.steps()]
-    assert {"train teacher cs", "teacher outputs cs", "train distilwhisper cs"} <= set(steps)
+    steps = {row["step"] for row in lab.steps()}
+    assert {"train teacher cs", "teacher outputs cs", "train distilwhisper cs"} <= steps
 
 
-@pytest.mark.parametrize(
-    "window",
-    [
-        {"train_margin_seconds": None},
-        {},
-        {"train_margin_seconds": None, "fidelity": "padding_in_divergence"},
-    ],
-)
-def test_training_sets_of_all_sizes_share_the_teacher_s_outputs_in_the_30_s_window(
-    window, monkeypatch
-):
-    computed, original = [], lab_module.cache_teacher_distributions
+NATIVE_WINDOW = {"train_margin_seconds": None}
+PADDED = NATIVE_WINDOW | {"fidelity": "padding_in_divergence"}
+
+
+@pytest.mark.parametrize("window", [NATIVE_WINDOW, {}, PADDED], ids=["30 s", "short", "padded"])
+def test_training_sets_of_all_sizes_share_distributions_in_the_30_s_window(window, monkeypatch):
+    computed = []
+    original = lab_module.cache_teacher_distributions
 
     def noting(model, clips, *arguments):
         computed.append(clips.ids)
         return original(model, clips, *arguments)
 
     monkeypatch.setattr(lab_module, "cache_teacher_distributions", noting)
-    small, large = (Lab("smoke", **CHANGES | window | {"train_clips": clips}) for clips in (2, 4))
-    first, second = small.teacher_distributions(), large.teacher_distributions()
-    assert len(first) == 2 and len(second) == 4 and len(computed) == 2
-    assert (first.folder == second.folder) == (window == {"train_margin_seconds": None})
-    batch = small.train_collator([small.clips("train", limit=2)[i] for i in range(2)])
+    small = Lab("smoke", **CHANGES | window | {"train_clips": 2})
+    large = Lab("smoke", **CHANGES | window)
+    first = small.teacher_distributions()
+    second = large.teacher_distributions()
+    assert (len(first), len(second), len(computed)) == (2, 4, 2)
+    shared = first.folder == second.folder
+    assert shared == (window == NATIVE_WINDOW)
+
     again = small.teacher_distributions()
+    assert (len(again), len(computed)) == (2, 2)
+    clips = small.clips("train", limit=2)
+    batch = small.train_collator([clips[0], clips[1]])
     padded = small.fidelity.padding_in_divergence
-    mine, theirs = (
-        outputs.lookup(batch["ids"], batch["labels"], padded) for outputs in (again, second)
-    )
+    mine = again.lookup(batch["ids"], batch["labels"], padded)
+    theirs = second.lookup(batch["ids"], batch["labels"], padded)
     assert [len(part) for part in mine] == [len(part) for part in theirs]
-    assert first.folder != second.folder or all(
-        torch.equal(a, b) for a, b in zip(mine, theirs, strict=True)
-    )
-    assert len(again) == 2 and len(computed) == 2
+    if shared:
+        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -313,493 +328,691 @@ def test_training_sets_of_all_sizes_share_the_teacher_s_outputs_in_the_30_s_wind
         {"learning_rate": 3e-3},
         {"epochs": 2},
         {"seed": 5},
+        {"precision": "bf16"},
+        {"batches": "random"},
+        {"warmup_ratio": 0.3},
         {"budget": 0.2},
-        {"label_smoothing": 0.0},
+        {"label_smoothing": 0.2},
+        {"skip_gate": 0.1},
         {"language": "ca"},
     ],
+    ids=str,
 )
 def test_other_settings_give_another_run(lab, monkeypatch, change):
-    folders = []
-    monkeypatch.setattr(
-        lab_module, "train_system", lambda system, folder, *rest: folders.append((folder, rest))
-    )
-    lab.train("clsr-ft")
-    lab.train("clsr-ft", **change)
-    (first, rest), (second, other) = folders
-    assert first != second
-    assert (rest[1], *rest[5:9]) != (
-        other[1],
-        *other[5:9],
-    )  # objective, language, rate, epochs, seed
+    calls = []
+    monkeypatch.setattr(lab_module, "train_run", lambda *arguments: calls.append(arguments))
+    assert lab.train("clsr-ft") != lab.train("clsr-ft", **change)
+    configs = [arguments[0] for arguments in calls]
+    assert [arguments[1].name for arguments in calls] == [config.name for config in configs]
+    for name, value in change.items():
+        assert setting(configs[1], name) == value != setting(configs[0], name)
+
+
+def setting(config, name):
+    """Return a field of a run's configuration, or of one of its parts."""
+    facts = asdict(config)
+    if name in facts:
+        return facts[name]
+    (value,) = (part[name] for part in facts.values() if isinstance(part, dict) and name in part)
+    return value
 
 
 @pytest.mark.parametrize(
     "change",
     [
         {"batch_size": 2},
-        {"warmup_ratio": 0.3},
-        {"train_clips": 3},
         {"accumulation": 2},
-        {"gate_budget": 0.3},
-        {"label_smoothing": 0.2},
         {"epochs": 3},
+        {"seed": 5},
+        {"train_clips": 3},
+        {"validation_clips": 1},
+        {"train_margin_seconds": 0.7},
+        {"max_train_seconds": 0.9},
+        {"keep": "best"},
+        {"fidelity": "released"},
+        {"learning_rates": {"clsr-ft": 2e-3}},
     ],
+    ids=str,
 )
-def test_other_presets_give_another_run(lab, monkeypatch, change):
-    folders = []
-    monkeypatch.setattr(
-        lab_module, "train_system", lambda system, folder, *rest: folders.append(folder)
-    )
-    lab.train("clsr-ft")
-    Lab("smoke", **CHANGES | change).train("clsr-ft")
-    assert folders[0] != folders[1]
+def test_other_presets_give_another_run(lab, change):
+    other = Lab("smoke", **CHANGES | change)
+    assert other.run_config("clsr-ft").name != lab.run_config("clsr-ft").name
 
 
-def test_transcripts_are_kept_and_found_again(lab, monkeypatch):
+def test_how_the_best_epoch_is_chosen_is_part_of_a_run():
+    best = {"keep": "best"}
+    first = Lab("smoke", **CHANGES, **best).run_config("lora").name
+    for change in ({"max_new_tokens": 3}, {"normaliser": "none"}, {"margin_seconds": 0.9}):
+        assert Lab("smoke", **CHANGES, **best, **change).run_config("lora").name != first
+        last = [Lab("smoke", **CHANGES, **each).run_config("lora").name for each in ({}, change)]
+        assert last[0] == last[1]  # the last epoch does not depend on decoding
+
+
+def test_a_method_without_a_learning_rate_is_told():
+    lab = Lab("smoke", learning_rates={"lora": 1e-3})
+    message = "the preset smoke has no learning rate for 'clsr-ft', only for lora: add one"
+    with pytest.raises(ValueError, match=message):
+        lab.train("clsr-ft")
+    assert lab.run_config("clsr-ft", learning_rate=2e-3).optimisation.learning_rate == 2e-3
+
+
+def test_predictions_are_kept_and_found_again(lab, monkeypatch):
     first = lab.transcribe("student", "cs/in-domain")
     assert list(first["id"]) == lab.test_clips("cs/in-domain").ids
     distilled = lab.transcribe("distilwhisper-released", "cs/in-domain")
     assert not first.equals(distilled)
+
     no_work(monkeypatch)
     again = Lab("smoke", **CHANGES)
     pd.testing.assert_frame_equal(again.transcribe("student", "cs/in-domain"), first)
-    pd.testing.assert_frame_equal(
-        again.transcribe("distilwhisper-released", "cs/in-domain"), distilled
-    )
-    off = again.transcribe(
-        "distilwhisper-released", "cs/in-domain", experts=False
-    )  # then it is the student
-    pd.testing.assert_frame_equal(off, first)
+    found = again.transcribe("distilwhisper-released", "cs/in-domain")
+    pd.testing.assert_frame_equal(found, distilled)
+    off = again.transcribe("distilwhisper-released", "cs/in-domain", experts=False)
+    pd.testing.assert_frame_equal(off, first)  # without experts it is the student
 
 
 @pytest.mark.parametrize(
-    "change", [{"max_new_tokens": 3}, {"margin_seconds": 0.9}, {"test_clips": 2}]
+    "change",
+    [
+        {"max_new_tokens": 3},
+        {"margin_seconds": 0.9},
+        {"eval_batch_size": 2},
+        {"retention_clips": 1},
+    ],
+    ids=str,
 )
-def test_transcripts_depend_on_decoding_and_clips(lab, monkeypatch, change):
-    paths = []
-    monkeypatch.setattr(lab_module, "transcribe", lambda *arguments: paths.append(arguments[4]))
-    lab.transcribe("student", "cs/reverberation")
-    Lab("smoke", **CHANGES | {"retention_clips": 2 - ("test_clips" in change)} | change).transcribe(
-        "student", "cs/reverberation"
-    )
-    assert paths[0] != paths[1]
+def test_predictions_depend_on_decoding_and_clips(lab, change):
+    other = Lab("smoke", **CHANGES | change)
+    key = "cs/reverberation"
+    assert predictions_of(lab, "student", key) != predictions_of(other, "student", key)
 
 
 def test_models_come_ready_to_transcribe(lab):
+    batch = random_batch()
     model = lab.model("distilwhisper")
-    assert get_language(model) == "cs" and not model.training
-    outputs = logits(model, random_batch())
-    assert torch.equal(logits(lab.model("distilwhisper"), random_batch()), outputs)
+    assert get_language(model) == "cs"
+    assert not model.training
+    assert torch.equal(logits(lab.model("distilwhisper"), batch), logits(model, batch))
+    student = logits(lab.student(), batch)
     with use_language(model, None):
-        assert torch.equal(logits(model, random_batch()), logits(lab.student(), random_batch()))
-    assert not torch.allclose(
-        logits(lab.teacher(), random_batch()), logits(lab.student(), random_batch()), atol=1e-3
-    )
+        assert torch.equal(logits(model, batch), student)
+    assert not torch.allclose(logits(lab.teacher(), batch), student, atol=1e-3)
 
 
 def test_both_languages_in_one_model(lab):
     model = load_experts(lab.model("clsr-ft"), lab.train("clsr-ft", "ca") / "model")
     set_language(model, None)
-    assert expert_languages(model) == ["cs", "ca"] and get_language(model) is None
+    assert expert_languages(model) == ["cs", "ca"]
+    assert get_language(model) is None
     second = lab.model("clsr-ft", language="ca")
     assert get_language(second) == "ca"
     with use_language(model, "ca"):
         assert torch.equal(logits(model, random_batch()), logits(second, random_batch()))
 
 
-def test_latest_model_alone_is_held(lab, monkeypatch):
+def test_the_latest_model_alone_is_held(lab, monkeypatch):
+    monkeypatch.setattr(lab_module, "stored_predictions", lambda *_: None)
     monkeypatch.setattr(lab_module, "transcribe", lambda model, *_: model)
     first = lab.transcribe("student", "nl/retention")
     assert lab.transcribe("student", "es/retention") is first
-    other = lab.transcribe("clsr-ft", "cs/noise")
-    assert other is not first and lab.transcribe("student", "nl/retention") is not first
+    assert lab.transcribe("clsr-ft", "cs/noise") is not first
+    assert lab.transcribe("student", "nl/retention") is not first
+
+
+def test_nothing_of_a_training_stays_in_memory(lab, monkeypatch):
+    models = []
+    make_trainer = trainer_module.make_trainer
+
+    def watched(model, *arguments, **settings):
+        models.append(weakref.ref(model))
+        return make_trainer(model, *arguments, **settings)
+
+    monkeypatch.setattr(trainer_module, "make_trainer", watched)
+    lab.transcribe("student", "cs/in-domain")
+    lab.train("clsr-ft", learning_rate=2e-3, epochs=1)
+    assert len(models) == 1
+    assert models[0]() is None
+    assert lab._held is None
+
+
+# ---- what results depend on: contents, not names
+
+
+def change_corpus(monkeypatch, change):
+    """Let a lab find changed rows in every corpus, under the same ids."""
+
+    def changed(name, language):
+        return load_corpus(name, language).map(change)
+
+    monkeypatch.setattr(lab_module, "load_corpus", changed)
+
+
+def corrected(*ids):
+    """Return a change that corrects the transcripts of these clips."""
+
+    def change(row):
+        return {"text": "corrected" if row["id"] in ids else row["text"]}
+
+    return change
+
+
+def recorded_anew(*ids):
+    """Return a change that gives these clips another sound of the same length."""
+
+    def change(row):
+        audio = row["audio"]
+        if row["id"] in ids:
+            audio = audio | {"bytes": encode_flac(0.5 * read_audio(audio))}
+        return {"audio": audio}
+
+    return change
+
+
+def run_of(lab, name="distilwhisper"):
+    return lab.run_config(name).name
+
+
+def distributions_of(lab):
+    return lab._distributions_folder("cs", 1.0).name
+
+
+def predictions_of(lab, name="student", key="cs/in-domain"):
+    """Return the path of predictions; of a trained method it trains."""
+    return lab._predictions_name(name, lab.test_set(key), lab.test_clips(key), False, {})
+
+
+def save_whisper(folder, processor, seed=1):
+    """Write a tiny Whisper as a checkpoint of one's own."""
+    tiny_whisper(seed=seed).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("change", [corrected, recorded_anew])
+def test_a_changed_training_clip_gives_another_run_and_other_distributions(change, monkeypatch):
+    before = Lab("smoke", **CHANGES)
+    clip = before.clips("train", limit=4).ids[2]
+    change_corpus(monkeypatch, change(clip))
+    after = Lab("smoke", **CHANGES)
+    assert after.clips("train", limit=4).ids == before.clips("train", limit=4).ids
+    for name in trained_methods():
+        assert run_of(after, name) != run_of(before, name)
+    assert run_of(after, "teacher") == run_of(before, "teacher")  # it learns from other clips
+    assert distributions_of(after) != distributions_of(before)
+    assert predictions_of(after) == predictions_of(before)  # of other clips too
+
+
+@pytest.mark.parametrize("change", [corrected, recorded_anew])
+def test_a_changed_validation_clip_gives_another_run(change, monkeypatch):
+    before = Lab("smoke", **CHANGES)
+    clip = before.clips("validation", limit=2).ids[0]
+    change_corpus(monkeypatch, change(clip))
+    assert run_of(Lab("smoke", **CHANGES), "lora") != run_of(before, "lora")
+
+
+@pytest.mark.parametrize("change", [corrected, recorded_anew])
+def test_a_changed_clip_of_the_stand_in_changes_what_learns_from_it(change, monkeypatch):
+    before = Lab("smoke", **CHANGES)
+    clip = before.clips("teacher", "ca", 4).ids[0]
+    change_corpus(monkeypatch, change(clip))
+    after = Lab("smoke", **CHANGES)
+    assert run_of(after, "teacher") != run_of(before, "teacher")
+    assert distributions_of(after) != distributions_of(before)
+    assert run_of(after, "distilwhisper") != run_of(before, "distilwhisper")
+    assert run_of(after, "lora") == run_of(before, "lora")
+
+
+def test_a_corrected_reference_is_the_one_that_predictions_are_counted_against(monkeypatch):
+    lab = Lab("smoke", **CHANGES)
+    before = counts(lab, "student", "cs/in-domain")
+    clip = before["id"][1]
+    change_corpus(monkeypatch, corrected(clip))
+    after = counts(Lab("smoke", **CHANGES), "student", "cs/in-domain")
+    assert list(after["id"]) == list(before["id"])
+    assert list(after["text"]) == [before["text"][0], "corrected", before["text"][2]]
+    assert after["words"][1] == 1
+    assert list(after["prediction"]) == list(before["prediction"])
+
+
+def test_a_test_clip_that_was_recorded_anew_gives_other_predictions(monkeypatch):
+    before = Lab("smoke", **CHANGES)
+    clip = before.test_clips("cs/in-domain").ids[1]
+    change_corpus(monkeypatch, recorded_anew(clip))
+    after = Lab("smoke", **CHANGES)
+    assert predictions_of(after) != predictions_of(before)
+    out_of_domain = {"key": "cs/out-of-domain"}  # other clips
+    assert predictions_of(after, **out_of_domain) == predictions_of(before, **out_of_domain)
+    assert run_of(after, "lora") == run_of(before, "lora")
+
+
+@pytest.mark.parametrize("change", [corrected, recorded_anew])
+def test_in_the_30_s_window_a_changed_clip_alone_is_computed_anew(change, monkeypatch):
+    settings = CHANGES | NATIVE_WINDOW
+    before = Lab("smoke", **settings)
+    folder = before.teacher_distributions().folder
+    old = stored_clips(folder)
+    clip = before.clips("train", limit=4).ids[2]
+    change_corpus(monkeypatch, change(clip))
+    after = Lab("smoke", **settings)
+    found = after.teacher_distributions()
+    assert found.folder == folder
+    assert len(found) == 4
+    new = stored_clips(folder) - old
+    assert [name for name, _ in new] == [clip]
+    assert run_of(after) != run_of(before)
+
+
+def test_a_student_whose_weights_changed_gives_other_runs_and_predictions(tmp_path, processor):
+    student = save_whisper(tmp_path / "mine", processor)
+    before = Lab("smoke", student=student, **CHANGES)
+    names = ("teacher", *trained_methods())
+    runs = {name: run_of(before, name) for name in names}
+    distributions = distributions_of(before)
+    predictions = predictions_of(before)
+
+    save_whisper(tmp_path / "mine", processor, seed=2)
+    after = Lab("smoke", student=student, **CHANGES)
+    assert all(run_of(after, name) != run for name, run in runs.items())
+    assert distributions_of(after) != distributions  # of another stand-in
+    assert predictions_of(after) != predictions
+
+
+def test_a_teacher_whose_weights_changed_gives_other_distributions_runs_and_predictions(
+    tmp_path, processor
+):
+    teacher = save_whisper(tmp_path / "mine", processor)
+    before = Lab("smoke", teacher=teacher, **CHANGES)
+    runs = {name: run_of(before, name) for name in trained_methods()}
+    distributions = distributions_of(before)
+    predictions = {name: predictions_of(before, name) for name in ("teacher", "student")}
+
+    save_whisper(tmp_path / "mine", processor, seed=2)
+    after = Lab("smoke", teacher=teacher, **CHANGES)
+    assert distributions_of(after) != distributions
+    changed = {name for name, run in runs.items() if run_of(after, name) != run}
+    assert changed == {"distilwhisper", "distilwhisper-released"}
+    assert predictions_of(after, "teacher") != predictions["teacher"]
+    assert predictions_of(after, "student") == predictions["student"]
+
+
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json", "tokenizer.json"])
+def test_a_student_whose_settings_or_tokenizer_changed_gives_other_runs_and_predictions(
+    file, tmp_path, processor
+):
+    student = save_whisper(tmp_path / "mine", processor)
+    before = Lab("smoke", student=student, **CHANGES)
+    run = run_of(before, "lora")
+    predictions = predictions_of(before)
+    path = tmp_path / "mine" / file
+    path.write_text(json.dumps(read_json(path) | {"changed": True}))
+    after = Lab("smoke", student=student, **CHANGES)
+    assert run_of(after, "lora") != run
+    assert predictions_of(after) != predictions
+
+
+def test_models_that_were_moved_or_copied_give_the_same_results(tmp_path, processor, monkeypatch):
+    student = save_whisper(tmp_path / "student", processor)
+    teacher = save_whisper(tmp_path / "teacher", processor, seed=2)
+    before = Lab("smoke", student=student, teacher=teacher, **CHANGES)
+    folder = before.train("distilwhisper")
+    predictions = predictions_of(before), predictions_of(before, "teacher")
+    expected = logits(before.model("distilwhisper"), random_batch())
+    before.transcribe("distilwhisper", "cs/in-domain")
+
+    moved = shutil.move(student, tmp_path / "elsewhere")
+    copied = shutil.copytree(teacher, tmp_path / "a copy")
+    shutil.rmtree(teacher)
+    no_work(monkeypatch)
+    after = Lab("smoke", student=str(moved), teacher=str(copied), **CHANGES)
+    assert after.train("distilwhisper") == folder
+    assert (predictions_of(after), predictions_of(after, "teacher")) == predictions
+    after.transcribe("distilwhisper", "cs/in-domain")
+    assert torch.equal(logits(after.model("distilwhisper"), random_batch()), expected)
 
 
 # ---- scores
 
 
-def test_nothing_of_a_training_stays_in_memory(lab, monkeypatch):
-    models, prepare = [], train.prepare_for_training
-
-    def watched(*arguments):
-        model = prepare(*arguments)
-        models.append(weakref.ref(model))
-        return model
-
-    monkeypatch.setattr(train, "prepare_for_training", watched)
-    lab.transcribe("student", "cs/in-domain")
-    lab.train("clsr-ft", learning_rate=2e-3, epochs=1)
-    assert len(models) == 1 and models[0]() is None and lab._held is None
-
-
 def test_counts_and_scores_of_a_test(lab):
     table = counts(lab, "student", "cs/in-domain")
-    rows = {row["id"]: row for row in lab.test_rows("cs/in-domain")}
-    assert [rows[i]["text"] for i in table["id"]] == list(table["text"]) and (
-        table["words"] > 0
-    ).all()
+    texts = {row["id"]: row["text"] for row in lab.test_rows("cs/in-domain")}
+    assert [texts[clip] for clip in table["id"]] == list(table["text"])
+    assert (table["words"] > 0).all()
+
     row = score(lab, "student", "cs/in-domain")
-    assert (row["system"], row["language"], row["test_set"], row["n"], row["experts"]) == (
-        "student",
-        "cs",
-        "in-domain",
-        3,
-        "",
-    )
-    assert row["wer_low"] <= row["wer"] <= row["wer_high"] and row["normaliser"] == "whisper-basic"
+    assert (row["system"], row["language"], row["test_set"]) == ("student", "cs", "in-domain")
+    assert (row["n"], row["experts"], row["normaliser"]) == (3, "", "whisper-basic")
+    assert row["wer_low"] <= row["wer"] <= row["wer_high"]
+
     row = score(lab, "distilwhisper", "cs/translation", experts=False)
-    assert (
-        row["experts"] == "off"
-        and {"bleu", "chrf", "bleu_low", "bleu_signature"} <= row.keys()
-        and "wer" not in row
-    )
-    english = [lab.test_rows("cs/translation")[i]["translation_en"] for i in range(2)]
-    assert sorted(counts(lab, "student", "cs/translation")["text"]) == sorted(english)
+    assert row["experts"] == "off"
+    assert {"bleu", "chrf", "bleu_low", "bleu_signature"} <= row.keys()
+    assert "wer" not in row
+    english = sorted(lab.test_rows("cs/translation")["translation_en"])
+    assert sorted(counts(lab, "student", "cs/translation")["text"]) == english
 
 
-def test_experts_of_the_encoder_alone_translate(lab):
-    row = score(lab, "distilwhisper-released", "cs/translation", experts="encoder")
-    model = lab._held[1]
-    blocks, gates = clsr_blocks(model), last_gates(model)
-    assert (
-        row["experts"] == "encoder"
-        and get_language(model) == "cs"
-        and len(gates["decoder"]) == len(blocks) // 2
-    )
-    assert all((g == 0).all() for g in gates["decoder"])
-    assert [block.fixed for block in blocks] == [{}] * (len(blocks) // 2) + [{"cs": False}] * (
-        len(blocks) // 2
-    )
-    name = next(
-        path
-        for path in lab.used
-        if path.startswith("distilwhisper-released") and "/cs-translation" in path
-    )
-    lab.transcribe(
-        "distilwhisper-released", "cs/translation"
-    )  # all of them: other predictions, no block left fixed
-    assert len([path for path in lab.used if path.startswith(name.rsplit("-", 1)[0])]) == 2
-    assert not any(block.fixed for block in clsr_blocks(lab._held[1]))
+def test_experts_of_the_encoder_alone_give_other_predictions_than_all(lab):
+    name = "distilwhisper-released"
+    row = score(lab, name, "cs/translation", experts="encoder")
+    assert row["experts"] == "encoder"
+    lab.transcribe(name, "cs/translation")
+    paths = {path for path in lab.used if path.startswith(name) and "/cs-translation" in path}
+    assert len(paths) == 2
 
 
-def test_clips_that_are_too_long_are_left_out_of_training_only(lab):
-    durations = lab.rows("train")["duration"][:]
-    longest = sorted(durations)[len(durations) // 2]
-    short = Lab("smoke", max_train_seconds=longest, **CHANGES)
-    assert sorted(short.rows("train")["duration"][:]) == sorted(
-        d for d in durations if d <= longest
-    )
-    for split in (
-        "teacher",
-        "validation",
-    ):  # the latter as it is used while training, for the curve of its loss
-        assert max(short.rows(split)["duration"][:]) <= longest
-    for key in ("cs/validation", "cs/in-domain"):  # what is scored
-        assert short.test_rows(key)["id"][:] == lab.test_rows(key)["id"][:]
+def test_the_experts_of_the_decoder_are_bypassed_and_come_back(lab, monkeypatch):
+    monkeypatch.setattr(lab_module, "stored_predictions", lambda *_: None)
+    found = []
+
+    def noting(model, *_):
+        logits(model, random_batch())
+        gates = last_gates(model)
+        found.append((model, [block.constant_gates for block in clsr_blocks(model)], gates))
+
+    monkeypatch.setattr(lab_module, "transcribe", noting)
+    lab.transcribe("distilwhisper-released", "cs/translation", experts="encoder")
+    lab.transcribe("distilwhisper-released", "cs/translation")
+    (model, constant, gates), (_, afterwards, _) = found
+    half = len(constant) // 2
+    assert get_language(model) == "cs"
+    assert constant == [{}] * half + [{"cs": False}] * half
+    assert len(gates["decoder"]) == half
+    assert all((gate == 0).all() for gate in gates["decoder"])
+    assert not any(afterwards)
 
 
-def test_plan_scores_every_system_on_every_test_of_the_comparison(lab):
+def test_the_plan_scores_every_method_on_every_test_of_the_comparison(lab):
     jobs = plan(lab)
     assert len({json.dumps(job, sort_keys=True) for job in jobs}) == len(jobs)
-    for system, kind in SYSTEMS.items():
-        mine = {job["key"]: job.get("experts", True) for job in jobs if job["system"] == system}
-        assert {
-            "cs/in-domain",
-            "cs/out-of-domain",
-            "cs/translation",
-            "nl/retention",
-            "es/retention",
-        } <= set(mine)
-        assert mine["cs/in-domain"] and mine["nl/retention"] == (kind.trains != "experts")
-    assert {"system": "distilwhisper", "key": "ca/second-language", "language": "ca"} in jobs
+    tests = {"cs/in-domain", "cs/out-of-domain", "cs/translation", "nl/retention", "es/retention"}
+    for name, method in compared_methods().items():
+        mine = {job["key"]: job.get("experts", True) for job in jobs if job["name"] == name}
+        assert tests <= set(mine)
+        assert mine["cs/in-domain"]
+        assert mine["nl/retention"] == (not method.has_experts)
+    assert {"name": "distilwhisper", "key": "ca/second-language", "language": "ca"} in jobs
 
 
-def test_paired_table_is_over_the_same_utterances(lab):
+def test_a_comparison_that_is_cached_opens_each_corpus_once_and_counts_each_prediction_once(
+    lab, monkeypatch
+):
+    first = compare(lab)
+
+    opened, rows, counted = [], [], []
+
+    def note(owner, name, calls):
+        original = getattr(owner, name)
+
+        def noting(*arguments, **settings):
+            calls.append(arguments)
+            return original(*arguments, **settings)
+
+        monkeypatch.setattr(owner, name, noting)
+
+    loading._OPENED.clear()
+    note(loading, "load_from_disk", opened)
+    note(Lab, "test_rows", rows)
+    note(comparison, "count_errors", counted)
+    no_work(monkeypatch)
+    again = Lab("smoke", **CHANGES)
+    pd.testing.assert_frame_equal(compare(again), first)
+    assert 0 < len(opened) == len(set(opened))
+    keys = [arguments[1] for arguments in rows]
+    assert 0 < len(keys) == len(set(keys))
+    assert len(counted) == len(plan(again)) == 52
+
+
+def test_the_paired_table_is_over_the_same_utterances(lab):
     table = paired(lab, against=("student",))
-    assert (
-        list(table["test_set"]) == ["in-domain", "out-of-domain"]
-        and (table["low"] <= table["high"]).all()
-    )
+    assert list(table["test_set"]) == ["in-domain", "out-of-domain"]
+    assert (table["low"] <= table["high"]).all()
     for _, row in table.iterrows():
         key = f"cs/{row['test_set']}"
         difference = score(lab, "distilwhisper", key)["wer"] - score(lab, "student", key)["wer"]
         assert row["difference"] == pytest.approx(difference)
 
 
-def test_interval_of_a_mean_of_tests_is_that_of_resampling_them_apart():
-    tests, rng = (
-        [random_counts(n, rate, n) for n, rate in ((48, 0.3), (60, 0.7), (100, 0.5))],
-        np.random.default_rng(0),
-    )
+def test_the_interval_of_a_mean_of_tests_is_that_of_resampling_them_apart():
+    sizes = ((48, 0.3), (60, 0.7), (100, 0.5))
+    tests = [random_counts(n, rate, n) for n, rate in sizes]
     found = comparison._mean_wer(pd.DataFrame([summarise(test) for test in tests]))
-    means = [
-        np.mean(
-            [summarise_once(test.iloc[rng.integers(0, len(test), len(test))]) for test in tests]
-        )
-        for _ in range(1000)
-    ]
     mean, low, high = map(float, re.fullmatch(r"(.+) \[(.+), (.+)\]", found).groups())
-    assert mean == pytest.approx(np.mean([summarise_once(test) for test in tests]), abs=0.05)
+    assert mean == pytest.approx(np.mean([wer_of(test) for test in tests]), abs=0.05)
+
+    draw = np.random.default_rng(0)
+    means = []
+    for _ in range(1000):
+        resampled = [test.iloc[draw.integers(0, len(test), len(test))] for test in tests]
+        means.append(np.mean([wer_of(test) for test in resampled]))
     assert [low, high] == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.4)
 
 
-def summarise_once(counts):
+def wer_of(table):
     """Return the WER alone, without its interval."""
-    return 100 * word_errors(counts).sum() / counts["words"].sum()
+    return 100 * word_errors(table).sum() / table["words"].sum()
 
 
-def test_main_table_has_a_row_per_system():
-    row = {
-        "language": "cs",
-        "wer": 50.04,
-        "wer_low": 40,
-        "wer_high": 60,
+def scored(name, test_set, language="cs", wer=(50.04, 40, 60)):
+    """Return a row of scores."""
+    mean, low, high = wer
+    return {
+        "system": name,
+        "test_set": test_set,
+        "language": language,
+        "wer": mean,
+        "wer_low": low,
+        "wer_high": high,
         "cer": 20,
         "cer_low": 18,
         "cer_high": 22,
         "loops": 1.0,
         "normaliser": "none",
     }
-    rows = [
-        row | {"system": system, "test_set": name}
-        for system in SYSTEMS
-        for name in ("in-domain", "out-of-domain")
-    ]
-    rows += [
-        row
-        | {"system": system, "test_set": "retention", "language": code}
-        | dict(zip(WERS, values, strict=True))
-        for system in SYSTEMS
-        for code, values in (("nl", (60, 56, 63)), ("es", (80, 77, 84)))
-    ]
+
+
+def test_the_main_table_has_a_row_per_method():
+    rows = []
+    for name in compared_methods():
+        rows += [scored(name, test_set) for test_set in ("in-domain", "out-of-domain")]
+        rows.append(scored(name, "retention", "nl", (60, 56, 63)))
+        rows.append(scored(name, "retention", "es", (80, 77, 84)))
     table = main_table(pd.DataFrame(rows), "cs")
-    assert list(table.index) == [system.label for system in SYSTEMS.values()]
+    labels = [method.label for method in compared_methods().values()]
+    assert list(table.index) == labels
     assert set(table["in-domain WER"]) == {"50.0 [40.0, 60.0]"}
-    assert set(table["in-domain CER"]) == {"20.0 [18.0, 22.0]"} and set(
-        table["other languages WER"]
-    ) == {"70.0 [67.5, 72.5]"}
-    own = [
-        row | {"system": "published", "test_set": "in-domain", "wer": 7},
-        rows[0] | {"test_set": "translation", "wer": None, "normaliser": "released"},
-    ]  # a BLEU is not compared with WERs
-    longer = main_table(pd.DataFrame([own[0], *rows, own[1]]), "cs")
-    assert (
-        list(longer.index) == [*table.index, "published"]
-        and longer["in-domain WER"].iloc[-1] == "7.0 [40.0, 60.0]"
-    )
+    assert set(table["in-domain CER"]) == {"20.0 [18.0, 22.0]"}
+    assert set(table["other languages WER"]) == {"70.0 [67.5, 72.5]"}
+
+    published = scored("published", "in-domain", wer=(7, 40, 60))
+    # a BLEU is not compared with WERs, whatever its normaliser
+    translation = rows[0] | {"test_set": "translation", "wer": None, "normaliser": "released"}
+    longer = main_table(pd.DataFrame([published, *rows, translation]), "cs")
+    assert list(longer.index) == [*labels, "published"]
+    assert longer["in-domain WER"].iloc[-1] == "7.0 [40.0, 60.0]"
+
     rows[-1] = rows[-1] | {"normaliser": "released"}
-    with pytest.raises(
-        ValueError, match=r"WERs of 2 normalisers \(none, released\).*open_lab\(normaliser="
-    ):
+    message = r"WERs of 2 normalisers \(none, released\).*open_lab\(normaliser="
+    with pytest.raises(ValueError, match=message):
         main_table(pd.DataFrame(rows), "cs")
 
 
-def test_normaliser_is_a_setting_and_named_in_every_row(lab, monkeypatch):
+def test_the_normaliser_is_a_setting_and_named_in_every_row(lab, monkeypatch):
     texts = pd.DataFrame({"id": lab.test_clips("cs/in-domain").ids, "prediction": "Pěkně, pěkně."})
     monkeypatch.setattr(Lab, "transcribe", lambda *_, **__: texts)
-    rows = {
-        name: score(Lab("smoke", normaliser=name, **CHANGES), "student", "cs/in-domain")
-        for name in ("whisper-basic", "none")
-    }
-    assert {name: row["normaliser"] for name, row in rows.items()} == {
-        "whisper-basic": "whisper-basic",
-        "none": "none",
-    }
+    rows = {}
+    for name in ("whisper-basic", "none"):
+        rows[name] = score(Lab("smoke", normaliser=name, **CHANGES), "student", "cs/in-domain")
+        assert rows[name]["normaliser"] == name
     assert rows["none"]["cer"] != rows["whisper-basic"]["cer"]
 
 
-def test_record_says_what_the_figures_hang_on(lab, monkeypatch, tmp_path):
-    monkeypatch.setattr(comparison, "TRAINED", ["clsr-ft"])
+def test_the_run_metadata_says_what_the_figures_depend_on(lab, monkeypatch, tmp_path):
+    monkeypatch.setattr(comparison, "trained_methods", lambda: ["clsr-ft"])
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     monkeypatch.setattr(comparison, "find_weights", lambda name: Source(name, "folder", tmp_path))
     for key in lab.test_sets:
         lab.test_rows(key)  # prepared, as after a comparison
     write_run_metadata(lab)
-    record = json.loads((lab.results / "run.json").read_text())
-    assert record["preset"]["seed"] == 77 and record["versions"]["torch"] == torch.__version__
-    assert (
-        len(record["data"]["toy/cs"]) == 64
-        and len(record["models"]["clsr-ft"]["experts.cs.safetensors"]) == 64
-    )
-    assert record["models"]["student"] == {
-        "model.safetensors": hashlib.sha256(b"weights").hexdigest()
-    }
-    assert len(record["models"]["teacher"]["model.safetensors"]) == 64
-    assert record["decoding"]["greedy"] and record["machine"]["cores"] == os.cpu_count()
-    assert any(
-        step["step"] == "train clsr-ft cs" and step["peak_memory_gb"] > 0
-        for step in record["steps"]
-    )
-    import socket
+    metadata = read_json(lab.results / "run.json")
+    assert metadata["preset"]["seed"] == 77
+    assert metadata["versions"]["torch"] == torch.__version__
+    assert len(metadata["data"]["toy/cs"]) == 64
+    models = metadata["models"]
+    assert len(models["clsr-ft"]["experts.cs.safetensors"]) == 64
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert models["student"] == {"model.safetensors": digest}
+    assert len(models["teacher"]["model.safetensors"]) == 64
+    assert metadata["decoding"]["greedy"]
+    assert metadata["machine"]["cores"] == os.cpu_count()
+    assert socket.gethostname() not in json.dumps(metadata["machine"])
+    peaks = {step["step"]: step["peak_memory_gb"] for step in metadata["steps"]}
+    assert peaks["train clsr-ft cs"] > 0
 
-    assert socket.gethostname() not in json.dumps(record["machine"])
+
+# ---- studies
+
+
+def saved_study(lab, name):
+    return pd.read_csv(lab.results / "studies" / f"{name}.csv")
 
 
 def test_tuning_tries_each_rate_on_validation(lab):
     found = study.tune(lab, ["lora", "clsr-ft"], factors=(0.5, 1))
-    saved = pd.read_csv(lab.results / "studies" / "tuning.csv")
-    assert list(saved["system"]) == ["lora", "lora", "clsr-ft", "clsr-ft"] and set(
-        saved["test_set"]
-    ) == {"validation"}
-    assert (
-        list(saved["learning_rate"]) == [5e-4, 1e-3, 5e-4, 1e-3]
-        and (saved["validation_loss"] > 0).all()
-    )
+    saved = saved_study(lab, "tuning")
+    assert list(saved["system"]) == ["lora", "lora", "clsr-ft", "clsr-ft"]
+    assert set(saved["test_set"]) == {"validation"}
+    assert list(saved["learning_rate"]) == [5e-4, 1e-3, 5e-4, 1e-3]
+    assert (saved["validation_loss"] > 0).all()
     assert saved["wer"].tolist() == pytest.approx(found["wer"].tolist(), rel=1e-3)
-    record = json.loads((lab.results / "studies" / "tuning.json").read_text())
-    assert [step["step"] for step in record["steps"]].count("train lora cs") == 2
+    metadata = read_json(lab.results / "studies" / "tuning.json")
+    assert [step["step"] for step in metadata["steps"]].count("train lora cs") == 2
 
 
-def test_best_rate_of_a_system_is_that_of_its_lowest_error_rate(lab):
-    rows = [
-        {"system": system, "learning_rate": rate, "wer": wer}
-        for system, rate, wer in (
-            ("lora", 1e-3, 50.0),
-            ("lora", 2e-3, 48.0),
-            ("clsr-ft", 3e-4, 49.0),
-        )
-    ]
+def test_the_best_rate_of_a_method_is_that_of_its_lowest_error_rate(lab):
+    trials = (("lora", 1e-3, 50.0), ("lora", 2e-3, 48.0), ("clsr-ft", 3e-4, 49.0))
+    columns = ("system", "learning_rate", "wer")
+    rows = [dict(zip(columns, trial, strict=True)) for trial in trials]
     study.write_study(lab, "tuning", rows)
     assert study.best_rates(lab) == {"lora": 2e-3, "clsr-ft": 3e-4}
 
 
 def test_variants_are_runs_of_ours_with_one_setting_changed(lab):
-    before = set(lab.folder.glob("runs/distilwhisper-cs-*"))
-    found = study.variants(
-        lab,
-        (
-            {},
-            {"hard": False},
-            {"budget": 0.3},
-            {"temperature": 2.0},
-            {"divergence": "none"},
-            {"always_open": True},
-        ),
+    changes = (
+        {},
+        {"hard": False},
+        {"budget": 0.3},
+        {"temperature": 2.0},
+        {"divergence": "none"},
+        {"always_open": True},
     )
-    saved = pd.read_csv(lab.results / "studies" / "variants.csv")
-    assert list(saved["budget"]) == [0.8, 0.8, 0.3, *[0.8] * 3] and list(saved["hard"]) == [
-        True,
-        False,
-        *[True] * 4,
-    ]
-    assert set(saved["noise"]) == {1.0} and list(saved["divergence"]) == ["js"] * 4 + ["none", "js"]
-    assert list(saved["always_open"]) == [False] * 5 + [True] and saved["gate_decoder"][5] == 1
-    assert set(saved["system"]) == {"distilwhisper"} and saved["gate_encoder"].between(0, 1).all()
-    assert (
-        saved["difference"][0] == saved["difference_without_loops"][0] == 0
-        and found["validation_loss"].nunique() > 1
-    )
-    made, ours = (
-        set(lab.folder.glob("runs/distilwhisper-cs-*")) - before,
-        lab.train("distilwhisper"),
-    )
-    assert (
-        len(made | {ours}) == 6 and ours.name in lab.used
-    )  # runs of their own, the first the system as it is
-    assert len(list((lab.folder / "teacher-outputs").iterdir())) == 2  # temperatures
+    found = study.variants(lab, changes)
+    saved = saved_study(lab, "variants")
+    assert list(saved["budget"]) == [0.8, 0.8, 0.3, 0.8, 0.8, 0.8]
+    assert list(saved["hard"]) == [True, False, True, True, True, True]
+    assert list(saved["divergence"]) == ["js"] * 4 + ["none", "js"]
+    assert list(saved["always_open"]) == [False] * 5 + [True]
+    assert saved["gate_decoder"][5] == 1
+    assert set(saved["noise"]) == {1.0}
+    assert set(saved["system"]) == {"distilwhisper"}
+    assert saved["gate_encoder"].between(0, 1).all()
+    assert saved["difference"][0] == saved["difference_without_loops"][0] == 0
+    assert found["validation_loss"].nunique() > 1
+
+    runs = {lab.train("distilwhisper", **change).name for change in changes}
+    assert len(runs) == 6  # the first is the method as it is
+    assert runs <= lab.used
+    folders = {path.name for path in (lab.folder / "teacher-distributions").iterdir()}
+    assert {lab._distributions_folder("cs", t).name for t in (1.0, 2.0)} <= folders
 
 
-def test_each_change_of_the_variants_is_one_that_training_knows():
-    ours = get_system("distilwhisper")
-    settings = {field.name for field in fields(ExpertSettings)}
-    known = {"budget", "per_stack", "divergence", "temperature", "seed", *settings}
-    assert study.CHANGES[0] == {} and all(set(change) <= known for change in study.CHANGES)
-    assert set(ours.experts) <= settings
+def test_each_change_of_the_variants_gives_another_run(lab):
+    assert study.CHANGES[0] == {}
+    runs = {lab.run_config("distilwhisper", **change).name for change in study.CHANGES}
+    assert len(runs) == len(study.CHANGES)
 
 
 def test_smaller_scores_forms_and_baked_models_beside_the_trained_one(lab):
     found = smaller.smaller(lab)
+    ours = ["fp32, routed", *smaller.FORMS, "baked"]
     low_rank = ["fp32, routed", "fp16", "baked"]
-    assert (
-        list(found["form"])
-        == ["fp32, routed", *smaller.FORMS, "baked", *low_rank] + ["fp32, routed", "baked"] * 2
-    )
-    assert found["agree"].between(0.5, 1).all() and found["wer"].notna().all()
-    ours, at_64 = (
-        found[found["system"] == name].set_index("form")
-        for name in ("distilwhisper", LOW_RANK.name)
-    )
-    size = ours["megabytes"]
-    assert size["fp16"] > size["int8"] > 0 and size["low-rank 64"] > size["low-rank 16"]
-    assert at_64["megabytes"]["fp16"] > 0 and pd.isna(at_64["megabytes"]["baked"])
-    assert at_64["difference"]["fp32, routed"] == pytest.approx(
-        at_64["wer"]["fp32, routed"] - ours["wer"]["fp32, routed"]
-    )
+    pooled = ["fp32, routed", "baked"]
+    assert list(found["form"]) == [*ours, *low_rank, *pooled, *pooled]
+    assert found["agree"].between(0.5, 1).all()
+    assert found["wer"].notna().all()
     assert set(zip(found["system"], found["agreement"], strict=True)) == set(smaller.TRAININGS)
-    baked = found[found["form"] == "baked"]
-    assert (
-        baked["difference"].notna().all() and (lab.results / "studies" / "smaller.json").is_file()
-    )
+
+    full = found[found["system"] == "distilwhisper"].set_index("form")
+    small = found[found["system"] == LOW_RANK].set_index("form")
+    size = full["megabytes"]
+    assert size["fp16"] > size["int8"] > 0
+    assert size["low-rank 64"] > size["low-rank 16"]
+    assert small["megabytes"]["fp16"] > 0
+    assert pd.isna(small["megabytes"]["baked"])
+    difference = small["wer"]["fp32, routed"] - full["wer"]["fp32, routed"]
+    assert small["difference"]["fp32, routed"] == pytest.approx(difference)
+    assert found[found["form"] == "baked"]["difference"].notna().all()
+    assert (lab.results / "studies" / "smaller.json").is_file()
 
 
 def test_convergence_trains_in_fp32_and_in_random_batches_from_the_same_teacher(lab, monkeypatch):
     monkeypatch.setenv("LAB_PRECISION", "bf16")
-    orders, before = [], train.LengthOrder
+    orders = []
 
-    class Noting(convergence.RandomOrder):
+    class Noting(trainer_module.RandomOrder):
         def __init__(self, *arguments):
             super().__init__(*arguments)
-            orders.append(list(self))
+            orders.append(sorted(self))
 
-    monkeypatch.setattr(convergence, "RandomOrder", Noting)
+    monkeypatch.setattr(trainer_module, "RandomOrder", Noting)
     found = convergence.convergence(lab)
-    assert (
-        list(found["training"]) == ["as it is", "fp32", "random batches"]
-        and found["wer"].notna().all()
-    )
-    assert found["difference"][0] == 0 and (lab.results / "studies" / "convergence.csv").is_file()
-    runs = {
-        name: next(lab.folder.with_name(f"smoke{name}").glob("runs/distilwhisper-cs-*"))
-        for name in ("-fp32", "-random-batches")
-    }
-    assert read_json(runs["-fp32"] / "run.json")["precision"] == "no"
-    assert (
-        read_json(runs["-random-batches"] / "run.json")["precision"]
-        == os.environ["LAB_PRECISION"]
-        == "bf16"
-    )
-    assert [sorted(order) for order in orders] == [[0, 1, 2, 3]] and train.LengthOrder is before
-    assert (
-        len([path for path in lab.folder.with_name("smoke-fp32").rglob("*") if path.is_symlink()])
-        == 2
-    )
+    assert list(found["training"]) == ["as it is", "fp32", "random batches"]
+    assert found["wer"].notna().all()
+    assert found["difference"][0] == 0
+    assert (lab.results / "studies" / "convergence.csv").is_file()
+    assert orders == [[0, 1, 2, 3]]
+
+    runs = {}
+    for name, changes in convergence.TRIALS.items():
+        runs[name] = read_json(lab.train("distilwhisper", **changes) / "run.json")
+    precisions = {name: run["precision"] for name, run in runs.items()}
+    assert precisions == {"as it is": "bf16", "fp32": "no", "random batches": "bf16"}
+    batches = {name: run["config"]["optimisation"]["batches"] for name, run in runs.items()}
+    by_length = "by length"
+    assert batches == {"as it is": by_length, "fp32": by_length, "random batches": "random"}
+    assert len({run["config"]["teacher"] for run in runs.values()}) == 1
+    assert len({run["identity"] for run in runs.values()}) == 3
 
 
 def test_seeds_are_other_runs(lab):
-    found = study.seeds(lab, ["lora", "distilwhisper", LOW_RANK.name], [77])
-    pairs = pd.read_csv(lab.results / "studies" / "seeds-paired.csv")
-    assert len(pairs) == 6 and set(zip(pairs["first"], pairs["other"], strict=True)) == {
-        ("distilwhisper", "lora"),
-        ("distilwhisper", LOW_RANK.name),
-        (LOW_RANK.name, "lora"),
-    }
+    study.seeds(lab, ["lora", "distilwhisper", LOW_RANK], [77])
+    pairs = saved_study(lab, "seeds-paired")
+    assert len(pairs) == 6  # in both domains
+    compared = {("distilwhisper", "lora"), ("distilwhisper", LOW_RANK), (LOW_RANK, "lora")}
+    assert set(zip(pairs["first"], pairs["other"], strict=True)) == compared
+
     study.seeds(lab, ["clsr-ft", "distilwhisper-released"], [77])  # distillation alone
-    pairs = pd.read_csv(lab.results / "studies" / "seeds-paired.csv")
-    assert set(pairs["first"]) == {"distilwhisper-released"} and list(pairs["other"]) == [
-        "clsr-ft",
-        "clsr-ft",
-    ]
+    pairs = saved_study(lab, "seeds-paired")
+    assert set(pairs["first"]) == {"distilwhisper-released"}
+    assert list(pairs["other"]) == ["clsr-ft", "clsr-ft"]
+
     found = study.seeds(lab, ["lora", "distilwhisper"], [77, 78])
-    folder = lab.results / "studies"
-    pairs, curves = (pd.read_csv(folder / f"seeds-{name}.csv") for name in ("paired", "validation"))
-    assert list(pairs["other"]) == ["lora", "lora"] and list(pairs["test_set"]) == [
-        "in-domain",
-        "out-of-domain",
-    ]
-    assert len(curves) == 4 and set(curves["epoch"]) == {1.0}
-    found = found[found["system"] == "lora"]
-    assert set(found["epochs"]) == {1} and set(found["learning_rate"]) == {1e-3}
-    assert list(found["seed"]) == [77, 77, 78, 78] and list(found["test_set"])[:2] == [
-        "in-domain",
-        "out-of-domain",
-    ]
-    assert (
-        lab.train("lora") != lab.train("lora", seed=78)
-        and (lab.results / "studies" / "seeds.csv").is_file()
-    )
+    pairs = saved_study(lab, "seeds-paired")
+    assert list(pairs["other"]) == ["lora", "lora"]
+    assert list(pairs["test_set"]) == ["in-domain", "out-of-domain"]
+    curves = saved_study(lab, "seeds-validation")
+    assert len(curves) == 4
+    assert set(curves["epoch"]) == {1.0}
+    of_lora = found[found["system"] == "lora"]
+    assert set(of_lora["epochs"]) == {1}
+    assert set(of_lora["learning_rate"]) == {1e-3}
+    assert list(of_lora["seed"]) == [77, 77, 78, 78]
+    assert list(of_lora["test_set"])[:2] == ["in-domain", "out-of-domain"]
+    assert lab.train("lora") != lab.train("lora", seed=78)
+    assert (lab.results / "studies" / "seeds.csv").is_file()
 
 
-def test_paired_table_over_seeds_keeps_an_utterance_one_unit(lab, monkeypatch):
+def test_a_paired_table_over_seeds_keeps_an_utterance_one_unit(lab, monkeypatch):
     errors = {
         ("lora", 77): [2, 0],
         ("lora", 78): [0, 0],
@@ -807,38 +1020,44 @@ def test_paired_table_over_seeds_keeps_an_utterance_one_unit(lab, monkeypatch):
         ("student", 78): [1, 1],
     }
 
-    def counted(lab, system, key, seed):
-        return pd.DataFrame(
-            {
-                "id": ["a", "b"],
-                "words": [4, 6],
-                "insertions": errors[system, seed],
-                "deletions": 0,
-                "substitutions": 0,
-            }
-        )
+    def counted(lab, name, key, seed):
+        rows = {"id": ["a", "b"], "words": [4, 6], "insertions": errors[name, seed]}
+        return pd.DataFrame(rows | {"deletions": 0, "substitutions": 0})
 
     monkeypatch.setattr(comparison, "counts", counted)
-    one, two = (paired(lab, ("student",), "lora", seeds).loc[0] for seeds in (None, [77, 78]))
-    assert one["difference"] == pytest.approx(0) and two["difference"] == pytest.approx(
-        -10
-    )  # (2 - 4) of 20 words
-    assert two["low"] == pytest.approx(-2 * 100 / 12) and two["high"] == pytest.approx(
-        0
-    )  # only b, or only a
+    one = paired(lab, ("student",), "lora").loc[0]
+    assert one["difference"] == pytest.approx(0)
+    two = paired(lab, ("student",), "lora", [77, 78]).loc[0]
+    assert two["difference"] == pytest.approx(-10)  # (2 - 4) errors in 20 words
+    assert two["low"] == pytest.approx(-2 * 100 / 12)  # only b
+    assert two["high"] == pytest.approx(0)  # only a
 
 
-def test_hash_and_steps(tmp_path):
+# ---- run metadata
+
+
+def test_a_short_hash_changes_with_its_content():
     assert short_hash([1, None, "a"]) == short_hash([1, None, "a"]) != short_hash([1, None, "b"])
+
+
+def test_json_is_written_whole_and_as_it_is(tmp_path):
+    path = tmp_path / "new" / "a.json"
+    write_json(path, {"b": "č"})
+    assert json.loads(path.read_text()) == {"b": "č"}
+    assert [found.name for found in path.parent.iterdir()] == ["a.json"]
+
+
+def test_steps_that_ended_well_are_noted(tmp_path):
     with timed_step(tmp_path, "one", "first"):
         pass
-    with pytest.raises(ZeroDivisionError), timed_step(tmp_path, "failed", "second"):
-        1 / 0  # noqa: B018
+    with pytest.raises(KeyError), timed_step(tmp_path, "failed", "second"):
+        raise KeyError
     with open(tmp_path / "steps.jsonl", "a") as lines:
         lines.write('{"step": "cut of')
     assert [row["step"] for row in read_steps(tmp_path, {"first", "second"})] == ["one"]
     assert read_steps(tmp_path, {"second"}) == []
-    write_json(tmp_path / "new" / "a.json", {"b": "č"})
-    assert json.loads((tmp_path / "new" / "a.json").read_text()) == {"b": "č"}
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.json"]
-    assert commit() is None or len(commit().removesuffix("+changes")) == 40
+
+
+def test_the_commit_is_named_where_there_is_one():
+    found = commit()
+    assert found is None or len(found.removesuffix("+changes")) == 40

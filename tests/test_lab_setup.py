@@ -1,4 +1,4 @@
-"""What the first cell of a notebook installs, and what it leaves alone."""
+"""The first cell of a notebook: what it installs, and what it leaves alone."""
 
 import importlib.metadata
 import subprocess
@@ -10,40 +10,36 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "notebooks"))
 import lab_setup
 
-CELL = (Path(lab_setup.__file__).parent / "source" / "setup_cell.py").read_text()
+CELL = (Path(lab_setup.__file__).parent / "source" / "setup_cell.py").read_text(encoding="utf-8")
 
 
 @pytest.fixture
 def calls(monkeypatch):
     """Collects (command, content of its constraints) instead of running pip."""
     found = []
-    monkeypatch.setattr(
-        lab_setup.subprocess,
-        "run",
-        lambda command, **_: found.append(
-            (command, Path(command[command.index("-c") + 1]).read_text())
-        ),
-    )
+
+    def run(command, **_):
+        constraints = Path(command[command.index("-c") + 1])
+        found.append((command, constraints.read_text(encoding="utf-8")))
+
+    monkeypatch.setattr(lab_setup.subprocess, "run", run)
     return found
 
 
 def project(folder, *dependencies):
-    (folder / "pyproject.toml").write_text(f"[project]\ndependencies = {list(dependencies)!r}\n")
+    """Write a pyproject.toml with these dependencies, and return its folder."""
+    text = f"[project]\ndependencies = {list(dependencies)!r}\n"
+    (folder / "pyproject.toml").write_text(text, encoding="utf-8")
     return folder
 
 
-def test_only_what_is_missing_or_too_old_is_asked_for(tmp_path):
+def test_only_what_is_missing_or_too_old_is_installed(tmp_path):
     here = importlib.metadata.version("jiwer")
-    root = project(
-        tmp_path,
-        f"jiwer>={here}",
-        "pandas",
-        "peft>=999",
-        "not-a-package-of-anyone>=1",
-        "torch>=999",
-        "numpy>=999",
-    )
-    assert lab_setup.missing_requirements(root) == ["peft>=999", "not-a-package-of-anyone>=1"]
+    present = [f"jiwer>={here}", "pandas"]
+    missing = ["peft>=999", "not-a-package-of-anyone>=1"]
+    never_installed = ["torch>=999", "numpy>=999"]
+    root = project(tmp_path, *present, *missing, *never_installed)
+    assert lab_setup.missing_requirements(root) == missing
 
 
 def test_this_environment_lacks_nothing(calls):
@@ -52,42 +48,47 @@ def test_this_environment_lacks_nothing(calls):
     assert calls == []
 
 
-def test_numpy_and_torch_are_held_at_their_versions(monkeypatch, calls):
+def test_numpy_and_torch_keep_their_versions(monkeypatch, calls):
     monkeypatch.setattr(lab_setup, "missing_requirements", lambda: ["peft>=999"])
     lab_setup.install_missing()
-    (command, held), version = calls[0], importlib.metadata.version
-    assert command[:4] == [sys.executable, "-m", "pip", "install"] and command[-1] == "peft>=999"
-    assert held == f"numpy=={version('numpy')}\ntorch=={version('torch')}\n"
+    command, constraints = calls[0]
+    assert command[:4] == [sys.executable, "-m", "pip", "install"]
+    assert command[-1] == "peft>=999"
+    version = importlib.metadata.version
+    assert constraints == f"numpy=={version('numpy')}\ntorch=={version('torch')}\n"
 
 
 def test_without_torch_nothing_is_installed(monkeypatch, calls):
-    monkeypatch.setattr(lab_setup, "_here", lambda name: name != "torch")
+    monkeypatch.setattr(lab_setup, "_is_installed", lambda name: name != "torch")
     monkeypatch.setattr(lab_setup, "missing_requirements", lambda: ["peft>=999"])
     with pytest.raises(RuntimeError, match="torch is not installed in this kernel"):
         lab_setup.open_lab("smoke")
     assert calls == []
 
 
-def test_settings_can_be_changed_where_the_first_cell_has_run(calls):
+def test_settings_can_be_changed_after_the_first_cell(calls):
     lab = lab_setup.open_lab("smoke", epochs=3, teacher="tiny")
-    assert (lab.preset.name, lab.preset.epochs, lab.preset.teacher) == (
-        "smoke",
-        3,
-        "tiny",
-    ) and calls == []
+    assert lab.preset.name == "smoke"
+    assert lab.preset.epochs == 3
+    assert lab.preset.teacher == "tiny"
+    assert calls == []
 
 
-def test_the_first_cell_clones_the_project_where_it_is_not_there(tmp_path, monkeypatch):
-    project, empty = tmp_path / "project", tmp_path / "empty"
-    for path, text in (
-        ("distilwhisper_lib/__init__.py", ""),
-        ("notebooks/lab_setup.py", "def open_lab(preset): return __file__"),
-    ):
-        (project / path).parent.mkdir(parents=True)
-        (project / path).write_text(text)
-    me = ["-c", "user.name=a", "-c", "user.email=a"]
-    for words in (["init", "-q"], ["add", "."], [*me, "commit", "-qm", "all"]):
+def test_the_first_cell_clones_the_project_where_it_is_missing(tmp_path, monkeypatch):
+    project = tmp_path / "project"
+    files = {
+        "distilwhisper_lib/__init__.py": "",
+        "notebooks/lab_setup.py": "def open_lab(preset): return __file__",
+    }
+    for name, text in files.items():
+        path = project / name
+        path.parent.mkdir(parents=True)
+        path.write_text(text, encoding="utf-8")
+    author = ["-c", "user.name=a", "-c", "user.email=a"]
+    for words in (["init", "-q"], ["add", "."], [*author, "commit", "-qm", "all"]):
         subprocess.run(["git", *words], cwd=project, check=True)
+
+    empty = tmp_path / "empty"
     empty.mkdir()
     monkeypatch.chdir(empty)
     monkeypatch.setenv("LAB_REPOSITORY", str(project))

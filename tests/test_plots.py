@@ -1,4 +1,4 @@
-"""The figures: each is drawn from a small made-up table, with as many bars, points and labels as it should have."""
+"""The figures, drawn from small made-up tables: their bars, points and labels."""
 
 import numpy as np
 import pandas as pd
@@ -6,52 +6,43 @@ import pytest
 from matplotlib.figure import Figure
 
 from distilwhisper_lib.lab import plots
-from distilwhisper_lib.training.systems import SYSTEMS
+from distilwhisper_lib.training.methods import METHODS, compared_methods
 
-NAMES = list(SYSTEMS)
+NAMES = list(compared_methods())
 LOG = [
-    {"step": s, "epoch": s / 2, "loss": 3 / s, "ce": 2 / s, "gate_encoder": 0.5} for s in (1, 2, 3)
-] + [{"step": 2, "epoch": 1.0, "eval_loss": 2.0}, {"step": 4, "epoch": 2.0, "eval_loss": 1.0}]
+    {"step": 1, "epoch": 0.5, "loss": 3.0, "ce": 2.0, "gate_encoder": 0.5},
+    {"step": 2, "epoch": 1.0, "loss": 1.5, "ce": 1.0, "gate_encoder": 0.5},
+    {"step": 3, "epoch": 1.5, "loss": 1.0, "ce": 0.7, "gate_encoder": 0.5},
+    {"step": 2, "epoch": 1.0, "eval_loss": 2.0},
+    {"step": 4, "epoch": 2.0, "eval_loss": 1.0},
+]
+TESTS = [
+    ("cs", "in-domain"),
+    ("cs", "out-of-domain"),
+    ("nl", "retention"),
+    ("es", "retention"),
+]
 
 
 @pytest.fixture
 def table() -> pd.DataFrame:
     """Return rows as in comparison.csv: two tests, two other languages, translation."""
     rows = []
-    for i, system in enumerate(NAMES):
-        for language, test in (
-            ("cs", "in-domain"),
-            ("cs", "out-of-domain"),
-            ("nl", "retention"),
-            ("es", "retention"),
-        ):
-            kept = test == "retention" and SYSTEMS[system].trains == "experts"
-            wer = 60.0 if kept else 60.0 + i
-            rows.append(
-                {
-                    "system": system,
-                    "language": language,
-                    "test_set": test,
-                    "wer": wer,
-                    "wer_low": wer - 5,
-                    "wer_high": wer + 5,
-                }
-            )
-        rows.append(
-            {
-                "system": system,
-                "language": "cs",
-                "test_set": "translation",
-                "bleu": 5.0 - i,
-                "chrf": 20.0,
-            }
-        )
+    for index, system in enumerate(NAMES):
+        row = {"system": system}
+        for language, test in TESTS:
+            unchanged = test == "retention" and METHODS[system].has_experts
+            wer = 60.0 if unchanged else 60.0 + index
+            scores = {"wer": wer, "wer_low": wer - 5, "wer_high": wer + 5}
+            rows.append(row | {"language": language, "test_set": test} | scores)
+        scores = {"bleu": 5.0 - index, "chrf": 20.0}
+        rows.append(row | {"language": "cs", "test_set": "translation"} | scores)
     return pd.DataFrame(rows)
 
 
 @pytest.fixture
 def counts() -> pd.DataFrame:
-    """Return what `comparison.counts` does: four clips of two speakers, one that can't be scored."""
+    """Return counts as of `comparison.counts`: four clips, two speakers, one not scorable."""
     return pd.DataFrame(
         {
             "speaker": ["font_small", "font_big", "font_small", "font_big"],
@@ -87,7 +78,7 @@ def test_gap_has_a_bar_per_system_and_test_and_no_translation(table):
     (ax,) = figure.axes
     assert len(ax.patches) == len(NAMES) * 4
     assert labels(ax.xaxis) == ["cs\nin-domain", "cs\nout-of-\ndomain", "nl", "es"]
-    assert names_in_legend(figure) == [SYSTEMS[name].label for name in NAMES]
+    assert names_in_legend(figure) == [METHODS[name].label for name in NAMES]
     assert ax.patches[0].get_facecolor() == pytest.approx((0x7F / 255,) * 3 + (1,))
 
 
@@ -95,7 +86,7 @@ def test_error_kinds_sum_to_the_wer(counts):
     (ax,) = drawn(plots.plot_error_kinds({"student": counts, "another": counts})).axes
     assert len(ax.patches) == 2 * 3
     assert ax.texts[0].get_text().strip() == f"{100 * 9 / 16:.1f}"
-    assert labels(ax.yaxis) == [SYSTEMS["student"].label, "another"]
+    assert labels(ax.yaxis) == [METHODS["student"].label, "another"]
 
 
 def test_wer_by_length_and_speaker_leave_out_what_cannot_be_scored(counts):
@@ -107,9 +98,8 @@ def test_wer_by_length_and_speaker_leave_out_what_cannot_be_scored(counts):
 
 
 def test_wer_by_puts_rare_speakers_together_and_last(counts):
-    many = pd.concat(
-        [counts.iloc[[0]].assign(speaker=f"font_{i}") for i in range(12)] + [counts.iloc[[1, 1]]]
-    )
+    rare = [counts.iloc[[0]].assign(speaker=f"font_{index}") for index in range(12)]
+    many = pd.concat([*rare, counts.iloc[[1, 1]]])
     (ax,) = drawn(plots.plot_wer_by({"student": many.reset_index(drop=True)}, "speaker")).axes
     assert len(labels(ax.xaxis)) == plots.MOST_GROUPS + 1
     assert labels(ax.xaxis)[-1] == "all others\nn=3"
@@ -152,7 +142,7 @@ def test_gate_positions_show_every_token_and_layer():
 
 def test_comparison_has_every_system_in_both_panels(table):
     inside, outside = drawn(plots.plot_comparison(table, "cs")).axes
-    assert labels(inside.yaxis) == [SYSTEMS[name].label for name in NAMES]
+    assert labels(inside.yaxis) == [METHODS[name].label for name in NAMES]
     assert [text.get_text() for text in inside.texts] == [f"{60 + i}.0" for i in range(len(NAMES))]
     assert len(outside.texts) == len(NAMES)
 
@@ -181,7 +171,7 @@ def test_cost_has_a_point_per_system_and_moves_ties_aside(table):
     assert len(set(places)) == len(NAMES) and places[0] == 1.0
 
 
-def test_sound(tmp_path):
+def test_audio_is_drawn_over_seconds_and_figures_are_saved(tmp_path):
     figure = drawn(plots.plot_log_mel(np.zeros((80, 50)), "a clip"))
     assert figure.axes[0].get_title() == "a clip" and figure.axes[0].get_xlim() == (0, 0.5)
     figure = drawn(plots.plot_waveform(np.zeros(8000)))
@@ -200,12 +190,12 @@ def test_trials_are_lines_in_their_order_with_the_first_marked():
         }
     )
     (ax,) = drawn(plots.plot_trials(table)).axes
-    labels = [label.get_text() for label in ax.get_yticklabels()]
-    assert (
-        labels[0] == "basis"
-        and labels[1].replace("\n", " ") == table["trial"][1]
-        and "\n" in labels[1]
-    )
-    points, marked = ax.lines[0], ax.lines[-1]
-    assert list(points.get_xdata()) == [50.0, 55.0] and list(marked.get_xdata()) == [50.0, 50.0]
+    first, second = labels(ax.yaxis)
+    assert first == "basis"
+    assert second.replace("\n", " ") == table["trial"][1]
+    assert "\n" in second
+    points = ax.lines[0]
+    marked = ax.lines[-1]
+    assert list(points.get_xdata()) == [50.0, 55.0]
+    assert list(marked.get_xdata()) == [50.0, 50.0]
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first on top

@@ -1,273 +1,217 @@
-"""README and CONTRIBUTING say what is so: commands, links, examples that run, generated parts up to date."""
+"""README and docs say what is so: commands, links, examples that run, stored numbers."""
 
 import json
 import re
 import sys
 from pathlib import Path
-from urllib.parse import urlparse
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from distilwhisper_lib.training.systems import EVERY, SYSTEMS
 
-from distilwhisper_lib.presets import results_dir
+import distilwhisper_lib
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+import docs_claims  # noqa: E402
+import docs_figures  # noqa: E402
 import draw_architecture  # noqa: E402
 import readme_results  # noqa: E402
+import stored_results  # noqa: E402
 
-README, CONTRIBUTING = (
-    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md")
-)
-TEXTS = {"README.md": README, "CONTRIBUTING.md": CONTRIBUTING}
-HOSTS = {"arxiv.org"}  # all that the two files may link to
+DOCS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").glob("*.md"))]
+CARDS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "data").rglob("*.md"))]
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", *DOCS, *CARDS)}
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 STALE = "run .venv/bin/python tools/readme_results.py"
+each_page = pytest.mark.parametrize("page", PAGES)
 
 
 def without_code(text: str) -> str:
     return re.sub(r"```.*?```", "", text, flags=re.S)
 
 
+def without_generated(text: str) -> str:
+    return re.sub(r"<!-- ([\w-]+):[^>]*-->.*?<!-- /\1 -->", "", text, flags=re.S)
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 def anchors(text: str) -> set[str]:
-    """Return the addresses of a file's headings, as Markdown viewers make them."""
+    """Return the addresses of a page's headings, as Markdown viewers make them."""
     titles = re.findall(r"^#+ (.*)$", without_code(text), flags=re.M)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def example(name: str) -> str:
-    return re.search(rf"<!-- example: {name} -->\n```python\n(.*?)```", README, re.S)[1]
+def commands(text: str) -> list[str]:
+    """Return what a page tells the reader to type: lines of sh blocks, and code that begins so."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.S)
+    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
+    inline = re.findall(r"`([^`\n]+)`", without_code(text))
+    return lines + [code for code in inline if code.startswith(("make ", "python ", ".venv/bin/"))]
 
 
-def run_example(name: str, *changes: tuple[str, str]) -> dict:
-    """Run an example of README with words replaced; returns its variables."""
-    code = example(name)
-    for old, new in changes:
-        assert old in code
-        code = code.replace(old, new)
-    variables: dict = {}
-    exec(compile(code, f"README.md, example {name}", "exec"), variables)
-    return variables
+# ---- the front page
 
 
-def write_speech(path: Path, seconds: float = 1.0) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(int(8000 * seconds)), 8000)
-    return str(path)
+def test_front_page_is_short():
+    assert len(PAGES["README.md"].split()) <= 1000
 
 
-def test_commands_of_the_readme_are_in_the_makefile():
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M))
-    named = set(re.findall(r"(?:^|`)make ([a-z]+)", README + CONTRIBUTING, flags=re.M))
-    assert {"course", "test"} <= named <= targets
-    assert "```sh\nmake test\n```" in README and "\nmake course\n```" in README
+def test_front_page_has_one_table_of_five_systems_and_three_columns():
+    rows = re.findall(r"^\|.*\|$", PAGES["README.md"], flags=re.M)
+    assert len(rows) == 2 + 5 and all(row.count("|") == 4 for row in rows)
 
 
-def test_every_link_and_picture_exists():
-    for name, text in TEXTS.items():
-        for target in re.findall(r"\]\(([^)]+)\)", without_code(text)):
-            if target.startswith("http"):
-                continue
-            path, _, anchor = target.partition("#")
-            assert not path or (ROOT / path).exists(), (
-                f"{name} links to {path}, which does not exist"
-            )
-            assert not anchor or anchor in anchors(text), (
-                f"{name} links to #{anchor}, which is no heading"
-            )
-
-
-def test_every_file_that_is_named_exists():
-    for name, text in TEXTS.items():
-        for path in re.findall(r"\b(?:tools|tests|notebooks|distilwhisper_lib)/[\w/]+\.\w+", text):
-            assert (ROOT / path).exists() or "NN" in path, (
-                f"{name} names {path}, which does not exist"
-            )
-
-
-def test_links_lead_to_the_paper_only():
-    """No package registry, and nothing that may go away."""
-    for name, text in TEXTS.items():
-        hosts = {urlparse(url).hostname for url in re.findall(r"https?://[^\s)\"'`>]+", text)}
-        assert hosts <= HOSTS, f"{name} links to {hosts - HOSTS}"
-
-
-def test_every_notebook_has_its_row_and_its_solutions():
+def test_every_notebook_is_listed_in_order():
     stems = [path.stem for path in sorted((ROOT / "notebooks" / "source").glob("[0-9]*.py"))]
-    assert re.findall(r"^\| \[\d\d\]\(notebooks/(\w+)\.ipynb\)", README, flags=re.M) == stems
-    assert re.findall(r"\(notebooks/solutions/(\w+)_solutions\.ipynb\)", README) == stems
+    listed = re.findall(
+        r"^- \[\d\d [^]]+\]\(notebooks/(\w+)\.ipynb\)", PAGES["README.md"], flags=re.M
+    )
+    assert listed == stems
 
 
-def test_generated_parts_are_up_to_date():
-    assert readme_results.readme(README) == README, STALE
-    assert readme_results.contributing(CONTRIBUTING) == CONTRIBUTING, STALE
+def test_index_names_every_page_once():
+    named = re.findall(r"^- \[(\S+)\]", PAGES["docs/README.md"], flags=re.M)
+    assert sorted(named) == sorted(Path(name).name for name in DOCS if name != "docs/README.md")
 
 
-def test_map_of_the_code_names_every_module_and_imports_go_one_way():
-    table = re.search(r"<!-- modules:.*?<!-- /modules -->", CONTRIBUTING, re.S)[0]
-    rows = re.findall(r"^\| `([\w.]+)` \|.*\| ([\w., –]+) \|$", table, flags=re.M)
-    files = {readme_results.module_name(path) for path in readme_results.LIBRARY.rglob("*.py")} - {
-        "__init__"
-    }
-    assert {name for name, _ in rows} == files and len(rows) == len(files), STALE
-    before: set[str] = set()
-    for name, imports in rows:
-        assert set(re.findall(r"[\w.]+", imports)) <= before, f"{name} imports from below"
-        before.add(name)
+# ---- commands
 
 
-def test_circular_imports_are_told():
-    with pytest.raises(ValueError, match="circle among a, b"):
-        readme_results.in_order({"a": ["b"], "b": ["a"], "c": []})
+@each_page
+def test_every_command_works_as_it_stands(page):
+    for command in commands(PAGES[page]):
+        assert command.startswith(("make ", "git clone ", "cd ", ".venv/bin/")), command
+    bare = re.findall(r"(?<![\w/!])python3? (?:-m )?[\w./]+", PAGES[page])
+    assert not bare, f"not on the path without .venv/bin/: {bare}"
 
 
-def test_colours_in_the_style_guide_are_those_of_the_systems():
-    rows = re.findall(r"^ *\| `([\w-]+)` \| (.+) \| `(#\w{6})` \|$", CONTRIBUTING, flags=re.M)
-    assert rows == [(system.name, system.label, system.colour) for system in EVERY.values()]
+@each_page
+def test_every_make_command_is_a_target(page):
+    targets = set(re.findall(r"^([a-z]+):", MAKEFILE, flags=re.M))
+    named = {code.split()[1] for code in commands(PAGES[page]) if code.startswith("make ")}
+    assert named <= targets
 
 
-def test_variables_of_the_readme_are_those_of_the_code():
+@each_page
+def test_arguments_of_make_commands_are_known(page):
+    for target, arguments in re.findall(r'make (\w+) ARGS="([^"]+)"', PAGES[page]):
+        source = ROOT / "distilwhisper_lib" / "experiments" / f"{target}.py"
+        words = re.findall(r"^[a-z][\w-]*|--\w+", arguments)
+        assert all(f'"{word}"' in source.read_text(encoding="utf-8") for word in words), arguments
+    for name in re.findall(r"make benchmark NAME=(\w+)", PAGES[page]):
+        assert (ROOT / "benchmarks" / f"{name}.py").is_file()
+    for preset in re.findall(r"PRESET=(\w+)", PAGES[page]):
+        assert preset in distilwhisper_lib.PRESETS
+
+
+def test_variables_are_those_of_the_code():
     code = "".join(
-        path.read_text()
+        path.read_text(encoding="utf-8")
         for folder in ("distilwhisper_lib", "notebooks", "notebooks/source")
         for path in (ROOT / folder).rglob("*.py")
     )
-    assert set(re.findall(r"LAB_[A-Z]+", README)) == set(re.findall(r"LAB_[A-Z]+", code))
+    listed = re.findall(r"^\| `(LAB_\w+)`", PAGES["docs/running.md"], flags=re.M)
+    assert set(listed) == set(re.findall(r"LAB_[A-Z]+", code))
+    named = {name for text in PAGES.values() for name in re.findall(r"LAB_[A-Z]+", text)}
+    assert named <= set(listed)
 
 
-def test_library_in_20_lines_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_speech(tmp_path / "recording.wav")
-    lines = [line for line in example("library").splitlines() if line]
-    assert (
-        len([line for line in lines if not line.startswith(" " * 8)]) <= 20
-    )  # a continuation is no line
-    variables = run_example("library", ("openai/whisper-base", "tiny"))
-    assert isinstance(variables["text"][0], str)
-    assert (tmp_path / "my-experts" / "experts.ca.safetensors").is_file()
+# ---- links and files
 
 
-def test_own_language_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("LAB_PRESET", "smoke")
-    variables = run_example("language")
-    assert variables["lab"].preset.language == "nl"
-    assert capsys.readouterr().out.count("'wer'") == 3
+@each_page
+def test_every_link_and_picture_exists(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(PAGES[page])):
+        if target.startswith("http"):
+            continue
+        name, _, anchor = target.partition("#")
+        path = ((ROOT / page).parent / name).resolve() if name else ROOT / page
+        assert path.exists(), f"{name} does not exist"
+        assert path.is_relative_to(ROOT), f"{name} is outside of the project"
+        if anchor:
+            assert anchor in anchors(path.read_text(encoding="utf-8")), f"no heading #{anchor}"
 
 
-def test_own_recordings_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("LAB_PRESET", "smoke")
-    monkeypatch.setenv("LAB_DATA", str(tmp_path))
-    folder = tmp_path / "recordings" / "hu"
-    folder.mkdir(parents=True)
-    splits = ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
-    rows = [
-        {
-            "path": Path(write_speech(folder / f"{i}.wav", 0.5 + i / 10)).name,
-            "text": f"jó {i}",
-            "split": split,
-        }
-        for i, split in enumerate(splits)
-    ]
-    pd.DataFrame(rows).to_csv(folder / "recordings.csv", index=False)
-    lab = run_example("recordings", ("openai/whisper-small", "tiny"))["lab"]
-    assert (lab.train("distilwhisper") / "model" / "experts.hu.safetensors").is_file()
-    assert capsys.readouterr().out.count("'wer'") == 2
+@each_page
+def test_every_file_that_is_named_exists(page):
+    for name in re.findall(
+        r"`((?:tools|tests|notebooks|distilwhisper_lib)/[\w/]+\.\w+)`", PAGES[page]
+    ):
+        assert (ROOT / name).exists(), f"{name} does not exist"
 
 
-def test_the_deployed_language_is_a_plain_whisper_for_faster_whisper(tmp_path, monkeypatch):
-    pytest.importorskip("ctranslate2")
-    monkeypatch.setenv("LAB_PRESET", "smoke")
-    found = run_example("deploy", ('"whisper-base-cs")  ', f'"{tmp_path / "out"}")  '))
-    assert not hasattr(found["plain"].model.encoder.layers[0].fc1, "experts")
-    assert (tmp_path / "out" / "model.bin").is_file() and (
-        tmp_path / "out" / "tokenizer.json"
-    ).is_file()
+# ---- numbers
 
 
-def fake_reference(folder: Path) -> Path:
-    """Write a made-up reference run, with one system missing from retention."""
-    folder.mkdir(parents=True)
-    rows = [
-        {
-            "system": name,
-            "language": "cs",
-            "test_set": test,
-            "wer": 50.0 + i,
-            "wer_low": 48.0,
-            "wer_high": 53.0,
-            "cer": 20.0,
-            "cer_low": 19.0,
-            "cer_high": 22.0,
-            "loops": 1.0,
-            "normaliser": "whisper-basic",
-        }
-        for i, name in enumerate(SYSTEMS)
-        for test in ("in-domain", "out-of-domain")
-    ]
-    rows += [
-        {
-            "system": "student",
-            "language": "nl",
-            "test_set": "retention",
-            "wer": 70.0,
-            "wer_low": 68.0,
-            "wer_high": 73.0,
-        }
-    ]
-    pd.DataFrame(rows).to_csv(folder / "comparison.csv", index=False)
-    pd.DataFrame(
-        [
-            {
-                "first": "distilwhisper",
-                "other": "lora",
-                "test_set": "in-domain",
-                "difference": -2.0,
-                "low": -3.0,
-                "high": -1.0,
-            }
-        ]
-    ).to_csv(folder / "paired.csv", index=False)
-    record = {
-        "preset": {"language": "cs"},
-        "commit": "0123456789abcdef",
-        "versions": {"torch": "2.13.0"},
-        "machine": {"gpu": None, "processor": "a processor", "cores": 2, "precision": "bf16"},
-        "steps": [{"step": "train", "seconds": 600, "peak_memory_gb": 3.5}],
-    }
-    (folder / "run.json").write_text(json.dumps(record))
-    (folder / "timing.json").write_text(json.dumps({"01_baseline_gap": 330}))
-    (folder / "figures").mkdir()
-    (folder / "figures" / "comparison.png").write_bytes(b"")
-    return folder
+@pytest.mark.parametrize("page", readme_results.PAGES)
+def test_generated_parts_are_up_to_date(page):
+    assert readme_results.filled(page, PAGES[page]) == PAGES[page], STALE
 
 
-def test_results_are_filled_in(tmp_path, monkeypatch):
-    monkeypatch.setattr(readme_results, "ROOT", tmp_path)
-    folder = fake_reference(tmp_path / "results" / "reference" / "laptop")
-    text = readme_results.readme(README, folder)
-    assert (
-        "| Fine-tuning | 52.0 [48.0, 53.0] | 20.0 [19.0, 22.0] | 1.0 |" in text
-        and "nan" not in text.split("## The two")[0]
-    )
-    assert "| LoRA | in-domain | -2.0 [-3.0, -1.0] | yes |" in text
-    assert (
-        "in 10 minutes of training and transcribing, at most 3.5 GB of memory in a process, commit `0123456789`"
-        in text
-    )
-    assert "](results/reference/laptop/figures/comparison.png)" in text
-    assert (
-        re.search(r"^\| \[01\].*\| 5\.5 \|$", text, flags=re.M)
-        and readme_results.readme(text, folder) == text
-    )
-    assert readme_results.ABSENT not in text
+@each_page
+def test_every_marked_part_is_generated(page):
+    marked = re.findall(r"<!-- ([\w-]+): written by", PAGES[page].replace("`<!--", ""))
+    assert sorted(marked) == sorted(readme_results.PAGES.get(page, {}))
 
 
-def test_absent_reference_is_told(tmp_path):
-    assert readme_results.ABSENT in readme_results.readme(README, tmp_path)
-    assert results_dir("laptop").name == "laptop"  # where ABSENT sends the reader
+@pytest.mark.parametrize("page", docs_claims.CLAIMS)
+def test_numbers_in_the_text_are_those_of_the_stored_results(page):
+    text = one_line(PAGES[page])
+    for passage in docs_claims.CLAIMS[page]():
+        assert one_line(passage) in text, f"the stored results say: {passage}"
+
+
+@each_page
+def test_no_difference_is_stated_without_a_stored_result(page):
+    """Every interval and every "2.4 points" is generated, or in a passage that is computed."""
+    text = one_line(without_generated(without_code(PAGES[page])))
+    for passage in docs_claims.CLAIMS.get(page, list)():
+        text = text.replace(one_line(passage), "")
+    number = r"[-+]?\d+\.\d+"
+    assert not re.findall(rf"\[{number}, {number}\]|{number} points", text)
+
+
+def test_sentence_that_results_contradict_is_refused(monkeypatch):
+    worse = {"difference": 3.0, "low": 1.0, "high": 5.0}
+    monkeypatch.setattr(readme_results, "paired", lambda *of: worse)
+    with pytest.raises(ValueError, match="write the sentence anew"):
+        readme_results.against_the_usual()
+    monkeypatch.setattr(readme_results, "variant", lambda **changed: worse)
+    with pytest.raises(ValueError, match="write the sentence anew"):
+        readme_results.one_change()
+
+
+def test_differences_from_predictions_are_the_stored_ones():
+    for row in stored_results.read("paired").to_dict("records"):
+        found = stored_results.by_clip(row["first"], row["other"], row["test_set"])
+        for name in ("difference", "low", "high"):
+            assert found[name] == pytest.approx(row[name], abs=1e-3)
+
+
+def test_holm_keeps_the_surest_until_one_fails():
+    shares = pd.DataFrame({"share": [0.5, 0.0, 0.02, 0.998]})
+    assert list(stored_results.holm(shares).index) == [1, 3]
+    assert len(stored_results.holm(shares.iloc[[1]])) == 1
+
+
+def test_numbers_are_worded_with_sign_and_verdict():
+    found = {"difference": -0.04, "low": -2.0, "high": 1.96}
+    assert stored_results.stated(found) == "0.0 [-2.0, +2.0], not decided"
+    assert stored_results.verdict({"low": 0.0, "high": 1.0}) == "not decided"
+    assert docs_claims.tenths(-4.85) == "4.9"
+
+
+def test_minutes_stand_behind_each_notebook(tmp_path):
+    (tmp_path / "timing.json").write_text(json.dumps({"01_baseline_gap": 330}))
+    text = readme_results.fill_minutes(PAGES["README.md"], tmp_path)
+    assert re.search(r"^- \[01 .* \(5\.5 min\)$", text, flags=re.M)
+    assert re.search(r"^- \[02 .* \(– min\)$", text, flags=re.M)
 
 
 def test_missing_marks_are_told():
@@ -275,13 +219,116 @@ def test_missing_marks_are_told():
         readme_results.fill("no marks", "results", "")
 
 
-def test_architecture_is_drawn(tmp_path):
-    draw_architecture.main(tmp_path)
-    assert (tmp_path / "architecture.svg").stat().st_size > 20_000
+# ---- pictures
+
+
+def test_pictures_of_the_docs_are_drawn_from_the_stored_tables(tmp_path, capsys):
     from PIL import Image
 
-    sizes = []
-    for folder in (tmp_path, draw_architecture.FIGURES):
-        with Image.open(folder / "architecture.png") as picture:
-            sizes.append(picture.size)
-    assert sizes == [(1800, 1460)] * 2
+    docs_figures.main(tmp_path)
+    for name in docs_figures.DRAWN:
+        for folder in (tmp_path, docs_figures.FIGURES):
+            with Image.open(folder / f"{name}.png") as picture:
+                assert picture.text["Description"] == docs_figures.fingerprint(name), (
+                    f"run .venv/bin/python tools/docs_figures.py ({name}.png)"
+                )
+
+
+def test_architecture_is_drawn(tmp_path):
+    draw_architecture.main(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"architecture.png", "architecture.svg"}
+    assert all((draw_architecture.FIGURES / path.name).is_file() for path in tmp_path.iterdir())
+
+
+# ---- examples
+
+
+def example(page: str, name: str) -> str:
+    pattern = rf"<!-- example: {name} -->\n```python\n(.*?)```"
+    return re.search(pattern, PAGES[page], re.S)[1]
+
+
+def run_example(page: str, name: str, *changes: tuple[str, str]) -> dict:
+    """Run an example of a page with words replaced; returns its variables."""
+    code = example(page, name)
+    for old, new in changes:
+        assert old in code
+        code = code.replace(old, new)
+    variables: dict = {}
+    exec(compile(code, f"{page}, example {name}", "exec"), variables)
+    return variables
+
+
+def write_speech(path: Path, seconds: float = 1.0) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sound = 0.1 * np.random.default_rng(0).standard_normal(int(8000 * seconds))
+    soundfile.write(path, sound, 8000)
+    return path.name
+
+
+def write_recordings(folder: Path) -> None:
+    """Write eight made-up recordings with their table."""
+    splits = ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
+    rows = []
+    for number, split in enumerate(splits):
+        name = write_speech(folder / f"{number}.wav", 0.5 + number / 10)
+        rows.append({"path": name, "text": f"jó {number}", "split": split})
+    pd.DataFrame(rows).to_csv(folder / "recordings.csv", index=False)
+
+
+@each_page
+def test_examples_import_names_that_exist(page):
+    for block in re.findall(r"```python\n(.*?)```", PAGES[page], flags=re.S):
+        compile(block, page, "exec")
+        for names in re.findall(r"from distilwhisper_lib import \(?([\w,\s]+)", block):
+            names = names.split("\n\n")[0].replace(",", " ").split()
+            missing = [name for name in names if not hasattr(distilwhisper_lib, name)]
+            assert not missing, f"{page}: {missing}"
+
+
+def test_library_of_the_front_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    variables = run_example("README.md", "library", ("openai/whisper-base", "tiny"))
+    assert distilwhisper_lib.expert_languages(variables["model"]) == ["cs", "ca"]
+
+
+def test_experts_from_a_plain_whisper_to_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_speech(tmp_path / "recording.wav")
+    variables = run_example("docs/library.md", "experts", ("openai/whisper-base", "tiny"))
+    assert isinstance(variables["text"][0], str)
+    assert (tmp_path / "my-experts" / "experts.ca.safetensors").is_file()
+
+
+def test_laboratory_runs(monkeypatch, capsys):
+    monkeypatch.setenv("LAB_PRESET", "smoke")
+    variables = run_example("docs/library.md", "lab")
+    assert variables["folder"].is_dir() and len(variables["table"])
+
+
+def test_own_language_runs(monkeypatch, capsys):
+    monkeypatch.setenv("LAB_PRESET", "smoke")
+    variables = run_example("docs/your-own-language.md", "language")
+    assert variables["lab"].preset.language == "nl"
+    assert capsys.readouterr().out.count("'wer'") == 3
+
+
+@pytest.mark.parametrize(
+    "page, name", [("README.md", "own-language"), ("docs/your-own-language.md", "recordings")]
+)
+def test_own_recordings_run(page, name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LAB_PRESET", "smoke")
+    monkeypatch.setenv("LAB_DATA", str(tmp_path))
+    write_recordings(tmp_path / "recordings" / "hu")
+    lab = run_example(page, name, ("openai/whisper-small", "tiny"))["lab"]
+    assert (lab.train("distilwhisper") / "model" / "experts.hu.safetensors").is_file()
+    assert capsys.readouterr().out.count("'wer'") == 2
+
+
+def test_deployed_language_is_a_plain_whisper_for_faster_whisper(tmp_path, monkeypatch):
+    pytest.importorskip("ctranslate2")
+    monkeypatch.setenv("LAB_PRESET", "smoke")
+    folder = tmp_path / "out"
+    found = run_example("docs/deployment.md", "deploy", ('"whisper-base-cs"', f'"{folder}"'))
+    assert not hasattr(found["plain"].model.encoder.layers[0].fc1, "experts")
+    assert (folder / "model.bin").is_file() and (folder / "tokenizer.json").is_file()

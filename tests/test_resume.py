@@ -1,4 +1,4 @@
-"""Whatever is killed (SIGKILL), and wherever, ends with the same files as what was left alone."""
+"""A run that is killed (SIGKILL) at any moment ends with the same files as an uninterrupted one."""
 
 import json
 import os
@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from random_data import RandomClips
-from resumable import PRESET, RESUMED
+from resumable import EPOCHS, PRESET, RESUMED
+from runs import arguments_of, optimisation_of, train, trainer_on
 from safetensors.torch import load_file, save_file
 from transformers import trainer as transformers_trainer
 
-from distilwhisper_lib.training import trainer as train
+from distilwhisper_lib.training import trainer as training
 from distilwhisper_lib.training.callbacks import last_complete_checkpoint
 from distilwhisper_lib.training.objective import Objective
-from distilwhisper_lib.training.systems import get_system
-from distilwhisper_lib.training.trainer import LabTrainer, train_system
+from distilwhisper_lib.training.trainer import LabTrainer
+from distilwhisper_lib.whisper.loading import load_whisper
 
 TIMES = {
     "seconds",
@@ -31,22 +32,23 @@ TIMES = {
 
 
 def without_times(value):
+    """Return a JSON value without the entries of TIMES."""
     if isinstance(value, dict):
         return {name: without_times(part) for name, part in value.items() if name not in TIMES}
-    return [without_times(part) for part in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [without_times(part) for part in value]
+    return value
 
 
 def contents(folder):
     """Return the content of every file below a folder: bytes, and run.json without times."""
-    found = {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    return {
-        name: without_times(json.loads(data)) if name == "run.json" else data
-        for name, data in found.items()
-    }
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            data = path.read_bytes()
+            name = str(path.relative_to(folder))
+            found[name] = without_times(json.loads(data)) if path.name == "run.json" else data
+    return found
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def contents(folder):
 )
 def test_killed_runs_end_with_the_same_files(what, tmp_path):
     root = Path(__file__).resolve().parent
-    precision = "bf16" if what == "distilwhisper" else "no"  # both
+    precision = "bf16" if what == "distilwhisper" else "no"
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(root.parent),
@@ -83,41 +85,32 @@ def test_killed_runs_end_with_the_same_files(what, tmp_path):
         path.stem: [int(line) for line in path.read_text().split()]
         for path in tmp_path.glob("*.steps")
     }
-    if steps:  # of a training; that it goes on where it was is what all of this is for
+    if steps:  # of a training
         assert min(steps.pop("from outside")[1:], default=2) >= 2
         assert steps == {name: RESUMED[name] for name in steps}
         assert ["eval_loss" in row for row in expected["run.json"]["log"]].count(True) == 3
 
 
-# ---- what a checkpoint holds, and where it can go on
+# ---- what a checkpoint holds, and in what precision a run can go on
 
 
 @pytest.fixture
 def run(processor, collator, tmp_path):
-    """Returns a function that trains three epochs of two steps of a system into a folder."""
+    """Return a function that trains three epochs of two steps of a method into a folder."""
     clips = RandomClips(processor.tokenizer, 8, seconds=(0.3, 0.6))
 
     def run(name, folder, keep="last"):
-        return train_system(
-            get_system(name),
-            tmp_path / folder,
-            replace(PRESET, keep=keep),
-            Objective(),
-            clips,
-            clips,
-            collator,
-            "cs",
-            1e-2,
-            3,
-            77,
-        )
+        preset = replace(PRESET, keep=keep)
+        return train(name, tmp_path / folder, preset, clips, collator, rate=1e-2, epochs=EPOCHS)
 
     return run
 
 
 def stopped(monkeypatch, run, *arguments):
-    """Run until somebody presses Ctrl-C in the sixth step; returns the checkpoint that is left, of the fourth."""
-    original, steps, folders = LabTrainer.training_step, count(1), []
+    """Run until Ctrl-C in the sixth step; return the checkpoint that is left, of the fourth."""
+    original = LabTrainer.training_step
+    steps = count(1)
+    folders = []
 
     def training_step(self, *args, **kwargs):
         folders.append(self.args.output_dir)
@@ -137,49 +130,45 @@ def stopped(monkeypatch, run, *arguments):
     ("name", "keep"), [("fine-tuning", "last"), ("clsr-ft", "last"), ("clsr-ft", "best")]
 )
 def test_a_checkpoint_without_frozen_weights_gives_the_same_run(name, keep, run, monkeypatch):
-    warnings, wers = (
-        [],
-        {2: 40.0, 4: 60.0, 6: 50.0},
-    )  # the first epoch is kept, and loaded after the last
-    monkeypatch.setattr(train, "_wer", lambda *args: wers[args[-1]])
+    warnings = []
+    wers = {2: 40.0, 4: 60.0, 6: 50.0}  # by step: the first epoch is kept, and loaded at the end
+    monkeypatch.setattr(training, "_validation_wer", lambda *args: wers[args[-1]])
     monkeypatch.setattr(transformers_trainer.logger, "warning", lambda *text: warnings.append(text))
     expected = contents(run(name, "uninterrupted", keep))
     checkpoint = stopped(monkeypatch, run, name, "stopped", keep)
-    held = [
-        set(load_file(path / "model.safetensors"))
-        for path in checkpoint.parent.glob("checkpoint-*")
-    ]
-    frozen = {"model.encoder.embed_positions.weight"}
-    names = {name for name, _ in train.load_whisper("tiny").named_parameters()}
+
+    held = []
+    for path in checkpoint.parent.glob("checkpoint-*"):
+        held.append(set(load_file(path / "model.safetensors")))
+    of_whisper = {name for name, _ in load_whisper("tiny").named_parameters()}
     if name == "fine-tuning":
-        assert held == [names - frozen]
+        assert held == [of_whisper - {"model.encoder.embed_positions.weight"}]
     else:
-        assert len(held) == (2 if keep == "best" else 1) and all(not keys & names for keys in held)
-        assert {len(keys) for keys in held} == {
-            4 * (4 + 3)
-        }  # of an expert and of a gate in each layer
-    assert contents(run(name, "stopped", keep)) == expected and warnings == []
+        assert len(held) == (2 if keep == "best" else 1)
+        for names in held:
+            assert not names & of_whisper
+            assert len(names) == 4 * (4 + 3)  # of an expert and a gate in each layer
+
+    assert contents(run(name, "stopped", keep)) == expected
+    assert warnings == []
 
 
-def test_a_trained_weight_that_a_checkpoint_lacks_is_told(run, monkeypatch):
+def test_a_trained_weight_that_is_missing_in_a_checkpoint_is_told(run, monkeypatch):
     warnings = []
     monkeypatch.setattr(transformers_trainer.logger, "warning", lambda text: warnings.append(text))
     checkpoint = stopped(monkeypatch, run, "clsr-ft", "stopped")
     weights = load_file(checkpoint / "model.safetensors")
     lost = next(iter(weights))
-    save_file(
-        {name: weight for name, weight in weights.items() if name != lost},
-        checkpoint / "model.safetensors",
-    )
+    del weights[lost]
+    save_file(weights, checkpoint / "model.safetensors")
     run("clsr-ft", "stopped")
     assert len(warnings) == 1 and "missing keys" in warnings[0] and lost in warnings[0]
 
 
 def test_a_run_begun_in_fp16_goes_on_in_another_precision(run, monkeypatch):
     checkpoint = stopped(monkeypatch, run, "clsr-ft", "stopped")
-    torch.save(
-        torch.amp.GradScaler("cpu").state_dict(), checkpoint / "scaler.pt"
-    )  # as a T4 leaves it
+    scaler = torch.amp.GradScaler("cpu")
+    torch.save(scaler.state_dict(), checkpoint / "scaler.pt")  # as a T4 leaves it
     monkeypatch.setenv("LAB_PRECISION", "bf16")
     found = json.loads((run("clsr-ft", "stopped") / "run.json").read_text())
     assert (found["steps"], found["precision"]) == (6, "bf16")
@@ -189,10 +178,8 @@ def test_a_run_goes_on_in_fp16_with_the_scale_of_its_checkpoint_or_a_new_one(
     processor, collator, tmp_path
 ):
     clips = RandomClips(processor.tokenizer, 8)
-    arguments = train.training_arguments(tmp_path, PRESET, 1e-3, 1, len(clips), 77)
-    trainer = train.make_trainer(
-        train.load_whisper("tiny"), arguments, Objective(), clips, clips, collator
-    )
+    arguments = arguments_of(tmp_path, optimisation_of(PRESET), len(clips))
+    trainer = trainer_on(load_whisper("tiny"), arguments, Objective(), clips, collator)
     trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     trainer._load_scaler(str(tmp_path))  # begun in another precision: there is no state
     assert trainer.accelerator.scaler.get_scale() == 8.0

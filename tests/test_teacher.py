@@ -1,4 +1,4 @@
-"""The teacher's stored outputs: what it says with the same labels, by clip, whatever the batches."""
+"""Cached teacher distributions: those of the same labels, by clip, whatever the batches."""
 
 import pytest
 import torch
@@ -6,7 +6,11 @@ from random_data import RandomClips
 from safetensors.torch import load_file
 
 from distilwhisper_lib.method.losses import labelled, top_k_log_probs
-from distilwhisper_lib.training.teacher import TeacherDistributions, cache_teacher_distributions, stored_clips
+from distilwhisper_lib.training.teacher import (
+    TeacherDistributions,
+    cache_teacher_distributions,
+    stored_clips,
+)
 from distilwhisper_lib.whisper.tiny import tiny_whisper
 from distilwhisper_lib.whisper.window import use_window
 
@@ -19,114 +23,165 @@ def clips(processor):
 
 
 @pytest.fixture
-def outputs(model, clips, collator, tmp_path):
-    return cache_teacher_distributions(model.train(), clips, collator, tmp_path / "teacher", K, batch_size=2)
+def folder(tmp_path):
+    return tmp_path / "teacher"
 
 
-def test_each_clip_has_a_distribution_per_label(outputs, clips, collator, model):
-    assert len(outputs) == 5 and not model.training  # dropout is switched off
-    for i in range(5):
-        batch = collator([clips[i]])
-        words, log_probs = outputs.lookup(batch["ids"], batch["labels"])
-        assert words.shape == (len(clips[i]["labels"]), K) and log_probs.shape == (
-            len(clips[i]["labels"]),
-            K + 1,
-        )
-        assert torch.allclose(log_probs.exp().sum(1), torch.ones(len(words)), atol=5e-3)  # fp16
+@pytest.fixture
+def cached(model, clips, collator, folder):
+    return cache_teacher_distributions(model.train(), clips, collator, folder, K, batch_size=2)
 
 
-def test_outputs_of_a_batch_are_looked_up_row_by_row(outputs, clips, collator, model):
-    order = sorted(range(5), key=lambda i: -clips.durations[i])
-    batch = collator([clips[order[0]], clips[order[1]]])  # as the teacher saw them: one window
+class Watched:
+    """A collator that notes the ids of the clips it was asked for."""
+
+    def __init__(self, collator):
+        self.collator = collator
+        self.tokenizer = collator.tokenizer
+        self.ids = []
+
+    def __call__(self, items):
+        self.ids += [item["id"] for item in items]
+        return self.collator(items)
+
+
+def batch_of(clips, collator, indices):
+    return collator([clips[index] for index in indices])
+
+
+def lookup(distributions, batch):
+    return distributions.lookup(batch["ids"], batch["labels"])
+
+
+def same(first, second):
+    """Return whether two look-ups have the same token ids and log-probabilities."""
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_each_clip_has_a_distribution_per_label(cached, clips, collator, model):
+    assert len(cached) == 5
+    assert not model.training  # dropout is switched off
+    for index in range(5):
+        labels = len(clips[index]["labels"])
+        token_ids, log_probs = lookup(cached, batch_of(clips, collator, [index]))
+        assert token_ids.shape == (labels, K)
+        assert log_probs.shape == (labels, K + 1)
+        ones = torch.ones(labels)
+        torch.testing.assert_close(log_probs.exp().sum(1), ones, atol=5e-3, rtol=0)  # fp16
+
+
+def test_distributions_of_a_batch_are_looked_up_clip_by_clip(cached, clips, collator, model):
+    first, second = sorted(range(5), key=lambda i: -clips.durations[i])[:2]
+    batch = batch_of(clips, collator, [first, second])  # as the teacher saw them: one window
     with torch.no_grad(), use_window(model, batch["input_features"].shape[-1]):
-        output = model(
+        logits = model(
             input_features=batch["input_features"], decoder_input_ids=batch["decoder_input_ids"]
         ).logits
-    words, log_probs = top_k_log_probs(labelled(output, batch["labels"])[0], K)
-    stored_words, stored = outputs.lookup(batch["ids"], batch["labels"])
-    assert torch.equal(stored_words, words) and stored_words.dtype == torch.int64
+    kept, _ = labelled(logits, batch["labels"])
+    token_ids, log_probs = top_k_log_probs(kept, K)
+    stored_ids, stored = lookup(cached, batch)
+    assert torch.equal(stored_ids, token_ids)
+    assert stored_ids.dtype == torch.int64
     torch.testing.assert_close(stored, log_probs, rtol=1e-3, atol=2e-3)
-    turned = collator([clips[order[1]], clips[order[0]]])
-    turned_words, _ = outputs.lookup(turned["ids"], turned["labels"])
-    assert torch.equal(
-        turned_words,
-        torch.cat(
-            [words[len(clips[order[0]]["labels"]) :], words[: len(clips[order[0]]["labels"])]]
-        ),
-    )
+
+    turned_ids, _ = lookup(cached, batch_of(clips, collator, [second, first]))
+    length = len(clips[first]["labels"])
+    assert torch.equal(turned_ids, torch.cat([token_ids[length:], token_ids[:length]]))
 
 
-def test_a_temperature_divides_the_logits(outputs, clips, collator, model, tmp_path):
+def test_a_temperature_divides_the_logits(cached, clips, collator, model, tmp_path):
     flat = cache_teacher_distributions(
         model, clips, collator, tmp_path / "flat", K, batch_size=2, temperature=4.0
     )
-    batch = collator([clips[i] for i in range(5)])
-    (words, log_probs), (same_words, flatter) = (
-        o.lookup(batch["ids"], batch["labels"]) for o in (outputs, flat)
-    )
-    assert torch.equal(words, same_words)
-    between = (log_probs[:, 0] - log_probs[:, 1]) / 4  # of two words the tail does not touch
+    batch = batch_of(clips, collator, range(5))
+    token_ids, log_probs = lookup(cached, batch)
+    flat_ids, flatter = lookup(flat, batch)
+    assert torch.equal(token_ids, flat_ids)
+    between = (log_probs[:, 0] - log_probs[:, 1]) / 4  # two tokens: the tail does not act on it
     torch.testing.assert_close(flatter[:, 0] - flatter[:, 1], between, atol=1e-2, rtol=0)
 
 
-def test_files_are_small_and_read_again(outputs, clips, collator, tmp_path):
-    tensors = load_file(min((tmp_path / "teacher").glob("*.safetensors")))
+def test_files_are_small_and_read_again(cached, clips, collator, folder):
+    tensors = load_file(min(folder.glob("*.safetensors")))
     assert {tensor.dtype for tensor in tensors.values()} == {torch.int32, torch.float16}
-    again = TeacherDistributions(tmp_path / "teacher")
-    batch = collator([clips[i] for i in range(5)])
-    for mine, theirs in zip(
-        again.lookup(batch["ids"], batch["labels"]),
-        outputs.lookup(batch["ids"], batch["labels"]),
-        strict=True,
-    ):
-        assert torch.equal(mine, theirs)
+    batch = batch_of(clips, collator, range(5))
+    assert same(lookup(TeacherDistributions(folder), batch), lookup(cached, batch))
 
 
-def test_batches_that_are_there_are_not_computed_again(outputs, clips, collator, tmp_path):
-    paths = sorted((tmp_path / "teacher").glob("*"))
+def test_tensors_are_named_by_the_digest_and_id_of_their_clip(model, clips, collator, folder):
+    clips.digests = [f"digest {index}" for index in range(5)]
+    cache_teacher_distributions(model, clips, collator, folder, K, batch_size=2)
+    names = set()
+    for path in folder.glob("*.safetensors"):
+        names |= load_file(path).keys()
+    pairs = list(zip(clips.ids, clips.digests, strict=True))
+    kinds = ("token_ids", "log_probs")
+    assert names == {f"{kind}|{digest}|{clip}" for kind in kinds for clip, digest in pairs}
+    assert stored_clips(folder) == set(pairs)
+
+
+def test_batches_that_are_there_are_not_computed_again(cached, clips, collator, folder):
+    paths = sorted(folder.glob("*"))
     assert len(paths) == 3
     before = [path.read_bytes() for path in paths]
     paths[1].unlink()
     paths[1].with_name(f"{paths[1].name}.part").write_bytes(b"half a file")
-    cache_teacher_distributions(
-        tiny_whisper(seed=1), clips, collator, tmp_path / "teacher", K, batch_size=2
-    )  # another model
+    another = tiny_whisper(seed=1)
+    cache_teacher_distributions(another, clips, collator, folder, K, batch_size=2)
     after = [path.read_bytes() for path in paths]
-    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, True]
+    unchanged = [old == new for old, new in zip(before, after, strict=True)]
+    assert unchanged == [True, False, True]
 
 
 def test_larger_and_smaller_training_sets_share_what_was_computed(
-    outputs, clips, collator, tmp_path, processor
+    cached, clips, collator, folder, processor
 ):
     more = RandomClips(processor.tokenizer, 8, seconds=(0.3, 0.6))
-    more.ids[:5] = clips.ids
-    seen = []
-
-    def watched(items):
-        seen.extend(item["id"] for item in items)
-        return collator(items)
-
-    watched.tokenizer = collator.tokenizer
-    before = {path: path.read_bytes() for path in (tmp_path / "teacher").iterdir()}
-    larger = cache_teacher_distributions(
-        tiny_whisper(seed=1), more, watched, tmp_path / "teacher", K, batch_size=2
-    )
-    assert sorted(seen) == sorted(more.ids[5:]) and len(larger) == 8
+    assert more.ids[:5] == clips.ids
+    watched = Watched(collator)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    another = tiny_whisper(seed=1)
+    larger = cache_teacher_distributions(another, more, watched, folder, K, batch_size=2)
+    assert sorted(watched.ids) == sorted(more.ids[5:])
+    assert len(larger) == 8
     assert all(path.read_bytes() == content for path, content in before.items())
-    smaller = TeacherDistributions(tmp_path / "teacher", clips.ids[:3])
-    assert len(smaller) == 3 and stored_clips(tmp_path / "teacher") == set(more.ids)
-    batch = collator([clips[i] for i in range(3)])
-    pairs = [o.lookup(batch["ids"], batch["labels"]) for o in (outputs, larger, smaller)]
-    assert all(torch.equal(a, b) for pair in pairs[1:] for a, b in zip(pair, pairs[0], strict=True))
+
+    digests = dict(zip(clips.ids[:3], clips.digests[:3], strict=True))
+    smaller = TeacherDistributions(folder, digests)
+    assert len(smaller) == 3
+    assert stored_clips(folder) == set(zip(more.ids, more.digests, strict=True))
+    batch = batch_of(clips, collator, range(3))
+    expected = lookup(cached, batch)
+    assert same(lookup(larger, batch), expected)
+    assert same(lookup(smaller, batch), expected)
 
 
-def test_clip_that_the_teacher_has_not_seen_is_named(outputs, clips, collator, tmp_path):
-    batch = collator([clips[0]])
-    with pytest.raises(
-        KeyError, match=r"no teacher outputs for room/new in .*teacher: compute them first"
-    ):
-        outputs.lookup(["room/new"], batch["labels"])
-    with pytest.raises(
-        ValueError, match=rf"{clips.ids[0]}: the teacher saw \d+ label tokens, the student has 2"
-    ):
-        outputs.lookup(batch["ids"], batch["labels"][:, :2])
+def test_a_clip_whose_text_or_sound_changed_is_computed_anew(cached, clips, collator, folder):
+    batch = batch_of(clips, collator, [2])
+    old = lookup(cached, batch)
+    before = dict(zip(clips.ids, clips.digests, strict=True))
+    clips.digests[2] = "another"
+    after = dict(zip(clips.ids, clips.digests, strict=True))
+    assert len(TeacherDistributions(folder, after)) == 4  # what is stored is not served
+    with pytest.raises(KeyError, match=f"no teacher distributions for {clips.ids[2]}"):
+        lookup(TeacherDistributions(folder, after), batch)
+
+    watched = Watched(collator)
+    another = tiny_whisper(seed=1)
+    anew = cache_teacher_distributions(another, clips, watched, folder, K, batch_size=2)
+    assert watched.ids == [clips.ids[2]]
+    assert len(anew) == 5
+    assert not torch.equal(lookup(anew, batch)[1], old[1])
+    others = batch_of(clips, collator, [0, 1, 3, 4])
+    assert same(lookup(anew, others), lookup(cached, others))
+    assert same(lookup(TeacherDistributions(folder, before), batch), old)  # kept, by its digest
+
+
+def test_a_clip_that_the_teacher_has_not_seen_is_named(cached, clips, collator):
+    batch = batch_of(clips, collator, [0])
+    message = r"no teacher distributions for room/new in .*teacher: compute them first"
+    with pytest.raises(KeyError, match=message):
+        cached.lookup(["room/new"], batch["labels"])
+    message = rf"{clips.ids[0]}: the teacher saw \d+ label tokens, the student has 2"
+    with pytest.raises(ValueError, match=message):
+        cached.lookup(batch["ids"], batch["labels"][:, :2])

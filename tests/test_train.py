@@ -1,7 +1,7 @@
-"""The trainer: the same update however a batch is cut, orders, schedule, noise, and what each system trains."""
+"""The trainer: the same update however a batch is cut, orders, noise, and each method."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
@@ -14,10 +14,12 @@ from random_data import (
     same_state,
     shake_experts,
 )
+from runs import arguments_of, config_of, optimisation_of, train, trainer_on
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from distilwhisper_lib.data.audio import pad_features
 from distilwhisper_lib.data.batches import Collator, LengthOrder, length_batches
+from distilwhisper_lib.fidelity import Fidelity
 from distilwhisper_lib.method.attach import (
     attach_experts,
     clsr_blocks,
@@ -27,30 +29,26 @@ from distilwhisper_lib.method.attach import (
 from distilwhisper_lib.method.experts import ExpertSettings
 from distilwhisper_lib.method.losses import cross_entropy, labelled
 from distilwhisper_lib.presets import get_preset
-from distilwhisper_lib.training import trainer as train
-from distilwhisper_lib.training.objective import Objective
-from distilwhisper_lib.training.systems import (
-    EVERY,
-    LOW_RANK,
-    TRAINED,
+from distilwhisper_lib.training import trainer as trainer_module
+from distilwhisper_lib.training.config import Decoding, ModelIdentity
+from distilwhisper_lib.training.methods import (
+    METHODS,
     count_parameters,
-    get_system,
-    load_trained,
-    prepare_for_training,
+    get_method,
+    register,
     save_trained,
+    trained_methods,
 )
+from distilwhisper_lib.training.objective import Objective
 from distilwhisper_lib.training.teacher import cache_teacher_distributions
-from distilwhisper_lib.training.trainer import (
-    LabTrainer,
-    make_trainer,
-    train_system,
-    training_arguments,
-)
+from distilwhisper_lib.training.trainer import LabTrainer
 from distilwhisper_lib.whisper.loading import load_whisper
+from distilwhisper_lib.whisper.shapes import WhisperShape
 from distilwhisper_lib.whisper.tiny import tiny_whisper
 
 PRESET = replace(get_preset("smoke"), batch_size=2, epochs=2)
-RATES = {"everything": 1e-2, "adapter": 1e-2, "experts": 3e-2}  # by what is trained
+# those of experts are higher
+RATES = {"teacher": 1e-2, "fine-tuning": 1e-2, "lora": 1e-2, "distilwhisper-low-rank": 5e-3}
 STILL = ExpertSettings(
     expert_dropout=0.0, gate_dropout=0.0, skip_gate=0.0, noise=0.0
 )  # nothing random in training
@@ -63,7 +61,9 @@ def clips(processor):
 
 @pytest.fixture
 def teacher(clips, collator, tmp_path):
-    return cache_teacher_distributions(tiny_whisper(seed=1), clips, collator, tmp_path / "teacher", k=8)
+    return cache_teacher_distributions(
+        tiny_whisper(seed=1), clips, collator, tmp_path / "teacher", k=8
+    )
 
 
 class Spy(TrainerCallback):
@@ -97,14 +97,15 @@ def trainer_of(
     epochs=1,
     rate=1e-3,
     seed=0,
+    teacher=None,
 ):
     preset = replace(PRESET, batch_size=batch_size, accumulation=accumulation)
-    arguments = training_arguments(folder, preset, rate, epochs, len(clips), seed)
+    arguments = arguments_of(folder, optimisation_of(preset, rate, epochs), len(clips), seed)
     arguments.logging_steps, arguments.max_grad_norm = 1, 0  # gradients as they come
     arguments.save_strategy = arguments.eval_strategy = "no"
     spy = Spy()
     objective = objective or Objective(label_smoothing=0.0, budget=None)
-    return make_trainer(model, arguments, objective, clips, clips, collator, [spy]), spy
+    return trainer_on(model, arguments, objective, clips, collator, [spy], teacher=teacher), spy
 
 
 def trained(model, *args, **kwargs):
@@ -123,7 +124,7 @@ def experts(settings=STILL):
 
 
 class OneWindow(Collator):
-    """Gives every batch the same window, so that a clip's features don't depend on its neighbours."""
+    """The same window for every batch: a clip's features don't depend on its neighbours."""
 
     def __call__(self, items):
         return super().__call__(items) | {
@@ -157,7 +158,9 @@ def test_eight_clips_at_once_and_four_times_two_give_the_same_update(processor, 
 
 def test_the_same_for_experts_with_budget_and_distillation(processor, collator, tmp_path):
     clips = RandomClips(processor.tokenizer, 8, seconds=(0.6, 0.6), letters=(5, 5))
-    teacher = cache_teacher_distributions(tiny_whisper(seed=1), clips, collator, tmp_path / "teacher", k=8)
+    teacher = cache_teacher_distributions(
+        tiny_whisper(seed=1), clips, collator, tmp_path / "teacher", k=8
+    )
     models = [experts(), experts()]
     runs = [
         trained(
@@ -165,9 +168,10 @@ def test_the_same_for_experts_with_budget_and_distillation(processor, collator, 
             clips,
             collator,
             tmp_path,
-            Objective(teacher=teacher, budget=0.9),
+            Objective(divergence="js", budget=0.9),
             *cut,
             rate=1e-5,
+            teacher=teacher,
         )
         for model, cut in zip(models, ((8, 1), (2, 4)), strict=True)
     ]
@@ -252,24 +256,23 @@ def test_warm_up_is_a_whole_number(
     processor, collator, tmp_path, count, batch_size, accumulation, epochs, steps
 ):
     clips = RandomClips(processor.tokenizer, count)
-    preset = replace(PRESET, batch_size=batch_size, accumulation=accumulation, warmup_ratio=0.3)
-    arguments = training_arguments(tmp_path, preset, 1e-3, epochs, count, 0)
+    preset = replace(PRESET, batch_size=batch_size, accumulation=accumulation)
+    optimisation = optimisation_of(preset, epochs=epochs, warmup_ratio=0.3)
+    arguments = arguments_of(tmp_path, optimisation, count)
     assert type(arguments.warmup_steps) is int and arguments.warmup_steps == int(0.3 * steps)
-    trainer = make_trainer(load_whisper("tiny"), arguments, Objective(), clips, clips, collator)
+    trainer = trainer_on(load_whisper("tiny"), arguments, Objective(), clips, collator)
     assert (
         trainer.set_initial_training_values(arguments, trainer.get_train_dataloader())[-1] == steps
     )
 
 
 def test_learning_rate_rises_then_falls_linearly(clips, collator, tmp_path):
-    preset = replace(PRESET, batch_size=2, warmup_ratio=0.25)
-    arguments = training_arguments(
-        tmp_path, preset, 1e-3, 3, len(clips), 0
-    )  # 12 steps, 3 of them warm-up
+    optimisation = optimisation_of(PRESET, epochs=3, warmup_ratio=0.25)
+    arguments = arguments_of(tmp_path, optimisation, len(clips))  # 12 steps, 3 of them warm-up
     arguments.logging_steps, arguments.save_strategy = 1, "no"
     spy = Spy()
-    make_trainer(
-        load_whisper("tiny"), arguments, Objective(budget=None), clips, clips, collator, [spy]
+    trainer_on(
+        load_whisper("tiny"), arguments, Objective(budget=None), clips, collator, [spy]
     ).train()
     expected = [1e-3 * min(step / 3, (12 - step) / 9) for step in range(12)]
     assert spy.rates == pytest.approx(expected, abs=1e-9)
@@ -304,7 +307,12 @@ def plain_loss(model, batch, smoothing=0.0):
 def test_evaluation_is_the_plain_cross_entropy(clips, collator, teacher, tmp_path):
     model = experts()
     trainer, _ = trainer_of(
-        model, clips, collator, tmp_path, Objective(label_smoothing=0.3, teacher=teacher)
+        model,
+        clips,
+        collator,
+        tmp_path,
+        Objective(label_smoothing=0.3, divergence="js"),
+        teacher=teacher,
     )
     trainer.args.per_device_eval_batch_size = 8
     found = trainer.evaluate()["eval_loss"]
@@ -315,7 +323,12 @@ def test_evaluation_is_the_plain_cross_entropy(clips, collator, teacher, tmp_pat
 
 def test_log_holds_each_part_of_the_loss(clips, collator, teacher, tmp_path):
     trainer, _ = trained(
-        experts(), clips, collator, tmp_path, Objective(teacher=teacher, budget=0.5)
+        experts(),
+        clips,
+        collator,
+        tmp_path,
+        Objective(divergence="js", budget=0.5),
+        teacher=teacher,
     )
     rows = [row for row in trainer.state.log_history if "ce" in row]
     assert len(rows) == 4
@@ -345,34 +358,80 @@ def test_divergences_differ(clips, collator, teacher, tmp_path):
     values = []
     for kind in ("js", "kl"):
         trainer, _ = trained(
-            experts(), clips, collator, tmp_path, Objective(teacher=teacher, divergence=kind)
+            experts(), clips, collator, tmp_path, Objective(divergence=kind), teacher=teacher
         )
         values.append(trainer.state.log_history[0]["kd"])
     assert 0 < values[0] < 0.5 * values[1]
 
 
-def test_objectives_key_changes_with_all_that_matters(teacher):
-    base = dict(label_smoothing=0.1, budget=0.5, per_stack=False, teacher=teacher, divergence="js")
-    keys = [
-        Objective(**base | change).key()
-        for change in (
-            {},
-            {"label_smoothing": 0.0},
-            {"budget": None},
-            {"budget": 0.4},
-            {"per_stack": True},
-            {"teacher": None},
-            {"divergence": "kl"},
-        )
+OTHER_VALUES = {  # of every field of a configuration
+    "label_smoothing": 0.0,
+    "budget": None,
+    "per_stack": True,
+    "divergence": "kl",
+    "temperature": 2.0,
+    "uniformity": 1.0,
+    "learning_rate": 2e-3,
+    "epochs": 2,
+    "batch_size": 3,
+    "accumulation": 2,
+    "warmup_ratio": 0.2,
+    "batches": "random",
+    "gate_dim": 32,
+    "expert_dropout": 0.0,
+    "gate_dropout": 0.0,
+    "skip_gate": 0.0,
+    "noise": 1.0,
+    "hard": True,
+    "always_open": True,
+    "rank": 4,
+    "seed": 78,
+    "precision": "bf16",
+}
+
+
+def test_identity_of_a_run_changes_with_every_setting(clips):
+    config = config_of("distilwhisper-released", PRESET, clips)
+    assert sorted(OTHER_VALUES) == sorted(config.changeable())
+    changed = [config.changed(**{name: value}) for name, value in OTHER_VALUES.items()]
+    data = config.data
+    changed += [
+        replace(config, method="distilwhisper"),
+        replace(config, teacher="another"),
+        replace(config, fidelity=Fidelity(equal_batches=True)),
+        replace(config, choose_epoch=Decoding(None, 8, 4, "none")),
+        replace(config, student=ModelIdentity("tiny", "sha256:0123")),
+        *(replace(config, data=replace(data, **{f.name: "other"})) for f in fields(data)),
     ]
-    assert len({json.dumps(key) for key in keys}) == len(keys)
+    assert len({config.identity, *(other.identity for other in changed)}) == len(changed) + 1
+    moved = replace(config, student=ModelIdentity("another/folder", "tiny"))
+    assert moved.identity == config.identity
+
+
+def test_unknown_settings_are_refused(clips):
+    config = config_of("lora", PRESET, clips)
+    with pytest.raises(ValueError, match="lora has no setting hard: it has label_smoothing, "):
+        config.changed(hard=True)
+    for changes, message in (
+        ({"divergence": "cosine"}, "unknown divergence 'cosine': one of none, js, kl"),
+        ({"batches": "sorted"}, "unknown order of batches 'sorted'"),
+        ({"precision": "fp8"}, "unknown precision 'fp8': one of bf16, fp16, no"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            config.changed(**changes)
+
+
+def test_distillation_needs_a_teacher(clips, collator, tmp_path):
+    with pytest.raises(ValueError, match="distillation by js needs teacher distributions"):
+        trainer_of(experts(), clips, collator, tmp_path, Objective(divergence="js"))
 
 
 def test_trainer_keeps_the_frozen_part_bit_for_bit(clips, collator, teacher, tmp_path):
     model = attach_experts(load_whisper("tiny"), ["cs", "ca"])
     set_language(model, "cs")
     before, other = frozen_state(model), [p.clone() for _, p in expert_parameters(model, "ca")]
-    trained(model, clips, collator, tmp_path, Objective(teacher=teacher), epochs=2, rate=1e-2)
+    goal = Objective(divergence="js")
+    trained(model, clips, collator, tmp_path, goal, epochs=2, rate=1e-2, teacher=teacher)
     assert same_state(frozen_state(model), before) and same_state(
         before, load_whisper("tiny").state_dict()
     )
@@ -385,73 +444,63 @@ def test_trainer_keeps_the_frozen_part_bit_for_bit(clips, collator, teacher, tmp
     assert not torch.allclose(logits(model.eval(), random_batch()), plain, atol=1e-3)
 
 
-# ---- whole systems
+# ---- whole methods
+
+TRAINABLE = [name for name, method in METHODS.items() if method.is_trained]
 
 
-@pytest.mark.parametrize("name", [*TRAINED, LOW_RANK.name])
-def test_each_system_trains_is_kept_and_loads_again(name, clips, collator, teacher, tmp_path):
-    system = get_system(name)
-    goal = Objective(teacher=teacher if system.distils else None, per_stack=system.budget_per_stack)
-    rate = 5e-3 if system is LOW_RANK else RATES[system.trains]
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_each_method_trains_is_kept_and_loads_again(name, clips, collator, teacher, tmp_path):
     preset = replace(PRESET, batch_size=4)
-    arguments = (system, tmp_path / "run", preset, goal, clips, clips, collator, "cs", rate, 8, 77)
-    folder = train_system(*arguments)
+    settings = {"rate": RATES.get(name, 3e-2), "epochs": 8}
+    folder = train(name, tmp_path / "run", preset, clips, collator, teacher=teacher, **settings)
     assert sorted(path.name for path in folder.iterdir()) == ["model", "run.json"]
+
+    config = config_of(name, preset, clips, **settings)
     run = json.loads((folder / "run.json").read_text())
-    assert (run["system"], run["language"], run["seed"], run["steps"], run["clips"]) == (
-        name,
-        "cs",
-        77,
-        16,
-        8,
-    )
-    assert (run["learning_rate"], run["batch_size"], run["precision"]) == (rate, 4, "no")
+    assert run["config"] == json.loads(json.dumps(asdict(config)))
+    assert run["identity"] == config.identity
+    assert (run["method"], run["language"], run["seed"]) == (name, "cs", 77)
+    assert (run["steps"], run["clips"], run["batch_size"], run["precision"]) == (16, 8, 4, "no")
     losses = [row["eval_loss"] for row in run["log"] if "eval_loss" in row]
-    assert (
-        len(losses) == 8
-        and losses[-1] < 0.95 * losses[0]
-        and run["log"][-1]["eval_loss"] == losses[-1]
-    )
-    model = load_trained(system, folder / "model", "tiny")
+    assert len(losses) == 8 and losses[-1] < 0.95 * losses[0]
+    assert run["log"][-1]["eval_loss"] == losses[-1]
+
+    model = get_method(name).load(folder / "model", config)
     if clsr_blocks(model):
         set_language(model, "cs")
     batches = [collator([clips[i] for i in order]) for order in length_batches(clips.durations, 4)]
     found = [plain_loss(model, batch) for batch in batches]
     assert not model.training and sum(found) / 2 == pytest.approx(losses[-1], rel=1e-4)
+
     before = (folder / "run.json").read_bytes()
     (folder / "checkpoints").mkdir()
-    assert train_system(*arguments) == folder  # nothing is trained again
+    again = train(name, folder, preset, clips, collator, teacher=teacher, **settings)
+    assert again == folder  # nothing is trained again
     assert (folder / "run.json").read_bytes() == before and not (folder / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", trained_methods())
 def test_the_epoch_with_the_lowest_validation_wer_is_kept(
     name, clips, collator, teacher, tmp_path, monkeypatch
 ):
-    wers, states, system = iter([60.0, 40.0, 50.0, 40.0]), [], get_system(name)
-    monkeypatch.setattr(
-        train, "_wer", lambda *args: states.append(trained_weights(args[-2])) or next(wers)
-    )
-    goal = Objective(teacher=teacher if system.distils else None, per_stack=system.budget_per_stack)
-    folder = train_system(
-        system,
-        tmp_path / "run",
-        replace(PRESET, batch_size=4, keep="best"),
-        goal,
-        clips,
-        clips,
-        collator,
-        "cs",
-        RATES[system.trains],
-        4,
-        77,
-    )
+    wers = iter([60.0, 40.0, 50.0, 40.0])
+    states = []
+
+    def noting(config, folder, validation, collator, model, step):
+        states.append(trained_weights(model))
+        return next(wers)
+
+    monkeypatch.setattr(trainer_module, "_validation_wer", noting)
+    preset = replace(PRESET, batch_size=4, keep="best")
+    settings = {"rate": RATES.get(name, 3e-2), "epochs": 4}
+    folder = train(name, tmp_path / "run", preset, clips, collator, teacher=teacher, **settings)
     run = json.loads((folder / "run.json").read_text())
     assert [row["eval_wer"] for row in run["log"] if "eval_wer" in row] == [60.0, 40.0, 50.0, 40.0]
-    kept = dict(load_trained(system, folder / "model", "tiny").named_parameters())
-    same = [
-        all(torch.equal(kept[name], weight) for name, weight in state.items()) for state in states
-    ]
+
+    config = config_of(name, preset, clips, **settings)
+    kept = dict(get_method(name).load(folder / "model", config).named_parameters())
+    same = [all(torch.equal(kept[name], weight) for name, weight in s.items()) for s in states]
     assert same == [False, True, False, False]
     assert run["trained_parameters"] == sum(weight.numel() for weight in states[1].values()) > 0
     assert sorted(path.name for path in folder.iterdir()) == ["model", "run.json"]
@@ -461,28 +510,58 @@ def trained_weights(model):
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize(
-    ("trains", "name"), [("everything", "fine-tuning"), ("adapter", "lora"), ("experts", "clsr-ft")]
-)
-def test_what_each_system_trains(name, trains):
-    system = get_system(name)
-    assert system.trains == trains
-    model = prepare_for_training(load_whisper("tiny"), system, "cs")
-    names = {name for name, p in model.named_parameters() if p.requires_grad}
+def prepared(name):
+    """Return the tiny Whisper as a method trains it."""
+    return get_method(name).prepare(load_whisper("tiny"), "cs")
+
+
+def test_fine_tuning_trains_all_but_the_positions_of_the_encoder():
+    model = prepared("fine-tuning")
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {"model.encoder.embed_positions.weight"}
+    assert count_parameters(model)["experts"] == 0
+
+
+def test_lora_trains_two_thin_matrices_beside_fc1_and_fc2():
+    names = set(trained_weights(prepared("lora")))
+    assert len(names) == 4 * 2 * 2 and all(".lora_" in name for name in names)
+    assert all(".fc1." in name or ".fc2." in name for name in names)
+
+
+def test_experts_train_a_block_and_a_gate_in_each_layer():
+    model = prepared("clsr-ft")
     count = count_parameters(model)
-    if trains == "everything":
-        frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-        assert frozen == {"model.encoder.embed_positions.weight"} and count["experts"] == 0
-    elif trains == "adapter":
-        assert len(names) == 4 * 2 * 2 and all(".lora_" in name for name in names)
-        assert all(".fc1." in name or ".fc2." in name for name in names)
+    layer = 2 * 32 * 64 + 32 + 64 + 64 * 32 + 64 + 64
+    assert count["trained"] == count["experts"] == 4 * layer
+    assert count["total"] == sum(p.numel() for p in model.parameters())
+
+
+def test_training_keeps_no_cache_of_keys_and_values(clips, collator, tmp_path, monkeypatch):
+    models = []
+    original = trainer_module.make_trainer
+
+    def noting(model, *args, **settings):
+        models.append(model)
+        return original(model, *args, **settings)
+
+    monkeypatch.setattr(trainer_module, "make_trainer", noting)
+    train("lora", tmp_path / "run", PRESET, clips, collator)
+    assert not models[0].config.use_cache
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_what_a_method_counts_is_what_it_trains(name):
+    model = prepared(name)
+    config = model.config
+    shape = WhisperShape(config.d_model, config.encoder_layers, config.encoder_ffn_dim)
+    counted = get_method(name).count(shape)
+    plain = count_parameters(load_whisper("tiny"))["total"]
+    found = count_parameters(model)
+    assert counted.added == found["total"] - plain
+    if counted.whisper_gradients:  # the shape's vocabulary is Whisper's, the tiny one's is smaller
+        assert counted.trained == shape.parameters
     else:
-        assert (
-            count["trained"] == count["experts"] == 4 * (2 * 32 * 64 + 32 + 64 + 64 * 32 + 64 + 64)
-        )
-    assert (
-        count["total"] == sum(p.numel() for p in model.parameters()) and not model.config.use_cache
-    )
+        assert counted.trained == found["trained"]
 
 
 def test_runs_of_the_same_seed_are_alike_and_others_are_not(clips, collator, tmp_path):
@@ -494,47 +573,40 @@ def test_runs_of_the_same_seed_are_alike_and_others_are_not(clips, collator, tmp
 
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         torch.manual_seed(hash(name) % 1000)  # whatever the program has drawn before
-        folder = train_system(
-            get_system("clsr-ft"),
-            tmp_path / name,
-            PRESET,
-            Objective(),
-            clips,
-            clips,
-            noting,
-            "cs",
-            1e-2,
-            1,
-            seed,
-        )
+        folder = train("clsr-ft", tmp_path / name, PRESET, clips, noting, rate=1e-2, seed=seed)
         states.append((folder / "model" / "experts.cs.safetensors").read_bytes())
     assert states[0] == states[1] != states[2] and ordered == {True}
 
 
-def test_systems_by_name():
-    assert TRAINED == ["fine-tuning", "lora", "clsr-ft", "distilwhisper-released", "distilwhisper"]
-    assert all(name == system.name for name, system in EVERY.items())
-    for field in ("colour", "label"):
-        assert len({getattr(system, field) for system in EVERY.values()}) == len(EVERY)
-    with pytest.raises(
-        ValueError, match="unknown system 'gpt': one of student, teacher, fine-tuning"
-    ):
-        get_system("gpt")
+def test_methods_by_name():
+    trained = ["fine-tuning", "lora", "clsr-ft", "distilwhisper-released", "distilwhisper"]
+    assert trained_methods() == trained
+    assert all(name == method.name for name, method in METHODS.items())
+    with pytest.raises(ValueError, match="unknown method 'gpt': one of student, teacher, fine-"):
+        get_method("gpt")
     with pytest.raises(ValueError, match="student is not trained"):
-        prepare_for_training(load_whisper("tiny"), get_system("student"), "cs")
+        prepared("student")
+
+
+@pytest.mark.parametrize("field", ["name", "label", "colour"])
+def test_no_two_methods_have_the_same_name_label_or_colour(field):
+    other = replace(METHODS["lora"], name="a", label="b", colour="#000000")
+    taken = replace(other, **{field: getattr(METHODS["lora"], field)})
+    with pytest.raises(ValueError, match=f"a method with the {field} "):
+        register(taken)
+    assert "a" not in METHODS
 
 
 def test_low_rank_experts_train_as_many_weights_as_lora():
-    lora = count_parameters(prepare_for_training(load_whisper("tiny"), get_system("lora"), "cs"))
-    model = prepare_for_training(
-        load_whisper("tiny"), LOW_RANK, "cs", ExpertSettings(**LOW_RANK.experts)
-    )
+    model = prepared("distilwhisper-low-rank")
     gates = sum(p.numel() for name, p in expert_parameters(model) if ".gates." in name)
+    lora = count_parameters(prepared("lora"))
     assert count_parameters(model)["trained"] - gates == lora["trained"]
 
 
 def test_saving_is_all_or_nothing(tmp_path, monkeypatch):
-    system, model = get_system("fine-tuning"), load_whisper("tiny")
+    method = get_method("fine-tuning")
+    model = load_whisper("tiny")
 
     def broken(folder, *_, **__):
         folder.mkdir()
@@ -543,13 +615,11 @@ def test_saving_is_all_or_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(model, "save_pretrained", broken)
     with pytest.raises(KeyboardInterrupt):
-        save_trained(model, system, tmp_path / "model")
+        save_trained(model, method, tmp_path / "model")
     assert not (tmp_path / "model").exists()
     monkeypatch.undo()
-    save_trained(model, system, tmp_path / "model")
-    assert same_state(
-        load_trained(system, tmp_path / "model", "tiny").state_dict(), model.state_dict()
-    )
+    save_trained(model, method, tmp_path / "model")
+    assert same_state(load_whisper(tmp_path / "model").state_dict(), model.state_dict())
 
 
 def test_forward_runs_in_the_batches_own_window(clips, collator, tmp_path):
@@ -560,44 +630,24 @@ def test_forward_runs_in_the_batches_own_window(clips, collator, tmp_path):
         lambda *args: shapes.append(args[2].last_hidden_state.shape[1])
     )
     trainer.compute_loss(trainer.model.train(), batch)
-    assert (
-        shapes == [batch["input_features"].shape[-1] // 2]
-        and trainer.model.config.max_source_positions == 1500
-    )
+    assert shapes == [batch["input_features"].shape[-1] // 2]
+    assert trainer.model.config.max_source_positions == 1500
 
 
-def test_settings_of_experts_come_from_the_preset(clips, collator, tmp_path):
-    preset = replace(PRESET, experts={"gate_dim": 8, "skip_gate": 0.0})
-    folder = train_system(
-        get_system("clsr-ft"),
-        tmp_path / "run",
-        preset,
-        Objective(),
-        clips,
-        clips,
-        collator,
-        "cs",
-        1e-2,
-        1,
-        seed=1,
-    )
+def test_settings_of_experts_can_be_changed_for_a_run(clips, collator, tmp_path):
+    changes = {"gate_dim": 8, "skip_gate": 0.0}
+    folder = train("clsr-ft", tmp_path / "run", PRESET, clips, collator, rate=1e-2, **changes)
     settings = json.loads((folder / "model" / "experts.json").read_text())["settings"]
-    assert (settings["gate_dim"], settings["skip_gate"], settings["expert_dropout"]) == (
-        8,
-        0.0,
-        0.3,
-    )
+    found = (settings["gate_dim"], settings["skip_gate"], settings["expert_dropout"])
+    assert found == (8, 0.0, 0.3)
 
 
-def test_agreement_is_added_to_the_budget_and_names_a_run_only_where_it_is_asked_for(
-    clips, collator, tmp_path
-):
+def test_uniformity_is_added_to_the_budget(clips, collator, tmp_path):
     rows = {}
-    for agreement in (0.0, 2.0):
-        goal = Objective(budget=0.5, agreement=agreement)
-        trainer, _ = trained(experts(), clips, collator, tmp_path / str(agreement), goal)
-        rows[agreement] = next(row for row in trainer.state.log_history if "budget" in row)
+    for uniformity in (0.0, 2.0):
+        goal = Objective(budget=0.5, uniformity=uniformity)
+        trainer, _ = trained(experts(), clips, collator, tmp_path / str(uniformity), goal)
+        rows[uniformity] = next(row for row in trainer.state.log_history if "budget" in row)
     once = rows[2.0]["budget"] - rows[0.0]["budget"]  # of the first step, so of the same gates
     assert rows[0.0]["ce"] == rows[2.0]["ce"] and 0.2 < once <= 2.0
     assert rows[2.0]["loss"] == pytest.approx(rows[2.0]["ce"] + rows[2.0]["budget"], rel=1e-4)
-    assert Objective().key() == Objective(agreement=0.0).key() != Objective(agreement=2.0).key()

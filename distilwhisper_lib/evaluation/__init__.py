@@ -1,1 +1,1 @@
-"""Evaluation: test sets, transcription, scores; models baked and exported for others' programs."""
+"""Evaluation: test sets, transcription and scores; models baked and exported for other programs."""

@@ -1,4 +1,4 @@
-"""Experts without gates: which gates agree on a calibration set, gates that are fixed, and a plain Whisper again."""
+"""Experts without gates: constant gates where a calibration set allows them, or a plain Whisper."""
 
 from collections.abc import Iterable
 
@@ -8,90 +8,134 @@ from tqdm import tqdm
 
 from ..data.batches import position_masks
 from ..method.attach import clsr_blocks, detach_experts, last_gates, use_language, whisper_layers
+from ..method.routing import ClsrFeedForward
 from ..whisper.logits import teacher_forced_logits
 from ..whisper.tokens import language_code
 
 
 def gate_shares(model, language: str, batches: Iterable[dict]) -> pd.DataFrame:
-    """Return how often the gates of each layer are open in evaluation: columns stack, layer, open, agree.
+    """Measure on a calibration set how often the gates of each layer are open in evaluation.
 
-    batches: as a Collator makes them of clips and their text, which is given (teacher forcing); padding does not count.
-    open: share of positions that go to the expert; agree: share of those that go where most go, 0.5 to 1.
-    Raises ValueError for a language without experts, or no batches.
+    Args:
+        model: A model with experts for `language`.
+        language: Its code or English name.
+        batches: Collated batches of clips with their texts, which are teacher-forced. Padding does
+            not count.
+
+    Returns:
+        One row per layer, those of the encoder first, with the columns stack, layer, open (the
+        share of positions that go to the expert) and agree (the share of positions with the same
+        gate decision as the majority, 0.5 to 1).
+
+    Raises:
+        ValueError: For a language without experts, or where there are no batches.
     """
-    was_training, sums, counts = model.training, {}, {}
+    was_training = model.training
+    opened: dict[str, torch.Tensor] = {}  # stack -> number of open positions in each layer, (L,)
+    counted: dict[str, int] = {}  # stack -> number of positions
     with use_language(model, language):
         model.eval()
         for batch in tqdm(batches, desc="calibration", unit="batch"):
             teacher_forced_logits(model, batch)
             gates = last_gates(model)
-            masks = position_masks(batch, gates["encoder"][0].shape[1])
+            masks = position_masks(batch, encoder_positions=gates["encoder"][0].shape[1])
             for stack, layers in gates.items():
-                opened = ((torch.stack(layers) > 0.5).cpu() & masks[stack].cpu()).sum(
-                    (1, 2)
-                )  # (L,), whole numbers
-                sums[stack] = sums.get(stack, 0) + opened
-                counts[stack] = counts.get(stack, 0) + int(masks[stack].sum())
+                mask = masks[stack].cpu()
+                decisions = (torch.stack(layers) > 0.5).cpu()  # (L, B, T)
+                open_positions = (decisions & mask).sum((1, 2))
+                opened[stack] = opened.get(stack, 0) + open_positions
+                counted[stack] = counted.get(stack, 0) + int(mask.sum())
         model.train(was_training)
-    if not sums:
+    if not opened:
         raise ValueError(
-            "there are no calibration batches: give a list of collated batches of clips in the language"
+            "there are no calibration batches: give a list of collated batches of clips in the "
+            "language"
         )
-    rows = [
-        {"stack": stack, "layer": layer, "open": float(opened) / counts[stack]}
-        for stack in sums
-        for layer, opened in enumerate(sums[stack])
-    ]
+
+    rows = []
+    for stack, open_positions in opened.items():
+        for layer, number in enumerate(open_positions.tolist()):
+            rows.append({"stack": stack, "layer": layer, "open": number / counted[stack]})
     table = pd.DataFrame(rows)
-    return table.assign(agree=table["open"].where(table["open"] >= 0.5, 1 - table["open"]))
+    mostly_open = table["open"] >= 0.5
+    return table.assign(agree=table["open"].where(mostly_open, 1 - table["open"]))
 
 
 def fix_gates(model, language: str, shares: pd.DataFrame, at_least: float = 1.0):
-    """Fix the gates of a language that agree on at least this share of positions: where most positions go, all go.
+    """Make the gates of a language constant in the layers where nearly all positions agree.
 
-    shares: of `gate_shares`. A fixed gate is not computed in evaluation; training and `save_experts` know nothing of
-    it. It is free again when other experts of the language are loaded, or where a second call leaves it out: call this
-    again after training. Returns the model. Raises ValueError for a language without experts.
+    A constant gate makes the same decision at every position, that of the majority, and is not
+    computed in evaluation. Training and `save_experts` ignore constant gates. A gate is computed
+    again when other experts of the language are loaded, or after a second call that leaves its
+    layer out; call this again after training.
+
+    Args:
+        model: A model with experts for `language`.
+        language: Its code or English name.
+        shares: As `gate_shares` returns them.
+        at_least: The share of positions that must have the same gate decision (column agree).
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: For a language without experts.
     """
     code = language_code(language)
-    with use_language(model, code):  # refuses one without experts
-        for block, open_, agree in zip(
-            clsr_blocks(model), shares["open"], shares["agree"], strict=True
-        ):
-            block.fixed.pop(code, None)
+    with use_language(model, code):  # raises the error
+        blocks = clsr_blocks(model)
+        layers = zip(blocks, shares["open"], shares["agree"], strict=True)
+        for block, open_share, agree in layers:
+            block.constant_gates.pop(code, None)
             if agree >= at_least:
-                block.fixed[code] = open_ >= 0.5
+                block.constant_gates[code] = open_share >= 0.5
     return model
 
 
 def bake(model, language: str, batches: Iterable[dict], threshold: float = 0.5):
-    """Make a plain transformers Whisper for one language of `model`, in place, at no cost in inference.
+    """Turn a model with experts, in place, into a plain transformers Whisper for one language.
 
-    Each layer keeps the expert for good where its gate is open at `threshold` or more of the positions of `batches` of
-    calibration clips (see `gate_shares`, which raises the errors), else the shared block. What that costs depends on
-    how far the positions of a layer agree: compare WER. Returns the model, frozen; `save_pretrained` writes an ordinary
-    checkpoint.
+    Each layer keeps either the expert or the shared block, for every position, so that inference
+    costs what it costs without experts. How much accuracy that loses depends on the share of
+    positions with the same gate decision in each layer: compare the WER.
+
+    Args:
+        model: A model with experts for `language`.
+        language: Its code or English name.
+        batches: The calibration set, as for `gate_shares`.
+        threshold: A layer keeps the expert where at least this share of positions goes to it.
+
+    Returns:
+        The model, frozen. `save_pretrained` writes an ordinary checkpoint of it.
+
+    Raises:
+        ValueError: As `gate_shares` does.
     """
-    shares, code = gate_shares(model, language, batches), language_code(language)
-    kept = [
-        block.experts[code] if open_ >= threshold else block.shared
-        for block, open_ in zip(clsr_blocks(model), shares["open"], strict=True)
-    ]
-    if any(block.routing.settings.rank for block in clsr_blocks(model)):
-        kept = [
-            block if block is own.shared else _merged(block, own.shared)
-            for block, own in zip(kept, clsr_blocks(model), strict=True)
-        ]
+    shares = gate_shares(model, language, batches)
+    code = language_code(language)
+
+    kept = []
+    for block, open_share in zip(clsr_blocks(model), shares["open"], strict=True):
+        kept.append(_plain_expert(block, code) if open_share >= threshold else block.shared)
+
     detach_experts(model)
-    for (_, _, layer), block in zip(whisper_layers(model), kept, strict=True):
-        layer.fc1, layer.fc2 = block.fc1, block.fc2
+    for (_, _, layer), feed_forward in zip(whisper_layers(model), kept, strict=True):
+        layer.fc1 = feed_forward.fc1
+        layer.fc2 = feed_forward.fc2
     return model.requires_grad_(False)
 
 
+def _plain_expert(block: ClsrFeedForward, language: str) -> torch.nn.Module:
+    """Return an expert of ordinary linear layers; one of low rank is added to the shared block."""
+    expert = block.experts[language]
+    if not block.routing.settings.rank:
+        return expert
+    _add_low_rank(expert.fc1, block.shared.fc1)
+    _add_low_rank(expert.fc2, block.shared.fc2)
+    return block.shared
+
+
 @torch.no_grad()
-def _merged(expert, shared):
-    """Add what a low-rank expert has learnt to the shared block's own weights: nobody else will use these."""
-    for name in ("fc1", "fc2"):
-        thin, linear = getattr(expert, name), getattr(shared, name)
-        linear.weight += thin.up.weight @ thin.down.weight
-    return shared
+def _add_low_rank(low_rank, linear) -> None:
+    """Add the product of the low-rank matrices to the weights of the shared linear layer."""
+    linear.weight += low_rank.up.weight @ low_rank.down.weight

@@ -1,4 +1,4 @@
-"""A plain Whisper as an ordinary checkpoint, and as a CTranslate2 model, which faster-whisper runs."""
+"""Export of a plain Whisper: an ordinary checkpoint, and a CTranslate2 model for faster-whisper."""
 
 import tempfile
 from pathlib import Path
@@ -9,10 +9,20 @@ from ..whisper.mirror import without_bars
 
 
 def export_checkpoint(model, processor, folder: str | Path) -> Path:
-    """Write model, tokenizer and feature extractor as transformers does, all or nothing; returns the folder.
+    """Write model, tokenizer and feature extractor in transformers' own format, atomically.
 
-    Raises ValueError for a model with experts or an adapter beside it, FileExistsError where there is something
-    already, OSError where the disk is full.
+    Args:
+        model: A plain Whisper, without experts or adapters.
+        processor: Its processor.
+        folder: The folder to write, which must not exist.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: For a model with experts or with an adapter.
+        FileExistsError: Where the folder exists.
+        OSError: As `disk_errors` does.
     """
     folder = Path(folder)
     if hasattr(model, "merge_and_unload"):
@@ -22,40 +32,53 @@ def export_checkpoint(model, processor, folder: str | Path) -> Path:
         )
     if clsr_blocks(model):
         raise ValueError(
-            "this model has experts, which others' programs would leave out: bake(model, language, ...) "
-            "first, or detach_experts(model) for the plain Whisper"
+            "this model has experts, which other programs would leave out: "
+            "bake(model, language, ...) first, or detach_experts(model) for the plain Whisper"
         )
-    with atomic_folder(folder, new=True) as part, without_bars():
-        model.save_pretrained(part)
-        processor.save_pretrained(part)
-        processor.feature_extractor.save_pretrained(
-            part
-        )  # preprocessor_config.json, which others read
+
+    with atomic_folder(folder, new=True) as temporary, without_bars():
+        model.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+        # preprocessor_config.json: other programs look for this file
+        processor.feature_extractor.save_pretrained(temporary)
     return folder
 
 
 def export_ctranslate2(model, processor, folder: str | Path, quantization: str = "int8") -> Path:
-    """Convert a plain Whisper by CTranslate2's own converter into a folder for faster-whisper; returns the folder.
+    """Convert a plain Whisper to a folder for faster-whisper, by CTranslate2's own converter.
 
-    quantization: as CTranslate2 names it, such as "int8", "float16" or "float32". Raises as `export_checkpoint` does,
-    ImportError without the package ctranslate2, ValueError for a quantization that it does not know.
+    Args:
+        model: A plain Whisper, without experts or adapters.
+        processor: Its processor.
+        folder: The folder to write, which must not exist.
+        quantization: As CTranslate2 names it, such as "int8", "float16" or "float32".
+
+    Returns:
+        The folder.
+
+    Raises:
+        ImportError: Where the package ctranslate2 is not installed.
+        ValueError: As `export_checkpoint` does, and for an unknown quantization.
+        FileExistsError: Where the folder exists.
+        OSError: As `disk_errors` does.
     """
     try:
         from ctranslate2.converters import TransformersConverter
     except ImportError as error:
         raise ImportError(
-            "export_ctranslate2 needs the package ctranslate2, and faster-whisper to run what comes out: "
-            'pip install ".[test]" in the project\'s folder has both'
+            "export_ctranslate2 needs the package ctranslate2, and faster-whisper to run what "
+            'comes out: pip install ".[test]" in the project\'s folder has both'
         ) from error
+
     folder = Path(folder)
     with (
-        atomic_folder(folder, new=True) as part,
+        atomic_folder(folder, new=True) as temporary,
         tempfile.TemporaryDirectory(dir=folder.parent) as work,
         without_bars(),
     ):
-        source = export_checkpoint(model, processor, Path(work) / "checkpoint")
+        checkpoint = export_checkpoint(model, processor, Path(work) / "checkpoint")
         converter = TransformersConverter(
-            str(source), copy_files=["tokenizer.json", "preprocessor_config.json"]
+            str(checkpoint), copy_files=["tokenizer.json", "preprocessor_config.json"]
         )
-        converter.convert(str(part), quantization=quantization)
+        converter.convert(str(temporary), quantization=quantization)
     return folder

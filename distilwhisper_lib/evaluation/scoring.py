@@ -1,4 +1,4 @@
-"""Word and character error rates with bootstrap intervals, looping outputs, BLEU and chrF."""
+"""Word and character error rates with bootstrap intervals, loops, BLEU and chrF."""
 
 import zlib
 
@@ -6,22 +6,30 @@ import jiwer
 import numpy as np
 import pandas as pd
 from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics.base import Metric
 
 from ..data.normalisers import normalise
 
-LOOP_RATIO = (
-    2.4  # a text that compresses better than this repeats itself (openai/whisper's own threshold)
-)
-
-RESAMPLES = 2000
-
-TRANSLATION_RESAMPLES = 200  # sacrebleu takes its time, and its own bootstrap fails on short texts
+LOOP_RATIO = 2.4  # compression ratio above which a text repeats itself (source: openai/whisper)
+RESAMPLES = 2000  # of the bootstrap
+TRANSLATION_RESAMPLES = 200  # fewer: each one is a whole run of sacrebleu
+PERCENTILES = [2.5, 97.5]  # the ends of a 95 % interval
 
 ERRORS = ["insertions", "deletions", "substitutions"]  # of words
+COUNTS = ["words", *ERRORS, "characters", "character_errors"]  # the counts of an utterance
+
+
+# ---- counting errors
 
 
 def is_loop(text: str) -> bool:
-    """Return whether `text` repeats itself: its length over its compressed length exceeds LOOP_RATIO."""
+    """Return whether a text repeats itself.
+
+    It does where its length over its compressed length, both in bytes, exceeds LOOP_RATIO.
+
+    Source:
+        openai/whisper, `compression_ratio_threshold` of `transcribe`.
+    """
     data = text.encode()
     return len(data) > LOOP_RATIO * len(zlib.compress(data))
 
@@ -29,116 +37,212 @@ def is_loop(text: str) -> bool:
 def count_errors(
     references: list[str], predictions: list[str], normaliser: str = "whisper-basic"
 ) -> pd.DataFrame:
-    """Return one row per utterance: words, insertions, deletions, substitutions, characters, character_errors, loop.
+    """Count the word and character errors of each utterance.
 
-    Rows whose reference is empty after normalisation cannot be scored and hold NaN in every count.
+    Args:
+        references: The reference of each utterance.
+        predictions: The prediction for each utterance, in the same order.
+        normaliser: What is applied to both before they are compared (a name in NORMALISERS). Loops
+            are looked for in the prediction as it is.
+
+    Returns:
+        One row per utterance, with the columns words and characters (of the reference), insertions,
+        deletions and substitutions (of words), character_errors, and loop. An utterance whose
+        reference is empty after normalisation cannot be scored: it has NaN in every count.
+
+    Raises:
+        ValueError: Where the two lists differ in length, or for an unknown normaliser.
     """
-    return pd.DataFrame(
-        [
-            _count(normalise(reference, normaliser), normalise(prediction, normaliser))
-            | {"loop": is_loop(prediction)}
-            for reference, prediction in zip(references, predictions, strict=True)
-        ]
-    )
+    rows = []
+    for reference, prediction in zip(references, predictions, strict=True):
+        row = _count(normalise(reference, normaliser), normalise(prediction, normaliser))
+        row["loop"] = is_loop(prediction)
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
-def _count(reference: str, prediction: str) -> dict:
+def _count(reference: str, prediction: str) -> dict[str, float]:
+    """Return the COUNTS of one utterance, from normalised texts."""
     if not reference:
-        return {"words": np.nan}
+        return dict.fromkeys(COUNTS, np.nan)
     words = jiwer.process_words(reference=reference, hypothesis=prediction)
     characters = jiwer.process_characters(reference=reference, hypothesis=prediction)
-    kinds = {kind: getattr(words, kind) for kind in ERRORS}
-    wrong = sum(getattr(characters, kind) for kind in ERRORS)
     return {
         "words": len(reference.split()),
-        **kinds,
+        "insertions": words.insertions,
+        "deletions": words.deletions,
+        "substitutions": words.substitutions,
         "characters": len(reference),
-        "character_errors": wrong,
+        "character_errors": characters.insertions + characters.deletions + characters.substitutions,
     }
 
 
 def word_errors(counts: pd.DataFrame) -> pd.Series:
-    """Return insertions + deletions + substitutions of each utterance."""
+    """Return the word errors of each utterance: insertions + deletions + substitutions."""
     return counts[ERRORS].sum(axis=1)
 
 
-def summarise(counts: pd.DataFrame, seed: int = 0) -> dict:
-    """Return corpus-level figures in per cent: wer and cer with 95 % intervals, the three kinds, loops; and n."""
+# ---- error rates of a corpus
+
+
+def summarise(counts: pd.DataFrame, seed: int = 0) -> dict[str, float]:
+    """Return the error rates of a corpus, in per cent.
+
+    The rates are over the whole corpus: all errors over all words, or characters, of the
+    references. The intervals are 95 % bootstrap intervals over the utterances.
+
+    Args:
+        counts: As `count_errors` returns them. Utterances that cannot be scored are left out.
+        seed: Of the bootstrap.
+
+    Returns:
+        n (scored utterances); wer, wer_low, wer_high; cer, cer_low, cer_high; insertions, deletions
+        and substitutions, which sum to the WER; and loops, the share of utterances that loop.
+
+    Raises:
+        ValueError: Where no utterance can be scored.
+    """
     scored = counts.dropna(subset=["words"])
     if scored.empty:
         raise ValueError("nothing to score: every reference is empty after normalisation")
-    found, draws = {"n": len(scored)}, _draws(len(scored), seed)
-    for name, errors, of in (
-        ("wer", word_errors(scored), "words"),
-        ("cer", scored["character_errors"], "characters"),
-    ):
-        found[name] = 100 * errors.sum() / scored[of].sum()
-        found[f"{name}_low"], found[f"{name}_high"] = np.percentile(
-            _rates(errors, scored[of], draws), [2.5, 97.5]
-        )
-    found |= {kind: 100 * scored[kind].sum() / scored["words"].sum() for kind in ERRORS}
-    return found | {"loops": 100 * scored["loop"].mean()}
+
+    summary: dict[str, float] = {"n": len(scored)}
+    draws = _draws(len(scored), seed)
+    rates = {
+        "wer": (word_errors(scored), scored["words"]),
+        "cer": (scored["character_errors"], scored["characters"]),
+    }
+    for name, (errors, units) in rates.items():
+        low, high = np.percentile(_resampled_rates(errors, units, draws), PERCENTILES)
+        summary[name] = 100 * errors.sum() / units.sum()
+        summary[f"{name}_low"] = low
+        summary[f"{name}_high"] = high
+
+    for kind in ERRORS:
+        summary[kind] = 100 * scored[kind].sum() / scored["words"].sum()
+    summary["loops"] = 100 * scored["loop"].mean()
+    return summary
 
 
 def _draws(n: int, seed: int) -> np.ndarray:
-    """Return RESAMPLES rows of n utterance numbers, drawn with replacement: (RESAMPLES, n)."""
+    """Return the bootstrap's indices of utterances, drawn with replacement: (RESAMPLES, n)."""
     return np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
 
 
-def _rates(errors: pd.Series, of: pd.Series, draws: np.ndarray) -> np.ndarray:
-    """Return 100 errors / of, over each row of draws: (R,)."""
-    return 100 * errors.to_numpy(float)[draws].sum(1) / of.to_numpy(float)[draws].sum(1)
+def _resampled_rates(errors: pd.Series, units: pd.Series, draws: np.ndarray) -> np.ndarray:
+    """Return the error rate of each resample, in per cent.
 
+    Args:
+        errors: The errors of each utterance, (n,).
+        units: The words or characters of each utterance, (n,).
+        draws: Indices of utterances, (R, m).
 
-def paired_difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> dict:
-    """Compare two systems on the same utterances: WER of first - second, in points, with its 95 % interval.
-
-    Both systems are resampled together, so what makes an utterance hard cancels out. Returns difference, low,
-    high, and share: of the resamples, how many have the first system at or above the second.
-    Raises ValueError where the two are not over the same utterances.
+    Returns:
+        The rates, (R,).
     """
-    if len(first) != len(second) or not np.array_equal(
-        first["words"], second["words"], equal_nan=True
-    ):
+    resampled_errors = errors.to_numpy(float)[draws].sum(1)
+    resampled_units = units.to_numpy(float)[draws].sum(1)
+    return 100 * resampled_errors / resampled_units
+
+
+def paired_difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> dict[str, float]:
+    """Compare the WER of two systems on the same utterances.
+
+    Both systems are resampled together, so what makes an utterance hard for both cancels out.
+
+    Args:
+        first: The counts of the first system, as `count_errors` returns them.
+        second: The counts of the second system.
+        seed: Of the bootstrap.
+
+    Returns:
+        difference (WER of the first less that of the second, in points), low and high (its 95 %
+        bootstrap interval), and share (of the resamples in which the first system's WER is at or
+        above the second's).
+
+    Raises:
+        ValueError: Where the two systems were not scored on the same utterances.
+    """
+    if not _same_utterances(first, second):
         raise ValueError("the two systems were not scored on the same utterances")
-    keep = first["words"].notna().to_numpy()
-    first, second = first[keep], second[keep]
-    draws = np.vstack(
-        [np.arange(len(first)), _draws(len(first), seed)]
-    )  # all as they are, then the resamples
-    rates = [_rates(word_errors(counts), counts["words"], draws) for counts in (first, second)]
-    difference, *resampled = rates[0] - rates[1]
-    low, high = np.percentile(resampled, [2.5, 97.5])
+
+    # Row 0 of the draws is the corpus itself; the resamples follow.
+    scorable = first["words"].notna().to_numpy()
+    n = int(scorable.sum())
+    draws = np.vstack([np.arange(n), _draws(n, seed)])
+
+    rates = []
+    for counts in (first[scorable], second[scorable]):
+        rates.append(_resampled_rates(word_errors(counts), counts["words"], draws))
+    differences = rates[0] - rates[1]
+    difference = differences[0]
+    resampled = differences[1:]
+
+    low, high = np.percentile(resampled, PERCENTILES)
     return {
         "difference": difference,
         "low": low,
         "high": high,
-        "share": np.mean(np.array(resampled) >= 0),
+        "share": np.mean(resampled >= 0),
     }
 
 
-def translation_scores(references: list[str], predictions: list[str], normaliser: str = "") -> dict:
-    """Return BLEU and chrF by sacrebleu, each with its 95 % bootstrap interval, and sacrebleu's signature.
+def _same_utterances(first: pd.DataFrame, second: pd.DataFrame) -> bool:
+    """Return whether two tables of counts have the same numbers of reference words, in order."""
+    if len(first) != len(second):
+        return False
+    return np.array_equal(first["words"], second["words"], equal_nan=True)
 
-    normaliser: of both sides, then in the result too ("": texts as they are). References without case and punctuation,
-    like FLEURS's, need one, or Whisper is punished for its own (source: the release, load_st_dataset).
+
+# ---- translation
+
+
+def translation_scores(
+    references: list[str], predictions: list[str], normaliser: str = ""
+) -> dict[str, float | str]:
+    """Return BLEU and chrF of a corpus, by sacrebleu.
+
+    The intervals are 95 % bootstrap intervals over the utterances. They are computed here, because
+    sacrebleu's own bootstrap fails on short texts.
+
+    Args:
+        references: The reference of each utterance.
+        predictions: The prediction for each utterance, in the same order.
+        normaliser: What is applied to both (a name in NORMALISERS); "" leaves the texts as they
+            are. References without case and punctuation, such as those of FLEURS, need one:
+            Whisper's own case and punctuation would count as errors.
+
+    Returns:
+        normaliser (where one is given), and for each of bleu and chrf: the score, <name>_low,
+        <name>_high and <name>_signature, which is sacrebleu's.
+
+    Raises:
+        ValueError: Where the two lists differ in length, or for an unknown normaliser.
+
+    Source:
+        The authors' release normalises both sides (load_st_dataset).
     """
-    found, sides = {}, (references, predictions)
+    scores: dict[str, float | str] = {}
     if normaliser:
-        found, sides = (
-            {"normaliser": normaliser},
-            ([normalise(text, normaliser) for text in side] for side in sides),
-        )
-    pairs = np.array(list(zip(*sides, strict=True)), dtype=object)  # (n, 2)
-    for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
+        scores["normaliser"] = normaliser
+        references = [normalise(text, normaliser) for text in references]
+        predictions = [normalise(text, normaliser) for text in predictions]
+    pairs = np.array(list(zip(references, predictions, strict=True)), dtype=object)  # (n, 2)
+    draws = _draws(len(pairs), seed=0)[:TRANSLATION_RESAMPLES]
 
-        def corpus(pairs, metric=metric):
-            return metric.corpus_score(list(pairs[:, 1]), [list(pairs[:, 0])]).score
+    metrics: dict[str, Metric] = {"bleu": BLEU(), "chrf": CHRF()}
+    for name, metric in metrics.items():
+        resampled = [_corpus_score(metric, pairs[draw]) for draw in draws]
+        low, high = np.percentile(resampled, PERCENTILES)
+        scores[name] = _corpus_score(metric, pairs)
+        scores[f"{name}_low"] = low
+        scores[f"{name}_high"] = high
+        scores[f"{name}_signature"] = str(metric.get_signature())
+    return scores
 
-        low, high = np.percentile(
-            [corpus(pairs[draw]) for draw in _draws(len(pairs), 0)[:TRANSLATION_RESAMPLES]],
-            [2.5, 97.5],
-        )
-        found |= {name: corpus(pairs), f"{name}_low": low, f"{name}_high": high}
-        found[f"{name}_signature"] = str(metric.get_signature())
-    return found
+
+def _corpus_score(metric: Metric, pairs: np.ndarray) -> float:
+    """Return the score of (reference, prediction) pairs, (n, 2)."""
+    references = list(pairs[:, 0])
+    predictions = list(pairs[:, 1])
+    return metric.corpus_score(predictions, [references]).score

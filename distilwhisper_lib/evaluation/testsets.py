@@ -1,36 +1,46 @@
-"""The tests of the comparison: in-domain, out-of-domain, harder sound, other languages, translation."""
+"""Test sets: in-domain, out-of-domain, distorted audio, other languages and translation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from ..data.audio import add_noise, add_reverberation
 from ..data.corpora.loading import CORPORA, has_common_voice
 from ..presets import Preset
 
-CHANGES = {  # what is done to the sound of a test set
+# Distortions of the audio of a test set: (audio, seed) -> audio.
+CHANGES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "noise": lambda audio, seed: add_noise(audio, snr_db=5, seed=seed),
     "reverberation": lambda audio, seed: add_reverberation(audio, rt60=0.6, seed=seed),
 }
 
 DOMAINS = ("in-domain", "out-of-domain", "held-out-lead")
 
-WITH_OTHER_VOICES = {
-    "fillets": ("cs",),
-    "toy": CORPORA["toy"],
-}  # corpus -> languages with a split "test-other"
+# Corpora with a split "test-other" of other voices, and its languages.
+WITH_OTHER_VOICES = {"fillets": ("cs",), "toy": CORPORA["toy"]}
 
-WITH_ENGLISH = (
-    "fillets",
-    "stamps",
-    "toy",
-    "fleurs",
-)  # corpora whose lines come with an English one
+# Corpora whose lines come with an English line that says the same.
+WITH_ENGLISH = ("fillets", "stamps", "toy", "fleurs")
 
 
 @dataclass(frozen=True)
 class TestSet:
-    """A named test: language, split of a corpus, task, what is done to the sound, and at most how many clips."""
+    """A named test set.
 
-    __test__ = False  # not a test for pytest
+    Attributes:
+        name: The test, such as "in-domain"; unique within a language.
+        language: The language of the speech.
+        corpus: The corpus, a name in CORPORA.
+        split: The split of the corpus.
+        task: "transcribe" or "translate".
+        change: A name in CHANGES, the distortion of the audio; None leaves it as it is.
+        limit: At most how many clips; None takes all.
+        held_out_lead: Take only the lines of the preset's `held_out_lead`, the speaker that
+            training leaves out.
+    """
+
+    __test__ = False  # not a test class for pytest
 
     name: str
     language: str
@@ -39,7 +49,7 @@ class TestSet:
     task: str = "transcribe"
     change: str | None = None
     limit: int | None = None
-    held_out_lead: bool = False  # only the lines of the lead that training has left out
+    held_out_lead: bool = False
 
     @property
     def key(self) -> str:
@@ -48,75 +58,129 @@ class TestSet:
 
     @property
     def text_column(self) -> str:
-        """Return the column that holds the reference: the text, or its English for translation."""
+        """Return the column with the reference: the text, or the English text for translation."""
         return "text" if self.task == "transcribe" else "translation_en"
 
 
 def corpus_of(preset: Preset, language: str) -> str:
-    """Return the corpus that a preset takes a language from; raises ValueError where it has none with it."""
+    """Return the corpus from which a preset takes a language.
+
+    Raises:
+        ValueError: Where neither of the preset's two corpora has the language. The message lists
+            the languages that they have.
+    """
     for name in (preset.corpus, preset.second_corpus):
         if language in CORPORA[name]:
             return name
     known = sorted({*CORPORA[preset.corpus], *CORPORA[preset.second_corpus]})
     raise ValueError(
-        f"no speech in {language!r} at preset {preset.name}: languages with speech are {', '.join(known)}"
+        f"no speech in {language!r} at preset {preset.name}: "
+        f"languages with speech are {', '.join(known)}"
     )
 
 
 def test_sets(preset: Preset) -> dict[str, TestSet]:
-    """Return the tests of a preset by key, such as "cs/in-domain".
+    """Return the test sets of a preset by key, such as "cs/in-domain".
 
-    Out-of-domain needs a corpus with other voices, translation one with English lines that say the same: the
-    first corpus, or else the preset's other_corpus.
+    The out-of-domain test needs a corpus with other voices, the translation test one with English
+    lines: the corpus of the first language, or else the preset's `other_corpus`. Where there is
+    none, the test is left out.
     """
-    main, second, few = preset.language, preset.second_language, preset.retention_clips
-    corpus, other = corpus_of(preset, main), preset.other_corpus
-    sets = [TestSet("in-domain", main, corpus, limit=preset.test_clips)]
-    if main in WITH_OTHER_VOICES.get(corpus, ()):
-        sets.append(TestSet("out-of-domain", main, corpus, "test-other", limit=preset.test_clips))
-    elif other and main in CORPORA[other]:
-        sets.append(TestSet("out-of-domain", main, other, limit=preset.test_clips))
-    if preset.held_out_lead:
-        sets.append(
-            TestSet("held-out-lead", main, corpus, limit=preset.test_clips, held_out_lead=True)
-        )
-    sets += [TestSet(change, main, corpus, change=change, limit=few) for change in CHANGES]
-    english = [name for name in (corpus, other) if name in WITH_ENGLISH and main in CORPORA[name]]
-    sets += [
-        TestSet("translation", main, name, task="translate", limit=few) for name in english[:1]
+    sets = [
+        *_domain_tests(preset),
+        *_distorted_tests(preset),
+        *_translation_tests(preset),
+        *_retention_tests(preset),
+        *_other_tests(preset),
     ]
-    sets += [
-        TestSet("retention", code, name, limit=few)
-        for name, code in preset.retention
-        if code not in (main, second)
-    ]
-    sets.append(TestSet("validation", main, corpus, "validation", limit=preset.validation_clips))
-    sets.append(
-        TestSet("second-language", second, corpus_of(preset, second), limit=preset.test_clips)
-    )
     return {test.key: test for test in sets}
 
 
-test_sets.__test__ = False  # not a test for pytest either
+test_sets.__test__ = False  # type: ignore[attr-defined]  # not a test function for pytest
+
+
+def _domain_tests(preset: Preset) -> list[TestSet]:
+    """Return the tests of DOMAINS that the preset's corpora allow."""
+    language = preset.language
+    corpus = corpus_of(preset, language)
+    other = preset.other_corpus
+    limit = preset.test_clips
+
+    sets = [TestSet("in-domain", language, corpus, limit=limit)]
+    if language in WITH_OTHER_VOICES.get(corpus, ()):
+        sets.append(TestSet("out-of-domain", language, corpus, "test-other", limit=limit))
+    elif other and language in CORPORA[other]:
+        sets.append(TestSet("out-of-domain", language, other, limit=limit))
+    if preset.held_out_lead:
+        sets.append(TestSet("held-out-lead", language, corpus, limit=limit, held_out_lead=True))
+    return sets
+
+
+def _distorted_tests(preset: Preset) -> list[TestSet]:
+    """Return the in-domain test under each distortion of CHANGES."""
+    language = preset.language
+    corpus = corpus_of(preset, language)
+    limit = preset.retention_clips
+    return [TestSet(change, language, corpus, change=change, limit=limit) for change in CHANGES]
+
+
+def _translation_tests(preset: Preset) -> list[TestSet]:
+    """Return the translation test on the first corpus that has English lines, if there is one."""
+    language = preset.language
+    for corpus in (corpus_of(preset, language), preset.other_corpus):
+        if corpus in WITH_ENGLISH and language in CORPORA[corpus]:
+            limit = preset.retention_clips
+            return [TestSet("translation", language, corpus, task="translate", limit=limit)]
+    return []
+
+
+def _retention_tests(preset: Preset) -> list[TestSet]:
+    """Return the tests of languages that are never trained on."""
+    trained = (preset.language, preset.second_language)
+    limit = preset.retention_clips
+    return [
+        TestSet("retention", language, corpus, limit=limit)
+        for corpus, language in preset.retention
+        if language not in trained
+    ]
+
+
+def _other_tests(preset: Preset) -> list[TestSet]:
+    """Return the validation clips of the first language, and the test of the second language."""
+    first = preset.language
+    second = preset.second_language
+    return [
+        TestSet(
+            "validation",
+            first,
+            corpus_of(preset, first),
+            "validation",
+            limit=preset.validation_clips,
+        ),
+        TestSet("second-language", second, corpus_of(preset, second), limit=preset.test_clips),
+    ]
 
 
 def with_paper_data(preset: Preset) -> Preset:
-    """Return `colab` on the paper's kind of data, under a name of its own; any other preset as it is.
+    """Return the preset `colab` on data of the paper's kind; any other preset as it is.
 
-    Training on 3,000 clips of Common Voice and tests on FLEURS too, where a release is in the data folder; else
-    training on FLEURS, and tests on Fillets too where it has the language.
+    Where a release of Common Voice is in the data folder, training is on 3,000 of its clips, and
+    tests are on FLEURS as well. Otherwise training is on FLEURS, and tests are on Fillets as well,
+    where it has the language. The preset gets a name of its own, `colab-<corpus>`.
     """
     if preset.name != "colab":
         return preset
-    corpus, other = "common-voice-3k", "fleurs"
-    if not has_common_voice(corpus, preset.language):
-        corpus, other = "fleurs", "fillets"
-    kept = tuple(("fleurs", code) for _, code in preset.retention)
+    if has_common_voice("common-voice-3k", preset.language):
+        corpus = "common-voice-3k"
+        other_corpus = "fleurs"
+    else:
+        corpus = "fleurs"
+        other_corpus = "fillets"
     return replace(
         preset,
         name=f"{preset.name}-{corpus}",
         corpus=corpus,
         second_corpus=corpus,
-        other_corpus=other,
-        retention=kept,
+        other_corpus=other_corpus,
+        retention=tuple(("fleurs", language) for _, language in preset.retention),
     )

@@ -1,1 +1,1 @@
-"""Experiments beyond the course: tuning, more seeds, smaller experts, and the paper's whole table."""
+"""Beyond the course: tuning, seeds, smaller experts, and the paper's whole table as jobs."""

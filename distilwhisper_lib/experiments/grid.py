@@ -1,12 +1,14 @@
-"""`python -m distilwhisper_lib.experiments.grid`: the paper's experiments as a list of jobs that goes on where it was.
+"""`make grid ARGS=...`: the paper's experiments as a list of jobs; a stopped run goes on.
 
-list    the jobs, with their estimated hours and memory (the teacher's pass in full for each size, though sizes of a
-        language share it)
-run     do what is not done: each job is a process with a GPU of its own; with --job one of them, here
+list    the jobs, with their estimated hours and memory (the teacher's pass is counted in full for
+        each size, though the sizes of a language share it)
+run     do what is not done: each job is a process with a GPU of its own; with --job one job, in
+        this process
 status  what is done, running, waiting and failed, and why
-table   the paper's table of what is done: printed, and written to results/<preset>/grid.csv; every score with its
-        interval goes to grid-scores.csv
-pairs   DistilWhisper less each other system on the same clips, with intervals: printed, and in grid-paired.csv
+table   the paper's table of what is done: printed, and written to results/<preset>/grid.csv; every
+        score with its interval goes to grid-scores.csv
+pairs   DistilWhisper less each other method on the same clips, with intervals: printed, and written
+        to grid-paired.csv
 slurm   print a script that submits the jobs to a cluster
 """
 
@@ -27,285 +29,151 @@ from ..files import REPOSITORY, atomic_file, read_json, results_dir
 from ..lab.comparison import paired
 from ..lab.lab import Lab
 from ..presets import get_preset
-from .estimates import CARDS, estimate
-from .jobs import ONCE, ROWS, TEACHER_OUTPUTS, TESTS, Job, make_jobs, run_job
+from .estimates import CARDS, TEACHER_OUTPUTS, estimate
+from .jobs import BY_KL, ONCE, ROWS, SEEDS, TESTS, Job, make_jobs, run_job
 
 MODULE = "distilwhisper_lib.experiments.grid"
 
-PAPER = dict(
-    zip(
-        (  # what data/reference/paper.csv calls rows and tests
-            "whisper-small",
-            "whisper-large-v2",
-            "fine-tuning",
-            "LoRA",
-            "CLSR-FT",
-            "DistilWhisper",
-            "DistilWhisper-KL",
-            "Common Voice 13",
-            "FLEURS",
-            "FLEURS translation",
-        ),
-        (*ROWS, *TESTS),
-        strict=True,
-    )
-)
-# its tests with their corpora and releases
+# Names of rows and tests in data/reference/paper.csv -> names here.
+PAPER = {
+    "whisper-small": "student",
+    "whisper-large-v2": "teacher",
+    "fine-tuning": "fine-tuning",
+    "LoRA": "lora",
+    "CLSR-FT": "clsr-ft",
+    "DistilWhisper": "distilwhisper-released",
+    "DistilWhisper-KL": "distilwhisper-released-kl",
+    "Common Voice 13": "in-domain",
+    "FLEURS": "out-of-domain",
+    "FLEURS translation": "translation",
+}
+
+# The paper's tests, each with its corpus and release.
 PAPER_DATA = re.compile(
     r"in-domain common-voice-\w+ cv-corpus-13\.0-\d|(out-of-domain|translation) fleurs "
 )
 
-BLOCK = [
-    "test_set",
-    "train_clips",
-    "corpus",
-    "release",
-    "normaliser",
-]  # of the table; corpus and release: of the test
+# Columns that name a block of the table; corpus and release are those of the test.
+BLOCK = ["test_set", "train_clips", "corpus", "release", "normaliser"]
 
-ONE_PLACE = "{:.1f}".format
+FIRST = "distilwhisper-released"  # the row that the others are compared with in pairs
 
-FIRST = "distilwhisper-released"  # that the others are compared with, in pairs
+ONE_DECIMAL = "{:.1f}".format
+DEVIATION = " ± {:.1f}".format
 
 SCRIPT = """#!/bin/bash
-# Run this with bash in the repository; a partition and the like go into the line of sbatch, and what fails now is run
-# by the same script again: what is done is left alone.
+# Run this with bash in the repository; a partition and the like go into the line of sbatch. What
+# fails is run by the same script again: what is done is left alone.
 set -euo pipefail
 submit() {{
-    sbatch --parsable --gpus=1 --cpus-per-task=4 --mem=32G --time={limit}:00:00 --job-name=grid --output=grid-%A.log \\
-        --open-mode=append --wrap={command} "$@"
+    sbatch --parsable --gpus=1 --cpus-per-task=4 --mem=32G --time={limit}:00:00 --job-name=grid \\
+        --output=grid-%A.log --open-mode=append --wrap={command} "$@"
 }}
 {arrays}"""
 
+TABLE_NOTE = (
+    "WER in %, of translation BLEU, of Thai CER (not in the mean) unless the normaliser is "
+    "`released`"
+)
+
+
+# ---- running jobs
+
 
 def run_jobs(jobs: list[Job], at_once: int) -> bool:
-    """Run what is not done in `at_once` processes at a time, each on its own GPU; returns whether all is done then.
+    """Run what is not done, each job in a process with a GPU of its own.
 
     A job that fails or is killed stops only those that need it, and is run again by the next call.
+
+    Args:
+        jobs: As `make_jobs` gives them: those that others need come before these.
+        at_once: How many processes run at a time.
+
+    Returns:
+        Whether all jobs are done now.
     """
-    devices = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(
-        map(str, range(torch.cuda.device_count()))
-    )
-    devices, slots, futures = devices.split(","), SimpleQueue(), {}
+    devices = _gpus()
+    free: SimpleQueue[str] = SimpleQueue()  # devices without a job
     for slot in range(at_once):
-        slots.put(devices[slot % len(devices)])
+        free.put(devices[slot % len(devices)])
+
+    futures: dict[Job, Future] = {}
     with ThreadPoolExecutor(at_once) as pool:
         try:
-            for (
-                job
-            ) in jobs:  # what is needed comes first, so that nothing waits for what has no thread
-                before = [futures[need] for need in job.needs if need in futures]
-                futures[job] = pool.submit(_run_apart, job, before, slots)
-            return all([future.result() for future in futures.values()])
+            # Needed jobs come first, so no job waits for one that has no thread yet.
+            for job in jobs:
+                needed = [futures[need] for need in job.needs if need in futures]
+                futures[job] = pool.submit(_run_in_process, job, needed, free)
+            ended_well = [future.result() for future in futures.values()]
         except BaseException:  # such as Ctrl-C, which the processes get as well
             pool.shutdown(cancel_futures=True)
             raise
+    return all(ended_well)
 
 
-def _run_apart(job: Job, before: list[Future], slots: SimpleQueue) -> bool:
-    """Run a job in a process of its own, once those that it waits for have ended; returns whether it is done."""
-    for future in before:
+def _gpus() -> list[str]:
+    """Return the GPUs, named as in CUDA_VISIBLE_DEVICES; one empty name where there is none."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible:
+        return visible.split(",")
+    count = torch.cuda.device_count()
+    return [str(index) for index in range(count)] or [""]
+
+
+def _run_in_process(job: Job, needed: list[Future], free: SimpleQueue) -> bool:
+    """Run a job in its own process, after those that it needs; return whether it is done."""
+    for future in needed:
         future.result()
+
     found = explain(job)
     if found["state"] not in ("done", "running", "blocked"):
         print(f"{job.name}: starts", flush=True)
-        device = slots.get()
+        device = free.get()
         try:
             code = _process(job, device)
         finally:
-            slots.put(device)
-        if job.state()["state"] in ("waiting", "killed"):  # it could not note its end itself
-            job.note(
-                "failed",
-                exit_code=code,
-                error=f"killed by signal {-code}" if code < 0 else "it did not begin",
-            )
+            free.put(device)
+        if job.state()["state"] in ("waiting", "killed"):  # the process has not noted its end
+            error = f"killed by signal {-code}" if code < 0 else "it did not begin"
+            job.note("failed", exit_code=code, error=error)
         found = explain(job)
     print(f"{job.name}: {found['state']} {found['why']}".rstrip(), flush=True)
     return found["state"] == "done"
 
 
 def _process(job: Job, device: str) -> int:
-    own = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    """Run `grid run --job` for a job on a GPU ("": without one); return the exit code."""
+    search_path = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, search_path))}
+    if device:
+        environment["CUDA_VISIBLE_DEVICES"] = device
+
+    options = {
+        "--preset": job.preset,
+        "--languages": job.language,
+        "--sizes": job.size,
+        "--systems": job.row,
+        "--seeds": str(job.seed or 0),
+        "--job": job.name,
     }
-    own |= {"CUDA_VISIBLE_DEVICES": device} if device else {}
-    command = [
-        sys.executable,
-        "-m",
-        MODULE,
-        "run",
-        "--preset",
-        job.preset,
-        "--languages",
-        job.language,
-        "--sizes",
-        job.size,
-        "--systems",
-        job.row,
-        "--seeds",
-        str(job.seed or 0),
-        "--job",
-        job.name,
-        *([] if device else ["--cpu"]),
-    ]  # there is none, and `run` was told so
-    return subprocess.run(command, stdout=subprocess.DEVNULL, env=os.environ | own).returncode
-
-
-def explain(job: Job) -> dict[str, str]:
-    """Return a row of the status: job, state (waiting for what has failed is "blocked"), why, and the log then."""
-    found, log = job.state(), job.folder / "log.txt"
-    state, why = found["state"], found.get("error", "")
-    stopped = [
-        f"{need.name}: {end}"
-        for need in job.needs
-        if (end := need.state()["state"]) in ("failed", "killed")
-    ]
-    if stopped and state != "done":
-        state, why = "blocked", f"by {stopped[0]}"
-    elif why and log.exists():
-        why = f"{why} (log: {os.path.relpath(log)})"
-    return {"job": job.name, "group": f"{job.language} {job.size}", "state": state, "why": why}
-
-
-def all_scores(jobs: list[Job]) -> pd.DataFrame:
-    """Return every row of scores that is done, with its intervals; raises ValueError where there is none."""
-    rows = [read_json(job.folder / "results.json")["rows"] for job in jobs if job.done]
-    scores = pd.DataFrame(sum(rows, []))
-    if scores.empty:
-        raise ValueError(
-            "no job that scores anything is done, so there is no table: see the command `status`"
-        )
-    return scores
-
-
-def pairs(jobs: list[Job]) -> pd.DataFrame:
-    """Return the differences of WER between DistilWhisper (JS) and each other system but KL that is done, see `paired`.
-
-    By language and size, over the seeds that both have; columns size and seeds (how many) beside those of `paired`.
-    Raises ValueError where no pair is done.
-    """
-    rows, done = [], {job for job in jobs if job.done}
-    settings = dict.fromkeys(
-        (job.language, job.size) for job in jobs if job in done and job.row == FIRST
-    )
-    for language, size in tqdm(settings, desc="pairs", unit="size"):
-        own = [job for job in jobs if job in done and (job.language, job.size) == (language, size)]
-        seeds = {
-            row: [job.seed for job in own if job.row == row]
-            for row in ROWS
-            if not row.endswith("-kl")
-        }
-        for row in (row for row in seeds if row != FIRST):
-            both = [seed for seed in seeds[FIRST] if seed in seeds[row] or seeds[row] == [None]]
-            if both:
-                found = paired(Lab(own[0].settings()), (row,), FIRST, both)
-                rows.append(found.assign(size=size, seeds=len(both)))
-    if not rows:
-        raise ValueError(
-            f"no other system is done beside {FIRST}, so there is no pair: see the command `status`"
-        )
-    return pd.concat(rows)
-
-
-def table(jobs: list[Job]) -> pd.DataFrame:
-    """Return the paper's table: a block per test and size, a row per system, two columns a language, and their mean.
-
-    A cell is WER in per cent (of Thai CER, unless it is normalised as released; of translation BLEU), of several seeds
-    mean ± standard deviation; beside it the paper's figure, where you have filled in data/reference/paper.csv and the
-    row is of the paper's data, scored as released. The mean is there for systems with all languages of the block, and
-    leaves Thai out where its cell is CER. Raises ValueError where nothing is scored.
-    """
-    scores = all_scores(jobs).reindex(columns=[*BLOCK, "row", "language", "wer", "cer", "bleu"])
-    scores = scores.fillna(dict.fromkeys(BLOCK, ""))
-    words = (scores["language"] != "th") | (
-        scores["normaliser"] == "released"
-    )  # Thai has no spaces between words
-    scores["mean"] = scores["wer"].where(words).fillna(scores["bleu"])
-    scores["cell"] = scores["mean"].fillna(scores["cer"])
-    cells = scores.groupby([*BLOCK, "row", "language"])
-    mean, spread = cells["cell"].mean().unstack(), cells["cell"].std().unstack()
-    there = mean.notna()
-    whole = there.eq(there.groupby(level=BLOCK).transform("any")).all(axis=1)
-    shown = mean.map(ONE_PLACE, na_action="ignore") + spread.map(
-        " ± {:.1f}".format, na_action="ignore"
-    ).fillna("")
-    paper, columns = paper_figures(), {}
-    for language in mean:
-        columns[language] = shown[language]
-        columns[f"{language} paper"] = [
-            paper.get((*_in_paper(*key), language), "") for key in mean.index
-        ]
-    columns["mean"] = (
-        cells["mean"].mean().unstack().mean(axis=1).where(whole).map(ONE_PLACE, na_action="ignore")
-    )
-    order = {name: number for number, name in enumerate((*ROWS, *TESTS))}
-    keys = sorted(
-        mean.index, key=lambda key: (order[key[0]], *key[1:-1], order.get(key[-1], len(order)))
-    )
-    return pd.DataFrame(columns).loc[keys].fillna("").reset_index()
-
-
-def _in_paper(test: str, clips: int, corpus: str, release: str, normaliser: str, row: str) -> tuple:
-    """Return test, clips and row as `paper_figures` names them; empty where data or normaliser are not the paper's."""
-    same = normaliser == "released" and PAPER_DATA.match(f"{test} {corpus} {release}")
-    return (test, 0 if row in ONCE else clips, row) if same else ()
-
-
-def paper_figures() -> dict[tuple, float]:
-    """Return your copy of the paper's figures by test, clips (0: of models as they are), row and language."""
-    found = (
-        pd.read_csv(REPOSITORY / "data" / "reference" / "paper.csv")
-        .dropna(subset="wer")
-        .fillna({"train_clips": 0})
-    )
-    return (
-        found.replace(PAPER)
-        .set_index(["test_set", "train_clips", "system", "language"])["wer"]
-        .to_dict()
-    )
-
-
-def listing(jobs: list[Job]) -> pd.DataFrame:
-    """Return a row per job, its index in front: name, what it needs, estimates where its models' shapes are known."""
-    return pd.DataFrame(
-        [
-            {"job": job.name, "needs": ", ".join(need.name for need in job.needs)}
-            | estimate(
-                job.system, job.settings(), job.clips or job.settings().train_clips or 10_000
-            )
-            for job in jobs
-        ]
-    ).round(2)
-
-
-def slurm(jobs: list[Job], options: list[str]) -> str:
-    """Return a script that submits two arrays: the teacher's outputs, then all else; `options` are those of the jobs.
-
-    A job may take an hour more than twice the estimate for the slowest card in CARDS.
-    """
-    table, card = listing(jobs), f"{next(iter(CARDS))} h"
-    limit = int(2 * table[card].max()) + 1 if card in table else 1
-    first = sum(job.row == TEACHER_OUTPUTS for job in jobs)
-    command = (
-        shlex.join(["exec", sys.executable, "-m", MODULE, "run", *options, "--job"])
-        + ' "$SLURM_ARRAY_TASK_ID"'
-    )
-    lines = [f"teacher=$(submit --array=0-{first - 1})"] if first else []
-    wait = ' --dependency="afterany:$teacher"' if first else ""
-    lines += (
-        [f"systems=$(submit --array={first}-{len(jobs) - 1}{wait})"] if len(jobs) > first else []
-    )
-    return SCRIPT.format(limit=limit, command=shlex.quote(command), arrays="\n".join(lines))
+    command = [sys.executable, "-m", MODULE, "run"]
+    for option, value in options.items():
+        command += [option, value]
+    if not device:
+        command.append("--cpu")  # `run` has already been allowed to go without a GPU
+    return subprocess.run(command, stdout=subprocess.DEVNULL, env=environment).returncode
 
 
 def _run_here(jobs: list[Job], wanted: str) -> None:
-    """Do one of the jobs, by name or index; all that this process prints goes to the job's log from here on."""
-    job = {key: job for number, job in enumerate(jobs) for key in (job.name, str(number))}.get(
-        wanted
-    )
-    if job is None:
+    """Do the job with this name or index; from here on the process prints into the job's log."""
+    by_key = {}
+    for index, job in enumerate(jobs):
+        by_key[job.name] = job
+        by_key[str(index)] = job
+    if wanted not in by_key:
         raise ValueError(f"no job {wanted!r} with these options: `list` shows names and indices")
+
+    job = by_key[wanted]
     print(f"{job.name}: log in {os.path.relpath(job.folder / 'log.txt')}", flush=True)
     job.folder.mkdir(parents=True, exist_ok=True)
     with open(job.folder / "log.txt", "ab") as log:
@@ -314,37 +182,252 @@ def _run_here(jobs: list[Job], wanted: str) -> None:
     run_job(job)
 
 
-def _status(jobs: list[Job]) -> None:
+# ---- status
+
+
+def explain(job: Job) -> dict[str, str]:
+    """Return a row of the status.
+
+    Returns:
+        job; group: language and size; state: as of `Job.state`, or "blocked" where a job that it
+        needs has failed; why, with the log where there is one.
+    """
+    found = job.state()
+    state = found["state"]
+    why = found.get("error", "")
+    log = job.folder / "log.txt"
+
+    stopped = []
+    for need in job.needs:
+        state_of_need = need.state()["state"]
+        if state_of_need in ("failed", "killed"):
+            stopped.append(f"{need.name}: {state_of_need}")
+
+    if stopped and state != "done":
+        state = "blocked"
+        why = f"by {stopped[0]}"
+    elif why and log.exists():
+        why = f"{why} (log: {os.path.relpath(log)})"
+    return {"job": job.name, "group": f"{job.language} {job.size}", "state": state, "why": why}
+
+
+def _print_status(jobs: list[Job]) -> None:
+    """Print how many jobs are in each state, then those that failed, run or are blocked."""
     rows = pd.DataFrame([explain(job) for job in jobs])
     print(pd.crosstab(rows["group"], rows["state"], margins=True, margins_name="all").to_string())
     for row in rows[~rows["state"].isin(["done", "waiting"])].itertuples():
         print(f"{row.job}: {row.state} {row.why}".rstrip())
 
 
-def _show(preset: str, tables: dict[str, pd.DataFrame]) -> None:
+# ---- tables
+
+
+def all_scores(jobs: list[Job]) -> pd.DataFrame:
+    """Return all rows of scores of the jobs that are done, with their intervals.
+
+    Raises:
+        ValueError: Where there is none.
+    """
+    rows = []
+    for job in jobs:
+        if job.done:
+            rows += read_json(job.folder / "results.json")["rows"]
+    if not rows:
+        raise ValueError(
+            "no job that scores anything is done, so there is no table: see the command `status`"
+        )
+    return pd.DataFrame(rows)
+
+
+def pairs(jobs: list[Job]) -> pd.DataFrame:
+    """Return differences of WER between DistilWhisper (JS) and each other method that is done.
+
+    Rows that are distilled by KL are left out.
+
+    Returns:
+        The columns of `paired`, by language and size, over the seeds that both have; size; seeds:
+        how many these are.
+
+    Raises:
+        ValueError: Where no pair is done.
+    """
+    done = [job for job in jobs if job.done]
+    groups = [(job.language, job.size) for job in done if job.row == FIRST]
+
+    tables = []
+    for language, size in tqdm(dict.fromkeys(groups), desc="pairs", unit="size"):
+        own = [job for job in done if (job.language, job.size) == (language, size)]
+        lab = Lab(own[0].settings())
+        first_seeds = [job.seed for job in own if job.row == FIRST]
+        for other in ROWS:
+            if other == FIRST or other.endswith(BY_KL):
+                continue
+            other_seeds = [job.seed for job in own if job.row == other]
+            if other_seeds == [None]:  # a model as it is: compared with every seed
+                common = first_seeds
+            else:
+                common = [seed for seed in first_seeds if seed in other_seeds]
+            if common:
+                table = paired(lab, (other,), FIRST, common)
+                tables.append(table.assign(size=size, seeds=len(common)))
+    if not tables:
+        raise ValueError(
+            f"no other method is done beside {FIRST}, so there is no pair: see the command `status`"
+        )
+    return pd.concat(tables)
+
+
+def table(jobs: list[Job]) -> pd.DataFrame:
+    """Return the paper's table: a block per test and size, a row per method.
+
+    Returns:
+        The columns of BLOCK, and row. For each language a column with the score: WER in per cent
+        (of Thai CER, unless it is normalised as released; of translation BLEU), of several seeds
+        mean ± standard deviation; beside it the paper's figure, where data/reference/paper.csv is
+        filled in and the row is of the paper's data, scored as released. mean: over languages, for
+        rows with all languages of their block; without Thai where its score is a CER.
+
+    Raises:
+        ValueError: Where nothing is scored.
+    """
+    scores = all_scores(jobs).reindex(columns=[*BLOCK, "row", "language", "wer", "cer", "bleu"])
+    scores = scores.fillna(dict.fromkeys(BLOCK, ""))
+
+    # Thai has no spaces between words, so its WER counts only where letters are split as released.
+    has_words = (scores["language"] != "th") | (scores["normaliser"] == "released")
+    scores["in_mean"] = scores["wer"].where(has_words).fillna(scores["bleu"])
+    scores["cell"] = scores["in_mean"].fillna(scores["cer"])
+
+    # Mean and deviation over seeds: a row per block and row of the table, a column per language.
+    cells = scores.groupby([*BLOCK, "row", "language"])
+    mean = cells["cell"].mean().unstack()
+    deviation = cells["cell"].std().unstack()
+    shown = mean.map(ONE_DECIMAL, na_action="ignore")
+    shown = shown + deviation.map(DEVIATION, na_action="ignore").fillna("")
+
+    figures = paper_figures()
+    columns = {}
+    for language in mean:
+        columns[language] = shown[language]
+        columns[f"{language} paper"] = [
+            figures.get((*_paper_key(*key), language), "") for key in mean.index
+        ]
+
+    # The mean over languages, where a row has all that its block has.
+    has_score = mean.notna()
+    in_block = has_score.groupby(level=BLOCK).transform("any")
+    is_whole = has_score.eq(in_block).all(axis=1)
+    over_languages = cells["in_mean"].mean().unstack().mean(axis=1)
+    columns["mean"] = over_languages.where(is_whole).map(ONE_DECIMAL, na_action="ignore")
+
+    keys = sorted(mean.index, key=_place)
+    return pd.DataFrame(columns).loc[keys].fillna("").reset_index()
+
+
+def _place(key: tuple) -> tuple:
+    """Return what a row of the table is sorted by: test, the rest of its block, row."""
+    test, *block, row = key
+    order = {name: position for position, name in enumerate((*ROWS, *TESTS))}
+    return (order[test], *block, order.get(row, len(order)))
+
+
+def _paper_key(
+    test: str, clips: int, corpus: str, release: str, normaliser: str, row: str
+) -> tuple:
+    """Return test, clips and row as `paper_figures` has them.
+
+    It is empty where data or normaliser are not the paper's.
+    """
+    is_paper_data = PAPER_DATA.match(f"{test} {corpus} {release}")
+    if normaliser != "released" or not is_paper_data:
+        return ()
+    return (test, 0 if row in ONCE else clips, row)
+
+
+def paper_figures() -> dict[tuple, float]:
+    """Return your copy of the paper's figures, from data/reference/paper.csv.
+
+    Returns:
+        The figures by (test, training clips, row, language); clips are 0 for models as they are.
+    """
+    figures = pd.read_csv(REPOSITORY / "data" / "reference" / "paper.csv")
+    figures = figures.dropna(subset="wer").fillna({"train_clips": 0}).replace(PAPER)
+    keys = ["test_set", "train_clips", "system", "language"]
+    return figures.set_index(keys)["wer"].to_dict()
+
+
+def _write_tables(preset: str, tables: dict[str, pd.DataFrame]) -> None:
     """Print the first table; write all to the folder of results, by name."""
-    print(next(iter(tables.values())).to_string(index=False))
-    for name, found in tables.items():
+    first = next(iter(tables.values()))
+    print(first.to_string(index=False))
+    for name, rows in tables.items():
         path = results_dir(preset) / f"{name}.csv"
         with atomic_file(path) as part:
-            found.to_csv(part, index=False)
+            rows.to_csv(part, index=False)
         print(f"written to {os.path.relpath(path)}")
 
 
-def main(words: list[str] | None = None) -> int:
-    """Do what the command line says; returns 1 where `run` leaves anything undone."""
+# ---- list and cluster
+
+
+def listing(jobs: list[Job]) -> pd.DataFrame:
+    """Return a row per job: job, needs, and estimates where the shapes of its models are known."""
+    rows = []
+    for job in jobs:
+        preset = job.settings()
+        clips = job.clips or preset.train_clips or 10_000
+        needs = ", ".join(need.name for need in job.needs)
+        rows.append({"job": job.name, "needs": needs} | estimate(job.method, preset, clips))
+    return pd.DataFrame(rows).round(2)
+
+
+def slurm(jobs: list[Job], options: list[str]) -> str:
+    """Return a script that submits two arrays: the cached teacher distributions, then all else.
+
+    A job may take an hour more than twice the estimate for the slowest card in CARDS.
+
+    Args:
+        jobs: As `make_jobs` gives them.
+        options: Of the command line, from which `run` makes the same jobs.
+    """
+    estimates = listing(jobs)
+    hours = f"{next(iter(CARDS))} h"
+    limit = int(2 * estimates[hours].max()) + 1 if hours in estimates else 1
+
+    command = shlex.join(["exec", sys.executable, "-m", MODULE, "run", *options, "--job"])
+    command += ' "$SLURM_ARRAY_TASK_ID"'
+
+    teacher_jobs = sum(job.row == TEACHER_OUTPUTS for job in jobs)
+    arrays = []
+    dependency = ""
+    if teacher_jobs:
+        arrays.append(f"teacher=$(submit --array=0-{teacher_jobs - 1})")
+        dependency = ' --dependency="afterany:$teacher"'
+    if len(jobs) > teacher_jobs:
+        last = len(jobs) - 1
+        arrays.append(f"systems=$(submit --array={teacher_jobs}-{last}{dependency})")
+    return SCRIPT.format(limit=limit, command=shlex.quote(command), arrays="\n".join(arrays))
+
+
+# ---- command line
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="make grid ARGS=...",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=["list", "run", "status", "table", "pairs", "slurm"])
-    parser.add_argument("--preset", default="paper")
+    parser.add_argument("--preset", default="paper", help="default: paper")
     parser.add_argument("--languages", nargs="+")
     parser.add_argument(
         "--sizes", nargs="+", help="3k 10k 28k, another number of training clips, or all"
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[77, 78, 79])
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument(
-        "--systems", nargs="+", default=ROWS, help="a system; with -kl after it distilled by KL"
+        "--systems", nargs="+", default=ROWS, help="a method; with -kl after it distilled by KL"
     )
     parser.add_argument(
         "--gpus", type=int, help="how many jobs at once; else as many as there are GPUs, or one"
@@ -353,33 +436,50 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument(
         "--cpu", action="store_true", help="run without a GPU what is meant for one"
     )
-    words = sys.argv[1:] if words is None else words
-    given = parser.parse_args(words)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line says.
+
+    Args:
+        arguments: Of the command line; None: those of this process.
+
+    Returns:
+        The exit code: 1 where `run` leaves anything undone.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = _parser()
+    given = parser.parse_args(arguments)
     jobs = make_jobs(given.preset, given.languages, given.sizes, given.seeds, given.systems)
+
     if given.command == "run":
-        if get_preset(given.preset).teacher and not (given.cpu or torch.cuda.is_available()):
+        needs_gpu = get_preset(given.preset).teacher is not None and not given.cpu
+        if needs_gpu and not torch.cuda.is_available():
             parser.error(
-                f"torch {torch.__version__} sees no GPU here, and the preset {given.preset} is meant for one: "
-                "install the build for GPUs (make setup GPU=1), or let it take weeks with --cpu"
+                f"torch {torch.__version__} sees no GPU here, and the preset {given.preset} is "
+                "meant for one: install the build for GPUs (make setup GPU=1), or let it take "
+                "weeks with --cpu"
             )
-        if given.job is None:
-            return 0 if run_jobs(jobs, given.gpus or torch.cuda.device_count() or 1) else 1
-        _run_here(jobs, given.job)
+        if given.job is not None:
+            _run_here(jobs, given.job)
+            return 0
+        at_once = given.gpus or torch.cuda.device_count() or 1
+        return 0 if run_jobs(jobs, at_once) else 1
+
+    if given.command == "list":
+        print(listing(jobs).fillna("").to_string())
+        print("\nHours and GB are estimates, not measured.")
     elif given.command == "status":
-        _status(jobs)
+        _print_status(jobs)
     elif given.command == "table":
-        _show(given.preset, {"grid": table(jobs), "grid-scores": all_scores(jobs)})
-        print(
-            "WER in %, of translation BLEU, of Thai CER (not in the mean) unless the normaliser is `released`"
-        )
+        _write_tables(given.preset, {"grid": table(jobs), "grid-scores": all_scores(jobs)})
+        print(TABLE_NOTE)
     elif given.command == "pairs":
-        _show(given.preset, {"grid-paired": pairs(jobs)})
-    elif given.command == "list":
-        print(
-            f"{listing(jobs).fillna('').to_string()}\n\nHours and GB are estimates, not measured."
-        )
+        _write_tables(given.preset, {"grid-paired": pairs(jobs)})
     else:
-        print(slurm(jobs, [word for word in words if word != "slurm"]))
+        options = [argument for argument in arguments if argument != "slurm"]
+        print(slurm(jobs, options))
     return 0
 
 

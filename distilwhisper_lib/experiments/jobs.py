@@ -1,12 +1,14 @@
-"""Jobs: the pieces of the paper's experiments, each the work of one process, which notes on disk how it goes.
+"""The paper's experiments as jobs, each the work of one process, with its state on disk.
 
-A job keeps log.txt, state.json and results.json in cache/runs/<preset>/jobs/<name>. What a killed or failed one has
-trained or transcribed is kept too, so that it goes on from there when it is run again.
+A job keeps log.txt, state.json and results.json in cache/runs/<preset>/jobs/<name>. What a killed
+or failed job has trained or transcribed is kept too, so that it goes on from there when it is run
+again.
 """
 
+import contextlib
 import os
 import traceback
-from contextlib import nullcontext, suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,21 +22,19 @@ from ..lab.comparison import fingerprints, score
 from ..lab.lab import Lab
 from ..lab.metadata import run_metadata
 from ..presets import Preset, get_preset
-from ..training.systems import get_system
+from ..training.methods import get_method
 from ..whisper.loading import find_weights
+from .estimates import TEACHER_OUTPUTS
 
 LANGUAGES = ("ca", "cs", "gl", "hu", "pl", "ta", "th", "uk")
 
-SIZES = {
-    "3k": LANGUAGES,
-    "10k": LANGUAGES,
-    "28k": ("ca", "ta", "th"),
-}  # of the paper (release: data/generated_ids)
+# The paper's training sizes and their languages (release: data/generated_ids).
+SIZES = {"3k": LANGUAGES, "10k": LANGUAGES, "28k": ("ca", "ta", "th")}
 
-TEACHER_OUTPUTS = "teacher-outputs"
+# Rows without a seed: nothing is drawn in them.
+ONCE = (TEACHER_OUTPUTS, "student", "teacher")
 
-ONCE = (TEACHER_OUTPUTS, "student", "teacher")  # nothing is drawn: no seed
-
+# The rows of the paper's table.
 ROWS = (
     "student",
     "teacher",
@@ -45,15 +45,24 @@ ROWS = (
     "distilwhisper-released-kl",
 )
 
+BY_KL = "-kl"  # after the name of a method: distilled by KL instead of JS
+
 TESTS = ("in-domain", "out-of-domain", "translation")
+
+SEEDS = (77, 78, 79)
 
 
 @dataclass(frozen=True)
 class Job:
-    """The teacher's outputs of a language and size, or a row of the table, trained and scored with one seed.
+    """A row of the table, trained and scored with one seed, or the cached teacher distributions.
 
-    size: "3k", "10k", "28k", another number of training clips, or "all"; row: TEACHER_OUTPUTS or a system, with "-kl"
-    after its name where it is distilled by KL instead of JS; seed: None for rows in ONCE.
+    Attributes:
+        preset: Name of the preset.
+        language: Code of the language that is trained on.
+        size: "3k", "10k", "28k", another number of training clips, or "all".
+        row: TEACHER_OUTPUTS, or a method, with "-kl" after its name where it is distilled by KL
+            instead of JS.
+        seed: Of the training; None for the rows in ONCE.
     """
 
     preset: str
@@ -64,186 +73,231 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Return a name such as cs-10k-seed77-lora."""
-        return "-".join(
-            [
-                self.language,
-                self.size,
-                *([] if self.seed is None else [f"seed{self.seed}"]),
-                self.row,
-            ]
-        )
+        """A name such as cs-10k-seed77-lora."""
+        seed = [] if self.seed is None else [f"seed{self.seed}"]
+        return "-".join([self.language, self.size, *seed, self.row])
 
     @property
-    def system(self) -> str:
-        """Return the system that the row is, or is a variant of."""
-        return self.row.removesuffix("-kl")
+    def method(self) -> str:
+        """Name of the method that the row is, or is a variant of."""
+        return self.row.removesuffix(BY_KL)
 
     @property
     def clips(self) -> int | None:
-        """Return the clips of the size, 3000 for "3k", or None for "all"."""
+        """Training clips of the size, 3000 for "3k"; None for "all"."""
         return None if self.size == "all" else int(self.size.replace("k", "000"))
 
     @property
     def folder(self) -> Path:
-        """Return the folder of log, state and results."""
+        """The folder of log, state and results."""
         return cache_dir() / "runs" / self.preset / "jobs" / self.name
 
     @property
     def changes(self) -> dict:
-        """Return what `Lab.train` is told beside the system: the seed, and the divergence of a row with "-kl"."""
-        seed = {} if self.seed is None else {"seed": self.seed}
-        return seed | ({} if self.row == self.system else {"divergence": "kl"})
+        """Changes for `Lab.train`: the seed, and the divergence of a row with "-kl"."""
+        changes: dict = {}
+        if self.seed is not None:
+            changes["seed"] = self.seed
+        if self.row.endswith(BY_KL):
+            changes["divergence"] = "kl"
+        return changes
 
     @property
     def needs(self) -> list["Job"]:
-        """Return the jobs that must be done before; raises ValueError for an unknown system."""
-        if self.row == TEACHER_OUTPUTS or not (
-            get_system(self.system).distils or self.row == "teacher"
-        ):
+        """The jobs that must be done before this one; raises ValueError for an unknown method."""
+        if self.row == TEACHER_OUTPUTS:
             return []
-        return [replace(self, row=TEACHER_OUTPUTS, seed=None)]
+        if self.row == "teacher" or get_method(self.method).distils:
+            return [replace(self, row=TEACHER_OUTPUTS, seed=None)]
+        return []
 
     def settings(self) -> Preset:
-        """Return the preset with the job's language, and its size as a corpus or as the limit of training clips."""
+        """Return the preset with the job's language and size.
+
+        The size is a corpus of Common Voice, or else a limit of training clips.
+        """
         base = get_preset(self.preset)
-        second = base.language if self.language == base.second_language else base.second_language
-        sized = {"train_clips": min(filter(None, (self.clips, base.train_clips)), default=None)}
-        if self.clips and base.corpus.startswith("common-voice"):
-            sized = {"corpus": f"common-voice-{self.size}"}
-        return replace(base, language=self.language, second_language=second, **sized)
+        is_second = self.language == base.second_language
+        second = base.language if is_second else base.second_language
+        preset = replace(base, language=self.language, second_language=second)
+
+        if self.clips is None:
+            return preset
+        if base.corpus.startswith("common-voice"):
+            return replace(preset, corpus=f"common-voice-{self.size}")
+        limits = [limit for limit in (self.clips, base.train_clips) if limit]
+        return replace(preset, train_clips=min(limits, default=None))
 
     def state(self) -> dict:
-        """Return what is noted: "state" is running, done, failed, killed (its process is gone) or waiting.
+        """Return the content of state.json.
 
-        Waiting is also what was done with other settings of the preset.
+        Returns:
+            "state": running, done, failed, killed (its process is gone) or waiting, which a job
+            that was done with other settings of the preset is too; and what `note` was given.
         """
         noted = read_json(self.folder / "state.json")
-        if noted.get("settings") != self._hash():
+        if noted.get("settings") != self._settings_hash():
             return {"state": "waiting"}
-        if noted["state"] == "running":
-            with (
-                suppress(Timeout),
-                FileLock(self.folder / "lock", timeout=0),
-            ):  # its process holds it while it lives
-                return noted | {"state": "killed", "error": "its process is gone"}
+        if noted["state"] == "running" and self._is_unlocked():
+            return noted | {"state": "killed", "error": "its process is gone"}
         return noted
+
+    def _is_unlocked(self) -> bool:
+        """Return whether no process works on the job: it holds the lock as long as it lives."""
+        try:
+            with FileLock(self.folder / "lock", timeout=0):
+                return True
+        except Timeout:
+            return False
 
     @property
     def done(self) -> bool:
-        """Return whether it is done, with the settings that the preset has now."""
+        """Whether it is done, with the settings that the preset has now."""
         return self.state()["state"] == "done"
 
     def note(self, state: str, **facts) -> None:
-        """Write state.json; what was noted of the same attempt stays."""
-        before = {} if state == "running" else read_json(self.folder / "state.json")
-        facts |= {
-            "state": state,
-            "settings": self._hash(),
-            state: datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        write_json(self.folder / "state.json", before | facts)
+        """Write state.json, with the time; earlier notes of the same attempt stay.
 
-    def _hash(self) -> str:
+        Args:
+            state: "running", which begins an attempt, "done" or "failed".
+            **facts: Noted too, such as the error.
+        """
+        before = {} if state == "running" else read_json(self.folder / "state.json")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        own = {"state": state, "settings": self._settings_hash(), state: now}
+        write_json(self.folder / "state.json", before | facts | own)
+
+    def _settings_hash(self) -> str:
+        """Return a hash of all settings that a result depends on."""
         return short_hash(asdict(replace(self.settings(), minutes="", memory="")))
 
 
-def make_jobs(preset: str, languages=None, sizes=None, seeds=(77, 78, 79), rows=ROWS) -> list[Job]:
-    """Return all jobs, first those that others need; where nothing is said, the paper's, or the preset's own language.
+def make_jobs(
+    preset: str,
+    languages: Sequence[str] | None = None,
+    sizes: Iterable[str] | None = None,
+    seeds: Sequence[int] = SEEDS,
+    rows: Sequence[str] = ROWS,
+) -> list[Job]:
+    """Return all jobs, those first that others need.
 
-    Raises ValueError where the paper has nothing of these languages and sizes, or for an unknown system.
+    Args:
+        preset: Name of a preset.
+        languages: Codes; None: the paper's at a preset of Common Voice, else the preset's first.
+        sizes: As of `Job`; None: the paper's at a preset of Common Voice, else "all".
+        seeds: Of the trainings.
+        rows: As of `Job`.
+
+    Raises:
+        ValueError: Where the paper has nothing of these languages and sizes, or for an unknown
+            method.
     """
     base = get_preset(preset)
     paper = base.corpus.startswith("common-voice")
-    languages, sizes = (
-        languages or (LANGUAGES if paper else [base.language]),
-        sizes or (SIZES if paper else ["all"]),
-    )
-    jobs = [
-        Job(preset, language, size, row, seed)
-        for size in sizes
-        for language in languages
-        if not paper or language in SIZES.get(size, ())
-        for row in rows
-        for seed in ([None] if row in ONCE else seeds)
-    ]
+    languages = languages or (LANGUAGES if paper else [base.language])
+    sizes = sizes or (SIZES if paper else ["all"])
+
+    jobs = []
+    for size in sizes:
+        for language in languages:
+            if paper and language not in SIZES.get(size, ()):
+                continue
+            for row in rows:
+                row_seeds = [None] if row in ONCE else seeds
+                jobs += [Job(preset, language, size, row, seed) for seed in row_seeds]
     if not jobs:
+        known = "; ".join(f"{size}: {', '.join(codes)}" for size, codes in SIZES.items())
         raise ValueError(
-            f"no job for the languages {', '.join(languages)} at {', '.join(sizes)}: the paper has "
-            + "; ".join(f"{size}: {', '.join(codes)}" for size, codes in SIZES.items())
+            f"no job for the languages {', '.join(languages)} at {', '.join(sizes)}: "
+            f"the paper has {known}"
         )
-    jobs = dict.fromkeys([need for job in jobs for need in job.needs] + jobs)
-    return sorted(jobs, key=lambda job: (job.row != TEACHER_OUTPUTS, len(job.needs)))
+
+    needed = [need for job in jobs for need in job.needs]
+    unique = dict.fromkeys(needed + jobs)
+    return sorted(unique, key=lambda job: (job.row != TEACHER_OUTPUTS, len(job.needs)))
 
 
 def run_job(job: Job) -> None:
-    """Do a job in this process unless it is done, and note how it goes; what goes wrong is noted and raised.
+    """Do a job in this process unless it is done, and note its state; an error is noted and raised.
 
     Of several processes (accelerate launch) the first does the job, and the others train with it.
-    Raises RuntimeError where what it needs is not done, filelock.Timeout where another process is at it.
+
+    Raises:
+        RuntimeError: Where a job that it needs is not done.
+        filelock.Timeout: Where another process works on it.
     """
     if RANK:
         if job.row not in ONCE and not job.done:
-            Lab(job.settings()).train(job.system, **job.changes)
+            Lab(job.settings()).train(job.method, **job.changes)
         return
+
     with FileLock(job.folder / "lock", timeout=10):
         if job.done:
             return
         job.note("running", pid=os.getpid())
         try:
-            if missing := [need.name for need in job.needs if not need.done]:
+            missing = [need.name for need in job.needs if not need.done]
+            if missing:
                 raise RuntimeError(
                     f"{job.name} needs {', '.join(missing)}, which is not done: run that first"
                 )
             write_json(job.folder / "results.json", _work(job))
         except BaseException as error:
-            job.note(
-                "failed",
-                exit_code=1,
-                error=traceback.format_exception_only(error)[-1].strip().splitlines()[-1],
-            )
+            text = traceback.format_exception_only(error)[-1].strip()
+            job.note("failed", exit_code=1, error=text.splitlines()[-1])
             raise
         job.note("done", exit_code=0)
 
 
 def _work(job: Job) -> dict:
-    """Return rows of `score` and the record of the run.
-
-    What a language's jobs share on disk, whatever their size and seed, is computed by one of them at a time.
-    """
-    lab, once, rows = Lab(job.settings()), job.row in ONCE, []
+    """Do the job; return its rows of `score` and the run metadata, as "record"."""
+    lab = Lab(job.settings())
+    tests = []
+    if job.row != TEACHER_OUTPUTS:
+        tests = [test for test in lab.test_sets.values() if test.name in TESTS]
     about = {"row": job.row, "train_clips": job.clips or lab.preset.train_clips or 0}  # 0: all
-    tests = [
-        test for test in lab.test_sets.values() if test.name in TESTS and job.row != TEACHER_OUTPUTS
-    ]
-    with FileLock(job.folder.parent / f"{job.language}-{job.row}.lock") if once else nullcontext():
+
+    rows = []
+    with _shared_results(job):
         if job.row == TEACHER_OUTPUTS:
             lab.teacher_distributions()
         for test in tests:
             experts = "encoder" if test.task == "translate" else True  # as released
-            rows.append(
-                score(lab, job.system, test.key, experts, **job.changes)
-                | about
-                | {"corpus": test.corpus}
-            )
-    return {"rows": rows, "record": run_metadata(lab.preset, lab.steps(), *_hashes(lab, job, tests))}
+            scores = score(lab, job.method, test.key, experts, **job.changes)
+            rows.append(scores | about | {"corpus": test.corpus})
+    data, models = _hashes(lab, job, tests)
+    return {"rows": rows, "record": run_metadata(lab.preset, lab.steps(), data, models)}
+
+
+def _shared_results(job: Job) -> contextlib.AbstractContextManager:
+    """Return a lock on the files that jobs of a language share, whatever their size; or no lock."""
+    if job.row in ONCE:
+        return FileLock(job.folder.parent / f"{job.language}-{job.row}.lock")
+    return contextlib.nullcontext()
 
 
 def _hashes(lab: Lab, job: Job, tests: list[TestSet]) -> tuple[dict, dict]:
-    """Return what the record names data and models by: fingerprints of corpora and training clips, SHA-256 of weights.
+    """Return the hashes of data and models for the run metadata.
 
-    The teacher's weights, which may be large, are read once, by the job of its outputs.
+    The teacher's weights, which may be large, are read once, by the job of its distributions.
+
+    Returns:
+        Fingerprints of the corpora and a hash of the training clips' ids; SHA-256 of each file of
+        weights by role.
     """
-    p, folders = lab.preset, {"student": find_weights(lab.preset.student).folder}
+    p = lab.preset
+    folders = {"student": find_weights(p.student).folder}
     if job.row == TEACHER_OUTPUTS:
         folders["teacher"] = find_weights(p.teacher or lab.train_teacher() / "model").folder
     if job.row not in ONCE:
-        folders[job.row] = lab.train(job.system, **job.changes) / "model"
-    corpora = {(corpus_of(p, p.language), p.language)} | {
-        (test.corpus, test.language) for test in tests
-    }
+        folders[job.row] = lab.train(job.method, **job.changes) / "model"
+
+    corpora = {(corpus_of(p, p.language), p.language)}
+    corpora.update((test.corpus, test.language) for test in tests)
     data, models = fingerprints(corpora, folders)
-    data["ids of training clips"] = short_hash(list(lab.rows("train", limit=p.train_clips)["id"]))
+
+    training_ids = list(lab.rows("train", limit=p.train_clips)["id"])
+    data["ids of training clips"] = short_hash(training_ids)
     for need in job.needs:
         models |= read_json(need.folder / "results.json")["record"]["models"]
     return data, models

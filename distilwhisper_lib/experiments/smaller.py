@@ -1,9 +1,10 @@
-"""`python -m distilwhisper_lib.experiments.smaller`: our experts in each form of storage, baked, in faster-whisper, and trained at a low
-rank, on the in-domain test.
+"""`make smaller`: our experts in each form of storage, baked, and trained at a low rank.
 
-The table is studies/smaller.csv in the folder of results, with its record; a stopped run goes on.
+All are scored on the in-domain test. The table is studies/smaller.csv in the folder of results,
+with its run metadata; a stopped run goes on.
 """
 
+import argparse
 import importlib.util
 import shutil
 from pathlib import Path
@@ -22,90 +23,87 @@ from ..lab.comparison import counts
 from ..lab.lab import Lab
 from ..method.attach import set_language
 from ..method.storage import load_experts, save_experts
-from ..training.systems import LOW_RANK
-from .study import OURS, write_study
+from .study import LOW_RANK, OURS, POOLED, write_study
 
-FORMS = {"fp16": {"form": "fp16"}, "int8": {"form": "int8"}} | {
-    f"low-rank {rank}": {"form": "low-rank", "rank": rank} for rank in (128, 64, 16)
+FORMS = {
+    "fp16": {"form": "fp16"},
+    "int8": {"form": "int8"},
+    "low-rank 128": {"form": "low-rank", "rank": 128},
+    "low-rank 64": {"form": "low-rank", "rank": 64},
+    "low-rank 16": {"form": "low-rank", "rank": 16},
 }
-FORMS_OF = {OURS: FORMS, LOW_RANK.name: {"fp16": FORMS["fp16"]}}
-TRAININGS = (
-    (OURS, 0.0),
-    (LOW_RANK.name, 0.0),
-    ("distilwhisper-released", 0.0),
-    ("distilwhisper-released", 1.0),
-)
+FORMS_OF = {OURS: FORMS, LOW_RANK: {"fp16": FORMS["fp16"]}}
+# (method, weight of the loss that draws a layer's gates to the same decision at every position)
+TRAININGS = ((OURS, 0.0), (LOW_RANK, 0.0), (POOLED, 0.0), (POOLED, 1.0))
 ENGINE = "baked, faster-whisper int8"
 
 
 def smaller(lab: Lab) -> pd.DataFrame:
-    """Score TRAININGS (system, weight of the loss by which gates agree) as they are, in forms, and baked.
+    """Score TRAININGS as they are, in each form of storage, and baked.
 
-    difference, low, high: of WER, to the same training as it is, paired; of experts trained at a low rank to ours as
-    they are. agree: share of the positions of calibration clips that go where most of their layer go (see
-    `gate_shares`).
+    Returns:
+        A row per training and form. difference, low, high: of WER to the same training as it is,
+        paired; of experts trained at a low rank to ours as they are. agree: share of the positions
+        of calibration clips with the majority's gate decision in their layer (see `gate_shares`).
     """
-    language, rows, ours = (
-        lab.preset.language,
-        [],
-        counts(lab, OURS, f"{lab.preset.language}/in-domain"),
-    )
-    for system, agreement in TRAININGS:
-        changes = {"agreement": agreement}
-        folder = lab.folder / "smaller" / lab.train(system, **changes).name
-        model = lab.model(system, **changes)
-        calibration = lab.clips("validation", None, lab.preset.retention_clips)
-        batches = [
-            lab.collator([calibration[i] for i in batch])
-            for batch in length_batches(calibration.durations, lab.preset.eval_batch_size)
-        ]
-        row = {
-            "system": system,
-            "agreement": agreement,
-            "agree": gate_shares(model, language, batches)["agree"].mean(),
+    ours = counts(lab, OURS, _test(lab))
+    rows = []
+    for name, uniformity in TRAININGS:
+        changes = {"uniformity": uniformity}
+        base = counts(lab, name, _test(lab), **changes)
+        model = lab.model(name, **changes)
+        batches = calibration_batches(lab)
+        about = {
+            "system": name,
+            "agreement": uniformity,
+            "agree": gate_shares(model, lab.preset.language, batches)["agree"].mean(),
         }
-        base = counts(lab, system, f"{language}/in-domain", **changes)
-        rows.append(row | {"form": "fp32, routed"} | summarise(base))
-        if system == LOW_RANK.name:
+        rows.append(about | {"form": "fp32, routed"} | summarise(base))
+        if name == LOW_RANK:
             rows[-1] |= paired_difference(base, ours)
             base = ours
-        for name, options in FORMS_OF.get(system, {}).items():
-            place = save_experts(model, folder / name.replace(" ", "-"), **options)
+
+        folder = lab.folder / "smaller" / lab.train(name, **changes).name
+        for form, options in FORMS_OF.get(name, {}).items():
+            place = save_experts(model, folder / form.replace(" ", "-"), **options)
             small = load_experts(lab.student(), place)
-            set_language(small, language)
-            rows.append(
-                row
-                | {"form": name, "megabytes": sum(f.stat().st_size for f in place.iterdir()) / 1e6}
-                | _in_domain(lab, small, folder, name, base)
-            )
+            set_language(small, lab.preset.language)
+            size = {"megabytes": sum(file.stat().st_size for file in place.iterdir()) / 1e6}
+            rows.append(about | {"form": form} | size | _in_domain(lab, small, folder, form, base))
             write_study(lab, "smaller", rows)
-        baked = bake(model, language, batches)
-        rows.append(row | {"form": "baked"} | _in_domain(lab, baked, folder, "baked", base))
-        if (
-            system == OURS
-            and importlib.util.find_spec("faster_whisper")
-            and lab.preset.student != "tiny"
-        ):
-            rows.append(
-                row | {"form": ENGINE} | _scores(lab, faster_whisper_says(lab, baked, folder), base)
-            )
+
+        baked = bake(model, lab.preset.language, batches)
+        rows.append(about | {"form": "baked"} | _in_domain(lab, baked, folder, "baked", base))
+        if name == OURS and _has_engine(lab):
+            predictions = faster_whisper_predictions(lab, baked, folder)
+            rows.append(about | {"form": ENGINE} | _scores(lab, predictions, base))
         write_study(lab, "smaller", rows)
     return pd.DataFrame(rows)
 
 
-def faster_whisper_says(lab: Lab, baked, folder: Path) -> list[str]:
-    """Return what faster-whisper writes of the in-domain test: 8 bits, windows of 30 s, greedy, no heuristics."""
+def calibration_batches(lab: Lab) -> list[dict]:
+    """Return batches of validation clips, on which the gates of a layer are counted."""
+    clips = lab.clips("validation", None, lab.preset.retention_clips)
+    batches = length_batches(clips.durations, lab.preset.eval_batch_size)
+    return [lab.collator([clips[index] for index in batch]) for batch in batches]
+
+
+def faster_whisper_predictions(lab: Lab, baked, folder: Path) -> list[str]:
+    """Return faster-whisper's predictions: 8 bits, 30 s windows, greedy, no heuristics."""
     from faster_whisper import WhisperModel
 
     converted = folder / "faster-whisper-int8"
     shutil.rmtree(converted, ignore_errors=True)
     export_ctranslate2(baked, lab.processor, converted, "int8")
     whisper = WhisperModel(
-        str(converted), lab.device.type, compute_type="int8", cpu_threads=torch.get_num_threads()
+        str(converted),
+        lab.device.type,
+        compute_type="int8",
+        cpu_threads=torch.get_num_threads(),
     )
-    clips, said = lab.test_clips(f"{lab.preset.language}/in-domain"), []
-    for row in tqdm(clips.rows, desc=ENGINE, unit="clip"):
-        found, _ = whisper.transcribe(
+    predictions = []
+    for row in tqdm(lab.test_clips(_test(lab)).rows, desc=ENGINE, unit="clip"):
+        segments, _ = whisper.transcribe(
             read_audio(row["audio"]),
             language=lab.preset.language,
             beam_size=1,
@@ -117,25 +115,46 @@ def faster_whisper_says(lab: Lab, baked, folder: Path) -> list[str]:
             compression_ratio_threshold=None,
             max_new_tokens=lab.preset.max_new_tokens,
         )
-        said.append(" ".join("".join(segment.text for segment in found).split()))
-    return said
+        text = "".join(segment.text for segment in segments)
+        predictions.append(" ".join(text.split()))
+    return predictions
 
 
-def _in_domain(lab: Lab, model, folder: Path, name: str, base: pd.DataFrame) -> dict:
-    """Return a model's scores on the in-domain test, and the difference to the utterances' error counts `base`."""
-    clips = lab.test_clips(f"{lab.preset.language}/in-domain")
-    path = folder / f"{name.replace(' ', '-')}-{len(clips)}.csv"
-    said = transcribe(
-        model, clips, lab.collator, lab.preset, path, lab.preset.language, label=name
-    )["prediction"]
-    return _scores(lab, list(said), base)
+def _test(lab: Lab) -> str:
+    return f"{lab.preset.language}/in-domain"
 
 
-def _scores(lab: Lab, said: list[str], base: pd.DataFrame) -> dict:
-    texts = list(lab.test_clips(f"{lab.preset.language}/in-domain").rows["text"])
-    table = count_errors(texts, said, lab.preset.normaliser)
-    return summarise(table) | paired_difference(table, base)
+def _has_engine(lab: Lab) -> bool:
+    installed = importlib.util.find_spec("faster_whisper") is not None
+    return installed and lab.preset.student != "tiny"
+
+
+def _in_domain(lab: Lab, model, folder: Path, form: str, base: pd.DataFrame) -> dict:
+    """Return a model's scores on the in-domain test, and their paired difference to `base`."""
+    clips = lab.test_clips(_test(lab))
+    path = folder / f"{form.replace(' ', '-')}-{len(clips)}.csv"
+    table = transcribe(
+        model, clips, lab.collator, lab.decoding, path, lab.preset.language, label=form
+    )
+    return _scores(lab, list(table["prediction"]), base)
+
+
+def _scores(lab: Lab, predictions: list[str], base: pd.DataFrame) -> dict:
+    errors = count_errors(lab.test_clips(_test(lab)).texts, predictions, lab.preset.normaliser)
+    return summarise(errors) | paired_difference(errors, base)
+
+
+def main() -> None:
+    """Score all forms from the command line."""
+    parser = argparse.ArgumentParser(
+        prog="make smaller",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--preset", help="default: the variable LAB_PRESET, else laptop")
+    arguments = parser.parse_args()
+    print(smaller(Lab(arguments.preset)).to_string(index=False))
 
 
 if __name__ == "__main__":
-    print(smaller(Lab()).to_string(index=False))
+    main()

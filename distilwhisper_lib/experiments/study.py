@@ -1,37 +1,40 @@
-"""`python -m distilwhisper_lib.experiments.study`: longer than the course: tuning on validation, and more seeds.
+"""`make study ARGS=...`: tuning on validation, one change at a time, and more seeds.
 
-    tune      three learning rates for every trained system, around the preset's, scored on the validation split
-    fidelity  our experts corrected, as released, and with each difference between the two alone, on validation; with
-              --systems lora the same of LoRA
-    top-k     our experts on the teacher's likeliest words, and on all of them, on validation
-    variants  our variant with one setting of gates or loss changed at a time, on the validation split too
-    seeds     every trained system with further seeds, scored on the whole tests of both domains
+    tune      three learning rates for every method, around the preset's, scored on the validation
+    split fidelity  the pooled budget corrected, as released, and with each difference between the
+    two alone, on validation;
+              with --systems lora the same of LoRA
+    top-k     our variant on the teacher's most likely tokens, and on all of them, on validation
+    variants  our variant with one setting of gates or loss changed at a time, on the validation
+    split too seeds     every method with further seeds, scored on the whole tests of both domains
 
-Runs are kept like the course's own, so that a stopped study goes on and the course reuses what fits.
+Runs are kept like the course's own, so that a stopped study goes on and the course reuses what
+fits.
 """
 
 import argparse
-from dataclasses import fields, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import pandas as pd
 
 from ..evaluation.scoring import count_errors, paired_difference, summarise
 from ..evaluation.testsets import DOMAINS
-from ..fidelity import FIDELITIES, LABELS
+from ..fidelity import FIDELITIES, Fidelity
 from ..files import atomic_file, write_json
 from ..lab.comparison import counts, paired, score
 from ..lab.lab import Lab
 from ..lab.metadata import run_metadata
-from ..method.experts import ExpertSettings
 from ..method.losses import labelled
 from ..presets import Preset, get_preset
-from ..training.systems import LOW_RANK, TRAINED, get_system
+from ..training.methods import get_method, trained_methods
 from ..whisper.logits import teacher_forced_logits
 
-FACTORS = (0.5, 1, 2)  # of the preset's learning rate: three trials a system
+OURS = "distilwhisper"
+POOLED = "distilwhisper-released"
+LOW_RANK = "distilwhisper-low-rank"
 
-OURS, POOLED = "distilwhisper", "distilwhisper-released"
-
+FACTORS = (0.5, 1, 2)  # of the preset's learning rate: three trials a method
+EVERY_TOKEN = 51_864  # all of Whisper's tokens but one, so that nothing is approximated
 CHANGES = (
     {},
     {"seed": 78},
@@ -50,221 +53,244 @@ CHANGES = (
     {"gate_dropout": 0.1},
     {"hard": False, "noise": 5.0},
 )
+SHOWN = (  # settings that the table of variants shows
+    *("divergence", "temperature", "budget", "per_stack", "always_open"),
+    *("hard", "noise", "expert_dropout", "gate_dropout", "skip_gate"),
+)
 
 
-def tune(lab: Lab, systems: list[str], factors: tuple[float, ...] = FACTORS) -> pd.DataFrame:
-    """Train every system at its learning rate and at others around it; return the scores on validation."""
+@dataclass(frozen=True)
+class Trial:
+    """A training of a study.
+
+    Attributes:
+        called: What its row is called by, columns of the table.
+        preset: At which it is trained.
+        changes: As for `Lab.train`.
+    """
+
+    called: dict
+    preset: Preset
+    changes: dict = field(default_factory=dict)
+
+
+def tune(lab: Lab, names: list[str], factors: tuple[float, ...] = FACTORS) -> pd.DataFrame:
+    """Train every method at learning rates around its own; return the scores on validation."""
     rows = []
-    for system in systems:
+    for name in names:
         for factor in factors:
-            rows.append(
-                _trial(
-                    lab,
-                    system,
-                    learning_rate=float(f"{lab.preset.learning_rates[system] * factor:.3g}"),
-                )
-            )
+            rate = float(f"{lab.preset.learning_rate(name) * factor:.3g}")
+            rows.append(validation_scores(lab, name, learning_rate=rate))
             write_study(lab, "tuning", rows)
     return pd.DataFrame(rows)
 
 
 def variants(lab: Lab, changes: tuple[dict, ...] = CHANGES) -> pd.DataFrame:
-    """Train our variant as it is, and with each of the changes; return settings and scores on validation.
+    """Train our variant as it is, and with each of the changes.
 
-    changes: fields of ExpertSettings and of Objective, or another seed. For the columns see `_compared`.
+    Args:
+        lab: Where runs are kept.
+        changes: Each as for `Lab.train`: fields of `ExpertSettings` and `Objective`, or another
+            seed.
+
+    Returns:
+        The settings in SHOWN, and the columns of `compare_trials`.
     """
-    ours, own, trials = get_system(OURS), {field.name for field in fields(ExpertSettings)}, []
-    basis = {
-        "divergence": "js",
-        "temperature": 1.0,
-        "budget": ours.budget,
-        "per_stack": ours.budget_per_stack,
-        "always_open": False,
-    }
-    for change in changes:
-        preset = replace(
-            lab.preset, experts={name: value for name, value in change.items() if name in own}
-        )
-        others = {name: value for name, value in change.items() if name not in own}
-        trials.append((basis | ours.experts | change, preset, others))
-    return _compared(lab, "variants", OURS, trials)
+    method = get_method(OURS)
+    plain = Fidelity()
+    settings = asdict(method.objective(plain)) | asdict(method.expert_settings(plain))
+    shown = {name: settings[name] for name in SHOWN}
+    trials = [Trial(shown | change, lab.preset, change) for change in changes]
+    return compare_trials(lab, "variants", OURS, trials)
 
 
-def fidelity(lab: Lab, system: str = POOLED) -> pd.DataFrame:
-    """Train a system corrected, as in the paper, as released, with each difference alone, and corrected with another
-    seed, which shows how far two runs lie apart by chance; return the scores, for the columns see `_compared`.
+def fidelity(lab: Lab, name: str = POOLED) -> pd.DataFrame:
+    """Train a method corrected, as in the paper, as released, and with each difference alone.
 
-    What does not act on the system is left out; other systems than the pooled budget have a file of their own. LoRA's
-    rows have wer_forced, the release's measure (see `teacher_forced`). Each run's validation_loss is over the labels
-    that it was trained with.
+    The last row is corrected with another seed: it shows how far two runs lie apart by chance.
+    Differences that do not act on the method are left out; methods other than the pooled budget
+    have a file of their own. LoRA's rows have wer_forced, the release's measure (see
+    `teacher_forced_predictions`). Each run's validation_loss is over the labels that it was trained
+    with.
+
+    Returns:
+        The columns of `compare_trials`.
     """
-    own = {
-        "adapter": {"lora_on_both"},
-        "experts": {"paper", "noise_at_start", "padding_in_divergence", "padding_in_budget"},
-    }
-    names = {"corrected", "released", *LABELS} | own.get(get_system(system).trains, set())
-    names |= {"equal_batches"} if lab.preset.accumulation > 1 else set()
+    method = get_method(name)
+    acting = {"corrected", "released", *method.fidelity_switches}
+    if "unscaled_loss" in acting:  # the paper's loss is this difference alone
+        acting = acting - {"unscaled_loss"} | {"paper"}
+    if lab.preset.accumulation > 1:
+        acting.add("equal_batches")
+
     trials = [
-        ({"fidelity": name}, replace(lab.preset, fidelity=name), {})
-        for name in FIDELITIES
-        if name in names
+        Trial({"fidelity": each}, replace(lab.preset, fidelity=each))
+        for each in FIDELITIES
+        if each in acting
     ]
-    trials.append(
-        ({"fidelity": "corrected, another seed"}, lab.preset, {"seed": lab.preset.seed + 1})
-    )
-    return _compared(lab, "fidelity" if system == POOLED else f"fidelity-{system}", system, trials)
+    another = {"seed": lab.preset.seed + 1}
+    trials.append(Trial({"fidelity": "corrected, another seed"}, lab.preset, another))
+    study = "fidelity" if name == POOLED else f"fidelity-{name}"
+    return compare_trials(lab, study, name, trials)
 
 
-def teacher_forced(lab: Lab, system: str, key: str, **changes) -> list[str]:
-    """Return what a system says at each label of a test when it is given the right words before it.
+def teacher_forced_predictions(lab: Lab, name: str, key: str, **changes) -> list[str]:
+    """Return the most likely token at each label position, given the right tokens before it.
 
-    The release scores LoRA so (train_lora.py): an error has no followers, so that WER comes out lower than in use.
+    The release scores LoRA so (train_lora.py): an error has no consequences, so its WER is lower
+    than in use.
     """
-    clips, model, said = lab.test_clips(key), lab.model(system, **changes), []
-    for i in range(len(clips)):
-        batch = lab.collator([clips[i]])
-        logits, _ = labelled(teacher_forced_logits(model, batch).cpu(), batch["labels"])
-        said.append(lab.processor.decode(logits.argmax(-1), skip_special_tokens=True))
-    return said
+    clips = lab.test_clips(key)
+    model = lab.model(name, **changes)
+    predictions = []
+    for index in range(len(clips)):
+        batch = lab.collator([clips[index]])
+        forced = teacher_forced_logits(model, batch).cpu()
+        logits, _ = labelled(forced, batch["labels"])
+        predictions.append(lab.processor.decode(logits.argmax(-1), skip_special_tokens=True))
+    return predictions
 
 
-def top_k(lab: Lab, ks: tuple[int, ...] = (256, 51_864)) -> pd.DataFrame:
-    """Train our variant on the teacher's k likeliest words, for each k; return the scores on validation.
+def top_k(lab: Lab, ks: tuple[int, ...] = (256, EVERY_TOKEN)) -> pd.DataFrame:
+    """Train our variant on the teacher's k most likely tokens, for each k.
 
-    51,864 are all of Whisper's words but one, so that nothing is approximated. difference, low, high: of WER, to the
-    first k, paired.
+    Returns:
+        The columns of `compare_trials`; differences are to the first k.
     """
-    return _compared(
-        lab, "top_k", OURS, [({"top_k": k}, replace(lab.preset, top_k=k), {}) for k in ks]
-    )
+    trials = [Trial({"top_k": k}, replace(lab.preset, top_k=k)) for k in ks]
+    return compare_trials(lab, "top_k", OURS, trials)
 
 
-def _compared(
-    lab: Lab, name: str, system: str, trials: list[tuple[dict, Preset, dict]]
-) -> pd.DataFrame:
-    """Train a system in each trial (what it is called by, preset, changes of `Lab.train`); return validation scores.
+def compare_trials(lab: Lab, study: str, name: str, trials: list[Trial]) -> pd.DataFrame:
+    """Train a method in each trial and compare them on validation.
 
-    Columns difference, low, high, share: of WER, to the first trial, paired; with _without_loops: over the clips on
-    which neither of the two loops.
+    Args:
+        lab: Where the table is written.
+        study: Name of the table.
+        name: Of the method.
+        trials: The first is what the others are compared with.
+
+    Returns:
+        A row per trial: what it is called by and its scores; difference, low, high, share: of WER
+        to the first trial, paired; the same with `_without_loops`: over the clips on which neither
+        of the two loops.
     """
-    rows, base, rate = [], None, lab.preset.learning_rates[system]
-    for called, preset, changes in trials:
-        own, changes = Lab(preset), {"learning_rate": rate} | changes
-        row, table = (
-            _trial(own, system, **changes),
-            counts(own, system, f"{lab.preset.language}/validation", **changes),
-        )
-        if get_system(system).trains == "adapter":
-            said = teacher_forced(own, system, f"{lab.preset.language}/validation", **changes)
-            row["wer_forced"] = summarise(
-                count_errors(list(table["text"]), said, lab.preset.normaliser)
-            )["wer"]
-        base = table if base is None else base
-        calm = ~(table["loop"] | base["loop"]).to_numpy(
-            bool
-        )  # a clip that loops outweighs dozens of others
-        without = {
-            f"{name}_without_loops": value
-            for name, value in paired_difference(table[calm], base[calm]).items()
-        }
-        rows.append(called | row | paired_difference(table, base) | without)
+    key = f"{lab.preset.language}/validation"
+    rate = lab.preset.learning_rate(name)
+    rows = []
+    first = None
+    for trial in trials:
+        own = Lab(trial.preset)
+        changes = {"learning_rate": rate} | trial.changes
+        row = trial.called | validation_scores(own, name, **changes)
+        table = counts(own, name, key, **changes)
+        if get_method(name).released_wer_is_teacher_forced:
+            predictions = teacher_forced_predictions(own, name, key, **changes)
+            errors = count_errors(list(table["text"]), predictions, lab.preset.normaliser)
+            row["wer_forced"] = summarise(errors)["wer"]
+
+        first = table if first is None else first
+        row |= paired_difference(table, first)
+        # a clip that loops outweighs dozens of others
+        without_loops = ~(table["loop"] | first["loop"]).to_numpy(bool)
+        difference = paired_difference(table[without_loops], first[without_loops])
+        row |= {f"{column}_without_loops": value for column, value in difference.items()}
+
+        rows.append(row)
         lab.used |= own.used
-        write_study(lab, name, rows)
+        write_study(lab, study, rows)
     return pd.DataFrame(rows)
 
 
-def _trial(lab: Lab, system: str, **changes) -> dict:
-    """Return a row of scores on validation, with learning rate, end cross-entropy and, of experts, mean soft gates."""
-    row, log = (
-        score(lab, system, f"{lab.preset.language}/validation", **changes),
-        lab.run_log(system, **changes),
-    )
-    gates = {
-        name: value for entry in log for name, value in entry.items() if name.startswith("gate_")
-    }  # the last ones
-    return (
-        row
-        | {"learning_rate": changes["learning_rate"], "validation_loss": log[-1]["eval_loss"]}
-        | gates
-    )
+def validation_scores(lab: Lab, name: str, **changes) -> dict:
+    """Return scores on validation, with learning rate, last cross-entropy and mean gates."""
+    row = score(lab, name, f"{lab.preset.language}/validation", **changes)
+    log = lab.run_log(name, **changes)
+    row["learning_rate"] = changes["learning_rate"]
+    row["validation_loss"] = log[-1]["eval_loss"]
+    for entry in log:  # the last ones stay
+        row |= {part: value for part, value in entry.items() if part.startswith("gate_")}
+    return row
 
 
 def best_rates(lab: Lab) -> dict[str, float]:
-    """Return the learning rate with the lowest WER of each system in studies/tuning.csv, which `tune` writes."""
-    trials = (
-        pd.read_csv(lab.results / "studies" / "tuning.csv")
-        .sort_values("wer")
-        .drop_duplicates("system")
-    )
-    return dict(zip(trials["system"], trials["learning_rate"], strict=True))
+    """Return each method's learning rate with the lowest WER that `tune` has found."""
+    trials = pd.read_csv(lab.results / "studies" / "tuning.csv")
+    best = trials.sort_values("wer").drop_duplicates("system")
+    return dict(zip(best["system"], best["learning_rate"], strict=True))
 
 
-def seeds(lab: Lab, systems: list[str], numbers: list[int]) -> pd.DataFrame:
-    """Train every system with every seed; return a row of scores per seed and domain.
+def seeds(lab: Lab, names: list[str], numbers: list[int]) -> pd.DataFrame:
+    """Train every method with every seed.
 
-    seeds.csv has these rows; seeds-paired.csv the differences between our variant, the pooled budget and low-rank
-    experts, as far as they are asked for, and the others over all seeds; seeds-validation.csv the cross-entropy on
-    validation after each epoch.
+    Three tables are written: seeds.csv; seeds-paired.csv, the differences between our variant, the
+    pooled budget and low-rank experts, as far as they are asked for, and the others over all seeds;
+    seeds-validation.csv, the cross-entropy on validation after each epoch.
+
+    Returns:
+        A row of scores per seed and domain.
     """
     domains = [key for key, test in lab.test_sets.items() if test.name in DOMAINS]
-    rows, curves = [], []
+    rows = []
+    curves = []
     for seed in numbers:
-        for system in systems:
-            log = lab.run_log(system, seed=seed)
-            curves += [
-                {"system": system, "seed": seed}
-                | {name: row[name] for name in ("epoch", "eval_loss")}
-                for row in log
-                if "eval_loss" in row
-            ]
+        for name in names:
+            for entry in lab.run_log(name, seed=seed):
+                if "eval_loss" in entry:
+                    about = {"system": name, "seed": seed}
+                    curves.append(about | {part: entry[part] for part in ("epoch", "eval_loss")})
             write_study(lab, "seeds-validation", curves)
-            called = {
+            settings = {
                 "epochs": lab.preset.epochs,
-                "learning_rate": lab.preset.learning_rates[system],
+                "learning_rate": lab.preset.learning_rate(name),
             }
-            rows += [score(lab, system, key, seed=seed) | called for key in domains]
+            rows += [score(lab, name, key, seed=seed) | settings for key in domains]
             write_study(lab, "seeds", rows)
+
     pairs = []
-    for first in (OURS, POOLED, LOW_RANK.name):
-        others = [system for system in systems if system not in (first, OURS)]
-        if first in systems:
+    for first in (OURS, POOLED, LOW_RANK):
+        if first in names:
+            others = [name for name in names if name not in (first, OURS)]
             pairs += paired(lab, others, first, numbers).to_dict("records")
     write_study(lab, "seeds-paired", pairs)
     return pd.DataFrame(rows)
 
 
 def write_study(lab: Lab, name: str, rows: list[dict]) -> None:
-    """Write the rows so far as studies/<name>.csv, and the record of the runs beside it."""
-    with atomic_file(lab.results / "studies" / f"{name}.csv") as part:
+    """Write the rows so far as studies/<name>.csv, and the run metadata beside it."""
+    folder = lab.results / "studies"
+    with atomic_file(folder / f"{name}.csv") as part:
         pd.DataFrame(rows).to_csv(part, index=False, float_format="%.4g")
-    write_json(
-        lab.results / "studies" / f"{name}.json", run_metadata(lab.preset, lab.steps(), {}, {})
-    )
+    write_json(folder / f"{name}.json", run_metadata(lab.preset, lab.steps(), {}, {}))
 
 
 def main() -> None:
     """Run a study from the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="make study ARGS=...",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study", choices=["tune", "variants", "fidelity", "top-k", "seeds"])
-    parser.add_argument("--preset")
-    parser.add_argument("--systems", nargs="+", help="else all; for fidelity the pooled budget")
+    parser.add_argument("--preset", help="default: the variable LAB_PRESET, else laptop")
+    parser.add_argument(
+        "--systems", nargs="+", help="names of methods; else all, for fidelity the pooled budget"
+    )
     parser.add_argument("--seeds", nargs="*", type=int, default=[77, 78, 79])
     parser.add_argument("--epochs", type=int, help="instead of the preset's")
     arguments = parser.parse_args()
-    preset, systems = (
-        get_preset(arguments.preset),
-        [get_system(name).name for name in arguments.systems or TRAINED],
-    )
-    lab = Lab(preset, epochs=arguments.epochs or preset.epochs, test_clips=None)  # whole tests
+
+    preset = get_preset(arguments.preset)
+    names = [get_method(name).name for name in arguments.systems or trained_methods()]
+    # whole tests, not the preset's share of them
+    lab = Lab(preset, epochs=arguments.epochs or preset.epochs, test_clips=None)
     studies = {
-        "tune": lambda: tune(lab, systems),
+        "tune": lambda: tune(lab, names),
         "variants": lambda: variants(lab),
         "fidelity": lambda: pd.concat(
             fidelity(lab, name) for name in arguments.systems or [POOLED]
         ),
-        "seeds": lambda: seeds(lab, systems, arguments.seeds),
+        "seeds": lambda: seeds(lab, names, arguments.seeds),
         "top-k": lambda: top_k(lab),
     }
     print(studies[arguments.study]().to_string(index=False))

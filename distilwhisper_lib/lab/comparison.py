@@ -1,5 +1,6 @@
-"""The comparison: scores of every system on every test, with intervals, and the tables in results/<preset>."""
+"""The comparison: scores of every method on every test, with intervals, as tables."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from ..evaluation.scoring import (
 from ..evaluation.testsets import DOMAINS
 from ..files import atomic_file, file_sha256, write_json
 from ..method.losses import labelled
-from ..training.systems import EVERY, SYSTEMS, TRAINED, get_system
+from ..training.methods import METHODS, Weights, compared_methods, get_method, trained_methods
 from ..training.teacher import top_k_errors
 from ..whisper.loading import find_weights
 from ..whisper.logits import teacher_forced_logits
@@ -25,116 +26,130 @@ from ..whisper.tokens import vocabulary_map
 from .lab import Lab
 from .metadata import run_metadata
 
-OTHERS = (
-    "student",
-    "fine-tuning",
-    "lora",
-    "clsr-ft",
-    "distilwhisper-released",
-)  # what our variant is compared with
-
+FIRST = "distilwhisper"  # what the others are compared with in pairs
 NOT_COMPARED = (
     "validation",
     "second-language",
-)  # for tuning; scored for the systems that learned the language
+)  # tests for tuning, and for what learned the language
+SWITCH = {True: "on", False: "off"}  # the column `experts` of a method that has some
 
 
-def counts(lab: Lab, system: str, key: str, experts: bool | str = True, **changes) -> pd.DataFrame:
-    """Return one row per utterance: id, speaker, duration, text, prediction, and the columns of `count_errors`."""
-    test = lab.test_set(key)
-    table = lab.transcribe(system, key, experts, **changes)
-    rows = (
-        lab.test_rows(key)
-        .remove_columns("audio")
-        .to_pandas()
-        .set_index("id")
-        .loc[table["id"]]
-        .reset_index()
-    )
-    table = rows[["id", "speaker", "duration"]].assign(
-        text=rows[test.text_column], prediction=table["prediction"]
-    )
-    return table.join(
-        count_errors(list(table["text"]), list(table["prediction"]), lab.preset.normaliser)
-    )
+def counts(lab: Lab, name: str, key: str, experts: bool | str = True, **changes) -> pd.DataFrame:
+    """Return the errors of each prediction of a method on a test set; each is counted once.
+
+    Args:
+        lab: Where predictions are kept.
+        name: Of a method.
+        key: Of the test, such as "cs/in-domain".
+        experts: As for `Lab.transcribe`.
+        changes: As for `Lab.train`.
+
+    Returns:
+        A row per utterance: id, speaker, duration, text, prediction, and the columns of
+        `count_errors`.
+    """
+    if get_method(name).weights is not Weights.RUN:
+        changes = {}  # nothing was trained
+    if changes.get("seed") == lab.preset.seed:
+        changes = {field: value for field, value in changes.items() if field != "seed"}
+    asked = (name, key, experts, lab.preset.normaliser, *sorted(changes.items()))
+
+    if asked not in lab.counted:
+        table = lab.transcribe(name, key, experts, **changes)
+        clips = lab.test_clips(key)
+        lab.counted[asked] = pd.DataFrame(
+            {
+                "id": clips.ids,
+                "speaker": list(clips.rows["speaker"]),
+                "duration": clips.durations,
+                "text": clips.texts,
+                "prediction": list(table["prediction"]),
+            }
+        ).join(count_errors(clips.texts, list(table["prediction"]), lab.preset.normaliser))
+    return lab.counted[asked].copy()
 
 
-def score(lab: Lab, system: str, key: str, experts: bool | str = True, **changes) -> dict:
-    """Return one row of comparison.csv; WER and the like for transcription, BLEU and chrF for translation.
+def score(lab: Lab, name: str, key: str, experts: bool | str = True, **changes) -> dict:
+    """Return one row of comparison.csv.
 
-    experts: as for `Lab.transcribe`. A corpus that comes in releases (Common Voice, FLEURS from the hub) is named by
-    its own, in the column release.
+    A transcription has WER and CER, a translation BLEU and chrF. A corpus that comes in releases
+    (Common Voice, FLEURS from the hub) is named by its own, in the column release.
+
+    Args:
+        lab: Where predictions are kept.
+        name: Of a method.
+        key: Of the test, such as "cs/in-domain".
+        experts: As for `Lab.transcribe`.
+        changes: As for `Lab.train`.
     """
     test = lab.test_set(key)
-    switch = (
-        {True: "on", False: "off"}.get(experts, experts)
-        if get_system(system).trains == "experts"
-        else ""
-    )
     row = {
-        "system": system,
+        "system": name,
         "language": test.language,
         "test_set": test.name,
         "task": test.task,
-        "experts": switch,
+        "experts": SWITCH.get(experts, experts) if get_method(name).has_experts else "",
         "seed": changes.get("seed", lab.preset.seed),
     }
-    table = counts(lab, system, key, experts, **changes)
-    if release := corpus_release(test.corpus, test.language):  # the paper has Common Voice 13.0
+    table = counts(lab, name, key, experts, **changes)
+    release = corpus_release(test.corpus, test.language)
+    if release:  # the paper has Common Voice 13.0
         row["release"] = release
-    if test.task == "translate":
-        bare = test.corpus == "fleurs"  # its English has neither case nor punctuation
-        return (
-            row
-            | {"n": len(table), "loops": 100 * table["loop"].mean()}
-            | translation_scores(
-                list(table["text"]),
-                list(table["prediction"]),
-                lab.preset.normaliser if bare else "",
-            )
-        )
-    return row | summarise(table) | {"normaliser": lab.preset.normaliser}
+
+    normaliser = lab.preset.normaliser
+    if test.task != "translate":
+        return row | summarise(table) | {"normaliser": normaliser}
+
+    has_plain_english = test.corpus == "fleurs"  # neither case nor punctuation
+    row |= {"n": len(table), "loops": 100 * table["loop"].mean()}
+    return row | translation_scores(
+        list(table["text"]), list(table["prediction"]), normaliser if has_plain_english else ""
+    )
 
 
 def top_k_curve(lab: Lab, ks: tuple[int, ...] = (1, 4, 16, 64, 256, 1024)) -> pd.DataFrame:
-    """Return `top_k_errors` of the lab's teacher and student on a batch of validation clips: how to choose top_k."""
-    logits, processors = [], (lab.teacher_processor, lab.processor)
-    for system, processor in zip(("teacher", "student"), processors, strict=True):
+    """Return `top_k_errors` on a batch of validation clips: how to choose top_k."""
+    logits = []
+    processors = {"teacher": lab.teacher_processor, "student": lab.processor}
+    for name, processor in processors.items():
         clips = lab.clips("validation", limit=lab.preset.eval_batch_size, processor=processor)
-        batch = replace(lab.collator, tokenizer=processor.tokenizer)(
-            [clips[i] for i in range(len(clips))]
-        )
-        logits.append(
-            labelled(teacher_forced_logits(lab.model(system), batch).cpu(), batch["labels"])[0]
-        )
-    return top_k_errors(
-        *logits, ks, vocabulary_map(*(processor.tokenizer for processor in processors))
-    )
+        collator = replace(lab.collator, tokenizer=processor.tokenizer)
+        batch = collator([clips[i] for i in range(len(clips))])
+        forced = teacher_forced_logits(lab.model(name), batch).cpu()
+        kept, _ = labelled(forced, batch["labels"])
+        logits.append(kept)
+    mapping = vocabulary_map(*(processor.tokenizer for processor in processors.values()))
+    return top_k_errors(*logits, ks, mapping)
 
 
 def plan(lab: Lab) -> list[dict]:
     """Return what the comparison scores, in order: arguments of `score`."""
-    main, jobs = lab.preset.language, []
-    for system, kind in SYSTEMS.items():
+    main = lab.preset.language
+    jobs = []
+    for name, method in compared_methods().items():
         for key, test in lab.test_sets.items():
-            off = kind.trains == "experts" and (test.language, test.task) != (main, "transcribe")
-            if test.name not in NOT_COMPARED:
-                jobs.append({"system": system, "key": key, "experts": not off})
-    second = f"{lab.preset.second_language}/second-language"
-    jobs += [{"system": system, "key": second} for system in ("student", "teacher")]
-    return jobs + [
-        {"system": "distilwhisper", "key": second, "language": lab.preset.second_language}
-    ]
+            if test.name in NOT_COMPARED:
+                continue
+            adapted = (test.language, test.task) == (main, "transcribe")
+            jobs.append({"name": name, "key": key, "experts": adapted or not method.has_experts})
+
+    second = lab.preset.second_language
+    for name, method in compared_methods().items():
+        if not method.is_trained:
+            jobs.append({"name": name, "key": f"{second}/second-language"})
+    jobs.append({"name": FIRST, "key": f"{second}/second-language", "language": second})
+    return jobs
 
 
 def compare(lab: Lab) -> pd.DataFrame:
-    """Score the whole plan and write comparison.csv, paired.csv, predictions.csv and run.json; returns the first."""
+    """Score the whole plan; write comparison.csv, paired.csv, predictions.csv and run.json.
+
+    Returns:
+        The scores, as `score` gives them.
+    """
     table = pd.DataFrame([score(lab, **job) for job in plan(lab)])
-    for name, rows in (
-        ("comparison", table),
-        ("paired", paired(lab)),
-        ("predictions", predictions(lab)),
-    ):
+    tables = {"comparison": table, "paired": paired(lab), "predictions": predictions(lab)}
+    for name, rows in tables.items():
         with atomic_file(lab.results / f"{name}.csv") as part:
             rows.round(3).to_csv(part, index=False)
     write_run_metadata(lab)
@@ -142,13 +157,13 @@ def compare(lab: Lab) -> pd.DataFrame:
 
 
 def predictions(lab: Lab) -> pd.DataFrame:
-    """Return every prediction of the plan with its error counts; the corpora's own texts are left out (licence)."""
+    """Return every prediction with its error counts, without the corpora's texts (licence)."""
     tables = []
     for job in plan(lab):
         table = counts(lab, **job).drop(columns=["text", "speaker", "duration"])
         test = lab.test_set(job["key"])
         where = {
-            "system": job["system"],
+            "system": job["name"],
             "experts": job.get("experts", True),
             "language": test.language,
             "test_set": test.name,
@@ -157,35 +172,49 @@ def predictions(lab: Lab) -> pd.DataFrame:
     return pd.concat(tables)
 
 
+def others_than(first: str) -> list[str]:
+    """Return the rows that `first` is compared with in pairs: all but the teacher."""
+    return [
+        name
+        for name, method in compared_methods().items()
+        if name != first and method.weights is not Weights.TEACHER
+    ]
+
+
 def paired(
     lab: Lab,
-    against: tuple[str, ...] = OTHERS,
-    first: str = "distilwhisper",
+    against: Iterable[str] | None = None,
+    first: str = FIRST,
     seeds: list[int] | None = None,
     tests: tuple[str, ...] = DOMAINS,
     **changes,
 ) -> pd.DataFrame:
-    """Return WER differences first - other on the tests of these names, with paired 95 % intervals; negative: first is
-    better.
+    """Return differences of WER, `first` minus each other, with paired 95 % intervals.
 
-    seeds: over the runs with these seeds together. An utterance stays one unit of resampling, its errors are summed;
-    how far the seeds lie apart the interval does not say. changes: as for `Lab.train`, for both systems.
+    Args:
+        lab: Where predictions are kept.
+        against: Names of the other methods; None: `others_than(first)`.
+        first: Name of a method.
+        seeds: Over the runs with these seeds together. An utterance stays one unit of resampling,
+            its errors are summed; how far the seeds lie apart the interval does not say.
+        tests: Names of the tests.
+        changes: As for `Lab.train`, for both methods.
     """
+    against = others_than(first) if against is None else list(against)
+    seeds = seeds or [lab.preset.seed]
 
-    def summed(system: str, key: str) -> pd.DataFrame:
-        runs = [
-            counts(lab, system, key, seed=seed, **changes) for seed in seeds or [lab.preset.seed]
-        ]
-        return pd.concat(runs).groupby("id", sort=False)[["words", *ERRORS]].sum(min_count=1)
+    def summed(name: str, key: str) -> pd.DataFrame:
+        runs = pd.concat([counts(lab, name, key, seed=seed, **changes) for seed in seeds])
+        return runs.groupby("id", sort=False)[["words", *ERRORS]].sum(min_count=1)
 
     rows = []
     for key, test in lab.test_sets.items():
-        for other in against if test.name in tests else ():
-            difference = paired_difference(summed(first, key), summed(other, key))
-            rows.append(
-                {"first": first, "other": other, "language": test.language, "test_set": test.name}
-                | difference
-            )
+        if test.name not in tests:
+            continue
+        for other in against:
+            where = {"first": first, "other": other}
+            where |= {"language": test.language, "test_set": test.name}
+            rows.append(where | paired_difference(summed(first, key), summed(other, key)))
     return pd.DataFrame(rows)
 
 
@@ -193,74 +222,84 @@ def write_run_metadata(lab: Lab) -> None:
     """Write run.json beside the tables."""
     p = lab.preset
     corpora = {(test.corpus, test.language) for test in lab.test_sets.values()}
-    folders = {"student": find_weights(p.student).folder} | {
-        name: lab.train(name) / "model" for name in TRAINED
-    }
-    folders["teacher"] = (
-        find_weights(p.teacher).folder if p.teacher else lab.train_teacher() / "model"
-    )
-    write_json(
-        lab.results / "run.json", run_metadata(p, lab.steps(), *fingerprints(corpora, folders))
-    )
+    folders = {"student": find_weights(p.student).folder}
+    for name in trained_methods():
+        folders[name] = lab.train(name) / "model"
+    stand_in = None if p.teacher else lab.train_teacher() / "model"
+    folders["teacher"] = stand_in or find_weights(p.teacher).folder
+    data, models = fingerprints(corpora, folders)
+    write_json(lab.results / "run.json", run_metadata(p, lab.steps(), data, models))
 
 
 def fingerprints(
     corpora: set[tuple[str, str]], folders: dict[str, Path | None]
 ) -> tuple[dict, dict]:
-    """Return those of (corpus, language) pairs, by "corpus/language", and by role the SHA-256 of a folder's weights."""
+    """Return hashes of data and models for the run metadata.
+
+    Args:
+        corpora: (corpus, language) pairs.
+        folders: Of weights, by role; None for a model without a folder.
+
+    Returns:
+        The corpora's fingerprints by "corpus/language", and the SHA-256 of each file of weights, by
+        role.
+    """
     data = {
         f"{corpus}/{language}": corpus_report(corpus, language)["fingerprint"]
         for corpus, language in sorted(corpora)
     }
-    models = {
-        role: {path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))}
-        for role, folder in folders.items()
-        if folder
-    }
+    models = {}
+    for role, folder in folders.items():
+        if folder is not None:
+            files = sorted(folder.glob("*.safetensors"))
+            models[role] = {path.name: file_sha256(path) for path in files}
     return data, models
 
 
 def _mean_wer(tests: pd.DataFrame) -> str:
     """Return the mean WER of independent tests, with the interval that follows from theirs.
 
-    Source: Zou and Donner, "Construction of confidence limits about effect measures", Statistics in Medicine 2008.
+    Source: Zou and Donner, "Construction of confidence limits about effect measures", Statistics in
+        Medicine 2008.
     """
     mean = tests["wer"].mean()
-    low, high = (
-        np.linalg.norm(tests["wer"] - tests[f"wer_{side}"]) / len(tests) for side in ("low", "high")
-    )
-    return f"{mean:.1f} [{mean - low:.1f}, {mean + high:.1f}]"
+    low = mean - np.linalg.norm(tests["wer"] - tests["wer_low"]) / len(tests)
+    high = mean + np.linalg.norm(tests["wer"] - tests["wer_high"]) / len(tests)
+    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def main_table(table: pd.DataFrame, language: str) -> pd.DataFrame:
-    """Return the paper's table in miniature: a row per system, WER and CER with intervals, by test.
+    """Return the paper's table in miniature: a row per method, WER and CER with intervals, by test.
 
-    Systems that SYSTEMS does not know come last, under their own names.
-    Raises ValueError for rows that were scored with different text normalisers: their WERs cannot be compared.
+    Args:
+        table: Rows of `score`; rows of unknown methods come last, under their own names.
+        language: Whose tests of both domains are shown.
+
+    Raises:
+        ValueError: For rows scored with different text normalisers: their WERs cannot be compared.
     """
-    wide, names = {}, sorted(table.dropna(subset=["wer", "normaliser"])["normaliser"].unique())
-    if len(names) > 1:
+    normalisers = sorted(table.dropna(subset=["wer", "normaliser"])["normaliser"].unique())
+    if len(normalisers) > 1:
         raise ValueError(
-            f"WERs of {len(names)} normalisers ({', '.join(names)}) cannot be compared: score all rows "
-            "with one, open_lab(normaliser=...)"
+            f"WERs of {len(normalisers)} normalisers ({', '.join(normalisers)}) cannot be "
+            "compared: score all rows with one, open_lab(normaliser=...)"
         )
-    for name in [name for name in DOMAINS if name in set(table["test_set"])]:
-        rows = table[(table["language"] == language) & (table["test_set"] == name)].set_index(
-            "system"
-        )
-        wide[f"{name} WER"] = rows.apply(
-            lambda r: f"{r.wer:.1f} [{r.wer_low:.1f}, {r.wer_high:.1f}]", axis=1
-        )
-        wide[f"{name} CER"] = rows.apply(
-            lambda r: f"{r.cer:.1f} [{r.cer_low:.1f}, {r.cer_high:.1f}]", axis=1
-        )
-        wide[f"{name} loops %"] = rows["loops"].map("{:.1f}".format)
+
+    wide = {}
+    for test in [test for test in DOMAINS if test in set(table["test_set"])]:
+        here = (table["language"] == language) & (table["test_set"] == test)
+        rows = table[here].set_index("system")
+        for rate in ("wer", "cer"):
+            wide[f"{test} {rate.upper()}"] = rows.apply(_with_interval, axis=1, rate=rate)
+        wide[f"{test} loops %"] = rows["loops"].map("{:.1f}".format)
     others = table[table["test_set"] == "retention"].groupby("system")
     if len(others):
         wide["other languages WER"] = others.apply(_mean_wer)
-    rows = (
-        pd.DataFrame(wide)
-        .reindex(list(dict.fromkeys([*EVERY, *table["system"]])))
-        .dropna(how="all")
-    )
-    return rows.rename(index={name: system.label for name, system in EVERY.items()})
+
+    order = dict.fromkeys([*METHODS, *table["system"]])
+    rows = pd.DataFrame(wide).reindex(list(order)).dropna(how="all")
+    return rows.rename(index={name: method.label for name, method in METHODS.items()})
+
+
+def _with_interval(row: pd.Series, rate: str) -> str:
+    return f"{row[rate]:.1f} [{row[f'{rate}_low']:.1f}, {row[f'{rate}_high']:.1f}]"

@@ -1,7 +1,8 @@
-"""What all figures share: a Figure that notebooks show, colours and labels of the systems, bars, legend, saving."""
+"""What all figures share: size, colours and labels of the methods, bars, legend, saving."""
 
 import io
 from collections.abc import Iterable
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from ..files import atomic_file
-from ..training.systems import EVERY
+from ..training.methods import METHODS
 
 WIDE = (9, 4)  # inches
 
 DPI = 100
 
-OTHERS = (
-    "#4c956c",
-    "#8e6c8a",
-    "#b08968",
-    "#5fa8a0",
-    "#c06c84",
-    "#6c757d",
-)  # colours of what is not a system
+# colours of what is not a method
+OTHERS = ("#4c956c", "#8e6c8a", "#b08968", "#5fa8a0", "#c06c84", "#6c757d")
 
 
 class Picture(Figure):
@@ -43,15 +38,25 @@ def save_figure(figure: Figure, path: Path) -> Figure:
 
 
 def label_of(name: str) -> str:
-    """Return the label of a system, or the name itself where it is not one."""
-    return EVERY[name].label if name in EVERY else name
+    """Return the label of a method, or the name itself where it is not one."""
+    return METHODS[name].label if name in METHODS else name
 
 
 def colours_of(names: Iterable[str]) -> list[str]:
-    """Return each system's own colour, by name or label; anything else takes the next of OTHERS."""
-    known = {key: system.colour for system in EVERY.values() for key in (system.name, system.label)}
-    rest = iter(OTHERS * 5)
+    """Return each method's own colour, by name or label; anything else takes the next of OTHERS."""
+    known = {}
+    for method in METHODS.values():
+        known[method.name] = method.colour
+        known[method.label] = method.colour
+    rest = cycle(OTHERS)
     return [known[name] if name in known else next(rest) for name in names]
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Return names in the order of the comparison; what is no method comes last."""
+    names = list(names)
+    methods = [name for name in METHODS if name in names]
+    return methods + [name for name in names if name not in METHODS]
 
 
 def new_figure(size: tuple, columns: int = 1, rows: int = 1, **options) -> tuple[Picture, list]:
@@ -80,24 +85,29 @@ def add_legend(figure: Figure, ax, columns: int = 4) -> None:
 
 
 def error_bars(table: pd.DataFrame) -> np.ndarray:
-    """Return error bars of wer, from wer_low to wer_high, for matplotlib: distances, never negative. (2, n)."""
+    """Return error bars of wer for matplotlib: distances to wer_low and wer_high, (2, n)."""
     wer, low, high = table[["wer", "wer_low", "wer_high"]].to_numpy(dtype=float).T
     return np.maximum([wer - low, high - wer], 0)
 
 
 def grouped_bars(ax, groups: list[str], series: dict[str, tuple]) -> None:
-    """Draw bars side by side. series: name -> (heights, error bars or None), one height a group, NaN for none."""
+    """Draw bars side by side.
+
+    Args:
+        ax: The axes.
+        groups: Labels of the groups of bars.
+        series: Name -> (heights, error bars or None), one height a group, NaN for none.
+    """
     width = 0.8 / max(1, len(series))
-    for i, ((name, (heights, spread)), colour) in enumerate(
-        zip(series.items(), colours_of(series), strict=True)
-    ):
+    colours = colours_of(series)
+    for i, (name, (heights, spread)) in enumerate(series.items()):
         x = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
         bars = ax.bar(
             x,
             heights,
             0.92 * width,
-            color=colour,
-            edgecolor=colour,
+            color=colours[i],
+            edgecolor=colours[i],
             label=label_of(name),
             yerr=spread,
             error_kw={"ecolor": "#333333", "elinewidth": 1, "capsize": 2},

@@ -1,37 +1,57 @@
-"""The laboratory that the notebooks work in: data, models, training and scores by name, everything kept once."""
+"""The laboratory of the notebooks: data, models, trainings and predictions, each computed once."""
 
 import gc
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 import torch
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from ..data.batches import Clips, Collator, JoinedClips
 from ..data.corpora.loading import held_out_lead, load_corpus, select
-from ..device import describe_machine, pick_device, release_memory
+from ..device import describe_machine, mixed_precision, pick_device, release_memory
 from ..evaluation.testsets import CHANGES, TestSet, corpus_of, test_sets
 from ..evaluation.transcription import stored_predictions, transcribe
 from ..fidelity import LABELS, Fidelity, get_fidelity
 from ..files import cache_dir, read_json, results_dir, short_hash
 from ..method.attach import clsr_blocks, set_language
-from ..method.experts import ExpertSettings
 from ..presets import Preset, get_preset
-from ..training.objective import Objective
-from ..training.systems import get_system, load_trained
-from ..training.teacher import TeacherDistributions, cache_teacher_distributions, stored_clips, teacher_processor
-from ..training.trainer import train_system
+from ..training.config import (
+    Decoding,
+    ModelIdentity,
+    Optimisation,
+    RunConfig,
+    TrainingData,
+    identify,
+)
+from ..training.methods import Method, Weights, get_method
+from ..training.teacher import (
+    TeacherDistributions,
+    cache_teacher_distributions,
+    stored_clips,
+    teacher_processor,
+)
+from ..training.trainer import train_run
 from ..whisper.loading import load_processor, load_whisper
 from ..whisper.tokens import MOST_TOKENS, encode_labels
 from .metadata import read_steps, timed_step
 
+EXPERTS = (True, False, "encoder")  # which experts a prediction uses: all, none, the encoder's
+
 
 class Lab:
-    """Everything at one preset. What is asked for twice is computed once and kept under `folder`.
+    """Data, models, trainings and predictions at one preset.
 
-    A name on disk holds a hash of all that the content depends on: with another setting it is computed anew.
+    What is asked for twice is computed once and kept under `folder`. A result's name on disk holds
+    a hash of all that it depends on, contents of clips and weights included: where anything has
+    changed, it is computed anew.
+
+    Args:
+        preset: A preset or its name; None: the one that LAB_PRESET names.
+        changes: Fields of the preset with other values.
     """
 
     def __init__(self, preset: str | Preset | None = None, **changes):
@@ -43,23 +63,26 @@ class Lab:
         self.results: Path = results_dir(self.preset.name)
         self.test_sets: dict[str, TestSet] = test_sets(self.preset)
         self.used: set[str] = set()  # names of the results that this lab was asked for
+        self.counted: dict[
+            tuple, pd.DataFrame
+        ] = {}  # errors of predictions, see `comparison.counts`
         self._clips: dict[tuple, Clips] = {}
         self._held: tuple | None = None  # (name, model) used last
 
     def steps(self) -> list[dict]:
-        """Return step, result, seconds and peak memory of what this lab was asked for, whenever it was computed."""
+        """Return step, seconds and peak memory of each result that was asked for."""
         return read_steps(self.folder, self.used)
 
     # ---- data
 
     @cached_property
-    def processor(self):
+    def processor(self) -> WhisperProcessor:
         """The student's tokenizer and feature extractor."""
         return load_processor(self.preset.student)
 
     @cached_property
-    def teacher_processor(self):
-        """The same for the teacher: the student's, unless large-v3 or turbo teaches, which have their own."""
+    def teacher_processor(self) -> WhisperProcessor:
+        """The teacher's: the student's, unless large-v3 or turbo teaches, which have their own."""
         name = self.preset.teacher
         return teacher_processor(name, self.processor) if name else self.processor
 
@@ -70,11 +93,28 @@ class Lab:
 
     @property
     def train_collator(self) -> Collator:
-        """The same with the window of training, for the teacher's outputs too."""
+        """The collator with the window of training, for the teacher's distributions too."""
         return replace(self.collator, margin_seconds=self.preset.train_margin_seconds)
 
+    @property
+    def decoding(self) -> Decoding:
+        """How predictions are made and compared."""
+        p = self.preset
+        return Decoding(p.margin_seconds, p.max_new_tokens, p.eval_batch_size, p.normaliser)
+
+    @property
+    def precision(self) -> str:
+        """Mixed precision of training and transcription: "bf16", "fp16" or "no"."""
+        return mixed_precision(self.device)
+
     def rows(self, split: str, language: str | None = None, limit: int | None = None):
-        """Return a split ("teacher", "train", "validation", "test", "test-other") as a Dataset."""
+        """Return a split as a Dataset.
+
+        Args:
+            split: "teacher", "train", "validation", "test" or "test-other".
+            language: Code; None: the preset's first.
+            limit: At most how many clips.
+        """
         language = language or self.preset.language
         dataset = self._dataset(corpus_of(self.preset, language), language)
         if split in ("teacher", "train", "validation"):
@@ -82,57 +122,61 @@ class Lab:
         return select(dataset, split, limit)
 
     def _trainable(self, dataset, split: str, language: str):
-        """Leave out clips over max_train_seconds and, with a warning, those whose text the decoder has no room for."""
-        longest, long = self.preset.max_train_seconds or float("inf"), set()
-        for i, (text, where) in enumerate(
-            zip(dataset["text"][:], dataset["split"][:], strict=True)
-        ):
-            if (
-                where == split and len(text.encode()) > MOST_TOKENS - 5
-            ):  # a token is a byte at least
-                if (
-                    len(encode_labels(self.processor.tokenizer, text, language, limit=None))
-                    > MOST_TOKENS
-                ):
-                    long.add(i)
-        if long:
+        """Leave out clips over max_train_seconds and, with a warning, labels of too many tokens."""
+        longest = self.preset.max_train_seconds or float("inf")
+        tokenizer = self.processor.tokenizer
+        too_many = set()
+        splits = dataset["split"][:]
+        for index, text in enumerate(dataset["text"][:]):
+            # a token is at least a byte, so that only long texts need to be encoded
+            if splits[index] != split or len(text.encode()) <= MOST_TOKENS - 5:
+                continue
+            if len(encode_labels(tokenizer, text, language, limit=None)) > MOST_TOKENS:
+                too_many.add(index)
+        if too_many:
             warnings.warn(
-                f"{len(long)} clips of {language} {split} are left out: their text has more than "
-                f"{MOST_TOKENS} tokens, such as {dataset['id'][min(long)]}",
+                f"{len(too_many)} clips of {language} {split} are left out: their text has more "
+                f"than {MOST_TOKENS} tokens, such as {dataset['id'][min(too_many)]}",
                 stacklevel=3,
             )
-        seconds = dataset["duration"][:]
-        return dataset.select(
-            [i for i in range(len(seconds)) if seconds[i] <= longest and i not in long]
-        )
+        durations = dataset["duration"][:]
+        kept = [i for i, s in enumerate(durations) if s <= longest and i not in too_many]
+        return dataset.select(kept)
 
     def _dataset(self, corpus: str, language: str):
-        """Return a corpus; where a lead is held out, without it in training and with only it in the test."""
-        dataset, lead = load_corpus(corpus, language), self.preset.held_out_lead
-        return (
-            held_out_lead(dataset, lead) if lead and language == self.preset.language else dataset
-        )
+        """Return a corpus; a held-out lead is removed from training and alone in the test."""
+        dataset = load_corpus(corpus, language)
+        lead = self.preset.held_out_lead
+        if lead and language == self.preset.language:
+            return held_out_lead(dataset, lead)
+        return dataset
 
     def clips(
         self,
         split: str,
         language: str | None = None,
         limit: int | None = None,
-        processor=None,
+        processor: WhisperProcessor | None = None,
         fidelity: Fidelity | None = None,
     ) -> Clips:
-        """Return the same as items for the collator, labelled as fidelity (the preset's) says.
+        """Return a split as items for the collator.
 
-        processor: the student's unless given; clips of another one are not kept in memory.
+        Args:
+            split: As for `rows`.
+            language: As for `rows`.
+            limit: As for `rows`.
+            processor: The student's unless given; clips of another one are not kept in memory.
+            fidelity: By which labels are made; None: the preset's.
         """
-        language, fidelity = language or self.preset.language, fidelity or self.fidelity
+        language = language or self.preset.language
+        fidelity = fidelity or self.fidelity
         if processor not in (None, self.processor):
             return Clips(self.rows(split, language, limit), processor, language, fidelity=fidelity)
+
         key = (split, language, limit, fidelity)
         if key not in self._clips:
-            self._clips[key] = Clips(
-                self.rows(split, language, limit), self.processor, language, fidelity=fidelity
-            )
+            rows = self.rows(split, language, limit)
+            self._clips[key] = Clips(rows, self.processor, language, fidelity=fidelity)
         return self._clips[key]
 
     def test_set(self, key: str) -> TestSet:
@@ -142,25 +186,36 @@ class Lab:
         return self.test_sets[key]
 
     def test_rows(self, key: str):
-        """Return the rows of a test set as a Dataset; of a translation those with an English line."""
+        """Return the rows of a test set; of a translation those with an English line."""
         test = self.test_set(key)
         if test.held_out_lead:
-            return select(self._dataset(test.corpus, test.language), test.split, test.limit)
-        dataset, lead = load_corpus(test.corpus, test.language), self.preset.held_out_lead
+            dataset = self._dataset(test.corpus, test.language)
+            return select(dataset, test.split, test.limit)
+
+        dataset = load_corpus(test.corpus, test.language)
+        lead = self.preset.held_out_lead
         if lead:
-            dataset = dataset.select(
-                [i for i, speaker in enumerate(dataset["speaker"][:]) if speaker != lead]
-            )
+            others = [i for i, speaker in enumerate(dataset["speaker"][:]) if speaker != lead]
+            dataset = dataset.select(others)
         if test.task == "translate":
-            dataset = dataset.select(
-                [i for i, line in enumerate(dataset["translation_en"][:]) if line]
-            )
+            english = [i for i, line in enumerate(dataset["translation_en"][:]) if line]
+            dataset = dataset.select(english)
         return select(dataset, test.split, test.limit)
 
-    def test_clips(self, key: str, processor=None) -> Clips:
-        """Return a test set as items for the collator, its sound changed where the test says so."""
+    def test_clips(self, key: str, processor: WhisperProcessor | None = None) -> Clips:
+        """Return a test set as items for the collator, its sound changed where the test says so.
+
+        Args:
+            key: Of the test, such as "cs/in-domain".
+            processor: The student's unless given; clips of another one are not kept in memory.
+        """
         test = self.test_set(key)
-        return Clips(
+        own = processor in (None, self.processor)
+        cached = self._clips.get(("test", key)) if own else None
+        if cached is not None:
+            return cached
+
+        clips = Clips(
             self.test_rows(key),
             processor or self.processor,
             test.language,
@@ -169,255 +224,322 @@ class Lab:
             CHANGES.get(test.change),
             label_limit=None,
         )
+        if own:
+            self._clips["test", key] = clips
+        return clips
 
-    # ---- models and training
+    # ---- models
 
-    def student(self):
+    @cached_property
+    def student_identity(self) -> ModelIdentity:
+        """The student's name and what its weights are."""
+        return identify(self.preset.student)
+
+    @cached_property
+    def teacher_identity(self) -> ModelIdentity | None:
+        """The same of the preset's teacher; None where a stand-in is trained."""
+        return identify(self.preset.teacher) if self.preset.teacher else None
+
+    def student(self) -> WhisperForConditionalGeneration:
         """Return a fresh copy of the student."""
         return load_whisper(self.preset.student).to(self.device)
 
-    def teacher(self, half: bool = False):
-        """Return the teacher: the preset's own, or the stand-in, which is trained here at the first call.
+    def teacher(self, half: bool = False) -> WhisperForConditionalGeneration:
+        """Return the teacher: the preset's own, or the stand-in, trained here at the first call.
 
-        half: in half precision where there is a GPU, so that large-v2 and large-v3 take 3.1 GB there.
+        Args:
+            half: In half precision where there is a GPU: large-v2 and large-v3 then take 3.1 GB.
         """
         name = self.preset.teacher or str(self.train_teacher() / "model")
         dtype = torch.float16 if half and self.device.type == "cuda" else torch.float32
         return load_whisper(name, dtype=dtype).to(self.device)
 
-    def train_teacher(self) -> Path:
-        """Fine-tune the stand-in on the split "teacher" of both languages, which no other system sees.
+    def model(self, name: str, **changes):
+        """Return a method's model, ready to transcribe; experts are set to its language.
 
-        Without label smoothing: a teacher that has learnt to spread probability evenly teaches less (Müller et al.,
-        "When does label smoothing help?", NeurIPS 2019), and the paper's teacher was not trained so.
-        It is the same at every fidelity.
+        Args:
+            name: Of a method.
+            changes: As for `train`.
+        """
+        method = get_method(name)
+        if method.weights is Weights.STUDENT:
+            return self.student()
+        if method.weights is Weights.TEACHER:
+            return self.teacher(half=True)
+
+        config = self.run_config(name, **changes)
+        model = method.load(self._train(config) / "model", config).to(self.device)
+        if clsr_blocks(model):
+            set_language(model, config.data.language)
+        return model
+
+    # ---- training
+
+    def run_config(self, name: str, language: str | None = None, **changes) -> RunConfig:
+        """Return the configuration of a training.
+
+        Args:
+            name: Of a method; "teacher" is the stand-in.
+            language: Code; None: the preset's first.
+            changes: As for `train`.
+
+        Raises:
+            ValueError: For an unknown method or setting, or a method that the preset has no
+                learning rate for.
         """
         p = self.preset
-        clips = JoinedClips(
-            [
-                self.clips("teacher", code, p.teacher_clips, fidelity=Fidelity())
-                for code in dict.fromkeys((p.language, p.second_language))
-            ]
+        method = get_method(name)
+        language = language or p.language
+        is_teacher = method.weights is Weights.TEACHER
+        fidelity = Fidelity() if is_teacher else self.fidelity
+        rate = changes.pop("learning_rate", None) or p.learning_rate(name)
+
+        clips = self._training_clips(method, language)
+        validation = self.clips("validation", language, p.validation_clips, fidelity=fidelity)
+        config = RunConfig(
+            method=name,
+            student=self.student_identity,
+            data=TrainingData(
+                language=language,
+                clips=len(clips),
+                training=short_hash(clips.digests),
+                validation=short_hash(validation.digests),
+                margin_seconds=p.train_margin_seconds,
+            ),
+            objective=method.objective(fidelity),
+            optimisation=Optimisation(
+                learning_rate=rate,
+                epochs=p.teacher_epochs if is_teacher else p.epochs,
+                batch_size=p.batch_size,
+                accumulation=p.accumulation,
+            ),
+            experts=method.expert_settings(fidelity),
+            choose_epoch=self.decoding if p.keep == "best" else None,
+            fidelity=fidelity,
+            seed=p.seed,
+            precision=self.precision,
+        ).changed(**changes)
+
+        if config.objective.distils:
+            folder = self._distributions_folder(language, config.objective.temperature)
+            config = replace(config, teacher=folder.name)
+        return config
+
+    def train(self, name: str, language: str | None = None, **changes) -> Path:
+        """Train a method on a language, or return the folder of the run that exists.
+
+        Args:
+            name: Of a method.
+            language: Code; None: the preset's first.
+            changes: Other values than the preset's and the method's: learning_rate, epochs, seed,
+                and any other field of `Optimisation`, `Objective` or, with experts,
+                `ExpertSettings`.
+        """
+        return self._train(self.run_config(name, language, **changes))
+
+    def train_teacher(self) -> Path:
+        """Fine-tune the stand-in teacher, or return the folder of the run that exists.
+
+        It learns from the split "teacher" of both languages, which no other method sees, and is the
+        same at every fidelity.
+        """
+        return self.train("teacher")
+
+    def _training_clips(self, method: Method, language: str) -> Clips | JoinedClips:
+        p = self.preset
+        if method.weights is not Weights.TEACHER:
+            return self.clips("train", language, p.train_clips)
+        languages = dict.fromkeys((p.language, p.second_language))
+        plain = Fidelity()
+        return JoinedClips(
+            [self.clips("teacher", code, p.teacher_clips, fidelity=plain) for code in languages]
         )
-        return self._train(
-            "teacher",
-            clips,
-            Objective(label_smoothing=0.0, budget=None),
-            p.language,
-            p.teacher_learning_rate,
-            p.teacher_epochs,
-            p.seed,
+
+    def _train(self, config: RunConfig) -> Path:
+        folder = self.folder / "runs" / config.name
+        self.used.add(folder.name)
+        teacher = None
+        if config.objective.distils:
+            teacher = self.teacher_distributions(config.data.language, config.objective.temperature)
+        if (folder / "run.json").exists():
+            return folder
+
+        p = self.preset
+        language = config.data.language
+        clips = self._training_clips(get_method(config.method), language)
+        validation = self.clips(
+            "validation", language, p.validation_clips, fidelity=config.fidelity
         )
+        self._held = None  # no second model in memory
+        with timed_step(self.folder, f"train {config.method} {language}", folder.name):
+            train_run(config, folder, clips, validation, self.train_collator, teacher)
+        gc.collect()  # a Trainer refers to itself: its model and Adam's states would stay
+        release_memory()
+        return folder
+
+    def run_log(self, name: str, **changes) -> list[dict]:
+        """Return the log of a training, a dictionary per logged step."""
+        return read_json(self.train(name, **changes) / "run.json")["log"]
+
+    # ---- cached teacher distributions
 
     def teacher_distributions(
         self, language: str | None = None, temperature: float = 1.0
     ) -> TeacherDistributions:
-        """Return the teacher's stored top k on the training clips, which larger and smaller training sets share."""
-        p, language = self.preset, language or self.preset.language
-        clips = self.clips("train", language, p.train_clips)
-        padded = self.fidelity.padding_in_divergence
-        alone = (
-            p.train_margin_seconds is None and not padded
-        )  # else what is said of a clip depends on the others
-        depends = [
-            p.teacher or self.train_teacher().name,
-            [] if alone else clips.ids,
-            p.top_k,
-            p.train_margin_seconds,
-            p.eval_batch_size,
-            *self.fidelity.on("padding_in_divergence", *LABELS),
-        ]
-        depends += [temperature] if temperature != 1 else []
-        if (
-            p.teacher and "<|yue|>" in self.processor.tokenizer.get_vocab()
-        ):  # large-v3's ids, not those of before
-            depends.append(p.student)
-        folder = self.folder / "teacher-outputs" / f"{language}-{short_hash(depends)}"
+        """Return the teacher's distributions on the training clips, computed at the first call.
+
+        Training sets of all sizes share them, in Whisper's 30 s window.
+
+        Args:
+            language: Code; None: the preset's first.
+            temperature: By which the teacher's logits are divided.
+        """
+        p = self.preset
+        language = language or p.language
+        folder = self._distributions_folder(language, temperature)
         self.used.add(folder.name)
-        if set(clips.ids) <= stored_clips(folder):
-            return TeacherDistributions(folder, clips.ids)
-        self._held, own = None, self.teacher_processor  # no second model in memory
-        clips, collator = self.clips("train", language, p.train_clips, own), self.train_collator
+
+        clips = self.clips("train", language, p.train_clips)
+        digests = dict(zip(clips.ids, clips.digests, strict=True))
+        if digests.items() <= stored_clips(folder):
+            return TeacherDistributions(folder, digests)
+
+        self._held = None  # no second model in memory
+        own = self.teacher_processor
         with timed_step(self.folder, f"teacher outputs {language}", folder.name):
             return cache_teacher_distributions(
                 self.teacher(half=True),
-                clips,
-                replace(collator, tokenizer=own.tokenizer),
+                self.clips("train", language, p.train_clips, own),
+                replace(self.train_collator, tokenizer=own.tokenizer),
                 folder,
                 p.top_k,
                 p.eval_batch_size,
                 self.processor.tokenizer,
-                padded,
+                self.fidelity.padding_in_divergence,
                 temperature,
             )
 
-    def train(self, system: str, language: str | None = None, **changes) -> Path:
-        """Train a system on a language, or return the folder of the run that exists.
-
-        changes: learning_rate, epochs, seed, or a field of `Objective`, instead of the preset's value; divergence
-        "none" leaves the teacher out.
-        """
-        p, kind, language = self.preset, get_system(system), language or self.preset.language
-        rate = changes.pop("learning_rate", None) or p.learning_rates[system]
-        epochs, seed = changes.pop("epochs", p.epochs), changes.pop("seed", p.seed)
-        budget = p.gate_budget if kind.budget is None else kind.budget
-        settings = {
-            "label_smoothing": p.label_smoothing,
-            "budget": budget,
-            "per_stack": kind.budget_per_stack,
+    def _distributions_folder(self, language: str, temperature: float) -> Path:
+        """Return the folder that the distributions have, by all that they depend on."""
+        p = self.preset
+        given = self.teacher_identity
+        teacher = given.content if given else self.run_config("teacher").name
+        clips = self.clips("train", language, p.train_clips)
+        # in the 30 s window a clip's distributions do not depend on the clips it is padded with
+        independent = p.train_margin_seconds is None and not self.fidelity.padding_in_divergence
+        depends = {
+            "teacher": teacher,
+            "clips": None if independent else clips.digests,
+            "top_k": p.top_k,
+            "margin_seconds": p.train_margin_seconds,
+            "batch_size": p.eval_batch_size,
+            "fidelity": self.fidelity.on("padding_in_divergence", *LABELS),
+            "temperature": temperature,
+            "student_vocabulary": len(self.processor.tokenizer),
+            "precision": self.precision,
         }
-        distils = kind.distils and changes.get("divergence") != "none"
-        teacher = (
-            self.teacher_distributions(language, changes.get("temperature", 1.0)) if distils else None
-        )
-        goal = Objective(**settings | changes, teacher=teacher, fidelity=self.fidelity)
-        return self._train(
-            system, self.clips("train", language, p.train_clips), goal, language, rate, epochs, seed
-        )
+        return self.folder / "teacher-distributions" / f"{language}-{short_hash(depends)}"
 
-    def _train(
-        self, name, clips, objective: Objective, language: str, rate: float, epochs: int, seed: int
-    ) -> Path:
-        p, system = self.preset, get_system("fine-tuning" if name == "teacher" else name)
-        has_experts = system.trains == "experts" or objective.fidelity.lora_on_both
-        settings = asdict(ExpertSettings(**system.experts | p.experts)) if has_experts else {}
-        later = (
-            "rank",
-            "hard",
-            "always_open",
-        )  # left out of the hash where they are off: it is as before they came
-        settings = {
-            field: value for field, value in settings.items() if value or field not in later
-        }
-        depends = [
-            p.student,
-            clips.ids,
-            objective.key(),
-            rate,
-            epochs,
-            p.batch_size,
-            p.accumulation,
-            p.train_margin_seconds,
-            p.warmup_ratio,
-            settings,
-        ]
-        depends += (
-            ["best", p.margin_seconds, p.normaliser, p.max_new_tokens] if p.keep == "best" else []
-        )
-        folder = self.folder / "runs" / f"{name}-{language}-seed{seed}-{short_hash(depends)}"
-        self.used.add(folder.name)
-        if not (folder / "run.json").exists():
-            validation = self.clips(
-                "validation", language, p.validation_clips, fidelity=objective.fidelity
-            )
-            self._held = None  # no second model in memory
-            with timed_step(self.folder, f"train {name} {language}", folder.name):
-                train_system(
-                    system,
-                    folder,
-                    p,
-                    objective,
-                    clips,
-                    validation,
-                    self.train_collator,
-                    language,
-                    rate,
-                    epochs,
-                    seed,
-                    name,
-                )
-            gc.collect()  # a Trainer refers to itself: its model and Adam's states would stay
-            release_memory()
-        return folder
-
-    def run_log(self, system: str, **changes) -> list[dict]:
-        """Return the log of a training run ("teacher" for the stand-in): one dictionary per logged step."""
-        folder = self.train_teacher() if system == "teacher" else self.train(system, **changes)
-        return read_json(folder / "run.json")["log"]
-
-    def model(self, system: str, **changes):
-        """Return a system ready to transcribe; experts are switched to the preset's language."""
-        if system in ("student", "teacher"):
-            return self.student() if system == "student" else self.teacher(half=True)
-        language = changes.get("language") or self.preset.language
-        model = load_trained(
-            get_system(system),
-            self.train(system, **changes) / "model",
-            self.preset.student,
-            lora_on_both=language if self.fidelity.lora_on_both else None,
-        )
-        if clsr_blocks(model):
-            set_language(model, language)
-        return model.to(self.device)
-
-    # ---- transcription
+    # ---- predictions
 
     def transcribe(
-        self, system: str, key: str, experts: bool | str = True, **changes
+        self, name: str, key: str, experts: bool | str = True, **changes
     ) -> pd.DataFrame:
-        """Return the predictions of a system on a test set: columns id, prediction; computed at the first call.
+        """Return the predictions of a method on a test set, computed at the first call.
 
-        experts: True, "encoder" (those of the encoder alone, as the release translates), or False, where the outputs
-        are the student's. changes: as for `train`, to score another run of the system.
+        Args:
+            name: Of a method.
+            key: Of the test, such as "cs/in-domain".
+            experts: Of a method with experts: True, "encoder" (the encoder's alone, as the release
+                translates), or False, where the predictions are the student's.
+            changes: As for `train`, for another run of the method.
+
+        Returns:
+            Columns id and prediction.
         """
-        test, p = self.test_set(key), self.preset
-        if get_system(system).trains == "experts" and not experts:
-            system, changes = "student", {}
-        own = self.teacher_processor if system == "teacher" else self.processor
-        clips = self.test_clips(key, own)
-        depends = [
-            clips.ids,
-            test.task,
-            test.change,
-            p.margin_seconds,
-            p.max_new_tokens,
-            p.eval_batch_size,
-        ]
-        depends += (
-            ["encoder"] if experts == "encoder" and get_system(system).trains == "experts" else []
-        )
-        name = f"{test.language}-{test.name}-{short_hash(depends)}.csv"
-        result = f"{self._source(system, changes)}/{name}"
+        if experts not in EXPERTS:
+            raise ValueError(f"unknown experts {experts!r}: one of {', '.join(map(repr, EXPERTS))}")
+        test = self.test_set(key)
+        method = get_method(name)
+        if method.has_experts and not experts:
+            name, changes = "student", {}
+            method = get_method(name)
+        encoder_alone = method.has_experts and experts == "encoder"
+
+        is_teacher = method.weights is Weights.TEACHER
+        processor = self.teacher_processor if is_teacher else self.processor
+        clips = self.test_clips(key, processor)
+        result = self._predictions_name(name, test, clips, encoder_alone, changes)
         path = self.folder / "predictions" / result
         self.used.add(result)
-        if (table := stored_predictions(clips, path)) is not None:
+        table = stored_predictions(clips, path)
+        if table is not None:
             return table
-        with timed_step(self.folder, f"transcribe {system} {key}", result):
-            collator, model = (
-                replace(self.collator, tokenizer=own.tokenizer),
-                self._held_model(system, changes),
-            )
-            for block in clsr_blocks(model)[model.config.encoder_layers :]:  # the decoder's
-                block.fixed = {test.language: False} if experts == "encoder" else {}
+
+        with timed_step(self.folder, f"transcribe {name} {key}", result):
+            model = self._held_model(name, changes)
+            decoder_blocks = clsr_blocks(model)[model.config.encoder_layers :]
+            for block in decoder_blocks:
+                block.constant_gates = {test.language: False} if encoder_alone else {}
             return transcribe(
-                model, clips, collator, p, path, test.language, test.task, f"{system}: {key}"
+                model,
+                clips,
+                replace(self.collator, tokenizer=processor.tokenizer),
+                self.decoding,
+                path,
+                test.language,
+                test.task,
+                f"{name}: {key}",
             )
 
-    def _source(self, system: str, changes: dict) -> str:
-        """Return a folder name that changes with the model: the run's, or the name of the weights."""
-        if system == "student" or (system == "teacher" and self.preset.teacher):
-            return str(getattr(self.preset, system)).replace("/", "--")
-        return (self.train_teacher() if system == "teacher" else self.train(system, **changes)).name
+    def _predictions_name(
+        self, name: str, test: TestSet, clips: Clips, encoder_alone: bool, changes: dict
+    ) -> str:
+        """Return the name on disk that predictions have, by all that they depend on."""
+        p = self.preset
+        depends = {
+            "clips": clips.digests,
+            "task": test.task,
+            "change": test.change,
+            "margin_seconds": p.margin_seconds,
+            "max_new_tokens": p.max_new_tokens,
+            "batch_size": p.eval_batch_size,
+            "encoder_alone": encoder_alone,
+            "precision": self.precision,
+        }
+        weights = self._weights_name(name, changes)
+        return f"{weights}/{test.language}-{test.name}-{short_hash(depends)}.csv"
 
-    def _held_model(self, system: str, changes: dict):
+    def _weights_name(self, name: str, changes: dict) -> str:
+        """Return a name that changes with a method's weights: the run's, or the checkpoint's."""
+        weights = get_method(name).weights
+        if weights is Weights.RUN:
+            return self._train(self.run_config(name, **changes)).name
+        is_student = weights is Weights.STUDENT
+        identity = self.student_identity if is_student else self.teacher_identity
+        if identity is None:
+            return self.train_teacher().name
+        return f"{weights.value}-{short_hash(identity.content)}"
+
+    def _held_model(self, name: str, changes: dict):
         """Return the model, keeping the latest one in memory: tests come one after another."""
-        key = (self._source(system, changes), tuple(changes))
+        key = self._weights_name(name, changes)
         if self._held is None or self._held[0] != key:
             self._held = None  # free the old one first
-            self._held = (key, self.model(system, **changes))
+            self._held = (key, self.model(name, **changes))
         return self._held[1]
 
 
 def open_lab(preset: str | None = None, **changes) -> Lab:
-    """Return a Lab and print what it runs on: preset, models, device, precision, expected time and memory."""
+    """Return a Lab, and print what it runs on and how long the course takes."""
     lab = Lab(preset, **changes)
-    p, machine = lab.preset, describe_machine()
+    p = lab.preset
+    machine = describe_machine()
+    teacher = p.teacher or "a stand-in, trained here"
+    processor = machine["gpu"] or machine["processor"]
+    print(f"preset {p.name}: student {p.student}, teacher {teacher}")
     print(
-        f"preset {p.name}: student {p.student}, teacher {p.teacher or 'a stand-in, trained here'}"
-    )
-    print(
-        f"runs on {machine['gpu'] or machine['processor']} ({machine['cores']} cores), "
-        f"mixed precision: {machine['precision']}"
+        f"runs on {processor} ({machine['cores']} cores), mixed precision: {machine['precision']}"
     )
     print(f"the whole course takes about {p.minutes}, {p.memory} of memory")
     return lab

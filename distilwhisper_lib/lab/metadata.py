@@ -1,4 +1,4 @@
-"""What a result needs beside it: versions, machine, hashes of data and weights, settings, times and memory."""
+"""Run metadata: versions, machine, hashes of data and weights, settings, times and memory."""
 
 import contextlib
 import json
@@ -58,7 +58,7 @@ def read_steps(folder: Path, results: set[str]) -> list[dict]:
 
 
 def commit() -> str | None:
-    """Return the commit of this checkout, with "+changes" where files differ from it; None outside git."""
+    """Return this checkout's commit, "+changes" where files differ; None outside git."""
 
     def git(*words):
         return subprocess.run(
@@ -74,7 +74,8 @@ def commit() -> str | None:
 def run_metadata(preset, steps: list[dict], data: dict, models: dict) -> dict:
     """Return the record of a comparison: everything but the figures themselves.
 
-    steps: as `read_steps` gives them; data: fingerprint by corpus and language; models: fingerprint by role.
+    steps: as `read_steps` gives them; data: fingerprint by corpus and language; models: fingerprint
+        by role.
     """
     decoding = {
         "greedy": True,

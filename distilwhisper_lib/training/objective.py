@@ -1,35 +1,42 @@
-"""What is minimised."""
+"""What a training minimises: cross-entropy, the gate budget and distillation."""
 
 from dataclasses import dataclass
 
-from ..fidelity import Fidelity
-from .teacher import TeacherDistributions
+from ..method.losses import DIVERGENCES
+
+NO_DIVERGENCE = "none"
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised: smoothed cross-entropy, the gate budget (None: none) and distillation (None: none)."""
+    """The loss of a run: smoothed cross-entropy, gate budget and distillation, see `method.losses`.
+
+    Attributes:
+        label_smoothing: Of the cross-entropy (release: 0.1).
+        budget: Gate budget b, the share of positions that may go to experts; None: no budget.
+        per_stack: A budget for encoder and decoder each, instead of one over both (our variant).
+        divergence: From the teacher: "js" (paper), "kl", or "none" for a run without distillation.
+        temperature: Of the divergence, and of the cached teacher distributions.
+        uniformity: Weight of `gate_uniformity_loss`, which is added to the budget's.
+
+    Raises:
+        ValueError: For an unknown divergence.
+    """
 
     label_smoothing: float = 0.1
     budget: float | None = 0.5
     per_stack: bool = False
-    teacher: TeacherDistributions | None = None
-    divergence: str = "js"
-    temperature: float = 1.0  # of the divergence; the teacher's outputs are of the same
-    fidelity: Fidelity = Fidelity()
-    agreement: float = 0.0  # weight of `gate_uniformity_loss`, added to the budget's
+    divergence: str = NO_DIVERGENCE
+    temperature: float = 1.0
+    uniformity: float = 0.0
 
-    def key(self) -> list:
-        """Return all that the trained weights depend on, as a list that can be hashed."""
-        teacher = (
-            self.teacher.folder.name if self.teacher else None
-        )  # its name changes with the temperature
-        return [
-            self.label_smoothing,
-            self.budget,
-            self.per_stack,
-            teacher,
-            teacher and self.divergence,
-            *self.fidelity.on(),
-            *([f"agreement {self.agreement:g}"] if self.agreement else []),
-        ]
+    def __post_init__(self):
+        kinds = (NO_DIVERGENCE, *DIVERGENCES)
+        if self.divergence not in kinds:
+            known = ", ".join(kinds)
+            raise ValueError(f"unknown divergence {self.divergence!r}: one of {known}")
+
+    @property
+    def distils(self) -> bool:
+        """Whether the run learns from a teacher."""
+        return self.divergence != NO_DIVERGENCE

@@ -1,5 +1,6 @@
-"""What the teacher says of each training clip, computed once and stored: its k likeliest words a position."""
+"""Cached teacher distributions: the k most likely tokens at each label position."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
+from transformers import WhisperProcessor
 
 from ..data.batches import Clips, Collator, length_batches
 from ..files import atomic_file, short_hash
@@ -16,19 +18,27 @@ from ..whisper.loading import load_processor
 from ..whisper.logits import teacher_forced_logits
 from ..whisper.tokens import vocabulary_map
 
+KINDS = ("token_ids", "log_probs")
+
 
 class TeacherDistributions:
-    """Stored teacher distributions by clip id: words (T, k) and log-probabilities (T, k + 1).
+    """Cached teacher distributions by clip: token ids (T, k) and log-probabilities (T, k + 1).
 
-    Words are the student's ids in int32, log-probabilities fp16. ids: the clips to read; None: all of the folder.
+    Token ids are the student's, in int32; log-probabilities are fp16, the last column is the mass
+    of all other tokens.
+
+    Args:
+        folder: As `cache_teacher_distributions` has written it.
+        digests: The clips to read, {id: digest of text and sound}; None: all of the folder.
     """
 
-    def __init__(self, folder: str | Path, ids: list[str] | None = None):
-        self.folder, self._clips, wanted = Path(folder), {}, None if ids is None else set(ids)
-        for path in sorted(self.folder.glob("batch-*.safetensors")):
+    def __init__(self, folder: str | Path, digests: dict[str, str] | None = None):
+        self.folder = Path(folder)
+        self._clips: dict[str, dict[str, torch.Tensor]] = {}
+        for path in _batch_files(self.folder):
             for key, tensor in load_file(path).items():
-                kind, clip = key.split("|", 1)
-                if wanted is None or clip in wanted:
+                kind, digest, clip = key.split("|", 2)
+                if digests is None or digests.get(clip) == digest:
                     self._clips.setdefault(clip, {})[kind] = tensor
 
     def __len__(self) -> int:
@@ -37,42 +47,61 @@ class TeacherDistributions:
     def lookup(
         self, ids: list[str], labels: torch.Tensor, padded: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return words (N, k) and log-probabilities (N, k + 1) of the labelled positions of a batch, row by row.
+        """Return the distributions at a batch's labelled positions, one clip after another.
 
-        padded: of all its B x T positions, from outputs computed with `padded`.
+        Args:
+            ids: Of the clips in the batch.
+            labels: (B, T).
+            padded: At all B x T positions; the distributions must have been computed with `padded`.
 
-        Raises KeyError for a clip that the teacher has not seen, ValueError where its label has another length.
+        Returns:
+            Token ids (N, k) and log-probabilities (N, k + 1), on the labels' device.
+
+        Raises:
+            KeyError: For a clip that the teacher has not seen.
+            ValueError: For a label of another length than the teacher saw.
         """
-        if missing := [clip for clip in ids if clip not in self._clips]:
+        missing = [clip for clip in ids if clip not in self._clips]
+        if missing:
             raise KeyError(
-                f"no teacher outputs for {missing[0]} in {self.folder}: compute them first"
+                f"no teacher distributions for {missing[0]} in {self.folder}: compute them first"
             )
-        counts = [len(row) if padded else int((row >= 0).sum()) for row in labels]
-        for clip, wanted in zip(ids, counts, strict=True):
-            stored = len(self._clips[clip]["words"])
-            if stored < wanted or stored > wanted and not padded:
+
+        lengths = [len(row) if padded else int((row >= 0).sum()) for row in labels]
+        for clip, wanted in zip(ids, lengths, strict=True):
+            stored = len(self._clips[clip]["token_ids"])
+            too_long = stored > wanted and not padded
+            if stored < wanted or too_long:
                 raise ValueError(
                     f"{clip}: the teacher saw {stored} label tokens, the student has {wanted}"
                 )
-        words, log_probs = (
-            torch.cat([self._clips[clip][kind][:n] for clip, n in zip(ids, counts, strict=True)])
-            for kind in ("words", "log_probs")
-        )
-        return words.long().to(labels.device), log_probs.float().to(labels.device)
+
+        found = {}
+        for kind in KINDS:
+            parts = [self._clips[clip][kind][:n] for clip, n in zip(ids, lengths, strict=True)]
+            found[kind] = torch.cat(parts).to(labels.device)
+        return found["token_ids"].long(), found["log_probs"].float()
 
     def size(self) -> dict[str, int]:
-        """Return the size on disk of all that the folder holds: {"bytes", "bytes_per_1000_clips"}."""
-        total = sum(path.stat().st_size for path in self.folder.glob("batch-*.safetensors"))
+        """Return the size on disk: {"bytes", "bytes_per_1000_clips"}."""
+        total = sum(path.stat().st_size for path in _batch_files(self.folder))
         clips = len(stored_clips(self.folder))
         return {"bytes": total, "bytes_per_1000_clips": round(1000 * total / max(1, clips))}
 
 
-def stored_clips(folder: str | Path) -> set[str]:
-    """Return the ids of the clips whose outputs a folder holds."""
+def _batch_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("batch-*.safetensors"))
+
+
+def stored_clips(folder: str | Path) -> set[tuple[str, str]]:
+    """Return (id, digest) of each clip whose distributions a folder holds."""
     found = set()
-    for path in Path(folder).glob("batch-*.safetensors"):
+    for path in _batch_files(Path(folder)):
         with safe_open(path, "pt") as file:
-            found |= {key.split("|", 1)[1] for key in file.keys()}  # noqa: SIM118 (it is no dictionary)
+            keys = file.keys()
+        for key in keys:
+            _, digest, clip = key.split("|", 2)
+            found.add((clip, digest))
     return found
 
 
@@ -87,89 +116,123 @@ def cache_teacher_distributions(
     padded: bool = False,
     temperature: float = 1.0,
 ) -> TeacherDistributions:
-    """Run the teacher over `clips` with teacher forcing and store its top k; one file a batch.
+    """Run the teacher over `clips` with teacher forcing and keep its k most likely tokens.
 
-    clips and collator: with the teacher's own processor; what is stored is in the ids of `student_tokenizer` (None: the
-    same). A clip that the folder has is not computed again: a stopped run goes on where it was, a larger training set
-    takes over what a smaller one has.
-    padded: for every clip as many positions as the longest label has, not its own alone. The decoder looks back
-    only, so that what it says behind a label's end does not depend on the batch that the clip is padded in.
-    temperature: what the teacher's logits are divided by.
-    Raises ValueError where the two vocabularies do not fit (`vocabulary_map`).
+    A clip that the folder has, with the same text and sound, is not computed again: a stopped run
+    goes on where it was, and a larger training set takes over what a smaller one has.
+
+    Args:
+        model: The teacher.
+        clips: With the teacher's own processor.
+        collator: The same.
+        folder: Where the distributions are kept.
+        k: Tokens kept per position.
+        batch_size: Clips of a forward pass.
+        student_tokenizer: Whose ids are stored; None: the teacher's.
+        padded: Keep as many positions for each clip as the longest label has. The decoder looks
+            back only, so what follows a label's end does not depend on the batch that the clip is
+            padded in.
+        temperature: By which the teacher's logits are divided.
+
+    Raises:
+        ValueError: Where the two vocabularies do not fit (`vocabulary_map`).
     """
     mapping = vocabulary_map(collator.tokenizer, student_tokenizer or collator.tokenizer)
     if padded:
         collator = replace(collator, width=max(map(len, clips.labels)))
+
+    digests = dict(zip(clips.ids, clips.digests, strict=True))
     stored = stored_clips(folder)
-    missing = [i for i, clip in enumerate(clips.ids) if clip not in stored]
+    missing = [i for i, clip in enumerate(clips.ids) if (clip, digests[clip]) not in stored]
+
     model.eval()
     batches = length_batches([clips.durations[i] for i in missing], batch_size)
-    for indices in tqdm(batches, desc="teacher outputs", unit="batch"):
+    for indices in tqdm(batches, desc="teacher distributions", unit="batch"):
         batch = collator([clips[missing[i]] for i in indices])
-        with atomic_file(Path(folder) / f"batch-{short_hash(batch['ids'])}.safetensors") as part:
-            save_file(_teacher_batch(model, batch, k, mapping, padded, temperature), part)
-    return TeacherDistributions(folder, clips.ids)
+        named = [(digests[clip], clip) for clip in batch["ids"]]
+        tensors = _teacher_batch(model, batch, named, k, mapping, padded, temperature)
+        with atomic_file(Path(folder) / f"batch-{short_hash(named)}.safetensors") as part:
+            save_file(tensors, part)
+    return TeacherDistributions(folder, digests)
 
 
-def teacher_processor(name: str, student):
-    """Return the processor that a teacher is run with: the student's, unless the teacher has other mel bands or ids.
+def _teacher_batch(
+    model,
+    batch: dict,
+    named: list[tuple[str, str]],
+    k: int,
+    mapping: torch.Tensor,
+    padded: bool,
+    temperature: float,
+) -> dict[str, torch.Tensor]:
+    """Return the tensors of a batch's file; named: (digest, id) of each clip."""
+    logits = teacher_forced_logits(model, batch) / temperature  # (B, T, V)
+    labels = batch["labels"].to(logits.device)
+    tensors = {}
+    for index, (digest, clip) in enumerate(named):
+        kept = logits[index]
+        if not padded:
+            kept, _ = labelled(kept, labels[index])
+        token_ids, log_probs = top_k_log_probs(kept, k, mapping)  # (T, k), (T, k + 1)
+        tensors[f"token_ids|{digest}|{clip}"] = token_ids.to("cpu", torch.int32)
+        tensors[f"log_probs|{digest}|{clip}"] = log_probs.to("cpu", torch.float16)
+    return tensors
 
-    Of Whisper's large-v3 and turbo, which have both, it is their own. A folder without a tokenizer, as of a model
-    fine-tuned here, is read with the student's. Raises ValueError for another vocabulary (`vocabulary_map`).
+
+def teacher_processor(name: str, student: WhisperProcessor) -> WhisperProcessor:
+    """Return the processor that a teacher is run with.
+
+    It is the student's, unless the teacher has other mel bands or token ids (large-v3 and turbo
+    have both). A folder without a tokenizer, as of a model fine-tuned here, is read with the
+    student's.
+
+    Raises:
+        ValueError: For another vocabulary (`vocabulary_map`).
     """
     try:
         own = load_processor(name)
     except FileNotFoundError:
         return student
-    mapping, bands = (
-        vocabulary_map(own.tokenizer, student.tokenizer),
-        own.feature_extractor.feature_size,
-    )
-    alike = bands == student.feature_extractor.feature_size and torch.equal(
-        mapping, torch.arange(len(mapping))
-    )
-    return student if alike else own
+    mapping = vocabulary_map(own.tokenizer, student.tokenizer)
+    same_ids = torch.equal(mapping, torch.arange(len(mapping)))
+    same_bands = own.feature_extractor.feature_size == student.feature_extractor.feature_size
+    return student if same_ids and same_bands else own
 
 
 def top_k_errors(
     teacher_logits: torch.Tensor,
     student_logits: torch.Tensor,
-    ks,
+    ks: Iterable[int],
     mapping: torch.Tensor | None = None,
 ) -> pd.DataFrame:
-    """Return what is lost, and stored, with each k of `ks`: the curve by which k is chosen.
+    """Return what each k loses, and stores: the curve by which k is chosen.
 
-    Logits (N, V) of the same positions; mapping as for `top_k_log_probs`. Columns: k; error: the share of the full
-    JS, mean over positions, that is missing from the JS over top k and tail; outside: the teacher's mass outside the
-    top k, mean over positions; bytes: of a position on disk.
+    Args:
+        teacher_logits: (N, V).
+        student_logits: (N, V) of the same positions.
+        ks: Numbers of tokens kept.
+        mapping: As for `top_k_log_probs`.
+
+    Returns:
+        Columns k; error: share of the full JS, mean over positions, that is missing from the JS
+        over top k and tail;
+        outside: the teacher's probability outside the top k, mean over positions; bytes: of a
+            position on disk.
     """
-    stored = {
-        k: top_k_log_probs(teacher_logits, k, mapping) for k in (*ks, teacher_logits.shape[-1])
-    }
+    ks = list(ks)
+    everything = teacher_logits.shape[-1]
+    stored = {k: top_k_log_probs(teacher_logits, k, mapping) for k in (*ks, everything)}
     js = {k: float(top_k_divergence(*pair, student_logits)) for k, pair in stored.items()}
-    full = js[teacher_logits.shape[-1]]
-    return pd.DataFrame(
-        [
+
+    rows = []
+    for k in ks:
+        _, log_probs = stored[k]
+        rows.append(
             {
                 "k": k,
-                "error": (full - js[k]) / max(full, EPSILON),
-                "outside": float(stored[k][1][:, -1].exp().mean()),
+                "error": (js[everything] - js[k]) / max(js[everything], EPSILON),
+                "outside": float(log_probs[:, -1].exp().mean()),
                 "bytes": 4 * k + 2 * (k + 1),
             }
-            for k in ks
-        ]
-    )
-
-
-def _teacher_batch(
-    model, batch: dict, k: int, mapping, padded: bool, temperature: float
-) -> dict[str, torch.Tensor]:
-    logits, tensors = teacher_forced_logits(model, batch) / temperature, {}
-    for clip, row, labels in zip(
-        batch["ids"], logits, batch["labels"].to(logits.device), strict=True
-    ):
-        kept = row if padded else labelled(row, labels)[0]
-        words, log_probs = top_k_log_probs(kept, k, mapping)  # (T, k), (T, k + 1)
-        tensors[f"words|{clip}"] = words.to("cpu", torch.int32)
-        tensors[f"log_probs|{clip}"] = log_probs.to("cpu", torch.float16)
-    return tensors
+        )
+    return pd.DataFrame(rows)

@@ -1,64 +1,112 @@
-"""One trainer for every system: transformers' Trainer with our loss, an explicit batch order and safe resuming."""
+"""One trainer for every method: transformers' Trainer with our loss and safe resuming."""
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import nn
+from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
-from ..data.batches import Clips, Collator, LengthOrder, length_batches, position_masks
-from ..device import PROCESSES, RANK, mixed_precision, deterministic_sums, peak_memory_gb, pick_device
+from ..data.batches import Clips, Collator, LengthOrder, RandomOrder, length_batches, position_masks
+from ..device import (
+    PROCESSES,
+    RANK,
+    deterministic_sums,
+    peak_memory_gb,
+    pick_device,
+)
 from ..evaluation.scoring import count_errors, summarise
 from ..evaluation.transcription import transcribe
+from ..fidelity import Fidelity
 from ..files import disk_errors, write_json
 from ..method.attach import last_gates
-from ..method.experts import ExpertSettings
 from ..method.losses import (
     IGNORED,
     cross_entropy,
-    gate_uniformity_loss,
     gate_budget_loss,
+    gate_uniformity_loss,
     top_k_divergence,
     total_loss,
 )
-from ..presets import Preset
 from ..whisper.loading import load_whisper
 from ..whisper.logits import logits_at
 from ..whisper.window import use_window
 from .callbacks import GateNoise, MarkComplete, Progress, last_complete_checkpoint
+from .config import Decoding, Optimisation, RunConfig
+from .methods import get_method, save_trained
 from .objective import Objective
-from .systems import System, prepare_for_training, save_trained
+from .teacher import TeacherDistributions
 
 
 class LabTrainer(Trainer):
     """Trainer whose loss is the paper's, averaged over the label tokens of all accumulated batches.
 
-    transformers takes Whisper for a model that normalises its own loss under accumulation, which it does not:
-    4 x 2 clips would give 4 times the gradient of 8. Here each batch weighs as much as its share of the tokens, those
-    of other processes included, whose gradients are averaged with this one's.
+    transformers takes Whisper for a model that normalises its own loss under accumulation, which it
+    does not: 4 x 2 clips would give 4 times the gradient of 8. Here each batch is weighted by its
+    share of the tokens, those of other processes included, whose gradients are averaged with this
+    one's.
+
+    Args:
+        objective: What is minimised.
+        order: Sampler of the training clips.
+        teacher: Cached teacher distributions; None without distillation.
+        fidelity: Differences between paper, release and this kit.
+        wer: WER of a model on validation, given the step; called where the best epoch is kept.
     """
 
     def __init__(
-        self, *args, objective: Objective, order: LengthOrder, wer: Callable | None = None, **kwargs
+        self,
+        *args,
+        objective: Objective,
+        order: Sampler,
+        teacher: TeacherDistributions | None = None,
+        fidelity: Fidelity = Fidelity(),  # noqa: B008 (frozen)
+        wer: Callable | None = None,
+        **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        self.objective, self.order, self.wer, self._parts = objective, order, wer, []
-        self.model_accepts_loss_kwargs = True  # we apply the share ourselves
+        if objective.distils and teacher is None:
+            raise ValueError(f"distillation by {objective.divergence} needs teacher distributions")
+        self.objective: Objective = objective
+        self.order: Sampler = order
+        self.teacher = teacher
+        self.fidelity = fidelity
+        self.wer = wer
+        self._logged_parts: list[
+            tuple[int, dict[str, float]]
+        ] = []  # label tokens, parts of the loss
+        self.model_accepts_loss_kwargs = True  # the share of the tokens is applied in compute_loss
 
-    def _trained(self) -> dict[str, torch.Tensor]:
-        return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+    @property
+    def network(self) -> nn.Module:
+        """The model, which is never None here."""
+        return cast(nn.Module, self.model)
+
+    # ---- checkpoints hold what is trained
+
+    def trained_state(self) -> dict[str, torch.Tensor]:
+        """Return the parameters that are trained, by name."""
+        return {
+            name: parameter.detach()
+            for name, parameter in self.network.named_parameters()
+            if parameter.requires_grad
+        }
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, self._trained())  # what is frozen is in memory when a run goes on
+        super()._save(
+            output_dir, self.trained_state()
+        )  # frozen weights are loaded anew on resuming
 
     def _issue_warnings_after_load(self, load_result) -> None:
         missing = (
-            self._trained().keys() & load_result.missing_keys
-        )  # frozen weights are missing on purpose
+            self.trained_state().keys() & load_result.missing_keys
+        )  # frozen ones miss on purpose
         super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
 
     def _load_scaler(self, checkpoint: str | None) -> None:
@@ -67,136 +115,188 @@ class LabTrainer(Trainer):
         ):  # else a run begun in fp16 goes on in another precision
             super()._load_scaler(checkpoint)
 
+    # ---- order of the clips
+
     def _get_train_sampler(self, *_):
         return self.order
 
-    def _get_eval_sampler(self, clips: Clips):
-        return sum(
-            length_batches(clips.durations, self.args.eval_batch_size), []
-        )  # short windows for short clips
+    def _get_eval_sampler(self, clips):
+        batches = length_batches(clips.durations, self.args.eval_batch_size)  # short windows
+        return [index for batch in batches for index in batch]
+
+    # ---- loss
 
     def evaluation_loop(self, *args, **kwargs):
-        """Return transformers' scores, and `wer` of model and step as eval_wer where it chooses the best epoch."""
+        """Return transformers' scores, with `eval_wer` where it chooses the best epoch."""
         output = super().evaluation_loop(*args, **kwargs)
         if self.args.load_best_model_at_end:
             output.metrics["eval_wer"] = self.wer(self.model, self.state.global_step)
         return output
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Return the loss of one batch; in evaluation the plain cross-entropy."""
-        wanted = inputs["labels"] != IGNORED  # (B, T)
-        if model.training and self.objective.fidelity.padding_in_divergence:
-            wanted = torch.ones_like(wanted)
-        with (
-            use_window(self.model, inputs["input_features"].shape[-1]),
-            logits_at(self.model, wanted),
-        ):
+        """Return the loss of one batch; in evaluation the plain cross-entropy.
+
+        Args:
+            model: In training or evaluation mode.
+            inputs: A batch of `Collator`.
+            return_outputs: Return the model's outputs too.
+            num_items_in_batch: Label tokens of all accumulated batches and processes.
+        """
+        labels = inputs["labels"]  # (B, T)
+        positions = labels != IGNORED
+        if model.training and self.fidelity.padding_in_divergence:
+            positions = torch.ones_like(positions)
+
+        frames = inputs["input_features"].shape[-1]
+        with use_window(self.model, frames), logits_at(self.model, positions):
             outputs = model(
                 input_features=inputs["input_features"],
                 decoder_input_ids=inputs["decoder_input_ids"],
             )
-        logits, labels = outputs.logits.float(), inputs["labels"][wanted]  # (N, V), (N,)
+        logits = outputs.logits.float()  # (N, V)
+        labels = labels[positions]  # (N,)
+
         if not model.training:
             loss = cross_entropy(logits, labels)
             return (loss, outputs) if return_outputs else loss
-        parts, tokens = self._losses(inputs, logits, labels), int((labels != IGNORED).sum())
-        self._parts.append(
-            (tokens, {name: value.detach().float().item() for name, value in parts.items()})
-        )
-        share = (
-            1.0 if num_items_in_batch is None else tokens / float(num_items_in_batch) * PROCESSES
-        )
-        if self.objective.fidelity.equal_batches:
-            share = 1 / self.args.gradient_accumulation_steps
-        loss = parts["loss"] * share
+
+        parts = self._loss_parts(inputs, logits, labels)
+        tokens = int((labels != IGNORED).sum())
+        values = {name: value.detach().float().item() for name, value in parts.items()}
+        self._logged_parts.append((tokens, values))
+        loss = parts["loss"] * self._batch_share(tokens, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
-    def _losses(self, inputs: dict, logits: torch.Tensor, labels: torch.Tensor) -> dict:
-        """Return the parts and "loss". logits (N, V), labels (N,): of labelled positions; released, of all."""
-        goal, fidelity, parts = self.objective, self.objective.fidelity, {}
-        parts["ce"] = loss = cross_entropy(logits, labels, goal.label_smoothing)
-        gates = last_gates(self.model)
+    def _batch_share(self, tokens: int, num_items_in_batch) -> float:
+        """Return the weight of a batch among those that are accumulated."""
+        if self.fidelity.equal_batches:
+            return 1 / self.args.gradient_accumulation_steps
+        if num_items_in_batch is None:
+            return 1.0
+        return tokens / float(num_items_in_batch) * PROCESSES
+
+    def _loss_parts(self, inputs: dict, logits: torch.Tensor, labels: torch.Tensor) -> dict:
+        """Return the parts of the loss and their sum "loss".
+
+        logits (N, V) and labels (N,) are of the labelled positions, as released of all.
+        """
+        objective = self.objective
+        parts = {"ce": cross_entropy(logits, labels, objective.label_smoothing)}
+        loss = parts["ce"]
+
+        gates = last_gates(self.network)
         if gates["encoder"]:
             masks = position_masks(inputs, gates["encoder"][0].shape[1])
-            for stack, layers in gates.items():
-                parts[f"gate_{stack}"] = (
-                    torch.stack(layers).float().mean(0) * masks[stack]
-                ).sum() / masks[stack].sum()
-            budget = torch.zeros_like(loss)
-            if goal.budget is not None:
-                if fidelity.padding_in_budget:
-                    masks = {stack: torch.ones_like(mask) for stack, mask in masks.items()}
-                budget = gate_budget_loss(gates, masks, goal.budget, goal.per_stack)
-            if goal.agreement:
-                budget = budget + goal.agreement * gate_uniformity_loss(gates, masks)
-            parts["budget"], loss = budget, total_loss(loss, budget)
-        if goal.teacher is not None:
-            words, log_probs = goal.teacher.lookup(
-                inputs["ids"], inputs["labels"], fidelity.padding_in_divergence
+            parts |= _mean_gates(gates, masks)
+            parts["budget"] = self._budget_loss(gates, masks, like=loss)
+            loss = total_loss(parts["ce"], parts["budget"])
+
+        if self.teacher is not None and objective.distils:
+            token_ids, log_probs = self.teacher.lookup(
+                inputs["ids"], inputs["labels"], self.fidelity.padding_in_divergence
             )
             parts["kd"] = top_k_divergence(
-                words, log_probs, logits, goal.divergence, goal.temperature
+                token_ids, log_probs, logits, objective.divergence, objective.temperature
             )
-            loss = total_loss(
-                parts["ce"], parts.get("budget", 0), parts["kd"], fidelity.unscaled_loss
-            )
-        return parts | {"loss": loss}
+            budget = parts.get("budget", torch.zeros_like(loss))
+            loss = total_loss(parts["ce"], budget, parts["kd"], self.fidelity.unscaled_loss)
+
+        parts["loss"] = loss
+        return parts
+
+    def _budget_loss(self, gates: dict, masks: dict, like: torch.Tensor) -> torch.Tensor:
+        """Return the gate budget's loss, with the weighted uniformity loss."""
+        objective = self.objective
+        budget = torch.zeros_like(like)
+        if objective.budget is not None:
+            if self.fidelity.padding_in_budget:
+                masks = {stack: torch.ones_like(mask) for stack, mask in masks.items()}
+            budget = gate_budget_loss(gates, masks, objective.budget, objective.per_stack)
+        if objective.uniformity:
+            budget = budget + objective.uniformity * gate_uniformity_loss(gates, masks)
+        return budget
 
     def log(self, logs: dict, *args, **kwargs):
-        """Add the mean of each part of the loss since the last log, over this process's label tokens."""
-        if self._parts and "loss" in logs:
-            tokens = sum(n for n, _ in self._parts)
-            logs |= {
-                name: sum(n * part[name] for n, part in self._parts) / tokens
-                for name in self._parts[0][1]
-            }
-            self._parts = []
+        """Add the mean of each part of the loss since the last log, over label tokens."""
+        if self._logged_parts and "loss" in logs:
+            tokens = sum(count for count, _ in self._logged_parts)
+            for name in self._logged_parts[0][1]:
+                total = sum(count * part[name] for count, part in self._logged_parts)
+                logs[name] = total / tokens
+            self._logged_parts = []
         super().log(logs, *args, **kwargs)
 
 
+def _mean_gates(gates: dict, masks: dict) -> dict[str, torch.Tensor]:
+    """Return the mean soft gate of each stack's positions, for the log."""
+    means = {}
+    for stack, layers in gates.items():
+        per_position = torch.stack(layers).float().mean(0)  # (B, T)
+        means[f"gate_{stack}"] = (per_position * masks[stack]).sum() / masks[stack].sum()
+    return means
+
+
 def training_arguments(
-    folder: Path, preset: Preset, learning_rate: float, epochs: int, clips: int, seed: int
+    folder: Path,
+    optimisation: Optimisation,
+    clips: int,
+    seed: int,
+    precision: str,
+    keep_best: bool = False,
 ) -> TrainingArguments:
     """Return transformers' arguments for one run; every value that matters is stated here.
 
-    Of several processes (accelerate launch) each takes its part of the accumulated batches; raises ValueError where
-    they can't be dealt out evenly.
-    Source of optimiser and schedule: the release (Adam beta2 0.98, no weight decay, linear, warm-up 0.1).
+    Args:
+        folder: Of the checkpoints.
+        optimisation: Optimiser, schedule and batches.
+        clips: How many clips are trained on.
+        seed: Of all that is drawn.
+        precision: Of mixed precision: "bf16", "fp16" or "no".
+        keep_best: Keep the epoch with the lowest validation WER.
+
+    Raises:
+        ValueError: Where several processes (accelerate launch) can't share the accumulated batches
+            evenly.
     """
-    device, best = pick_device(), preset.keep == "best"
-    if preset.accumulation % PROCESSES:
+    o = optimisation
+    if o.accumulation % PROCESSES:
         raise ValueError(
-            f"{PROCESSES} processes can't share an accumulation of {preset.accumulation}: set a multiple"
+            f"{PROCESSES} processes can't share an accumulation of {o.accumulation}: set a multiple"
         )
-    steps = -(-clips // (preset.batch_size * preset.accumulation)) * epochs
+    device = pick_device()
+    steps = -(-clips // (o.batch_size * o.accumulation)) * o.epochs
     return TrainingArguments(
         output_dir=str(folder),
         seed=seed,
-        num_train_epochs=epochs,
-        learning_rate=learning_rate,
+        # optimiser and schedule
+        num_train_epochs=o.epochs,
+        learning_rate=o.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=int(preset.warmup_ratio * steps),
+        warmup_steps=int(o.warmup_ratio * steps),
         adam_beta2=0.98,
         weight_decay=0.0,
-        per_device_train_batch_size=preset.batch_size,
-        per_device_eval_batch_size=preset.batch_size,
-        gradient_accumulation_steps=preset.accumulation // PROCESSES,
         max_grad_norm=1.0,
-        bf16=mixed_precision(device) == "bf16",
-        fp16=mixed_precision(device) == "fp16",
+        # batches
+        per_device_train_batch_size=o.batch_size,
+        per_device_eval_batch_size=o.batch_size,
+        gradient_accumulation_steps=o.accumulation // PROCESSES,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_pin_memory=device.type == "cuda",
+        # hardware
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
         use_cpu=device.type == "cpu",
+        # evaluation, checkpoints, logs
         eval_strategy="epoch",
         save_strategy="epoch",
         prediction_loss_only=True,
-        load_best_model_at_end=best,
-        metric_for_best_model="eval_wer" if best else None,
+        load_best_model_at_end=keep_best,
+        metric_for_best_model="eval_wer" if keep_best else None,
         greater_is_better=False,
         logging_steps=max(1, min(5, steps // 4)),
         report_to=[],
         disable_tqdm=True,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        dataloader_pin_memory=device.type == "cuda",
     )
 
 
@@ -208,122 +308,164 @@ def make_trainer(
     validation: Clips,
     collator: Collator,
     callbacks: list | None = None,
+    *,
+    teacher: TeacherDistributions | None = None,
+    fidelity: Fidelity = Fidelity(),  # noqa: B008 (frozen)
+    batches: str = "by length",
     wer: Callable | None = None,
-):
-    """Return a LabTrainer over `clips`; `validation` gives a plain cross-entropy after every epoch."""
-    batch = (
-        arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * PROCESSES
-    )
-    order = LengthOrder(clips.durations, batch, arguments.seed)
-    arguments._n_gpu = min(
-        arguments.n_gpu, 1
-    )  # one process uses one GPU: DataParallel's copies would lose the gates
-    noise = GateNoise(objective.fidelity.noise_at_start)
+) -> LabTrainer:
+    """Return a trainer over `clips`; `validation` gives a plain cross-entropy after every epoch.
+
+    Args:
+        model: Ready to train, see `Method.prepare`.
+        arguments: As `training_arguments` gives them.
+        objective: What is minimised.
+        clips: Training clips.
+        validation: Validation clips.
+        collator: Makes batches of both.
+        callbacks: Beside the gates' noise.
+        teacher: Cached teacher distributions, where the objective distils.
+        fidelity: Differences between paper, release and this kit.
+        batches: Order of the training clips, see `Optimisation`.
+        wer: As for `LabTrainer`.
+    """
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # DataParallel's copies would lose the gates
+    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    sampler = {"by length": LengthOrder, "random": RandomOrder}[batches]
     trainer = LabTrainer(
         model,
         arguments,
         collator,
         clips,
         validation,
-        callbacks=[noise, *(callbacks or [])],
+        callbacks=[GateNoise(fidelity.noise_at_start), *(callbacks or [])],
         objective=objective,
-        order=order,
+        order=sampler(clips.durations, batch * PROCESSES, arguments.seed),
+        teacher=teacher,
+        fidelity=fidelity,
         wer=wer,
     )
     trainer.remove_callback(PrinterCallback)  # the log goes into run.json
     return trainer
 
 
-def train_system(
-    system: System,
+def train_run(
+    config: RunConfig,
     folder: Path,
-    preset: Preset,
-    objective: Objective,
     clips: Clips,
     validation: Clips,
     collator: Collator,
-    language: str,
-    learning_rate: float,
-    epochs: int,
-    seed: int,
-    label: str = "",
+    teacher: TeacherDistributions | None = None,
 ) -> Path:
-    """Train one system, or go on where a stopped run was, or return what is there; the folder is returned.
+    """Train what `config` says, or go on where a stopped run was, or return what is there.
 
-    folder/model: what was trained; folder/run.json: settings, the log, seconds and peak memory;
-    folder/checkpoints: only while it runs. The result does not depend on where a run was stopped.
+    The result does not depend on where a run was stopped.
+
+    Args:
+        config: Everything that the result depends on.
+        folder: For the run. Written are `model/` (what was trained), `run.json` (configuration,
+            log, seconds, peak memory) and, only while it trains, `checkpoints/`.
+        clips: Training clips, those that the configuration was made from.
+        validation: Validation clips.
+        collator: Makes batches, in the window of training.
+        teacher: Cached teacher distributions, where the objective distils.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: For an unknown method, or distillation without a teacher.
+        OSError: Where the disk is full.
     """
+    checkpoints = folder / "checkpoints"
     if (folder / "run.json").exists():
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(checkpoints, ignore_errors=True)
         return folder
-    torch.manual_seed(seed)  # the new gates and adapters are drawn from it
-    settings = ExpertSettings(**system.experts | preset.experts)
-    model = prepare_for_training(
-        load_whisper(preset.student), system, language, settings, objective.fidelity.lora_on_both
-    )
+
+    method = get_method(config.method)
+    torch.manual_seed(config.seed)  # new gates and adapters are drawn from it
+    model = method.prepare(load_whisper(config.student.name), config.data.language, config)
+    model.config.use_cache = False
+
     arguments = training_arguments(
-        folder / "checkpoints", preset, learning_rate, epochs, len(clips), seed
+        checkpoints,
+        config.optimisation,
+        len(clips),
+        config.seed,
+        config.precision,
+        keep_best=config.choose_epoch is not None,
     )
-    with arguments.distributed_state.main_process_first():  # it removes what is not whole
-        resumed = last_complete_checkpoint(folder / "checkpoints")
+    with arguments.distributed_state.main_process_first():  # which removes incomplete checkpoints
+        resumed = last_complete_checkpoint(checkpoints)
     clock = MarkComplete(resumed)
-    wer = partial(_wer, folder / "checkpoints", preset, validation, collator, language)
-    disable_progress_bar()  # of each checkpoint's files; ours stays
+    disable_progress_bar()  # of each checkpoint's files; that of the steps stays
     trainer = make_trainer(
         model,
         arguments,
-        objective,
+        config.objective,
         clips,
         validation,
         collator,
-        [Progress(f"train {label or system.name}"), clock],
-        wer,
+        [Progress(f"train {config.method}"), clock],
+        teacher=teacher,
+        fidelity=config.fidelity,
+        batches=config.optimisation.batches,
+        wer=partial(_validation_wer, config, checkpoints, validation, collator),
     )
+
     with disk_errors(folder), deterministic_sums():
         trainer.train(resume_from_checkpoint=resumed)
         if RANK == 0:
-            save_trained(model, system, folder / "model")
-            _write_run(
-                folder,
-                trainer,
-                system=label or system.name,
-                language=language,
-                clips=len(clips),
-                epochs=epochs,
-                fidelity=objective.fidelity.on(),
-                seconds=round(clock.elapsed(), 1),
-                seed=seed,
-                learning_rate=learning_rate,
-            )
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            save_trained(model, method, folder / "model")
+            write_json(folder / "run.json", _run_facts(config, trainer, clock.elapsed()))
+            shutil.rmtree(checkpoints, ignore_errors=True)
     return folder
 
 
-def _wer(
-    folder: Path, preset: Preset, clips: Clips, collator: Collator, language: str, model, step: int
+def _validation_wer(
+    config: RunConfig,
+    folder: Path,
+    validation: Clips,
+    collator: Collator,
+    model,
+    step: int,
 ) -> float:
-    """Return the WER of `generate` on validation clips, by which the release chooses the epoch that it keeps."""
-    collator, path = (
-        replace(collator, margin_seconds=preset.margin_seconds),
+    """Return the WER on validation, by which the release chooses the epoch to keep."""
+    decoding = cast(Decoding, config.choose_epoch)
+    table = transcribe(
+        model,
+        validation,
+        replace(collator, margin_seconds=decoding.margin_seconds),
+        decoding,
         folder / f"validation-{step}-{RANK}.csv",
+        config.data.language,
+        label="validation",
     )
-    said = transcribe(model, clips, collator, preset, path, language, label="validation")
-    return summarise(
-        count_errors(list(clips.rows["text"]), list(said["prediction"]), preset.normaliser)
-    )["wer"]
+    references = list(validation.rows["text"])
+    errors = count_errors(references, list(table["prediction"]), decoding.normaliser)
+    return summarise(errors)["wer"]
 
 
-def _write_run(folder: Path, trainer: LabTrainer, **facts) -> None:
-    write_json(
-        folder / "run.json",
-        facts
-        | {
-            "batch_size": trainer.order.batch_size,
-            "processes": PROCESSES,
-            "steps": trainer.state.global_step,
-            "precision": trainer.accelerator.mixed_precision,
-            "peak_memory_gb": round(peak_memory_gb(pick_device()), 2),
-            "trained_parameters": sum(p.numel() for p in trainer._trained().values()),
-            "log": [row for row in trainer.state.log_history if "train_runtime" not in row],
-        },
-    )
+def _run_facts(config: RunConfig, trainer: LabTrainer, seconds: float) -> dict:
+    """Return what run.json holds: configuration, what is often looked up, measurements."""
+    optimisation = config.optimisation
+    return {
+        "config": asdict(config),
+        "identity": config.identity,
+        # often looked up
+        "method": config.method,
+        "language": config.data.language,
+        "clips": config.data.clips,
+        "epochs": optimisation.epochs,
+        "batch_size": optimisation.batch_size * optimisation.accumulation,
+        "learning_rate": optimisation.learning_rate,
+        "seed": config.seed,
+        # measured
+        "processes": PROCESSES,
+        "precision": trainer.accelerator.mixed_precision,
+        "steps": trainer.state.global_step,
+        "seconds": round(seconds, 1),
+        "peak_memory_gb": round(peak_memory_gb(pick_device()), 2),
+        "trained_parameters": sum(tensor.numel() for tensor in trainer.trained_state().values()),
+        "log": [entry for entry in trainer.state.log_history if "train_runtime" not in entry],
+    }

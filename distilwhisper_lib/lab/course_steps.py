@@ -1,0 +1,202 @@
+"""The steps of `make course`: what it needs, downloads, the notebooks in order, the report."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from ..data.corpora.loading import load_corpus
+from ..data.corpora.packages import download_size
+from ..device import mixed_precision, release_memory
+from ..files import REPOSITORY, cache_dir, read_json, write_json
+from ..presets import Preset
+from ..whisper.loading import load_processor, load_whisper
+from .comparison import main_table
+from .lab import Lab
+from .notebook_runner import Stopwatch, run_notebook, write_report
+
+NOTEBOOKS = REPOSITORY / "notebooks"
+BEYOND = ("06", "07", "08")  # numbers of the notebooks beyond the course: they run on request only
+
+WEIGHTS_GB = {  # downloads
+    "openai/whisper-base": 0.29,
+    "openai/whisper-small": 1,
+    "openai/whisper-large-v2": 6,
+}
+WEIGHTS = {  # the same as text: " (290 MB)"
+    name: f" ({size} GB)" if size >= 1 else f" ({1000 * size:.0f} MB)"
+    for name, size in WEIGHTS_GB.items()
+}
+
+# Disk space at the preset `laptop`.
+DISK_GB = 4.0  # corpora, weights and trained systems
+TRAINED_GB = 3.0  # of these, the trained systems
+SMOKE_DISK_GB = 0.2  # everything, with the tiny Whisper
+
+LONG_ENOUGH = 30  # seconds of expected time after which the pace of this machine can be estimated
+
+
+def make_course(preset: str | None = None, only: list[str] | None = None) -> None:
+    """Run the whole course, or some of its notebooks; what exists is reused.
+
+    Args:
+        preset: The preset's name; None takes that of the variable LAB_PRESET, else `laptop`.
+        only: Numbers of the notebooks to run, such as "00"; None runs the course and writes its
+            report.
+
+    Raises:
+        ValueError: For an unknown preset or number.
+        OSError: Where the disk is too full.
+        CellExecutionError: Where a notebook fails.
+    """
+    course_notebooks(only)  # an unknown number is told before anything is fetched
+    lab = Lab(preset)
+    os.environ["LAB_PRESET"] = lab.preset.name  # for the notebooks, which run in other processes
+    announce(lab)
+    prepare(lab)
+    release_memory()  # for the notebooks
+    run_course(lab, only)
+    if not only:
+        finish(lab)
+
+
+# ---- what the course needs
+
+
+def disk_needed(preset: Preset) -> float:
+    """Return how many gigabytes a preset needs in the cache.
+
+    The trained systems grow with the student's weights; the rest is that of the preset `laptop`.
+    """
+    if preset.student == "tiny":
+        return SMOKE_DISK_GB
+    base = WEIGHTS_GB["openai/whisper-base"]
+    times_base = WEIGHTS_GB.get(preset.student, base) / base
+    return DISK_GB + TRAINED_GB * (times_base - 1)
+
+
+def announce(lab: Lab) -> None:
+    """Print how long the course takes, what it downloads and how much disk space it needs.
+
+    Raises:
+        OSError: Where the disk has less space than that.
+    """
+    preset = lab.preset
+    print(f"preset {preset.name}: about {preset.minutes}, {preset.memory} of memory")
+    if preset.student != "tiny" and mixed_precision(lab.device) == "no":
+        print("this processor does not compute in bf16: expect two to four times as long")
+
+    corpora = sorted({test.corpus for test in lab.test_sets.values()})
+    megabytes = sum(download_size(corpus) for corpus in corpora) / 1e6
+    models = [name for name in (preset.student, preset.teacher) if name]
+    weights = " and ".join(name + WEIGHTS.get(name, "") for name in models)
+    print(
+        f"downloads, where not here yet: speech {megabytes:.0f} MB ({', '.join(corpora)}), "
+        f"weights of {weights}"
+    )
+
+    cache = cache_dir()
+    cache.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(cache).free / 1e9
+    needed = disk_needed(preset)
+    print(f"disk: about {needed:.1f} GB in {cache} ({free:.0f} GB free)", flush=True)
+
+    # What an earlier run has left in the cache is reused, so it does not have to fit again.
+    in_use = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file()) / 1e9
+    if free + in_use < needed:
+        raise OSError(
+            f"{cache} has {free:.1f} GB free, the course needs about {needed:.1f} GB: "
+            "free some, or set LAB_CACHE to a folder on another disk"
+        )
+
+
+def prepare(lab: Lab) -> None:
+    """Download and prepare weights and speech, with progress bars on the terminal."""
+    load_whisper(lab.preset.student)
+    load_processor(lab.preset.student)
+    for test in lab.test_sets.values():
+        load_corpus(test.corpus, test.language)
+
+
+# ---- the notebooks
+
+
+def course_notebooks(numbers: list[str] | None = None) -> list[Path]:
+    """Return the paths of notebooks, in order.
+
+    Args:
+        numbers: Their numbers, such as "00"; None takes those of the course.
+
+    Raises:
+        ValueError: For an unknown number. The message lists the known ones.
+    """
+    every = {path.name[:2]: path for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))}
+    if not numbers:
+        return [path for number, path in every.items() if number not in BEYOND]
+    unknown = sorted(set(numbers) - set(every))
+    if unknown:
+        raise ValueError(f"no notebook {', '.join(unknown)}: there are {', '.join(every)}")
+    return [path for number, path in every.items() if number in numbers]
+
+
+def run_course(lab: Lab, only: list[str] | None = None) -> None:
+    """Run the notebooks of the course, or those with the numbers `only`.
+
+    Prints the time left before each notebook. The seconds that each has taken are in timing.json
+    in the preset's results.
+    """
+    folder = lab.results / "notebooks"
+    folder.mkdir(parents=True, exist_ok=True)
+    timing = lab.results / "timing.json"
+    expected = _expected_seconds(lab)
+    paths = course_notebooks(only)
+
+    began = time.perf_counter()
+    spent: dict[str, float] = {}  # seconds of the notebooks that have run now
+    planned = 0.0  # expected seconds of the same notebooks
+    for index, path in enumerate(paths):
+        left = sum(expected.get(later.stem, 0) for later in paths[index:])
+        pace = (time.perf_counter() - began) / planned if planned > LONG_ENOUGH else 1.0
+        time_left = f", about {left * pace / 60:.0f} min left" if left else ""
+        print(f"[{index + 1}/{len(paths)}] {path.stem}{time_left}", flush=True)
+
+        watch = Stopwatch(lab.results / "timing-so-far.json", path.stem)
+        if not run_notebook(path, folder, watch):
+            continue  # it has run before
+        seconds = watch.stop()
+        spent[path.stem] = seconds
+        planned += expected.get(path.stem, 0)
+        write_json(timing, read_json(timing) | spent)
+        # The padding at the end covers the last progress bar.
+        print(f"\r  done in {seconds / 60:.1f} min: {folder / path.name} {'':<60}", flush=True)
+
+
+def _expected_seconds(lab: Lab) -> dict[str, float]:
+    """Return the seconds of each notebook: as it took here before, or else in the reference run."""
+    reference = read_json(REPOSITORY / "results" / "reference" / lab.preset.name / "timing.json")
+    return reference | read_json(lab.results / "timing.json")
+
+
+# ---- the report
+
+
+def finish(lab: Lab) -> None:
+    """Write the report, then print the main table and where everything is.
+
+    The report is the last notebook of the course, the comparison, as one HTML page without code.
+    """
+    report = lab.results / "report.html"
+    write_report(lab.results / "notebooks" / course_notebooks()[-1].name, report)
+
+    table = pd.read_csv(lab.results / "comparison.csv")
+    with pd.option_context("display.width", 200, "display.max_columns", 20):
+        print(f"\n{main_table(table, lab.preset.language)}\n")
+    normaliser = table["normaliser"].dropna().iloc[0]
+    print(f"WER and CER in %, 95 % bootstrap intervals in brackets; normaliser {normaliser}")
+
+    print("report, notebooks, tables, figures, run metadata:")
+    print(f"  {report}")
+    for name in ("notebooks", "comparison.csv", "paired.csv", "figures", "run.json"):
+        print(f"  {lab.results / name}")
