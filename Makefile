@@ -4,32 +4,67 @@ NOTEBOOKS ?=
 PYTHON ?= python3
 JOBS ?= 2
 GPU ?=
+# set on the command line alone: some systems have an environment variable NAME of their own
+ARGS =
+NAME =
 PY = .venv/bin/python
+LIBRARY = distilwhisper_lib
+BENCHMARKS = inference training memory storage
+# grid and estimates have the preset "paper" where none is asked for
+PRESET_GIVEN = $(if $(filter-out file,$(origin PRESET)),--preset $(PRESET))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course test lab clean distclean
+.PHONY: help setup course lab test lint format study grid estimates smaller convergence benchmark clean distclean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r command text; do \
-		printf '%-15s %s\n' "$$command" "$$text"; done
-	@echo "Variables: PRESET=$(PRESET) (smoke, laptop, colab), NOTEBOOKS (such as 06 07), PYTHON=$(PYTHON) (3.11 or newer), JOBS=$(JOBS) (tests), GPU=1 (PyTorch for NVIDIA GPUs)"
+		printf '%-17s %s\n' "$$command" "$$text"; done
+	@echo "Variables: PRESET=$(PRESET) (smoke, laptop, colab), NOTEBOOKS (such as 06 07), PYTHON=$(PYTHON) (3.11 or newer), JOBS=$(JOBS) (tests), GPU=1 (PyTorch for NVIDIA GPUs), ARGS (of the program; ARGS=--help lists them), NAME (of a benchmark)"
 
 setup: ## make the environment in .venv (the other commands do it when needed); GPU=1: with PyTorch for NVIDIA GPUs
 	@$(PYTHON) tools/setup_env.py $(if $(filter-out 0,$(GPU)),--gpu)
 
 course: setup ## run notebooks 00 to 05 in order at PRESET, then print the main table; or those of NOTEBOOKS
-	@LAB_PRESET=$(PRESET) $(PY) -m distilwhisper_lib.lab.course $(if $(NOTEBOOKS),--only $(NOTEBOOKS))
-
-test: setup ## run the tests: no download, under 10 minutes on 2 cores
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist worksteal
+	@LAB_PRESET=$(PRESET) $(PY) -m $(LIBRARY).lab.course $(if $(NOTEBOOKS),--only $(NOTEBOOKS)) $(ARGS)
 
 lab: setup ## open the notebooks in JupyterLab
-	@LAB_PRESET=$(PRESET) $(PY) -m jupyter lab notebooks
+	@LAB_PRESET=$(PRESET) $(PY) -m jupyter lab notebooks $(ARGS)
+
+test: setup ## run the tests: no download, under 10 minutes on 2 cores; ARGS="tests/test_losses.py" runs some of them
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
+
+lint: setup ## check format, style and types; changes nothing
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+
+format: setup ## format the code, and fix what ruff can fix
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix .
+
+study: setup ## longer studies at PRESET: make study ARGS="tune --systems lora"
+	@LAB_PRESET=$(PRESET) $(PY) -m $(LIBRARY).experiments.study $(ARGS)
+
+grid: setup ## the paper's experiments as a list of jobs: make grid ARGS="list"
+	@$(PY) -m $(LIBRARY).experiments.grid $(PRESET_GIVEN) $(ARGS)
+
+estimates: setup ## hours and memory of a run, computed and not measured: make estimates ARGS="--preset colab"
+	@$(PY) -m $(LIBRARY).experiments.estimates $(PRESET_GIVEN) $(ARGS)
+
+smaller: setup ## size and WER of smaller experts at PRESET: in 8 bits, of low rank, baked
+	@LAB_PRESET=$(PRESET) $(PY) -m $(LIBRARY).experiments.smaller $(ARGS)
+
+convergence: setup ## what the steps that make training cheap change in WER, at PRESET
+	@LAB_PRESET=$(PRESET) $(PY) -m $(LIBRARY).experiments.convergence $(ARGS)
+
+benchmark: setup ## measure time, memory or size: make benchmark NAME=inference (training, memory, storage)
+	$(if $(filter $(BENCHMARKS),$(NAME)),,$(error NAME is one of $(BENCHMARKS): make benchmark NAME=inference))
+	@$(PY) -m benchmarks.$(NAME) $(ARGS)
 
 clean: ## remove results and training runs; keep the environment, weights and speech, and results/reference
 	@find results -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} + 2>/dev/null || true
 	@rm -rf "$${LAB_CACHE:-cache}/runs"
-	@find distilwhisper_lib tests tools notebooks -name __pycache__ -exec rm -rf {} + 2>/dev/null || true
+	@find $(LIBRARY) benchmarks tests tools notebooks -name __pycache__ -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean ## remove everything that the commands made, downloads and environment included
-	@rm -rf .venv cache build .pytest_cache *.egg-info
+	@rm -rf .venv cache build .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -1,1 +1,4 @@
-"""Benchmarks: ratios against a named baseline, measured in one run, with the physical floor beside them."""
+"""Benchmarks: ratios to a named baseline, measured in one run, with the hardware's lower bound.
+
+Each is a program: `make benchmark NAME=inference`, `training`, `memory` or `storage`.
+"""

@@ -1,4 +1,4 @@
-"""What all benchmarks share: interleaved medians, the speed of this machine, a table with ratios, and the CSV."""
+"""Shared by all benchmarks: interleaved medians, the machine's speed, the table and its file."""
 
 import os
 import statistics
@@ -13,92 +13,131 @@ import transformers
 from distilwhisper_lib.device import describe_machine
 from distilwhisper_lib.files import REPOSITORY, atomic_file
 
+HALF_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
+
 
 def seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Return how long one call takes, the device's own work included."""
+    """Return the wall time of one call in seconds, including the device's asynchronous work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    began = time.perf_counter()
+    start = time.perf_counter()
     run()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def interleaved(
     runs: dict[str, Callable[[], object]], repeats: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Return the seconds of each run, measured in turn, so that a slow moment of the machine meets all of them."""
+    """Measure the runs in turn, so that a slow moment of the machine affects all of them.
+
+    Args:
+        runs: What is measured, by name. Each is called once more before, without measuring.
+        repeats: Number of rounds.
+        device: Where the runs compute.
+
+    Returns:
+        The seconds of each run, one value for each round.
+    """
     for run in runs.values():
-        run()  # the first call allocates
-    took: dict[str, list[float]] = {name: [] for name in runs}
+        run()  # the first call allocates memory
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
-            took[name].append(seconds(run, device))
-    return took
+            times[name].append(seconds(run, device))
+    return times
 
 
 def reached_flops(
     device: torch.device, dtype: torch.dtype, size: int = 1536, repeats: int = 25
 ) -> float:
-    """Return the floating-point operations a second that a plain matrix product reaches here, at its best."""
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    best = min(interleaved({"product": lambda: a @ b}, repeats, device)["product"])
-    return 2 * size**3 / best
+    """Return the floating-point operations per second of the fastest of some matrix products.
+
+    Args:
+        device: Where it is computed.
+        dtype: Of both matrices.
+        size: Rows and columns of both matrices.
+        repeats: How often it is measured.
+    """
+    a = torch.randn(size, size, device=device).to(dtype)
+    b = torch.randn(size, size, device=device).to(dtype)
+    times = interleaved({"product": lambda: a @ b}, repeats, device)
+    return 2 * size**3 / min(times["product"])
 
 
 def reached_bytes(device: torch.device, megabytes: int = 256, repeats: int = 5) -> float:
-    """Return the bytes a second that a copy reads here, at its best; it writes as many."""
-    a = torch.ones(megabytes * 2**20 // 4, device=device)
-    b = torch.empty_like(a)
-    return a.nbytes / min(interleaved({"copy": lambda: b.copy_(a)}, repeats, device)["copy"])
+    """Return the bytes per second that the fastest of some copies reads; it writes as many."""
+    source = torch.ones(megabytes * 2**20 // 4, device=device)
+    target = torch.empty_like(source)
+    times = interleaved({"copy": lambda: target.copy_(source)}, repeats, device)
+    return source.nbytes / min(times["copy"])
 
 
 def as_rows(
-    took: dict[str, list[float]], baseline: str, floor: dict[str, float], **setting
+    times: dict[str, list[float]], baseline: str, floor: dict[str, float], **setting
 ) -> list[dict]:
-    """Return a row per run: setting, median, ratio to the baseline (median of the ratios of each round), floor."""
+    """Return a row of the table for each run.
+
+    Args:
+        times: Seconds of each run, a value per round.
+        baseline: Name of the run that the ratios refer to.
+        floor: Lower bound of each run in seconds.
+        **setting: Further columns, which say what was measured.
+
+    Returns:
+        Per run: the setting, the median in seconds, the median over the rounds of the ratio to the
+        baseline, the floor, the ratio of the median to it, and the number of rounds.
+    """
     rows = []
-    for name, values in took.items():
-        ratios = [value / base for value, base in zip(values, took[baseline], strict=True)]
+    for name, values in times.items():
+        ratios = [value / base for value, base in zip(values, times[baseline], strict=True)]
         median = statistics.median(values)
-        rows.append(
-            setting
-            | {
-                "run": name,
-                "seconds": median,
-                f"times {baseline}": statistics.median(ratios),
-                "floor": floor[name],
-                "times floor": median / floor[name],
-                "rounds": len(values),
-            }
-        )
+        result = {
+            "run": name,
+            "seconds": median,
+            f"times {baseline}": statistics.median(ratios),
+            "floor": floor[name],
+            "times floor": median / floor[name],
+            "rounds": len(values),
+        }
+        rows.append(setting | result)
     return rows
 
 
 def report(name: str, rows: list[dict], setting: tuple[str, ...]) -> pd.DataFrame:
-    """Print the table with machine and versions; write it to benchmarks/<name>.csv in the folder of results.
+    """Print the table and write it, with machine and versions, to the results' benchmarks folder.
 
-    setting: the columns that say what was measured; rows that the file has of other settings stay.
+    Args:
+        name: Of the benchmark; the file is benchmarks/<name>.csv.
+        rows: The table.
+        setting: The columns that say what was measured. Rows of other settings that the file holds
+            stay, those of the same setting are replaced.
+
+    Returns:
+        The table as it was written.
     """
-    shown, machine = pd.DataFrame(rows), describe_machine()
+    shown = pd.DataFrame(rows)
+    machine = describe_machine()
     table = shown.assign(**machine, torch=torch.__version__, transformers=transformers.__version__)
-    path = (
-        Path(os.environ.get("LAB_RESULTS") or REPOSITORY / "results").expanduser()
-        / "benchmarks"
-        / f"{name}.csv"
-    )
+
+    results = Path(os.environ.get("LAB_RESULTS") or REPOSITORY / "results").expanduser()
+    path = results / "benchmarks" / f"{name}.csv"
     if path.exists():
-        before = pd.read_csv(path)
-        new, old = (
-            found[list(setting)].astype(str).agg(" ".join, axis=1) for found in (table, before)
-        )
-        table = pd.concat([before[~old.isin(new)], table])
+        earlier = pd.read_csv(path)
+        measured = set(_settings(table, setting))
+        others = ~_settings(earlier, setting).isin(measured)
+        table = pd.concat([earlier[others], table])
     with atomic_file(path) as part:
         table.to_csv(part, index=False, float_format="%.4g")
-    print(
-        f"{machine['gpu'] or machine['processor']}, {machine['threads']} threads, torch {torch.__version__}"
-    )
+
+    processor = machine["gpu"] or machine["processor"]
+    print(f"{processor}, {machine['threads']} threads, torch {torch.__version__}")
     print(shown.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
     print(f"written to benchmarks/{path.name}")
     return table
+
+
+def _settings(table: pd.DataFrame, columns: tuple[str, ...]) -> pd.Series:
+    """Return the setting of each row as one text."""
+    return table[list(columns)].astype(str).agg(" ".join, axis=1)

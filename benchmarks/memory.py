@@ -1,9 +1,13 @@
-"""`python -m benchmarks.memory`: the peak of memory in two training steps, the library's against the plainest way.
+"""The peak of memory in two training steps: the library compared with a plain implementation.
 
-Both as in `benchmarks.training`: the baseline holds the teacher and takes its losses at all positions over all words;
-the library has the teacher's stored outputs alone. Each runs in a process of its own. On a CPU: the largest resident
-set during the steps, less what the process held before it loaded a model (Linux alone can measure it so); on a GPU: the
-most that torch has allocated. Floor: the student's weights, gradients and Adam's two states of experts and gates.
+    make benchmark NAME=memory [ARGS=--quick]
+
+Both are those of `benchmarks.training`: the baseline holds the teacher and computes its losses at
+all positions over all tokens; the library has cached teacher distributions alone. Each runs in a
+process of its own. On a CPU the peak is the largest resident set during the steps, less what the
+process held before it loaded a model (only Linux can measure it so); on a GPU it is the most that
+torch has allocated. Floor, a lower bound: the student's weights, and gradients and Adam's two
+states of experts and gates.
 """
 
 import argparse
@@ -20,81 +24,95 @@ from .inference import SHAPES
 from .measuring import report
 from .training import Training, steps_here
 
+ROOT = Path(__file__).resolve().parent.parent
 
-def one(run: str, size: str, teacher: str, batch: int) -> dict:
-    """Return the peak of one run in GB, and its floor; to be called in a fresh process."""
+
+def measure_here(run: str, size: str, teacher: str, batch: int) -> dict[str, float]:
+    """Return the peak of one run and its floor; to be called in a fresh process.
+
+    Args:
+        run: "baseline" or "library".
+        size: Of the student.
+        teacher: Size of the teacher.
+        batch: Clips.
+
+    Returns:
+        "gb" and "floor", both in gigabytes (10^9 bytes).
+
+    Raises:
+        OSError: On a CPU where the peak cannot be reset, which is everywhere but on Linux.
+    """
     device = pick_device()
     if device.type == "cpu" and not Path("/proc/self/clear_refs").exists():
         raise OSError(
-            "this benchmark needs Linux, or a GPU: elsewhere the peak of memory can't begin anew"
+            "this benchmark needs Linux, or a GPU: elsewhere the peak of memory can't be reset"
         )
     before = 0.0 if device.type == "cuda" else psutil.Process().memory_info().rss / 1e9
-    training, steps = Training(size, teacher, batch), ()
+
+    training = Training(size, teacher, batch)
+    steps: tuple[str, ...] = ()
     if run == "library":
         steps = steps_here()
-        del training.teacher, training.taught
+        del training.teacher, training.teacher_logits
     release_memory()
     reset_peak_memory(device)
     for _ in range(2):
         training.step(steps)
     peak = peak_memory_gb(device) - before
-    parameters = list(training.model.parameters())
-    floor = sum(p.nbytes + (3 * p.nbytes if p.requires_grad else 0) for p in parameters)
+
+    floor = 0
+    for parameter in training.model.parameters():
+        copies = 4 if parameter.requires_grad else 1  # weight, gradient, two states of Adam
+        floor += copies * parameter.nbytes
     return {"gb": peak, "floor": floor / 1e9}
 
 
 def measure(size: str, teacher: str, batch: int) -> list[dict]:
-    """Return a row per run: peak in GB, times the baseline's, floor."""
-    rows = []
+    """Return a row per run: peak in GB, its ratio to the baseline's, floor.
+
+    Raises:
+        RuntimeError: Where the process of a run fails; the message holds the end of its errors.
+    """
+    rows: list[dict] = []
     for run in ("baseline", "library"):
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.memory",
-            "--one",
-            run,
-            "--size",
-            size,
-            "--teacher",
-            teacher,
-            "--batch",
-            str(batch),
-        ]
-        found = subprocess.run(
-            command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=False
-        )
-        if found.returncode:
-            raise RuntimeError(
-                f"the run {run!r} of benchmarks.memory failed: {found.stderr.strip()[-500:]}"
-            )
-        rows.append(
-            {"size": size, "teacher": teacher, "batch": batch, "run": run}
-            | json.loads(found.stdout)
-        )
-        rows[-1]["times baseline"] = rows[-1]["gb"] / rows[0]["gb"]
-        rows[-1]["times floor"] = rows[-1]["gb"] / rows[-1]["floor"]
+        command = [sys.executable, "-m", "benchmarks.memory", "--one", run]
+        command += ["--size", size, "--teacher", teacher, "--batch", str(batch)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+        if done.returncode:
+            errors = done.stderr.strip()[-500:]
+            raise RuntimeError(f"the run {run!r} of benchmarks.memory failed: {errors}")
+
+        row = {"size": size, "teacher": teacher, "batch": batch, "run": run}
+        row |= json.loads(done.stdout)
+        rows.append(row)
+        row["times baseline"] = row["gb"] / rows[0]["gb"]
+        row["times floor"] = row["gb"] / row["floor"]
     return rows
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure from the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="make benchmark NAME=memory ARGS=...",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--quick", action="store_true", help="whisper-base from itself, two clips: under a minute"
     )
     parser.add_argument("--size", choices=[*SHAPES, "tiny"], default="base")
     parser.add_argument("--teacher", choices=[*SHAPES, "tiny"], default="small")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=8, help="clips")
     parser.add_argument("--one", choices=["baseline", "library"], help=argparse.SUPPRESS)
-    a = parser.parse_args(arguments)
-    if a.quick:
-        a.teacher, a.batch = a.size, 2
-    if a.one:
-        print(json.dumps(one(a.one, a.size, a.teacher, a.batch)))
+    options = parser.parse_args(arguments)
+    size, teacher, batch = options.size, options.teacher, options.batch
+    if options.quick:
+        teacher, batch = size, 2
+
+    if options.one:
+        print(json.dumps(measure_here(options.one, size, teacher, batch)))
     else:
-        report("memory", measure(a.size, a.teacher, a.batch), ("size", "teacher", "batch"))
+        report("memory", measure(size, teacher, batch), ("size", "teacher", "batch"))
 
 
 if __name__ == "__main__":

@@ -1,31 +1,41 @@
-"""`python -m benchmarks.training`: a step of training experts with distillation, against the plainest way to do it.
+"""The cost of a step that trains experts with distillation, compared with a plain implementation.
 
-    baseline          the release's procedure, as in transformers' Seq2SeqTrainer: the teacher runs in every step, the
-                      losses are taken at all padded positions and over all words, windows of 30 s, AdamW unfused
-    stored teacher    what the teacher says is there; all else as before
-    labelled          logits and losses where there is a label
-    top k             the divergence over the teacher's k likeliest words and the mass of the others
-    short window      the window is cut to the longest clip and a margin
-    fused optimizer   as torch has it
-    mixed precision   where the processor or GPU computes in 16 bits: then this row is what the library does
+    make benchmark NAME=training [ARGS=--quick]
 
-Each row has the steps above it too; the last is `LabTrainer`'s own loss. Then that last row without one of the steps:
-what each is worth where all others are there. Random weights and clips in Whisper's shapes. Beside the step the whole
-run: the teacher once, then `--epochs` of steps; "library, 30 s" is what is exact, without the short window, which suits
-short clips alone. "frozen front" is the part before the first
-expert alone, which is the same in every epoch: what storing its outputs would save at most; the library does not, for
-they take more space than the clips. Floor: the operations of the last row's step, counted by torch, at the speed that a
-plain matrix product reaches here.
+Steps, each with those above it too:
+
+    baseline          the release's procedure, as in transformers' Seq2SeqTrainer: the teacher runs
+                      in every step, losses are computed at all padded positions and over all
+                      tokens, windows of 30 s, AdamW unfused
+    stored teacher    the teacher's logits are there already; all else as before
+    labelled          logits and losses at labelled positions only
+    top k             the divergence over the teacher's k most likely tokens and all others as one
+    short window      the window ends a margin after the longest clip
+    fused optimizer   torch's fused AdamW
+    mixed precision   where the processor or GPU computes in 16 bits: this is the library's step
+
+From "top k" on the loss is `LabTrainer.compute_loss` itself. Then the library's step without one of
+the steps: what each is worth where all others are present. Random weights and clips in Whisper's
+shapes.
+
+Beside the step the whole run: the teacher once, then `--epochs` of steps. "library, 30 s" is exact,
+without the short window, which suits short clips alone. "frozen front" is the part before the first
+expert alone, which is the same in every epoch: what storing its outputs would save at most. The
+library does not store them, as they take more space than the clips. Floor, a lower bound: the
+operations of the library's step, counted by torch, at the speed that a plain matrix product reaches
+here.
 """
 
 import argparse
 import contextlib
+import tempfile
 from collections.abc import Callable
-from types import SimpleNamespace
+from functools import partial
 
 import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import TrainingArguments
 from transformers.utils.logging import set_verbosity_error
 
 from distilwhisper_lib.data.batches import position_masks
@@ -47,7 +57,7 @@ from distilwhisper_lib.whisper.logits import logits_at
 from distilwhisper_lib.whisper.window import use_window
 
 from .inference import SHAPES, whisper_of
-from .measuring import as_rows, interleaved, reached_flops, report
+from .measuring import HALF_PRECISIONS, as_rows, interleaved, reached_flops, report
 
 STEPS = (
     "stored teacher",
@@ -57,6 +67,8 @@ STEPS = (
     "fused optimizer",
     "mixed precision",
 )
+
+# Steps that are left out of the library's: "top k" is only there at labelled positions
 LEFT_OUT = (
     ("labelled", "top k"),
     ("top k",),
@@ -64,116 +76,156 @@ LEFT_OUT = (
     ("fused optimizer",),
     ("mixed precision",),
 )
-BUDGET, SMOOTHING, MARGIN = 0.8, 0.1, 150  # frames of silence after the longest clip, as at laptop
+
+WINDOW = 3000  # frames of Whisper's window of 30 s
+MARGIN = 150  # frames of silence after the longest clip, as at the preset laptop
+OBJECTIVE = Objective(label_smoothing=0.1, budget=0.8, per_stack=True, divergence="js")
 
 
-class Stored:
-    """What `TeacherDistributions` is to the loss: the top k of one batch's labelled positions."""
+class CachedBatch:
+    """The cached teacher distributions of one batch; has what the loss needs of them.
+
+    Args:
+        logits: The teacher's (N, V) at labelled positions.
+        k: Number of most likely tokens that are kept.
+    """
 
     def __init__(self, logits: torch.Tensor, k: int):
-        self.words, self.log_probs = top_k_log_probs(logits, k)
+        self.token_ids, self.log_probs = top_k_log_probs(logits, k)
 
-    def lookup(self, *_):
-        """Return words (N, k) and log-probabilities (N, k + 1)."""
-        return self.words, self.log_probs
+    def lookup(self, *_) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return token ids (N, k) and log-probabilities (N, k + 1)."""
+        return self.token_ids, self.log_probs
 
 
 class Training:
-    """A student with experts, a teacher, and one batch of clips of 2 to 6 s with 6 to 30 words."""
+    """A student with experts, a teacher, and one batch of clips of 2 to 6 s with 6 to 30 tokens.
+
+    Args:
+        size: Of the student, a key of SHAPES or "tiny".
+        teacher: Size of the teacher.
+        batch: Clips.
+        k: Number of the teacher's most likely tokens that are kept.
+    """
 
     def __init__(self, size: str, teacher: str, batch: int, k: int = 256):
         torch.manual_seed(0)
         self.device = pick_device()
         settings = ExpertSettings(expert_dropout=0.0, gate_dropout=0.0, skip_gate=0.0)
-        self.model = attach_experts(whisper_of(size), ["cs"], settings)
-        self.model, self.teacher = (
-            self.model.to(self.device).train(),
-            whisper_of(teacher).to(self.device),
-        )
+        student = attach_experts(whisper_of(size), ["cs"], settings)
+        self.model = student.to(self.device).train()
+        self.teacher = whisper_of(teacher).to(self.device)
         set_language(self.model, "cs")
         set_noise(self.model, 0.0)
-        frames, words = torch.randint(200, 600, (batch,)), torch.randint(6, 30, (batch,))
-        self.cut = min(3000, int(frames.max()) + MARGIN + (int(frames.max()) + MARGIN) % 2)
-        vocabulary = self.model.config.vocab_size
-        labels = torch.full((batch, int(words.max())), IGNORED)
-        for row, n in enumerate(words):
-            labels[row, :n] = torch.randint(5, min(vocabulary, 5000), (int(n),))
-        inputs = labels.roll(1, 1).clamp_min(1)
-        features = torch.randn(batch, self.model.config.num_mel_bins, 3000)
-        self.inputs = {
-            "input_features": features,
-            "labels": labels,
-            "decoder_input_ids": inputs,
-            "frames": frames,
-            "ids": [""] * batch,
-        }
-        self.inputs = {
-            name: value.to(self.device) if torch.is_tensor(value) else value
-            for name, value in self.inputs.items()
-        }
-        self.taught = self.teach(3000)  # (B, T, V): what "stored teacher" has at hand
-        self.stored = Stored(
-            labelled(self.taught, self.inputs["labels"])[0], min(k, vocabulary - 1)
-        )
-        trained = [p for p in self.model.parameters() if p.requires_grad]
+
+        self.inputs, self.window = self._make_batch(batch)
+        self.teacher_logits = self.run_teacher(WINDOW)  # (B, T, V)
+
+        # The library's own loss
+        k = min(k, self.model.config.vocab_size - 1)
+        logits, _ = labelled(self.teacher_logits, self.inputs["labels"])
+        self.trainer = _make_trainer(self.model, CachedBatch(logits, k))
+
+        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
         self.optimizers = {
             fused: torch.optim.AdamW(trained, 1e-6, fused=fused, foreach=False)
             for fused in (False, True)
         }
 
+    def _make_batch(self, batch: int) -> tuple[dict, int]:
+        """Return random inputs as `Collator` makes them, and the frames of their short window."""
+        config = self.model.config
+        frames = torch.randint(200, 600, (batch,))
+        lengths = torch.randint(6, 30, (batch,))
+        longest = int(frames.max()) + MARGIN
+        window = min(WINDOW, longest + longest % 2)
+
+        labels = torch.full((batch, int(lengths.max())), IGNORED)
+        for index, length in enumerate(lengths.tolist()):
+            labels[index, :length] = torch.randint(5, min(config.vocab_size, 5000), (length,))
+        inputs = {
+            "input_features": torch.randn(batch, config.num_mel_bins, WINDOW).to(self.device),
+            "labels": labels.to(self.device),
+            "decoder_input_ids": labels.roll(1, 1).clamp_min(1).to(self.device),
+            "frames": frames.to(self.device),
+            "ids": [""] * batch,
+        }
+        return inputs, window
+
     @torch.no_grad()
-    def teach(self, frames: int) -> torch.Tensor:
-        """Return the teacher's logits (B, T, V), without gradients."""
+    def run_teacher(self, frames: int) -> torch.Tensor:
+        """Return the teacher's logits (B, T, V) for a window of so many frames."""
+        inputs = self._cut(frames)
         with use_window(self.teacher, frames):
             return self.teacher(
-                input_features=self.inputs["input_features"][..., :frames],
-                decoder_input_ids=self.inputs["decoder_input_ids"],
+                input_features=inputs["input_features"],
+                decoder_input_ids=inputs["decoder_input_ids"],
             ).logits
+
+    def _cut(self, frames: int) -> dict:
+        """Return the inputs with a window of so many frames."""
+        return self.inputs | {"input_features": self.inputs["input_features"][..., :frames]}
 
     def loss(self, steps: tuple[str, ...]) -> torch.Tensor:
         """Return the loss of the batch with the given STEPS."""
-        inputs, frames = self.inputs, self.cut if "short window" in steps else 3000
-        mixed = autocast(self.device) if "mixed precision" in steps else contextlib.nullcontext()
-        kept = (
-            inputs["labels"] != IGNORED
-            if "labelled" in steps
-            else torch.ones_like(inputs["labels"], dtype=torch.bool)
-        )
-        with mixed, use_window(self.model, frames), logits_at(self.model, kept):
-            logits = self.model(
-                input_features=inputs["input_features"][..., :frames],
-                decoder_input_ids=inputs["decoder_input_ids"],
-            ).logits
-        student, labels, gates = logits.float(), inputs["labels"][kept], last_gates(self.model)
-        if "top k" in steps:
-            goal = Objective(SMOOTHING, BUDGET, per_stack=True, teacher=self.stored)
-            return LabTrainer._losses(
-                SimpleNamespace(objective=goal, model=self.model), inputs, student, labels
-            )["loss"]
-        taught = (self.taught if "stored teacher" in steps else self.teach(frames))[kept]
+        frames = self.window if "short window" in steps else WINDOW
+        inputs = self._cut(frames)
+        mixed = "mixed precision" in steps
+        with autocast(self.device) if mixed else contextlib.nullcontext():
+            if "top k" in steps:
+                return self.trainer.compute_loss(self.model, inputs)
+            positions = inputs["labels"] != IGNORED
+            if "labelled" not in steps:
+                positions = torch.ones_like(positions)
+            with use_window(self.model, frames), logits_at(self.model, positions):
+                outputs = self.model(
+                    input_features=inputs["input_features"],
+                    decoder_input_ids=inputs["decoder_input_ids"],
+                )
+
+        student_logits = outputs.logits.float()  # (N, V)
+        labels = inputs["labels"][positions]  # (N,)
+        everywhere = self.teacher_logits if "stored teacher" in steps else self.run_teacher(frames)
+        gates = last_gates(self.model)
         masks = position_masks(inputs, gates["encoder"][0].shape[1])
-        budget = gate_budget_loss(gates, masks, BUDGET, per_stack=True)
         return total_loss(
-            cross_entropy(student, labels, SMOOTHING), budget, js_divergence(taught, student)
+            cross_entropy(student_logits, labels, OBJECTIVE.label_smoothing),
+            gate_budget_loss(gates, masks, OBJECTIVE.budget, OBJECTIVE.per_stack),
+            js_divergence(everywhere[positions], student_logits),
         )
 
     @torch.no_grad()
     def front(self) -> torch.Tensor:
-        """Return what reaches the first expert, (B, S, d): convolutions, positions and one self-attention."""
-        encoder, x = self.model.get_encoder(), self.inputs["input_features"][..., : self.cut]
-        x = functional.gelu(encoder.conv2(functional.gelu(encoder.conv1(x)))).transpose(
-            1, 2
-        )  # (B, S, d)
+        """Return the input of the first expert, (B, S, d), after one self-attention."""
+        encoder = self.model.get_encoder()
+        features = self._cut(self.window)["input_features"]
+        x = functional.gelu(encoder.conv1(features))
+        x = functional.gelu(encoder.conv2(x)).transpose(1, 2)  # (B, S, d)
         x = x + encoder.embed_positions.weight[: x.shape[1]]
+
         layer = encoder.layers[0]
-        return layer.final_layer_norm(x + layer.self_attn(layer.self_attn_layer_norm(x))[0])
+        attended, *_ = layer.self_attn(layer.self_attn_layer_norm(x))
+        return layer.final_layer_norm(x + attended)
 
     def step(self, steps: tuple[str, ...]) -> None:
-        """Forward, backward and an update, with the given STEPS."""
+        """Do a forward and a backward pass and an update, with the given STEPS."""
         optimizer = self.optimizers["fused optimizer" in steps]
         self.loss(steps).backward()
         optimizer.step()
         optimizer.zero_grad()
+
+
+def _make_trainer(model, teacher: CachedBatch) -> LabTrainer:
+    """Return the library's trainer, which is asked for its loss alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=1,
+            use_cpu=pick_device().type == "cpu",
+            report_to=[],
+            disable_tqdm=True,
+        )
+        return LabTrainer(model, arguments, objective=OBJECTIVE, order=None, teacher=teacher)
 
 
 def operations(run: Callable[[], object]) -> float:
@@ -184,72 +236,84 @@ def operations(run: Callable[[], object]) -> float:
 
 
 def steps_here() -> tuple[str, ...]:
-    """Return STEPS, without the last one where there is no 16-bit arithmetic."""
-    return STEPS[: len(STEPS) - (mixed_precision(pick_device()) == "no")]
+    """Return the STEPS of the library on this machine: mixed precision where it has 16 bits."""
+    if mixed_precision(pick_device()) == "no":
+        return STEPS[:-1]
+    return STEPS
 
 
 def measure(size: str, teacher: str, batch: int, repeats: int, epochs: int) -> list[dict]:
-    """Return a row per step, then the whole run's."""
-    training, names = Training(size, teacher, batch), steps_here()
-    runs = {"baseline": lambda: training.step(())}
-    runs |= {name: lambda n=n: training.step(names[: n + 1]) for n, name in enumerate(names)}
-    precision = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[
-        mixed_precision(training.device)
-    ]
-    speed = reached_flops(training.device, precision)
-    for left in (left for left in LEFT_OUT if left[-1] in names):
-        some = tuple(name for name in names if name not in left)
-        runs["without " + ", ".join(left)] = lambda some=some: training.step(some)
-    runs |= {
-        "teacher once": lambda: training.teach(training.cut),
-        "teacher once, 30 s": lambda: training.teach(3000),
-    }
-    took = interleaved(runs | {"frozen front": training.front}, repeats, training.device)
-    once, once_whole = took.pop("teacher once"), took.pop("teacher once, 30 s")
-    floors = dict.fromkeys(took, operations(lambda: training.step(names)) / speed)
+    """Return a row for each run of a step, then those of the whole run.
+
+    Args:
+        size: Of the student.
+        teacher: Size of the teacher.
+        batch: Clips.
+        repeats: Rounds.
+        epochs: Of the whole run.
+    """
+    training = Training(size, teacher, batch)
+    steps = steps_here()
+
+    # What is measured: the steps one by one, the library's without one, then single parts
+    runs: dict[str, Callable[[], object]] = {"baseline": partial(training.step, ())}
+    for index, name in enumerate(steps):
+        runs[name] = partial(training.step, steps[: index + 1])
+    for left_out in LEFT_OUT:
+        if left_out[-1] in steps:
+            kept = tuple(step for step in steps if step not in left_out)
+            runs["without " + ", ".join(left_out)] = partial(training.step, kept)
+    runs["teacher once"] = partial(training.run_teacher, training.window)
+    runs["teacher once, 30 s"] = partial(training.run_teacher, WINDOW)
+    runs["frozen front"] = training.front
+
+    speed = reached_flops(training.device, HALF_PRECISIONS[mixed_precision(training.device)])
+    times = interleaved(runs, repeats, training.device)
+    teacher_times = times.pop("teacher once")
+    teacher_times_30_s = times.pop("teacher once, 30 s")
+
+    step_floor = operations(lambda: training.step(steps)) / speed
+    floors = dict.fromkeys(times, step_floor)
     floors["frozen front"] = operations(training.front) / speed
-    rows = as_rows(took, "baseline", floors, size=size, teacher=teacher, batch=batch, work="step")
+    setting = {"size": size, "teacher": teacher, "batch": batch}
+    rows = as_rows(times, "baseline", floors, **setting, work="step")
+
+    # The whole run, by arithmetic: epochs of steps, and the teacher once
+    library = zip(times[steps[-1]], teacher_times, strict=True)
+    exact = zip(times["without short window"], teacher_times_30_s, strict=True)
     whole = {
-        "baseline": [epochs * t for t in took["baseline"]],
-        "library, 30 s": [
-            epochs * t + o for t, o in zip(took["without short window"], once_whole, strict=True)
-        ],
-        "library": [epochs * t + o for t, o in zip(took[names[-1]], once, strict=True)],
+        "baseline": [epochs * step for step in times["baseline"]],
+        "library, 30 s": [epochs * step + once for step, once in exact],
+        "library": [epochs * step + once for step, once in library],
     }
-    rows += as_rows(
-        whole,
-        "baseline",
-        dict.fromkeys(whole, epochs * floors["baseline"]),
-        size=size,
-        teacher=teacher,
-        batch=batch,
-        work=f"{epochs} epochs",
-    )
+    whole_floors = dict.fromkeys(whole, epochs * step_floor)
+    rows += as_rows(whole, "baseline", whole_floors, **setting, work=f"{epochs} epochs")
     return rows
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure from the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="make benchmark NAME=training ARGS=...",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--quick", action="store_true", help="whisper-base from itself, two clips: about a minute"
     )
     parser.add_argument("--size", choices=[*SHAPES, "tiny"], default="base")
     parser.add_argument("--teacher", choices=[*SHAPES, "tiny"], default="small")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=5)
-    a = parser.parse_args(arguments)
-    if a.quick:
-        a.teacher, a.batch, a.repeats = a.size, 2, 1
+    parser.add_argument("--batch", type=int, default=8, help="clips")
+    parser.add_argument("--epochs", type=int, default=10, help="of the whole run")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds")
+    options = parser.parse_args(arguments)
+    teacher, batch, repeats = options.teacher, options.batch, options.repeats
+    if options.quick:
+        teacher, batch, repeats = options.size, 2, 1
+
     set_verbosity_error()
-    report(
-        "training",
-        measure(a.size, a.teacher, a.batch, a.repeats, a.epochs),
-        ("size", "teacher", "batch"),
-    )
+    rows = measure(options.size, teacher, batch, repeats, options.epochs)
+    report("training", rows, ("size", "teacher", "batch"))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Draw the picture of DistilWhisper that README and notebooks show: notebooks/figures/architecture.svg and .png.
+"""Draw the figure of DistilWhisper that README and notebooks show.
 
     .venv/bin/python tools/draw_architecture.py
 
-Everything is placed by hand in inches on a sheet of WIDTH x HEIGHT; grey is frozen, colour is trained.
+Writes notebooks/figures/architecture.svg and .png. Everything is placed by hand in inches, on
+a sheet of WIDTH x HEIGHT; grey is frozen, colour is trained.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -17,13 +19,25 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Polygon, Rectang
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from distilwhisper_lib.training.systems import SYSTEMS  # noqa: E402
+from distilwhisper_lib.training.methods import METHODS  # noqa: E402
 
 FIGURES = ROOT / "notebooks" / "figures"
 WIDTH, HEIGHT, DPI = 9.0, 7.3, 200
-INK, FROZEN, FROZEN_EDGE, PAPER = "#222222", "#e4e4e4", "#9a9a9a", "#f7f7f7"
-GATE, EXPERT, OTHER = "#3f8a5f", SYSTEMS["distilwhisper-released"].colour, SYSTEMS["clsr-ft"].colour
-TEACHER, LOSS = SYSTEMS["teacher"].colour, "#fff6da"
+
+INK = "#222222"
+FROZEN = "#e4e4e4"
+FROZEN_EDGE = "#9a9a9a"
+LAYER = "#f7f7f7"
+GATE = "#3f8a5f"
+GATE_FACE = "#dcefe3"
+EXPERT = METHODS["distilwhisper-released"].colour
+EXPERT_FACE = "#cfe3f3"
+OTHER_EXPERT = METHODS["clsr-ft"].colour
+OTHER_EXPERT_FACE = "#e6f1f9"
+TEACHER = METHODS["teacher"].colour
+LOSS = "#fff6da"
+LOSS_EDGE = "#b99a3c"
+NOTE = "#555555"
 
 
 def box(
@@ -37,21 +51,39 @@ def box(
     edge: str = FROZEN_EDGE,
     colour: str = INK,
     size: float = 9,
-    **style,
+    linewidth: float = 1.1,
+    linestyle: str | tuple = "-",
+    zorder: float = 1,
 ) -> None:
-    """Draw a rounded box with its lower left corner at (x, y) and a text in its middle."""
-    ax.add_patch(
-        FancyBboxPatch(
-            (x, y),
-            width,
-            height,
-            boxstyle="round,pad=0,rounding_size=0.06",
-            facecolor=face,
-            edgecolor=edge,
-            linewidth=style.pop("linewidth", 1.1),
-            **style,
-        )
+    """Draw a rounded box with its lower left corner at (x, y) and a text in its middle.
+
+    Args:
+        ax: The sheet.
+        x: Left edge, in inches.
+        y: Lower edge, in inches.
+        width: In inches.
+        height: In inches.
+        text: May have several lines.
+        face: Colour of the box.
+        edge: Colour of its edge.
+        colour: Colour of the text.
+        size: Of the text, in points.
+        linewidth: Of the edge, in points.
+        linestyle: Of the edge, in matplotlib's forms.
+        zorder: Higher boxes hide lower ones.
+    """
+    patch = FancyBboxPatch(
+        (x, y),
+        width,
+        height,
+        boxstyle="round,pad=0,rounding_size=0.06",
+        facecolor=face,
+        edgecolor=edge,
+        linewidth=linewidth,
+        linestyle=linestyle,
+        zorder=zorder,
     )
+    ax.add_patch(patch)
     ax.text(
         x + width / 2,
         y + height / 2,
@@ -60,51 +92,52 @@ def box(
         va="center",
         fontsize=size,
         color=colour,
-        zorder=style.get("zorder", 1) + 1,
+        zorder=zorder + 1,
         linespacing=1.25,
     )
 
 
 def line(
-    ax: Axes, *points: tuple[float, float], colour: str = INK, head: bool = True, **style
+    ax: Axes,
+    *points: tuple[float, float],
+    colour: str = INK,
+    head: bool = True,
+    linestyle: str | tuple = "-",
 ) -> None:
     """Draw a path of straight pieces through the points, with an arrow head at its end."""
-    x, y = zip(*points, strict=True)
+    # The last piece is drawn by the arrow, where there is one
+    drawn = points[:-1] if head else points
+    x, y = zip(*drawn, strict=True)
     ax.plot(
-        x[:-1] if head else x,
-        y[:-1] if head else y,
+        x,
+        y,
         color=colour,
         linewidth=1.4,
+        linestyle=linestyle,
         solid_capstyle="butt",
-        zorder=style.get("zorder", 2),
-        linestyle=style.get("linestyle", "-"),
+        zorder=2,
     )
-    if head:
-        ax.add_patch(
-            FancyArrowPatch(
-                points[-2],
-                points[-1],
-                arrowstyle="-|>",
-                mutation_scale=11,
-                color=colour,
-                linewidth=1.4,
-                shrinkA=0,
-                shrinkB=0,
-                zorder=style.get("zorder", 2),
-                linestyle=style.get("linestyle", "-"),
-            )
-        )
+    if not head:
+        return
+    arrow = FancyArrowPatch(
+        points[-2],
+        points[-1],
+        arrowstyle="-|>",
+        mutation_scale=11,
+        color=colour,
+        linewidth=1.4,
+        linestyle=linestyle,
+        shrinkA=0,
+        shrinkB=0,
+        zorder=2,
+    )
+    ax.add_patch(arrow)
 
 
 def note(ax: Axes, x: float, y: float, text: str, size: float = 9, **style) -> None:
-    """Write a text at (x, y), by default centred."""
-    ax.text(
-        x,
-        y,
-        text,
-        fontsize=size,
-        **{"ha": "center", "va": "center", "color": INK, "linespacing": 1.25} | style,
-    )
+    """Write a text at (x, y), centred unless `style` says otherwise."""
+    centred = {"ha": "center", "va": "center", "color": INK, "linespacing": 1.25}
+    ax.text(x, y, text, fontsize=size, **centred | style)
 
 
 def draw_losses(ax: Axes) -> None:
@@ -120,11 +153,11 @@ def draw_losses(ax: Axes) -> None:
     )
     losses = (
         (0.55, 2.95, "gate budget\n" + r"$|\,$mean of $g - b\,|$,  $b = 0.5$"),
-        (4.0, 2.3, "CE\ncross-entropy with the text"),
+        (4.0, 2.3, "CE\ncross-entropy with the labels"),
         (6.6, 2.2, "JS\nJensen-Shannon divergence"),
     )
     for x, width, text in losses:
-        box(ax, x, 6.2, width, 0.58, text, LOSS, "#b99a3c")
+        box(ax, x, 6.2, width, 0.58, text, LOSS, LOSS_EDGE)
 
 
 def draw_block(ax: Axes) -> None:
@@ -133,15 +166,15 @@ def draw_block(ax: Axes) -> None:
     note(ax, 0.3, 5.6, "CLSR feed-forward block", 10, ha="left", weight="bold", color=EXPERT)
     line(ax, (1.9, 1.9), (1.9, 2.55), head=False)
     note(ax, 2.0, 2.3, "$h$, a vector per position", 8.5, ha="left")
-    note(ax, 0.3, 2.28, "no language set:\nshared block alone", 8.5, ha="left", color="#555555")
+    note(ax, 0.3, 2.28, "no language set:\nshared block alone", 8.5, ha="left", color=NOTE)
     line(ax, (1.9, 2.55), (0.82, 2.55), (0.82, 3.1))
     line(ax, (1.9, 2.55), (1.9, 3.1))
     line(ax, (1.9, 2.55), (2.92, 2.55), (2.92, 3.1))
     box(ax, 0.3, 3.1, 1.04, 0.95, "shared\nblock:\nWhisper's own")
-    box(ax, 1.48, 3.1, 0.84, 0.95, "gate\n$G(h)$", "#dcefe3", GATE)
-    box(ax, 2.6, 3.22, 0.92, 0.95, face="#e6f1f9", edge=OTHER)
-    box(ax, 2.53, 3.16, 0.92, 0.95, face="#e6f1f9", edge=OTHER)
-    box(ax, 2.46, 3.1, 0.92, 0.95, "expert\nof the\nlanguage", "#cfe3f3", EXPERT)
+    box(ax, 1.48, 3.1, 0.84, 0.95, "gate\n$G(h)$", GATE_FACE, GATE)
+    box(ax, 2.6, 3.22, 0.92, 0.95, face=OTHER_EXPERT_FACE, edge=OTHER_EXPERT)
+    box(ax, 2.53, 3.16, 0.92, 0.95, face=OTHER_EXPERT_FACE, edge=OTHER_EXPERT)
+    box(ax, 2.46, 3.1, 0.92, 0.95, "expert\nof the\nlanguage", EXPERT_FACE, EXPERT)
     note(ax, 2.98, 2.9, "cs, ca, …", 9, ha="left", color=EXPERT)
     line(ax, (0.82, 4.05), (0.82, 4.63))
     line(ax, (2.92, 4.17), (2.92, 4.63))
@@ -162,70 +195,74 @@ def draw_block(ax: Axes) -> None:
 
 
 def draw_routing(ax: Axes) -> None:
-    """Draw how the gate decides: softly with noise in training, hard in use."""
+    """Draw how the gate decides: softly with noise in training, hard in evaluation."""
     logit = np.linspace(-4, 4, 200)
-    for x, title, curve in (
-        (0.5, "training: soft", 1 / (1 + np.exp(-1.4 * logit))),
-        (2.3, "use: hard", logit >= 0),
-    ):
-        line(ax, (x, 0.75), (x + 1.25, 0.75), head=False, colour=FROZEN_EDGE)
-        line(ax, (x + 0.62, 0.7), (x + 0.62, 1.35), head=False, colour=FROZEN_EDGE)
-        if title.startswith("training"):
-            rng = np.random.default_rng(1)
-            places = rng.uniform(-3.6, 3.6, 60)
-            soft = 1 / (1 + np.exp(-1.4 * (places + rng.normal(0, 1.1, 60))))
-            ax.scatter(
-                x + 0.62 + places * 0.155,
-                0.75 + 0.52 * soft,
-                s=5,
-                color=GATE,
-                alpha=0.35,
-                linewidths=0,
-            )
-        ax.plot(x + 0.62 + logit * 0.155, 0.75 + 0.52 * curve, color=GATE, linewidth=2)
-        note(ax, x + 0.62, 1.55, title, 9, weight="bold", color=GATE)
-        note(ax, x + 1.33, 0.75, "$G$", 9, ha="left")
-        note(ax, x + 0.08, 1.27, "$g=1$", 8, color="#555555")
+    draw_gate_curve(ax, 0.5, "training: soft", sigmoid(1.4 * logit), noisy=True)
+    draw_gate_curve(ax, 2.3, "evaluation: hard", logit >= 0)
     note(ax, 1.12, 0.42, r"$g=\sigma(G+\alpha\,\varepsilon),\ \varepsilon\sim N(0,1)$", 9)
     note(ax, 2.92, 0.42, r"$g=1$ where $G\geq 0$, else $0$", 9)
 
 
+def sigmoid(logit: np.ndarray) -> np.ndarray:
+    """Return the logistic function."""
+    return 1 / (1 + np.exp(-logit))
+
+
+def draw_gate_curve(ax: Axes, x: float, title: str, curve: np.ndarray, noisy: bool = False) -> None:
+    """Draw the gate g over its logit G with the left end at x; `noisy` adds samples with noise."""
+    middle, floor, height = x + 0.62, 0.75, 0.52
+    width = 0.155  # inches for each unit of the logit
+    line(ax, (x, floor), (x + 1.25, floor), head=False, colour=FROZEN_EDGE)
+    line(ax, (middle, 0.7), (middle, 1.35), head=False, colour=FROZEN_EDGE)
+
+    if noisy:
+        rng = np.random.default_rng(1)
+        places = rng.uniform(-3.6, 3.6, 60)
+        gates = sigmoid(1.4 * (places + rng.normal(0, 1.1, 60)))
+        ax.scatter(
+            middle + places * width,
+            floor + height * gates,
+            s=5,
+            color=GATE,
+            alpha=0.35,
+            linewidths=0,
+        )
+
+    logit = np.linspace(-4, 4, len(curve))
+    ax.plot(middle + logit * width, floor + height * curve, color=GATE, linewidth=2)
+    note(ax, middle, 1.55, title, 9, weight="bold", color=GATE)
+    note(ax, x + 1.33, floor, "$G$", 9, ha="left")
+    note(ax, x + 0.08, 1.27, "$g=1$", 8, color=NOTE)
+
+
 def draw_layers(ax: Axes, x: float, parts: list[str], title: str) -> None:
-    """Draw a stack of Whisper layers from y = 2.05: the parts of one, with the edges of others behind it."""
+    """Draw a stack of Whisper layers from y = 2.05: the parts of one, the edges of the others."""
     height = 0.2 + 0.62 * len(parts)
     for shift in (0.1, 0.05, 0):
-        box(ax, x + shift, 2.05 + shift, 1.2, height, face=PAPER, edge=FROZEN_EDGE)
-    for i, part in enumerate(parts):
-        mine = part == "CLSR block"
-        box(
-            ax,
-            x + 0.1,
-            2.2 + 0.62 * i,
-            1.0,
-            0.44,
-            part,
-            "#cfe3f3" if mine else FROZEN,
-            EXPERT if mine else FROZEN_EDGE,
-        )
-        if i:
-            line(ax, (x + 0.6, 2.02 + 0.62 * i), (x + 0.6, 2.2 + 0.62 * i))
+        box(ax, x + shift, 2.05 + shift, 1.2, height, face=LAYER, edge=FROZEN_EDGE)
+    for index, part in enumerate(parts):
+        bottom = 2.2 + 0.62 * index
+        routed = part == "CLSR block"
+        face = EXPERT_FACE if routed else FROZEN
+        edge = EXPERT if routed else FROZEN_EDGE
+        box(ax, x + 0.1, bottom, 1.0, 0.44, part, face, edge)
+        if index:
+            line(ax, (x + 0.6, bottom - 0.18), (x + 0.6, bottom))
     note(ax, x + 0.65, 2.05 + height + 0.25, title, 9, weight="bold")
 
 
 def draw_student(ax: Axes) -> None:
-    """Draw the student: log-mel, encoder, decoder, probabilities of the next word."""
-    draw_layers(ax, 4.0, ["attention", "CLSR block"], "encoder × N")
-    draw_layers(ax, 5.55, ["attention", "attention\nto the sound", "CLSR block"], "decoder × N")
-    ax.add_patch(
-        Polygon(
-            [(3.65, 5.72), (3.65, 2.13), (4.1, 2.82), (4.1, 3.26)],
-            facecolor=EXPERT,
-            alpha=0.10,
-            linewidth=0,
-            zorder=0.5,
-        )
-    )
+    """Draw the student: log-mel, encoder, decoder, probabilities of the next token."""
+    draw_layers(ax, 4.0, ["self-\nattention", "CLSR block"], "encoder × N")
+    decoder = ["self-\nattention", "cross-\nattention", "CLSR block"]
+    draw_layers(ax, 5.55, decoder, "decoder × N")
+
+    # The enlarged block's place in the encoder
+    cone = [(3.65, 5.72), (3.65, 2.13), (4.1, 2.82), (4.1, 3.26)]
+    ax.add_patch(Polygon(cone, facecolor=EXPERT, alpha=0.10, linewidth=0, zorder=0.5))
     line(ax, (5.3, 3.04), (5.65, 3.04))
+
+    # A made-up log-mel spectrogram, louder at low frequencies
     rng = np.random.default_rng(7)
     sound = np.clip(rng.gamma(2.0, 0.2, (10, 24)) * np.linspace(1.4, 0.3, 10)[:, None], 0, 1)
     ax.imshow(
@@ -241,24 +278,24 @@ def draw_student(ax: Axes) -> None:
         1.0,
         1.35,
         0.45,
-        "start  cs  transcribe\nthe text so far",
+        "start  cs  transcribe\ntokens so far",
         "#ffffff",
         FROZEN_EDGE,
         size=8,
     )
     line(ax, (6.15, 1.45), (6.15, 2.05))
-    box(ax, 5.45, 4.98, 1.4, 0.46, "$p_S$: next word", "#ffffff", INK)
+    box(ax, 5.45, 4.98, 1.4, 0.46, "$p_S$: next token", "#ffffff", INK)
     line(ax, (6.15, 4.55), (6.15, 4.98))
     note(ax, 3.95, 5.6, "Student: a Whisper", 10, ha="left", weight="bold")
 
 
 def draw_teacher(ax: Axes) -> None:
-    """Draw the teacher, which hears and reads the same and is used in training only."""
+    """Draw the teacher, which has the same input and is used in training only."""
     text = (
         "Teacher:\na Whisper that\nknows more\n\n(large-v2 in the\npaper, a stand-in\non a laptop)"
     )
     box(ax, 7.3, 2.05, 1.5, 2.3, text, TEACHER, TEACHER, "white")
-    box(ax, 7.35, 4.98, 1.4, 0.46, "$p_T$: next word", "#ffffff", INK)
+    box(ax, 7.35, 4.98, 1.4, 0.46, "$p_T$: next token", "#ffffff", INK)
     line(ax, (8.05, 4.35), (8.05, 4.98))
     line(ax, (7.0, 1.2), (8.05, 1.2), (8.05, 2.05), linestyle=(0, (3, 2)))
     note(ax, 8.02, 0.98, "the same input,\nin training only", 8.5, va="top")
@@ -277,38 +314,34 @@ def draw_legend(ax: Axes) -> None:
     """Say what the colours mean."""
     for x, face, edge, text in (
         (4.0, FROZEN, FROZEN_EDGE, "frozen"),
-        (5.0, "#cfe3f3", EXPERT, "trained: experts"),
-        (6.75, "#dcefe3", GATE, "trained: gates"),
+        (5.0, EXPERT_FACE, EXPERT, "trained: experts"),
+        (6.75, GATE_FACE, GATE, "trained: gates"),
     ):
         box(ax, x, 0.22, 0.26, 0.2, face=face, edge=edge)
         note(ax, x + 0.35, 0.32, text, 9, ha="left")
 
 
 def architecture() -> Figure:
-    """Return the whole picture."""
+    """Return the whole figure."""
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, facecolor="white")
     ax = figure.add_axes((0, 0, 1, 1))
-    for draw in (
-        draw_losses,
-        draw_block,
-        draw_routing,
-        draw_student,
-        draw_teacher,
-        draw_links,
-        draw_legend,
-    ):
-        draw(ax)
+    draw_losses(ax)
+    draw_block(ax)
+    draw_routing(ax)
+    draw_student(ax)
+    draw_teacher(ax)
+    draw_links(ax)
+    draw_legend(ax)
     ax.set(xlim=(0, WIDTH), ylim=(0, HEIGHT), aspect="equal")
     ax.axis("off")
     return figure
 
 
 def main(folder: Path = FIGURES) -> None:
-    """Write both files, the same at every call."""
+    """Write both files into `folder`; they are the same at every call."""
     folder.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(
-        {"svg.hashsalt": "architecture", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
-    ):
+    fixed = {"svg.hashsalt": "architecture", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
+    with mpl.rc_context(fixed):
         figure = architecture()
         figure.savefig(folder / "architecture.svg", metadata={"Date": None, "Creator": None})
         figure.savefig(folder / "architecture.png", metadata={"Software": None})
@@ -316,4 +349,7 @@ def main(folder: Path = FIGURES) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     main()

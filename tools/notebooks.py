@@ -1,19 +1,20 @@
-"""Notebooks from their sources: one file in notebooks/source gives the notebook and its solutions.
+"""Build the notebooks: each file in notebooks/source gives a notebook and its solutions.
 
-    python tools/notebooks.py build      write notebooks/*.ipynb (keeping outputs that still fit) and solutions
-    python tools/notebooks.py publish    take over what a course run at the laptop preset gave: the notebooks' outputs,
-                                         cleaned, and tables and figures as results/reference/laptop
+    .venv/bin/python tools/notebooks.py build      write notebooks/*.ipynb, with the outputs that
+                                                   still fit, and notebooks/solutions
+    .venv/bin/python tools/notebooks.py publish    take over the results of a course run at the
+                                                   laptop preset: the notebooks with their outputs,
+                                                   and tables and figures as the reference results
 
-A source is in jupytext's percent format. Tags say where a cell goes: "stub" and "hint" only into the notebook,
-"solution" only into the solutions, "exercise" and "check" into both, "wrong" into neither (a plausible wrong
-answer, for the tests), "setup" into both. Everything else is in the notebook only.
+A source is in jupytext's percent format. Tags say where a cell goes: "stub" and "hint" only into
+the notebook, "solution" only into the solutions, "setup", "exercise" and "check" into both, "wrong"
+(a plausible mistake, for the tests) into neither. Without a tag it goes into the notebook only.
 """
 
+import argparse
 import copy
 import hashlib
-import re
 import shutil
-import sys
 from pathlib import Path
 
 import jupytext
@@ -23,7 +24,9 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 IN_SOLUTIONS = {"setup", "exercise", "solution", "check"}
 NOT_IN_NOTEBOOK = {"solution", "wrong"}
-WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar that only lives while the notebook runs
+
+# The MIME type of a progress bar, which only lives while the notebook runs
+WIDGET = "application/vnd.jupyter.widget-view+json"
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -36,12 +39,12 @@ def sources() -> list[Path]:
 
 
 def setup_cell() -> str:
-    """Return the text of the first cell, one for all notebooks."""
+    """Return the text of the first code cell, which all notebooks share."""
     return (NOTEBOOKS / "source" / "setup_cell.py").read_text().strip()
 
 
 def read_source(path: Path) -> list:
-    """Return the cells of a source; a cell tagged "setup" is filled with the common text."""
+    """Return the cells of a source; a cell tagged "setup" is filled with the shared text."""
     cells = jupytext.read(path, fmt="py:percent").cells
     for cell in cells:
         if "setup" in tags(cell):
@@ -60,48 +63,46 @@ def build_notebook(path: Path):
 
 
 def build_solutions(path: Path):
-    """Return the solutions of a source: setup, the exercises, solutions and checks."""
+    """Return the solutions of a source: setup, exercises, solutions and checks."""
     title = nbformat.v4.new_markdown_cell(
         f"# Solutions: {path.stem}\n\nGenerated from `notebooks/source/{path.name}`."
     )
-    return _notebook(
-        path, [title, *(cell for cell in read_source(path) if tags(cell) & IN_SOLUTIONS)]
-    )
+    chosen = [cell for cell in read_source(path) if tags(cell) & IN_SOLUTIONS]
+    return _notebook(path, [title, *chosen])
 
 
 def _notebook(path: Path, cells: list):
+    """Return a notebook of copies of the cells, with our metadata and ids that stay the same."""
     notebook = nbformat.v4.new_notebook(metadata=copy.deepcopy(METADATA))
-    for number, cell in enumerate(cells):
-        cell = copy.deepcopy(cell)
+    for number, original in enumerate(cells):
+        cell = copy.deepcopy(original)
         cell.metadata = {"tags": sorted(tags(cell))} if tags(cell) else {}
-        cell["id"] = hashlib.sha256(f"{path.stem}/{number}/{cell.source}".encode()).hexdigest()[:8]
+        identity = f"{path.stem}/{number}/{cell.source}"
+        cell["id"] = hashlib.sha256(identity.encode()).hexdigest()[:8]
         notebook.cells.append(cell)
     return notebook
 
 
+def code_cells(notebook) -> list:
+    """Return the code cells of a notebook."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
 def keep_outputs(new, old) -> None:
-    """Copy the outputs of `old` into `new` where all the code up to and including the cell is the same."""
-    codes = [
-        [cell for cell in notebook.cells if cell.cell_type == "code"] for notebook in (new, old)
-    ]
-    for mine, theirs in zip(*codes, strict=False):
-        if mine.source != theirs.source:
+    """Copy outputs of `old` into `new`, up to the first code cell whose code has changed."""
+    for new_cell, old_cell in zip(code_cells(new), code_cells(old), strict=False):
+        if new_cell.source != old_cell.source:
             return
-        mine.outputs, mine.execution_count = theirs.outputs, theirs.execution_count
+        new_cell.outputs = old_cell.outputs
+        new_cell.execution_count = old_cell.execution_count
 
 
 def clean_outputs(notebook) -> None:
-    """Take out what must not be committed: sound, progress bars, this machine's paths, widget state."""
+    """Remove what is not committed: sound, progress bars, this machine's paths, widget state."""
     notebook.metadata = copy.deepcopy(METADATA)
-    for cell in notebook.cells:
-        if cell.cell_type != "code":
-            continue
+    for cell in code_cells(notebook):
         cell.metadata.pop("execution", None)
-        cell.outputs = [
-            output
-            for output in cell.outputs
-            if output.get("name") != "stderr" and WIDGET not in output.get("data", {})
-        ]
+        cell.outputs = [output for output in cell.outputs if not _is_progress(output)]
         for output in cell.outputs:
             data = output.get("data", {})
             if "<audio" in str(data.get("text/html", "")):
@@ -111,43 +112,61 @@ def clean_outputs(notebook) -> None:
                     holder[key] = _without_paths("".join(holder[key]))
 
 
+def _is_progress(output) -> bool:
+    """Whether an output is a progress bar or a message on standard error."""
+    return output.get("name") == "stderr" or WIDGET in output.get("data", {})
+
+
 def _without_paths(text: str) -> str:
-    text = (
-        text.replace(f"{ROOT}/", "").replace(str(ROOT), ".").replace(str(Path.home()) + "/", "~/")
-    )
-    return re.sub(r"<IPython.lib.display.Audio object>", "(sound)", text)
+    """Return a text with paths relative to the repository or the home folder."""
+    text = text.replace(f"{ROOT}/", "").replace(str(ROOT), ".")
+    text = text.replace(f"{Path.home()}/", "~/")
+    return text.replace("<IPython.lib.display.Audio object>", "(sound)")
 
 
 def build() -> None:
     """Write every notebook and its solutions."""
+    solutions = NOTEBOOKS / "solutions"
+    solutions.mkdir(exist_ok=True)
     for path in sources():
         target = NOTEBOOKS / f"{path.stem}.ipynb"
         notebook = build_notebook(path)
         if target.exists():
             keep_outputs(notebook, nbformat.read(target, as_version=4))
         nbformat.write(notebook, target)
-        (NOTEBOOKS / "solutions").mkdir(exist_ok=True)
-        nbformat.write(
-            build_solutions(path), NOTEBOOKS / "solutions" / f"{path.stem}_solutions.ipynb"
-        )
+        nbformat.write(build_solutions(path), solutions / f"{path.stem}_solutions.ipynb")
 
 
 def publish(results: Path = ROOT / "results", preset: str = "laptop") -> None:
-    """Write the notebooks that a run has executed with their outputs, and its tables and figures as the reference."""
+    """Write the executed notebooks with their outputs, and tables and figures as the reference."""
     for path in sources():
-        if not (executed := results / preset / "notebooks" / f"{path.stem}.ipynb").exists():
+        executed = results / preset / "notebooks" / f"{path.stem}.ipynb"
+        if not executed.exists():
             continue
         notebook = build_notebook(path)
-        keep_outputs(notebook, nbformat.read(executed, 4))
+        keep_outputs(notebook, nbformat.read(executed, as_version=4))
         clean_outputs(notebook)
         nbformat.write(notebook, NOTEBOOKS / f"{path.stem}.ipynb")
+
+    # Studies of earlier runs stay
     reference = results / "reference" / preset
     shutil.rmtree(reference / "figures", ignore_errors=True)
     hidden = shutil.ignore_patterns("notebooks", "*.html", "*.part", "timing-so-far.json")
-    shutil.copytree(
-        results / preset, reference, ignore=hidden, dirs_exist_ok=True
-    )  # studies made earlier stay
+    shutil.copytree(results / preset, reference, ignore=hidden, dirs_exist_ok=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Build or publish, from the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", choices=["build", "publish"])
+    options = parser.parse_args(arguments)
+    if options.command == "build":
+        build()
+    else:
+        publish()
 
 
 if __name__ == "__main__":
-    {"build": build, "publish": publish}[sys.argv[1] if len(sys.argv) > 1 else "build"]()
+    main()
