@@ -1,10 +1,11 @@
-"""Checks of notebook 00: each takes the reader's answer, asserts what it must be, and says what it showed."""
+"""Checks of the exercises in notebook 00."""
 
 import torch
 
 from distilwhisper_lib import IGNORED, NATIVE_FRAMES, normalise, window_frames
 
-SECONDS, MARGIN = 2.8, 6.0  # of exercise 0.2
+SECONDS = 2.8  # length of the clip in exercise 0.2
+MARGIN = 6.0  # seconds of silence after it
 
 
 def check_window(answer: tuple[float, float, float]) -> str:
@@ -29,9 +30,14 @@ def check_window(answer: tuple[float, float, float]) -> str:
 
 def check_decoder_inputs(make_inputs) -> str:
     """Exercise 0.1: labels (B, T), padded with -100, to decoder inputs (B, T)."""
-    start, end, x = 50258, 50257, IGNORED
+    start = 50258
+    end = 50257
+    x = IGNORED
     labels = torch.tensor(
-        [[50283, 50359, 50363, 42, 43, 45, end], [50283, 50359, 50363, 44, end, x, x]]
+        [
+            [50283, 50359, 50363, 42, 43, 45, end],
+            [50283, 50359, 50363, 44, end, x, x],
+        ]
     )
     before = labels.clone()
     found = make_inputs(labels, start, end)
@@ -52,7 +58,10 @@ def check_decoder_inputs(make_inputs) -> str:
         "the start token stands in a row more than once (a common trap!)"
     )
     wanted = torch.tensor(
-        [[start, 50283, 50359, 50363, 42, 43, 45], [start, 50283, 50359, 50363, 44, end, end]]
+        [
+            [start, 50283, 50359, 50363, 42, 43, 45],
+            [start, 50283, 50359, 50363, 44, end, end],
+        ]
     )
     assert torch.equal(found, wanted), f"expected {wanted.tolist()}, got {found.tolist()}"
     return "position t sees the labels up to t - 1 and must predict label t"

@@ -1,24 +1,29 @@
-"""Checks of notebook 01: each takes the reader's answer, asserts what it must be, and says what it showed."""
+"""Checks of the exercises in notebook 01."""
 
 import jiwer
 import numpy as np
 
-REFERENCE, HYPOTHESIS = (
-    "podívej se na tu starou loď",
-    "podívej na tu tu stará loď",
-)  # of exercise 1.1
-REASONS = {  # exercise 1.3: why a statement is wrong
-    "a": "(a) is wrong: insertions count as errors but not as reference words, so WER has no upper end; a loop of "
-    "fifty words in a clip of three alone adds fifty errors",
-    "c": "(c) is wrong: two overlapping intervals do not mean that there is no difference. Both systems heard the "
-    "same clips, so the paired difference is the test, and its interval can be far narrower",
-    "e": "(e) is wrong: a stand-in shares its student's weaknesses, and was tuned on clips of the same game. What it "
-    "leaves of the gap says nothing about what whisper-large-v2 would leave",
+# Of exercise 1.1
+REFERENCE = "podívej se na tu starou loď"
+HYPOTHESIS = "podívej na tu tu stará loď"
+
+# Exercise 1.3: why a statement is wrong
+REASONS = {
+    "a": "(a) is wrong: insertions count as errors but not as reference words, so WER has no upper "
+    "end; a loop of fifty words in a clip of three alone adds fifty errors",
+    "c": "(c) is wrong: two overlapping intervals do not mean that there is no difference. Both "
+    "systems heard the same clips, so the paired difference is the test, and its interval can be "
+    "far narrower",
+    "e": "(e) is wrong: a stand-in shares its student's weaknesses, and was tuned on clips of the "
+    "same game. What it leaves of the gap says nothing about what whisper-large-v2 would leave",
 }
+
+# Exercise 1.3: why a statement belongs into the answer
 MISSING = {
-    "b": "(b) is right as well: a few looping clips can hold most of a test's errors, so the share of loops stands "
-    "in a column of its own",
-    "d": "(d) is right as well: with the same model and text, other voices and effects are what differs",
+    "b": "(b) is right as well: a few looping clips can hold most of a test's errors, so the share "
+    "of loops stands in a column of its own",
+    "d": "(d) is right as well: with the same model and text, other voices and effects are what "
+    "differs",
 }
 
 
@@ -30,16 +35,20 @@ def check_wer_by_hand(answer: dict) -> str:
     for kind in ("substitutions", "deletions", "insertions"):
         wanted = getattr(found, kind)
         assert answer[kind] == wanted, (
-            f"{kind}: {answer[kind]} is not the shortest way. A deletion is a missing word "
-            "of the reference, an insertion a word too many, a substitution one in the place of another"
+            f"{kind}: {answer[kind]} is not the shortest way. A deletion is a missing word of the "
+            "reference, an insertion a word too many, a substitution one in the place of another"
         )
-    errors, words = found.substitutions + found.deletions + found.insertions, len(REFERENCE.split())
+    errors = found.substitutions + found.deletions + found.insertions
+    words = len(REFERENCE.split())
     assert answer["wer"] > 1, "the rate is asked for in per cent"
     assert abs(answer["wer"] - 100 * errors / words) < 0.1, (
         f"the three kinds are right, their sum is {errors}; "
         "divide it by the number of words in the reference"
     )
-    return "one wrong ending costs as much as a missing word: WER is hard on languages with rich endings"
+    return (
+        "one wrong ending costs as much as a missing word: WER is hard on languages with rich "
+        "endings"
+    )
 
 
 def check_paired_interval(paired_interval) -> str:
@@ -55,7 +64,8 @@ def check_paired_interval(paired_interval) -> str:
     rates = [100 * errors[draws].sum(1) / words[draws].sum(1) for errors in (first, second)]
     apart = [np.percentile(rate, [2.5, 97.5]) for rate in rates]
     assert not np.allclose(found, [apart[0][0] - apart[1][1], apart[0][1] - apart[1][0]]), (
-        "this subtracts two separate intervals: subtract within each resample, then take the percentiles"
+        "this subtracts two separate intervals: subtract within each resample, then take the "
+        "percentiles"
     )
     mean = np.percentile((100 * (first - second) / words)[draws].mean(1), [2.5, 97.5])
     assert not np.allclose(found, mean), (
@@ -68,7 +78,8 @@ def check_paired_interval(paired_interval) -> str:
     )
     assert not np.allclose(100 * found, wanted), "the difference is asked for in points (per cent)"
     assert np.allclose(found, wanted), f"expected {wanted.round(2)}, got {found.round(2)}"
-    width, alone = wanted[1] - wanted[0], apart[0][1] - apart[0][0]
+    width = wanted[1] - wanted[0]
+    alone = apart[0][1] - apart[0][0]
     return (
         f"the paired interval is {width:.1f} points wide, that of one system alone {alone:.1f}: "
         "what makes a clip hard for both cancels out"

@@ -9,7 +9,8 @@ from distilwhisper_lib import js_divergence, top_k_divergence, top_k_log_probs
 
 def check_js_by_hand(js_nats, largest_js) -> str:
     """Exercise 3.1: JS of (0.8, 0.2) and (0.4, 0.6) in nats, and the largest JS there is."""
-    t, s = torch.tensor([[0.8, 0.2]]).log(), torch.tensor([[0.4, 0.6]]).log()
+    t = torch.tensor([[0.8, 0.2]]).log()
+    s = torch.tensor([[0.4, 0.6]]).log()
     right = float(js_divergence(t, s))
     assert abs(js_nats - right / math.log(2)) > 1e-3, (
         "that is in bits (log2); in nats the logarithm is natural"
@@ -19,11 +20,13 @@ def check_js_by_hand(js_nats, largest_js) -> str:
         "that is KL(t || s); JS compares t and s with their average m = (0.6, 0.4)"
     )
     assert abs(js_nats - right) < 1e-3, (
-        f"JS is not {js_nats:.4f}: it is half of KL(t || m) plus half of KL(s || m), with m = (0.6, 0.4)"
+        f"JS is not {js_nats:.4f}: it is half of KL(t || m) plus half of KL(s || m), with m = "
+        "(0.6, 0.4)"
     )
     assert abs(largest_js - 1) > 1e-3, "1 is the bound in bits; how much is a bit in nats?"
     assert abs(largest_js - math.log(2)) < 1e-3, (
-        f"not {largest_js:.4f}: m is at least half of t at each token, so no ratio t / m exceeds 2, whatever V is"
+        f"not {largest_js:.4f}: m is at least half of t at each token, so no ratio t / m exceeds "
+        "2, whatever V is"
     )
     return f"JS is {right:.4f} nats, and no vocabulary takes it beyond log 2 = {math.log(2):.4f}"
 
@@ -31,9 +34,8 @@ def check_js_by_hand(js_nats, largest_js) -> str:
 def check_masked_js(masked_js) -> str:
     """Exercise 3.2: mean JS over labelled positions, whatever the padding."""
     generator = torch.Generator().manual_seed(0)
-    teacher, student = (
-        3 * torch.randn(2, 5, 7, generator=generator) for _ in range(2)
-    )  # (B, T, V)
+    teacher = 3 * torch.randn(2, 5, 7, generator=generator)  # (B, T, V)
+    student = 3 * torch.randn(2, 5, 7, generator=generator)
     labels = torch.tensor([[1, 2, 3, 4, 5], [1, 2, -100, -100, -100]])
     keep = labels != -100
     right = float(js_divergence(teacher[keep], student[keep]))
@@ -43,7 +45,8 @@ def check_masked_js(masked_js) -> str:
         "that is the mean over all positions, padded ones included"
     )
     assert abs(given - right * keep.float().mean()) > 1e-5, (
-        "padded positions are set to zero, but still counted: divide by the number of labelled positions, not by B * T"
+        "padded positions are set to zero, but still counted: divide by the number of labelled "
+        "positions, not by B * T"
     )
     assert abs(given - 2 * right) > 1e-5, "twice too large: JS is HALF of the sum of both KL terms"
     assert abs(given - right) < 1e-5, f"the JS of this batch is {right:.4f}, yours is {given:.4f}"
@@ -54,11 +57,14 @@ def check_masked_js(masked_js) -> str:
     assert abs(float(masked_js(*wider, more)) - given) < 1e-6, (
         "the value changes when padding grows"
     )
-    sure, other = torch.zeros(1, 2, 7), torch.zeros(1, 2, 7)
-    sure[..., 0], other[..., 1] = 300.0, 300.0
+    sure = torch.zeros(1, 2, 7)
+    sure[..., 0] = 300.0
+    other = torch.zeros(1, 2, 7)
+    other[..., 1] = 300.0
     assert abs(float(masked_js(sure, other, torch.tensor([[0, 0]]))) - math.log(2)) < 1e-4, (
-        "a teacher and a student that are sure of different tokens must give log 2: NaN or infinity comes from the "
-        "logarithm of a probability that is exactly zero, so work with log_softmax"
+        "a teacher and a student that are sure of different tokens must give log 2: NaN or "
+        "infinity comes from the logarithm of a probability that is exactly zero, so work with "
+        "log_softmax"
     )
     return "the same value whatever the padding, and log 2 where both are sure of different tokens"
 
@@ -66,40 +72,48 @@ def check_masked_js(masked_js) -> str:
 def made_up_logits(sharpness: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Return logits of a teacher and of a student, (100, 2000) each, alike but not equal."""
     generator = torch.Generator().manual_seed(0)
-    common, teacher, student = (torch.randn(100, 2000, generator=generator) for _ in range(3))
+    common = torch.randn(100, 2000, generator=generator)
+    teacher = torch.randn(100, 2000, generator=generator)
+    student = torch.randn(100, 2000, generator=generator)
     return sharpness * (common + 0.3 * teacher), sharpness * (common + 0.3 * student)
 
 
 def _kept(teacher_logits: torch.Tensor, student_logits: torch.Tensor, k: int) -> float:
+    """Return the share of JS that the k most likely tokens and the rest as one class keep."""
     top = top_k_divergence(*top_k_log_probs(teacher_logits, k), student_logits)
     return float(top / js_divergence(teacher_logits, student_logits))
 
 
+def _smallest_k(sharpness: int) -> int:
+    """Return the first power of two that keeps 95 % of JS."""
+    logits = made_up_logits(sharpness)
+    return next(2**i for i in range(12) if _kept(*logits, 2**i) >= 0.95)
+
+
 def check_smallest_k(kept, smallest_k) -> str:
-    """Exercise 3.3: the share of JS that top k keeps, and the k that 95 % takes for an unsure and a sure teacher."""
+    """Exercise 3.3: the share of JS that top k keeps, and the smallest k that keeps 95 % of it."""
     for sharpness, k in ((6, 1), (6, 16), (3, 16)):
         logits = made_up_logits(sharpness)
-        given, right = float(kept(*logits, k)), _kept(*logits, k)
+        given = float(kept(*logits, k))
+        right = _kept(*logits, k)
         assert given < 1 + 1e-3, (
             f"top-k JS is a lower bound, but yours keeps {given:.2f} of the full one at k = {k}"
         )
         assert abs(given - right) < 0.01, (
-            f"at sharpness {sharpness}, k = {k} the share is {right:.3f}, yours is {given:.3f}: are all other tokens "
-            "kept as one class (the tail), rather than the k made to sum to one again?"
+            f"at sharpness {sharpness}, k = {k} the share is {right:.3f}, yours is {given:.3f}: "
+            "are all other tokens kept as one class (the tail), rather than the k made to sum to "
+            "one again?"
         )
-    right = {
-        sharpness: next(2**i for i in range(12) if _kept(*made_up_logits(sharpness), 2**i) >= 0.95)
-        for sharpness in (3, 6)
-    }
+    right = {sharpness: _smallest_k(sharpness) for sharpness in (3, 6)}
     for sharpness, k in right.items():
         assert smallest_k.get(sharpness) is not ..., (
             f"kept is right; smallest_k[{sharpness}] is still open"
         )
         assert smallest_k.get(sharpness) == k, (
-            f"smallest_k[{sharpness}] is {smallest_k.get(sharpness)}: take the first power of two with kept >= 0.95, "
-            "starting at 1"
+            f"smallest_k[{sharpness}] is {smallest_k.get(sharpness)}: take the first power of two "
+            "with kept >= 0.95, starting at 1"
         )
     return (
-        f"k = {right[6]} for a sure teacher, {right[3]} for an unsure one: where a teacher hardly knows the "
-        "language, store more"
+        f"k = {right[6]} for a sure teacher, {right[3]} for an unsure one: where a teacher hardly "
+        "knows the language, store more"
     )

@@ -1,4 +1,4 @@
-"""Checks of the exercises of notebook 04."""
+"""Checks of the exercises in notebook 04."""
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -8,7 +8,7 @@ from distilwhisper_lib import lora_config, tiny_whisper
 
 
 def check_lora_parameters(answer) -> str:
-    """Exercise 4.1."""
+    """Exercise 4.1: trainable parameters of LoRA in whisper-small."""
     right = 24 * 2 * 64 * (768 + 3072)
     assert answer != right // 2, (
         "half of it: each layer has two linear layers, fc1 and fc2 (and there are 24 layers)"
@@ -27,23 +27,25 @@ def check_lora_parameters(answer) -> str:
 
 
 def check_merge(merge) -> str:
-    """Exercise 4.2."""
+    """Exercise 4.2: the weight that does what a frozen weight and its adapter do."""
     torch.manual_seed(0)
-    linear, r, alpha = nn.Linear(6, 10), 2, 8
-    peft = get_peft_model(
-        nn.Sequential(linear), LoraConfig(r=r, lora_alpha=alpha, target_modules=["0"])
-    )
+    alpha = 8
+    config = LoraConfig(r=2, lora_alpha=alpha, target_modules=["0"])
+    peft = get_peft_model(nn.Sequential(nn.Linear(6, 10)), config)
     layer = peft.base_model.model[0]
     nn.init.normal_(layer.lora_B["default"].weight)
-    A, B = layer.lora_A["default"].weight.detach(), layer.lora_B["default"].weight.detach()
+    A = layer.lora_A["default"].weight.detach()
+    B = layer.lora_B["default"].weight.detach()
     weight = layer.base_layer.weight.detach()
-    before, x = weight.clone(), torch.randn(3, 6)
+    before = weight.clone()
+    x = torch.randn(3, 6)
     merged = merge(weight, A, B, alpha)
     assert torch.equal(weight, before), (
         "`weight` itself has changed: return a new tensor instead of using +="
     )
     assert isinstance(merged, torch.Tensor) and merged.shape == weight.shape, (
-        f"the merged weight must have the shape of the weight, {tuple(weight.shape)}: the product is B @ A"
+        f"the merged weight must have the shape of the weight, {tuple(weight.shape)}: the product "
+        "is B @ A"
     )
     assert not torch.allclose(merged, weight + B @ A), (
         "the scale is missing: this only works where alpha equals r; here alpha = 8 and r = 2"
@@ -57,7 +59,7 @@ def check_merge(merge) -> str:
 
 
 def check_route(route) -> str:
-    """Exercise 4.3."""
+    """Exercise 4.3: outputs with the adapter for its own language alone."""
     model = get_peft_model(tiny_whisper(), lora_config()).eval()
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
@@ -76,7 +78,8 @@ def check_route(route) -> str:
     assert adapted is not None, "nothing came back: return what run() returns"
     assert torch.equal(adapted, on), "for the adapted language the adapter must be on"
     assert torch.equal(route(model, run, "nl", "cs"), off), (
-        "for another language the outputs must be the student's: call run() inside `with model.disable_adapter():`"
+        "for another language the outputs must be the student's: call run() inside `with "
+        "model.disable_adapter():`"
     )
     assert torch.equal(run(), on), (
         "the adapter is still off after your function: use the `with` block, which undoes it"

@@ -1,11 +1,11 @@
-"""Checks of the exercises of notebook 05."""
+"""Checks of the exercises in notebook 05."""
 
 import numpy as np
 import pandas as pd
 
 
 def check_at_least_one(answer) -> str:
-    """Exercise 5.1."""
+    """Exercise 5.1: the probability that one of eight comparisons of equals looks decided."""
     right = 1 - 0.95**8
     assert 0 <= answer <= 1, f"{answer} is not a probability: it lies between 0 and 1"
     assert abs(answer - 0.4) > 1e-6, (
@@ -21,11 +21,14 @@ def check_at_least_one(answer) -> str:
     assert abs(answer - right) < 5e-3, (
         f"{answer} is not it: one minus the probability that none of the eight does"
     )
-    return f"about {right:.2f}: among eight comparisons of equals, one in three times something looks decided"
+    return (
+        f"about {right:.2f}: among eight comparisons of equals, one in three times something "
+        "looks decided"
+    )
 
 
 def check_utterances_needed(utterances_needed) -> str:
-    """Exercise 5.2."""
+    """Exercise 5.2: the utterances with which an interval would just exclude zero."""
     cases = [
         (-2.0, -6.0, 2.0, 160),
         (1.5, -4.5, 7.5, 160),
@@ -33,14 +36,15 @@ def check_utterances_needed(utterances_needed) -> str:
         (3.0, 0.0, 6.0, 250),
     ]
     for difference, low, high, n in cases:
-        found, half = utterances_needed(difference, low, high, n), (high - low) / 2
+        found = utterances_needed(difference, low, high, n)
+        half = (high - low) / 2
         assert found is not None and found == int(found), "return a whole number: round up"
         assert found > 0, f"{found} utterances: take the size of the difference, without its sign"
         right = int(np.ceil(n * (half / difference) ** 2 - 1e-9))
         linear = int(np.ceil(n * half / abs(difference) - 1e-9))
         assert found == right or found != linear, (
-            f"{found} would do if the interval shrank in proportion to the number of utterances; it shrinks with the "
-            "square root: half as wide needs four times as many"
+            f"{found} would do if the interval shrank in proportion to the number of utterances; "
+            "it shrinks with the square root: half as wide needs four times as many"
         )
         full = int(np.ceil(n * (2 * half / difference) ** 2 - 1e-9))
         assert found == right or found != full, (
@@ -49,11 +53,14 @@ def check_utterances_needed(utterances_needed) -> str:
         assert abs(found - right) <= 1, (
             f"{found} for {(difference, low, high, n)} is not it, {right} is"
         )
-    return "a difference of half the half-width needs four times the utterances; that is why small gains are hard to show"
+    return (
+        "a difference of half the half-width needs four times the utterances; that is why small "
+        "gains are hard to show"
+    )
 
 
 def check_beaten(beaten) -> str:
-    """Exercise 5.3."""
+    """Exercise 5.3: the systems that are beaten, with a decided difference, in every test set."""
     rows = [
         ("student", "in-domain", -12.0, -15.0, -9.0),
         ("student", "out-of-domain", -20.0, -31.0, -8.0),

@@ -14,12 +14,13 @@ from distilwhisper_lib import (
 
 
 def check_pooled_budget(decoder_share, encoder_mean) -> str:
-    """Exercise 7.1: the decoder's share of the pooled mean, and the encoder's mean that meets the budget alone."""
+    """Exercise 7.1: the decoder's share of the pooled mean, and the encoder's mean without it."""
     assert abs(decoder_share - 0.02) > 1e-4, (
         "2.00 % is 30 of 1,500; the share is of all positions, the decoder's own included"
     )
     assert abs(decoder_share - 30 / 1530) < 1e-4, (
-        f"{decoder_share:.4f} is not it: both stacks have 12 layers, so the layers cancel out: 30 / (1500 + 30)"
+        f"{decoder_share:.4f} is not it: both stacks have 12 layers, so the layers cancel out: 30 "
+        "/ (1500 + 30)"
     )
     assert abs(encoder_mean - 0.5) > 1e-3, (
         "with 0.5 in the encoder and 0 in the decoder the mean lies below 0.5"
@@ -30,6 +31,7 @@ def check_pooled_budget(decoder_share, encoder_mean) -> str:
     return "two points more in the encoder pay for a decoder that never uses its experts"
 
 
+# Of exercise 7.2
 TRIALS = pd.DataFrame(
     [
         [0.8, "js", 5.0, 3e-4],
@@ -58,19 +60,22 @@ def check_one_change(one_change) -> str:
 
 
 def made_up_experts():
-    """Return a tiny Whisper whose Czech experts differ from it, and an input; its gates are mixed."""
+    """Return a tiny Whisper with random Czech experts and mixed gates, and an input."""
     torch.manual_seed(15)
     model = attach_experts(load_whisper("tiny"), ["cs"])
     with torch.no_grad():
         for name, weight in expert_parameters(model):
-            weight.add_(0.5 * torch.randn_like(weight)) if ".experts." in name else weight.normal_()
+            if ".experts." in name:
+                weight.add_(0.5 * torch.randn_like(weight))
+            else:
+                weight.normal_()
     set_language(model, "cs")
     features = torch.randn(1, model.config.num_mel_bins, 2 * model.config.max_source_positions)
     return model, {"input_features": features, "decoder_input_ids": torch.arange(1, 33)[None]}
 
 
 def check_open_only(open_only) -> str:
-    """Exercise 7.3: all layers closed but some, which keep their own gates; everything as before afterwards."""
+    """Exercise 7.3: all layers closed but some, which keep their own gates; undone afterwards."""
     model, inputs = made_up_experts()
     with torch.no_grad():
         before = model(**inputs).logits
@@ -78,14 +83,14 @@ def check_open_only(open_only) -> str:
         with open_only(model, "decoder", [0]):
             model(**inputs)
             places = [(stack, index) for stack, index, _ in whisper_layers(model)]
-            gates = dict(
-                zip(places, [block.last_gate for block in clsr_blocks(model)], strict=True)
-            )
+            kept = [block.last_gate for block in clsr_blocks(model)]
+            gates = dict(zip(places, kept, strict=True))
         after = model(**inputs).logits
     for place, gate in gates.items():
         if place != ("decoder", 0):
             assert not gate.any(), f"layer {place} should be closed, but some of its gates are open"
-    gate, own = gates["decoder", 0], free[places.index(("decoder", 0))]
+    gate = gates["decoder", 0]
+    own = free[places.index(("decoder", 0))]
     assert gate.shape == own.shape, "the gate has lost its shape"
     assert not gate.all(), (
         "the layer that is kept has all gates open: it should decide for itself, as trained"

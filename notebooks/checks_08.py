@@ -15,24 +15,22 @@ def check_route(route) -> str:
             seen[number] += inputs[0].numel() // 6
 
         block.register_forward_pre_hook(note)
-    h, choice = torch.randn(2, 5, 6), torch.tensor([[0, 1, 2, 0, 1], [2, 2, 0, 1, 2]])
+    h = torch.randn(2, 5, 6)
+    choice = torch.tensor([[0, 1, 2, 0, 1], [2, 2, 0, 1, 2]])
     with torch.no_grad():
         y = route(h, blocks, choice)
         counts = dict(seen)
-        expected = torch.stack(
-            [
-                blocks[number](row)
-                for row, number in zip(h.flatten(0, 1), choice.flatten(), strict=True)
-            ]
-        )
+        positions = zip(h.flatten(0, 1), choice.flatten(), strict=True)
+        expected = torch.stack([blocks[number](vector) for vector, number in positions])
     assert y.shape == h.shape, f"the result has shape {tuple(y.shape)}, h has {tuple(h.shape)}"
     assert torch.allclose(y.flatten(0, 1), expected, atol=1e-5), (
         "a position has another block's output: is each result "
-        "written back to the places that its rows came from?"
+        "written back to the positions that its input came from?"
     )
     assert counts[3] == 0, "nobody chose block 3, but it was called"
     assert sum(counts.values()) == 10, (
-        f"the blocks saw {sum(counts.values())} positions, there are 10: choose the rows before the block, not after"
+        f"the blocks saw {sum(counts.values())} positions, there are 10: select the positions "
+        "before the block, not after"
     )
     return "ten positions, ten passes: with a hundred experts it would still be ten"
 
@@ -43,7 +41,8 @@ def check_largest_rank(largest_rank) -> str:
     assert largest_rank != 81, "81 is for numbers of 4 bytes; fp16 has 2"
     assert isinstance(largest_rank, int), "a rank is a whole number: round down, or it does not fit"
     assert largest_rank == 162, (
-        f"{largest_rank} is not it: a rank costs 24 layers x 2 weights x (768 + 3072) numbers x 2 bytes = 368,640 bytes"
+        f"{largest_rank} is not it: a rank costs 24 layers x 2 weights x (768 + 3072) numbers x 2 "
+        "bytes = 368,640 bytes"
     )
     return "rank 162 in 60 MB; 64, LoRA's in the release, takes 24 MB, where a full copy takes 458"
 
@@ -58,6 +57,7 @@ def check_changed(changed) -> str:
     )
     low = changed(shares, 0.3)
     assert abs(low - 0.175) < 1e-6, (
-        f"{low:.3f} at a threshold of 0.3: the third layer now keeps its expert, so its shut 0.6 change: 0.175"
+        f"{low:.3f} at a threshold of 0.3: the third layer now keeps its expert, so its shut 0.6 "
+        "change: 0.175"
     )
     return "no threshold changes fewer positions than 0.5"

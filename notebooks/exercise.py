@@ -1,4 +1,4 @@
-"""Runs a reader's attempt at an exercise against its check; used by the notebooks and by the tests."""
+"""Runs a reader's attempt at an exercise against its check; used by the notebooks and the tests."""
 
 from collections.abc import Callable
 
@@ -6,9 +6,15 @@ NOT_YET = "not attempted yet"
 
 
 def attempt(check: Callable, *answer) -> tuple[str, str]:
-    """Return ("passed" | "failed" | "open", message) for `answer`: the reader's functions or values.
+    """Check a reader's answer.
 
-    An answer of None, `...`, or a function that raises NotImplementedError counts as not attempted.
+    Args:
+        check: Raises AssertionError with a hint where the answer is wrong, else returns a sentence.
+        *answer: The reader's functions or values. None, `...`, or a function that raises
+            NotImplementedError counts as not attempted.
+
+    Returns:
+        "passed", "failed" or "open", and a message for the reader.
     """
     if any(part is None or part is ... for part in answer):
         return "open", NOT_YET
@@ -24,5 +30,6 @@ def attempt(check: Callable, *answer) -> tuple[str, str]:
 
 
 def check(exercise: Callable, *answer) -> None:
-    """Print what became of an attempt."""
-    print(attempt(exercise, *answer)[1])
+    """Print the outcome of an attempt."""
+    _, message = attempt(exercise, *answer)
+    print(message)

@@ -1,7 +1,7 @@
 """What the first cell of every notebook calls: install what is missing, then open the laboratory.
 
-Standard library only: it runs before anything is installed. numpy and torch are never installed or changed:
-a running kernel (Colab's, say) has its own.
+Standard library only, as it runs before anything is installed. numpy and torch are never installed
+or changed: a running kernel (Colab's, say) has its own.
 """
 
 import importlib.metadata
@@ -18,70 +18,83 @@ UNTOUCHED = ("numpy", "torch")
 
 
 def missing_requirements(root: Path = ROOT) -> list[str]:
-    """Return the project's requirements that are not installed, or too old; never numpy or torch."""
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    """Return the requirements that are not installed, or too old; never numpy or torch."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return [
-        line
-        for line in project["dependencies"]
-        if _name(line) not in UNTOUCHED and not _installed(line)
+        requirement
+        for requirement in project["dependencies"]
+        if _name(requirement) not in UNTOUCHED and not _is_satisfied(requirement)
     ]
 
 
 def _name(requirement: str) -> str:
+    """Return the package's name, without versions."""
     return re.match(r"[\w.-]+", requirement).group().lower()
 
 
-def _installed(requirement: str) -> bool:
-    try:
-        version = importlib.metadata.version(_name(requirement))
-    except importlib.metadata.PackageNotFoundError:
+def _is_satisfied(requirement: str) -> bool:
+    """Whether the package is installed, in at least the lowest version that is allowed."""
+    name = _name(requirement)
+    if not _is_installed(name):
         return False
-    floor = re.search(r">=\s*([\d.]+)", requirement)
-    return floor is None or _numbers(version) >= _numbers(floor.group(1))
+    lowest = re.search(r">=\s*([\d.]+)", requirement)
+    if lowest is None:
+        return True
+    return _numbers(importlib.metadata.version(name)) >= _numbers(lowest.group(1))
 
 
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", version)[:3]]
-
-
-def install_missing() -> None:
-    """Install what is missing, holding numpy and torch at the versions that are here."""
-    missing = missing_requirements()
-    if not missing:
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        held = Path(folder) / "held.txt"
-        held.write_text(
-            "".join(
-                f"{name}=={importlib.metadata.version(name)}\n" for name in UNTOUCHED if _here(name)
-            )
-        )
-        print("installing", *missing)
-        subprocess.run(
-            [sys.executable, "-m", "pip", "install", "--quiet", "-c", held, *missing], check=True
-        )
-
-
-def _here(name: str) -> bool:
+def _is_installed(name: str) -> bool:
+    """Whether a package is installed."""
     try:
         return bool(importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         return False
 
 
-def open_lab(preset: str | None = None, **changes):
-    """Install what is missing, print where the notebook runs and what that means, and return the Lab.
+def _numbers(version: str) -> list[int]:
+    """Return the first three numbers of a version."""
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
-    changes: settings instead of the preset's, such as teacher="openai/whisper-small".
+
+def install_missing() -> None:
+    """Install what is missing, with the present versions of numpy and torch as constraints."""
+    missing = missing_requirements()
+    if not missing:
+        return
+    constraints = [
+        f"{name}=={importlib.metadata.version(name)}\n" for name in UNTOUCHED if _is_installed(name)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "constraints.txt"
+        path.write_text("".join(constraints), encoding="utf-8")
+        print("installing", *missing)
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "-c", path, *missing]
+        subprocess.run(command, check=True)
+
+
+def open_lab(preset: str | None = None, **changes):
+    """Install what is missing, print where the notebook runs and what that means, open the Lab.
+
+    Args:
+        preset: Name of the preset; None takes the variable LAB_PRESET, else laptop.
+        **changes: Settings instead of the preset's, such as teacher="openai/whisper-small".
+
+    Returns:
+        The `Lab` that the notebook works with.
+
+    Raises:
+        RuntimeError: Where torch is not installed.
     """
-    if not _here("torch"):
+    if not _is_installed("torch"):
         raise RuntimeError(
-            "torch is not installed in this kernel: run `make course` or `make lab` in the project's "
-            "folder and choose its kernel, or open the notebook on Colab"
+            "torch is not installed in this kernel: run `make course` or `make lab` in the "
+            "project's folder and choose its kernel, or open the notebook on Colab"
         )
     install_missing()
-    sys.path[:0] = [str(path) for path in (ROOT, ROOT / "notebooks") if str(path) not in sys.path]
+    folders = [str(ROOT), str(ROOT / "notebooks")]
+    sys.path[:0] = [folder for folder in folders if folder not in sys.path]
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from distilwhisper_lib import open_lab as opened
 
-    return opened(preset, **changes)
+    from distilwhisper_lib import open_lab as open_lab_of_library
+
+    return open_lab_of_library(preset, **changes)

@@ -211,7 +211,7 @@ def pivot(table, index, columns, values):
     return table.assign(wer=wer).pivot_table(values, index, columns, aggfunc="first", sort=False).round(1)
 
 
-jobs = [job for job in comparison.plan(lab) if job["system"] in ("student", "teacher")]
+jobs = [job for job in comparison.plan(lab) if job["name"] in ("student", "teacher")]
 gap = pd.DataFrame([comparison.score(lab, **job) for job in jobs])
 heard = gap[gap["task"] == "transcribe"]
 pivot(heard, ["language", "test_set"], "system", ["wer", "cer", "loops"])

@@ -570,17 +570,17 @@ plot_curves(logs, keys=("gate_encoder", "gate_decoder"))
 from dataclasses import replace
 from pathlib import Path
 
-from distilwhisper_lib import get_system, train_system
+from distilwhisper_lib import Lab, train_run
 
 small = replace(lab.preset, student="tiny", batch_size=2, accumulation=1, margin_seconds=1.0)
+config = Lab(small).run_config("clsr-ft", learning_rate=1e-3, epochs=3, seed=1)
 tiny_collator = Collator(processor.tokenizer, small.margin_seconds)
 one = Clips(lab.rows("validation", limit=1), processor, lab.preset.language)
 
 
 def train_tiny(folder: Path, collator) -> Path:
     """Three epochs of four steps, on the eight clips of section 6; validated on a single clip."""
-    return train_system(get_system("clsr-ft"), folder, small, Objective(), eight, one, collator,
-                        lab.preset.language, learning_rate=1e-3, epochs=3, seed=1)
+    return train_run(config, folder, eight, one, collator)
 
 
 # %%

@@ -39,9 +39,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from distilwhisper_lib import SYSTEMS, count_parameters, get_system, lora_config, prepare_for_training
+from distilwhisper_lib import METHODS, compared_methods, count_parameters, get_method, lora_config
 
-model = prepare_for_training(lab.student(), get_system("fine-tuning"), lab.preset.language)
+model = get_method("fine-tuning").prepare(lab.student(), lab.preset.language)
 fixed = {name: tuple(p.shape) for name, p in model.named_parameters() if not p.requires_grad}
 print(count_parameters(model))
 print("fixed:", fixed)
@@ -54,12 +54,12 @@ print("fixed:", fixed)
 
 # %%
 rows = {}
-for name, system in SYSTEMS.items():
-    if system.trains == "nothing":
+for method in compared_methods().values():
+    if not method.is_trained:
         continue
-    count = count_parameters(prepare_for_training(lab.student(), system, lab.preset.language))
-    rows[system.label] = {part: f"{number:,}" for part, number in count.items()}
-    rows[system.label]["trained %"] = round(100 * count["trained"] / count_parameters(lab.student())["total"], 1)
+    count = count_parameters(method.prepare(lab.student(), lab.preset.language))
+    rows[method.label] = {part: f"{number:,}" for part, number in count.items()}
+    rows[method.label]["trained %"] = round(100 * count["trained"] / count_parameters(lab.student())["total"], 1)
 pd.DataFrame(rows).T
 
 # %% [markdown]
@@ -199,7 +199,7 @@ print("LoRA before training: exactly the student, logits", tuple(plain.shape))
 # A comparison of methods is only as fair as their training. Here all systems see the same clips, in batches of
 # the same size, for the same number of steps, under one trainer, with the cross-entropy CE smoothed by 0.1. The
 # learning rate is each method's own, tuned on validation: three rates for each, a factor of two apart. These are the
-# trials at the preset `laptop` (made once, by `python -m distilwhisper_lib.experiments.study tune`, and committed with
+# trials at the preset `laptop` (made once, by `make study ARGS=tune`, and committed with
 # their record).
 #
 # **Predict:** which method needs the highest rate, and which the lowest?
@@ -238,7 +238,7 @@ longer.set_index(["system", "learning_rate"])[columns].round(2)
 # Our variant has settings that the other systems do not have: budget, divergence, dropout, skipped gates, the gates' noise,
 # and whether they are hard in training. They were chosen on validation too, in three rounds: six epochs with soft gates
 # (every training clip, 3 s of silence in training), four epochs with soft gates and three strengths of noise, four
-# epochs with hard gates and with soft ones (`python -m distilwhisper_lib.experiments.study variants`). So our variant
+# epochs with hard gates and with soft ones (`make study ARGS=variants`). So our variant
 # had more trials than the others, which is to be kept in mind where it wins by little:
 
 # %%
@@ -327,7 +327,7 @@ from distilwhisper_lib import paired_difference
 def verdict(first, other, key):
     """Say which of two systems is better on a test, if the paired 95 % interval excludes zero."""
     d = paired_difference(counts(lab, first, key), counts(lab, other, key))
-    a, b = SYSTEMS[first].label, SYSTEMS[other].label
+    a, b = METHODS[first].label, METHODS[other].label
     decided = d["low"] > 0 or d["high"] < 0
     outcome = f"{a if d['difference'] < 0 else b} is better" if decided else "not decided"
     return f"{key}: {a} - {b} = {d['difference']:+.1f} [{d['low']:+.1f}, {d['high']:+.1f}]: {outcome}"
@@ -423,7 +423,7 @@ files = {name: megabytes(lab.train(name)) for name in compared}
 sizes = pd.DataFrame({"file of a language": files})
 for n in (1, 8, 99):  # with the student, where it is needed beside the file
     sizes[f"for {n}"] = n * sizes.iloc[:, 0] + [0 if name == "fine-tuning" else base for name in files]
-sizes.rename(index=lambda name: SYSTEMS[name].label).round(1)  # MB
+sizes.rename(index=lambda name: METHODS[name].label).round(1)  # MB
 
 # %% [markdown]
 # **Read:** LoRA is by far the smallest, the experts lie between it and a copy per language. The authors' released

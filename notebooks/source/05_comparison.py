@@ -38,7 +38,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from distilwhisper_lib import DOMAINS, EVERY, SYSTEMS, TRAINED, comparison, count_parameters, plots
+from distilwhisper_lib import (
+    DOMAINS, METHODS, comparison, compared_methods, count_parameters, plots, trained_methods,
+)
 
 table = comparison.compare(lab)
 main = comparison.main_table(table, lab.preset.language)
@@ -56,7 +58,7 @@ main
 
 # %%
 figures, main_language = lab.results / "figures", lab.preset.language
-label = {name: system.label for name, system in EVERY.items()}
+label = {name: method.label for name, method in METHODS.items()}
 plots.save_figure(plots.plot_comparison(table, main_language), figures / "comparison.png")
 
 # %% [markdown]
@@ -83,7 +85,7 @@ plots.save_figure(plots.plot_gap(gap), figures / "gap.png")
 # *Figure: WER of student and teacher on every test, with 95 % intervals.*
 
 # %%
-logs = {name: lab.run_log(name) for name in TRAINED}
+logs = {name: lab.run_log(name) for name in trained_methods()}
 plots.save_figure(plots.plot_curves(logs, ("ce", "eval_loss")), figures / "curves.png")
 
 # %% [markdown]
@@ -192,7 +194,7 @@ def with_interval(row):
 
 sound = table[(table["language"] == main_language) & table["test_set"].isin(["in-domain", "noise", "reverberation"])]
 sound = sound.assign(wer=sound.apply(with_interval, axis=1), loops=sound["loops"].map("{:.1f} %".format))
-sound.pivot(index="system", columns="test_set", values=["wer", "loops"]).reindex(SYSTEMS).rename(index=label)
+sound.pivot(index="system", columns="test_set", values=["wer", "loops"]).reindex(compared_methods()).rename(index=label)
 
 # %% [markdown]
 # Compare within a column: the columns have different numbers of clips. **Read:** under noise and echo fine-tuning, LoRA
@@ -341,7 +343,7 @@ def gates_of(system):
 
 
 # %%
-gates = {name: gates_of(name) for name in TRAINED if SYSTEMS[name].trains == "experts"}
+gates = {name: gates_of(name) for name in trained_methods() if METHODS[name].has_experts}
 shares = {name: {stack: g.nanmean((1, 2)).tolist() for stack, g in found.items()} for name, found in gates.items()}
 plots.save_figure(plots.plot_gate_layers(shares, budgets=(0.5, 0.8)), figures / "gates.png")
 
@@ -426,7 +428,7 @@ def cost(name):
     model, run = lab.model(name), json.loads((folder / "run.json").read_text())
     extra = sum(p.numel() for key, p in expert_parameters(model) if ".gates." in key)
     extra += sum(p.numel() for key, p in model.named_parameters() if "lora_" in key)
-    return {"system": name, "seconds": run["seconds"], "teacher pass (s)": teacher_pass if SYSTEMS[name].distils else 0,
+    return {"system": name, "seconds": run["seconds"], "teacher pass (s)": teacher_pass if METHODS[name].distils else 0,
             "stored_mb": sum(f.stat().st_size for f in (folder / "model").glob("*.safetensors")) / 1e6,
             "trained (million)": run["trained_parameters"] / 1e6, "active (million)": (base + extra) / 1e6}
 
@@ -434,7 +436,7 @@ def cost(name):
 # %%
 student = {"system": "student", "seconds": 0, "teacher pass (s)": 0, "stored_mb": 0, "trained (million)": 0,
            "active (million)": base / 1e6}
-costs = pd.DataFrame([student, *(cost(name) for name in TRAINED)])
+costs = pd.DataFrame([student, *(cost(name) for name in trained_methods())])
 quality = table[(table["language"] == main_language) & (table["test_set"] == "in-domain")]
 costs = costs.merge(quality[["system", "wer", "wer_low", "wer_high"]], on="system")
 plots.save_figure(plots.plot_cost(costs), figures / "cost.png")
@@ -468,12 +470,12 @@ shown.rename(columns={"seconds": "training (s)", "stored_mb": "stored (MB)", "we
 # ```python
 # rates = LAPTOP.learning_rates | {"fine-tuning": 2.5e-5, "lora": 1e-3, "clsr-ft": 1.5e-4, "distilwhisper-released": 1.5e-4}
 # lab = Lab("laptop", epochs=10, test_clips=None, learning_rates=rates)   # the middle ones of three
-# study.tune(lab, TRAINED)
+# study.tune(lab, trained_methods())
 # best = Lab(lab.preset, learning_rates=rates | study.best_rates(lab))
-# study.seeds(best, TRAINED, [77, 78])
+# study.seeds(best, trained_methods(), [77, 78])
 # ```
 #
-# (`Lab`, `LAPTOP` and `TRAINED` from `distilwhisper_lib`, `study` from `distilwhisper_lib.experiments`.) The
+# (`Lab`, `LAPTOP` and `trained_methods` from `distilwhisper_lib`, `study` from `distilwhisper_lib.experiments`.) The
 # tables are read from `results/reference/laptop/studies/converged`, at every preset. First the trials:
 
 # %%
@@ -630,7 +632,7 @@ print(*(f"{name}: {value}" for name, value in facts.items()), sep="\n")
 # | what one would like to say | may we? |
 # |---|---|
 # | "this model makes fewer errors than that one on such clips" | yes, where the paired interval excludes zero |
-# | "this *method* is better than that one" | not from one seed: train each again with other seeds (`python -m distilwhisper_lib.experiments.study seeds`) |
+# | "this *method* is better than that one" | not from one seed: train each again with other seeds (`make study ARGS=seeds`) |
 # | "the two are equally good" | no: *not decided* is not a proof of equality |
 # | "experts keep every other language and task" | yes, and without any measurement: switched off, they leave the student |
 # | "experts forget less than LoRA" | only if LoRA stays on; it can be switched off too |

@@ -372,11 +372,11 @@ comparison.main_table(pd.DataFrame(rows + published), language)
 # for one notebook, and nothing that a notebook is needed for. It is a list of jobs, each a process of its own:
 #
 # ```sh
-# python -m distilwhisper_lib.experiments.grid list     # the jobs, with estimated hours and memory
-# python -m distilwhisper_lib.experiments.grid run      # goes on where it was stopped; --gpus 4
-# python -m distilwhisper_lib.experiments.grid status   # done, running, failed and why
-# python -m distilwhisper_lib.experiments.grid slurm    # the same as a Slurm array
-# python -m distilwhisper_lib.experiments.grid table    # the paper's table; your copy of its figures beside it
+# make grid ARGS=list     # the jobs, with estimated hours and memory
+# make grid ARGS=run      # goes on where it was stopped; ARGS="run --gpus 4"
+# make grid ARGS=status   # done, running, failed and why
+# make grid ARGS=slurm    # the same as a Slurm array
+# make grid ARGS=table    # the paper's table; your copy of its figures beside it
 # ```
 #
 # **Predict:** how many trainings are that, and how many days on one A100?
@@ -392,10 +392,10 @@ hours = jobs[[column for column in jobs if column.endswith(" h")]].rename(column
 hours.sum().div(24).round(1).rename("days, one GPU (estimate)")
 
 # %%
-from distilwhisper_lib import SYSTEMS, estimate
+from distilwhisper_lib import compared_methods, estimate
 
 small = get_preset("colab")
-rows = {name: estimate(name, small, 3_000) for name in ("teacher-outputs", *SYSTEMS)}
+rows = {name: estimate(name, small, 3_000) for name in ("teacher-outputs", *compared_methods())}
 pd.DataFrame(rows).T[["trained M", "GB", "T4 h", "A100 h"]].round(2)
 
 # %% [markdown]

@@ -80,7 +80,7 @@ plots.plot_trials(trials)
 # of 2 gains 2.4. And without any teacher WER is the same: what distillation is worth to our variant cannot be seen on
 # these clips in four epochs. Counting the budget over both stacks together (`per_stack False`), as released, does no
 # harm here: at 0.8 and with hard gates the decoder's end at 0.55, not shut. All this is one training a row, and no
-# interval covers the luck of a training. The study (`python -m distilwhisper_lib.experiments.study variants`) has four
+# interval covers the luck of a training. The study (`make study ARGS=variants`) has four
 # more rows, six minutes of training each, which were not run here: noise of 5 and of 0, dropout on the gate's input,
 # and soft gates with the noise of the paper.
 #
@@ -423,7 +423,7 @@ for name, counted_in in (("corrected", masks), ("released", everywhere)):
 # What each switch is worth in WER is a study of its own, one training a switch:
 #
 # ```sh
-# python -m distilwhisper_lib.experiments.study fidelity      # at LAB_PRESET, on validation
+# make study ARGS=fidelity      # at LAB_PRESET, on validation
 # ```
 
 # %%
@@ -479,8 +479,8 @@ of_lora.set_index(["study", "fidelity"])[["wer", "wer_forced", "loops", "differe
 # number of clips one of its axes. What is not in the grid is one setting of a lab:
 #
 # ```python
-# open_lab("paper", name="paper-budget-08", gate_budget=0.8)       # how much may go to the experts
-# open_lab("paper", name="paper-no-skip", experts={"skip_gate": 0.0})
+# lab.train("distilwhisper-released", budget=0.8)       # how much may go to the experts
+# lab.train("distilwhisper-released", skip_gate=0.0)
 # open_lab("paper", name="paper-released", fidelity="released")
 # lab.train("distilwhisper-released", divergence="kl", seed=78)
 # ```

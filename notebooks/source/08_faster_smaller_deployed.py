@@ -175,8 +175,8 @@ blocks = pd.DataFrame({"operations": work, "seconds": took})
 # gate, two thin layers. In seconds it is an eighth more: rows are gathered and put back, and two products of half the size
 # take longer than one. The library routes; only on a GPU it computes both blocks of few positions, as in a step of the
 # decoder: to know how many are open, the program would have to wait for the GPU in every layer. (On a GPU nothing has been
-# measured here.) For the whole model, on real shapes and with the machine's limit beside it: `python -m
-# benchmarks.inference`. Its table for the project's own machines, where half of the gates are open, in times of plain
+# measured here.) For the whole model, on real shapes and with the machine's limit beside it: `make benchmark
+# NAME=inference`. Its table for the project's own machines, where half of the gates are open, in times of plain
 # Whisper:
 
 # %%
@@ -282,7 +282,7 @@ print(f"on disk: {size['bytes_per_1000_clips'] / 1e6:.0f} MB for 1,000 clips, to
 # than the time when the teacher is large-v2.
 #
 # Does it cost anything that only the likeliest words are stored? Our variant was trained on them and on all words, all
-# else alike (`python -m distilwhisper_lib.experiments.study top-k`; scored on validation, on another machine than the
+# else alike (`make study ARGS=top-k`; scored on validation, on another machine than the
 # reference run):
 
 # %%
@@ -394,7 +394,7 @@ plots.plot_trials(forms)
 # **Read:** look at the last column: a form costs something where its interval leaves out zero. In this run (48 clips) none
 # does, not even rank 16, which is 2.7 points worse; and rank 64 looks better than what it was cut from, which is chance.
 #
-# Few clips decide little. The same on the 160 in-domain clips of notebook 05 (`python -m distilwhisper_lib.experiments.smaller`), with two more
+# Few clips decide little. The same on the 160 in-domain clips of notebook 05 (`make smaller`), with two more
 # rows at the end, of experts that were trained in another way:
 
 # %%
@@ -495,7 +495,7 @@ table_of(deployed, "routed").set_index("trial")[shown].round(1)
 # that can be seen. That is no surprise after notebook 07: all gates open was as good there, and no gates at all better.
 # Gates that agree completely can also be fixed in a model that still routes elsewhere (`fix_gates`), where they cost nothing.
 #
-# A model whose gates should agree can be trained for it: `lab.train("distilwhisper-released", agreement=1.0)` adds a term
+# A model whose gates should agree can be trained for it: `lab.train("distilwhisper-released", uniformity=1.0)` adds a term
 # that is zero only where the gates of a layer, soft as they are in training, are all 0 or all 1, and largest where their mean
 # is a half. On the same 160 in-domain clips, from the same study:
 
@@ -665,5 +665,5 @@ for name in FORMS:
 #
 # ## Where in the library, where in the paper
 #
-# `clsr.py` (`_choose`), `teacher.py`, `storage.py` and `checkpoints/packing.py`, `deployment/` (`bake`, `export`),
+# `method/routing.py` (`_select`), `training/teacher.py`, `method/storage.py` and `packing.py`, `evaluation/` (`bake`, `export`),
 # `benchmarks/`. In the paper: section 3 (the gates), and its claim of a negligible overhead at inference.
