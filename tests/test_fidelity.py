@@ -274,7 +274,8 @@ def test_labels_of_each_switch():
     start, code, task, times = tokenizer.convert_tokens_to_ids(
         ["<|startoftranscript|>", "<|cs|>", "<|transcribe|>", "<|notimestamps|>"]
     )
-    end, text = tokenizer.eos_token_id, tokenizer("ab", add_special_tokens=False).input_ids
+    end = tokenizer.eos_token_id
+    text = tokenizer("ab", add_special_tokens=False).input_ids
     found = {
         name: encode_labels(tokenizer, "ab", "cs", fidelity=fidelity)
         for name, fidelity in FIDELITIES.items()

@@ -635,7 +635,7 @@ def test_a_teacher_whose_weights_changed_gives_other_distributions_runs_and_pred
     assert predictions_of(after, "student") == predictions["student"]
 
 
-@pytest.mark.parametrize("file", ["config.json", "generation_config.json", "tokenizer.json"])
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json", "tokenizer_config.json"])
 def test_a_student_whose_settings_or_tokenizer_changed_gives_other_runs_and_predictions(
     file, tmp_path, processor
 ):

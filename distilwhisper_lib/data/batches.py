@@ -122,6 +122,10 @@ class Clips(Dataset):
             "frames": round(self.durations[index] * FRAMES_PER_SECOND),
         }
 
+    def forget_features(self) -> None:
+        """Free the memory of the features computed so far."""
+        self._features.clear()
+
     @cached_property
     def digests(self) -> list[str]:
         """A hash of each row's text and sound: it changes where either is corrected."""

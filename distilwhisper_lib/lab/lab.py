@@ -292,7 +292,7 @@ class Lab:
         language = language or p.language
         is_teacher = method.weights is Weights.TEACHER
         fidelity = Fidelity() if is_teacher else self.fidelity
-        rate = changes.pop("learning_rate", None) or p.learning_rate(name)
+        rate = changes.pop("learning_rate", None)
 
         clips = self._training_clips(method, language)
         validation = self.clips("validation", language, p.validation_clips, fidelity=fidelity)
@@ -308,7 +308,7 @@ class Lab:
             ),
             objective=method.objective(fidelity),
             optimisation=Optimisation(
-                learning_rate=rate,
+                learning_rate=p.learning_rate(name) if rate is None else rate,
                 epochs=p.teacher_epochs if is_teacher else p.epochs,
                 batch_size=p.batch_size,
                 accumulation=p.accumulation,
@@ -462,8 +462,7 @@ class Lab:
         test = self.test_set(key)
         method = get_method(name)
         if method.has_experts and not experts:
-            name, changes = "student", {}
-            method = get_method(name)
+            return self.transcribe("student", key)
         encoder_alone = method.has_experts and experts == "encoder"
 
         is_teacher = method.weights is Weights.TEACHER
@@ -481,7 +480,7 @@ class Lab:
             decoder_blocks = clsr_blocks(model)[model.config.encoder_layers :]
             for block in decoder_blocks:
                 block.constant_gates = {test.language: False} if encoder_alone else {}
-            return transcribe(
+            table = transcribe(
                 model,
                 clips,
                 replace(self.collator, tokenizer=processor.tokenizer),
@@ -491,6 +490,8 @@ class Lab:
                 test.task,
                 f"{name}: {key}",
             )
+        clips.forget_features()  # the clips of a test stay in memory, for their texts
+        return table
 
     def _predictions_name(
         self, name: str, test: TestSet, clips: Clips, encoder_alone: bool, changes: dict
