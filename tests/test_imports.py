@@ -1,6 +1,7 @@
 """What the library imports: the method alone is light, and packages import one way only."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -168,3 +169,14 @@ def test_public_name_can_be_imported(name):
 def test_unknown_name_is_refused():
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         distilwhisper_lib.nothing  # noqa: B018 (the attribute is asked for)
+
+
+def test_notebooks_and_pages_import_from_the_top_alone():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    sources = [*(ROOT / "notebooks" / "source").glob("*.py"), *(ROOT / "notebooks").glob("*.py")]
+    found = []
+    for path in (*pages, *sources):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if re.match(r"\s*(from|import) distilwhisper_lib\.", line):
+                found.append(f"{path.name}: {line.strip()}")
+    assert len(sources) > 15 and not found

@@ -47,9 +47,11 @@ from distilwhisper_lib.method.attach import (
 )
 from distilwhisper_lib.method.storage import load_experts
 from distilwhisper_lib.presets import PRESETS, get_preset
+from distilwhisper_lib.training import config as config_module
 from distilwhisper_lib.training import trainer as trainer_module
 from distilwhisper_lib.training.methods import compared_methods, trained_methods
 from distilwhisper_lib.training.teacher import stored_clips
+from distilwhisper_lib.whisper.hub import REVISIONS
 from distilwhisper_lib.whisper.loading import Source
 from distilwhisper_lib.whisper.tiny import tiny_whisper
 
@@ -1061,3 +1063,9 @@ def test_steps_that_ended_well_are_noted(tmp_path):
 def test_the_commit_is_named_where_there_is_one():
     found = commit()
     assert found is None or len(found.removesuffix("+changes")) == 40
+
+
+def test_a_pinned_model_of_the_hub_is_identified_without_being_fetched(monkeypatch):
+    monkeypatch.setattr(config_module, "find_weights", lambda name: pytest.fail("it was fetched"))
+    found = config_module.identify("openai/whisper-large-v2")
+    assert found.content == f"openai/whisper-large-v2@{REVISIONS['openai/whisper-large-v2']}"

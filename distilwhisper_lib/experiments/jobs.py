@@ -22,7 +22,7 @@ from ..lab.comparison import fingerprints, score
 from ..lab.lab import Lab
 from ..lab.metadata import run_metadata
 from ..presets import Preset, get_preset
-from ..training.methods import get_method
+from ..training.methods import Weights, get_method
 from ..whisper.loading import find_weights
 from .estimates import TEACHER_OUTPUTS
 
@@ -107,7 +107,8 @@ class Job:
         """The jobs that must be done before this one; raises ValueError for an unknown method."""
         if self.row == TEACHER_OUTPUTS:
             return []
-        if self.row == "teacher" or get_method(self.method).distils:
+        method = get_method(self.method)
+        if method.distils or method.weights is Weights.TEACHER:
             return [replace(self, row=TEACHER_OUTPUTS, seed=None)]
         return []
 

@@ -26,7 +26,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         preset (a name, or None) and only (numbers of notebooks, or None).
     """
     parser = argparse.ArgumentParser(
-        prog="python -m distilwhisper_lib.lab.course", description=DESCRIPTION, epilog=EPILOG
+        prog="make course ARGS=...", description=DESCRIPTION, epilog=EPILOG
     )
     parser.add_argument(
         "--preset",

@@ -7,7 +7,9 @@ from pathlib import Path
 from ..fidelity import Fidelity
 from ..files import file_sha256, short_hash
 from ..method.experts import ExpertSettings
+from ..whisper.hub import REVISIONS
 from ..whisper.loading import find_weights
+from ..whisper.mirror import MIRRORED
 from .objective import Objective
 
 BATCH_ORDERS = ("by length", "random")
@@ -31,7 +33,15 @@ class ModelIdentity:
 
 
 def identify(name: str | Path) -> ModelIdentity:
-    """Return the identity of a model; raises as `load_whisper` does where there is none."""
+    """Return the identity of a model; raises as `load_whisper` does where there is none.
+
+    A model that is pinned to a commit of the hub is not fetched for it: a run can be named, and its
+    results found, after a large teacher has left the disk.
+    """
+    is_folder = Path(name).expanduser().is_dir()
+    if not is_folder and name in REVISIONS and name != MIRRORED:  # else from its mirror
+        return ModelIdentity(str(name), f"{name}@{REVISIONS[str(name)]}")
+
     source = find_weights(name)
     if source.kind != "folder" or source.folder is None:
         commit = f"@{source.revision}" if source.revision else ""
