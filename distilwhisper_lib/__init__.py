@@ -4,7 +4,7 @@
     whisper/       plain Whisper: models by name, the short window, logits, tokens
     data/          speech: audio, batches, text normalisers, corpora
     evaluation/    test sets, transcription, scores, baked and exported models
-    training/      the systems, what they minimise, one trainer, cached teacher distributions
+    training/      the methods, what they minimise, one trainer, cached teacher distributions
     lab/           what the notebooks call: laboratory, comparison, run metadata, figures, course
     experiments/   beyond the course: tuning, seeds, smaller experts, the paper's whole table
 

@@ -62,7 +62,7 @@ def other_languages() -> str:
 
 
 def differences(test: str) -> str:
-    """Return our variant less each other system on one test."""
+    """Return our variant minus each other system on one test."""
     rows = [
         [label(row["other"]), points(row), verdict(row)]
         for row in read("paired").to_dict("records")
@@ -72,7 +72,7 @@ def differences(test: str) -> str:
 
 
 def distillation() -> str:
-    """Return the pooled budget with a teacher less without one, with and without loops."""
+    """Return the pooled budget with a teacher minus without one, with and without loops."""
     rows = [
         [
             test,
@@ -102,7 +102,7 @@ CHANGES = (  # what changed -> settings of variants.csv
 
 
 def variants() -> str:
-    """Return the study of single changes: WER on validation less that of our variant."""
+    """Return the study of single changes: WER on validation minus that of our variant."""
     rows = [[text, stated(variant(**changed))] for text, changed in CHANGES]
     return markdown_table(rows, ["one change", "difference on validation"])
 
@@ -119,7 +119,7 @@ def longer_scores(test: str) -> str:
 
 
 def longer_differences() -> str:
-    """Return our variant less each other system after ten epochs, over both seeds."""
+    """Return our variant minus each other system after ten epochs, over both seeds."""
     table = read("studies/converged/seeds-paired")
     table = table[table["first"] == OURS].set_index(["other", "test_set"])
     rows = [
@@ -173,7 +173,7 @@ def same_seed(test: str) -> str:
 
 
 def robust(test: str) -> str:
-    """Return our variant less each other system, computed in four ways."""
+    """Return our variant minus each other system, computed in four ways."""
     rows = []
     for other in [name for name in compared_methods() if name != OURS]:
         found = [way(OURS, other, test) for way in robust_ways()]
@@ -194,6 +194,6 @@ def corrected() -> str:
 
 
 def stand_in() -> str:
-    """Return the stand-in less fine-tuning in both domains."""
+    """Return the stand-in minus fine-tuning in both domains."""
     found = [f"{test} {stated(by_clip('teacher', 'fine-tuning', test))}" for test in DOMAINS]
-    return f"The stand-in less fine-tuning: {'; '.join(found)}."
+    return f"The stand-in minus fine-tuning: {'; '.join(found)}."

@@ -119,7 +119,7 @@ def fidelity_study(name: str) -> str:
         shown = f"`{shown}`" if shown in FIDELITIES else shown
         differences = ["–", "–"] if is_first else [stated(row), points(without)]
         rows.append([shown, with_interval(row), *differences])
-    return markdown_table(rows, ["fidelity", "WER", "less `corrected`", "the same without loops"])
+    return markdown_table(rows, ["fidelity", "WER", "minus `corrected`", "the same without loops"])
 
 
 # ---- benchmarks

@@ -65,10 +65,10 @@ def against_the_usual() -> str:
         raise ValueError("a difference to fine-tuning or LoRA is decided: write the sentence anew")
     fine_tuning, lora = ([points(row) for row in rows] for rows in rivals.values())
     return (
-        "**DistilWhisper does not win here.** WER of our variant less fine-tuning's: "
-        f"{fine_tuning[0]} points in-domain, {fine_tuning[1]} out-of-domain; less LoRA's: "
-        f"{lora[0]} and {lora[1]}. None of the four is decided. Less the student's, in-domain: "
-        f"{stated(paired('student', 'in-domain'))}."
+        "**DistilWhisper does not win here.** WER of our variant minus fine-tuning's: "
+        f"{fine_tuning[0]} points in-domain, {fine_tuning[1]} out-of-domain; minus LoRA's: "
+        f"{lora[0]} and {lora[1]}. None of the four is decided. Minus the student's, in-domain: "
+        f"{stated(paired('student', 'in-domain'))}. Negative means fewer errors."
     )
 
 
@@ -84,8 +84,9 @@ def one_change() -> str:
     if teacher["low"] > 0 or gates["low"] > 0:
         raise ValueError("teacher or gates are worth something: write the sentence anew")
     return (
-        "**Neither teacher nor gates explain that gain.** One change each, WER on validation: "
-        f"without the teacher {stated(teacher)}; without gates {stated(gates)}."
+        "**Neither teacher nor gates explain that gain.** One change each, on validation: "
+        f"leaving out the teacher changes WER by {stated(teacher)}; leaving out the gates by "
+        f"{stated(gates)}."
     )
 
 
@@ -98,8 +99,8 @@ def forgetting() -> str:
         raise ValueError(f"experts changed other languages by {kept:.1f} points while off")
     return (
         "**Experts forget nothing, nor does a LoRA that is switched off.** In five other "
-        f"languages fine-tuning makes {lost['fine-tuning']:.0f} points more errors than the "
-        f"student; LoRA, while it is on, {lost['lora']:.0f}."
+        f"languages fine-tuning raises the student's WER by {lost['fine-tuning']:.0f} points; "
+        f"LoRA, while it is on, by {lost['lora']:.0f}."
     )
 
 

@@ -29,7 +29,7 @@ def transcribe(
     model,
     clips: Clips,
     collator: Collator,
-    preset: DecodingLimits,
+    decoding: DecodingLimits,
     path: Path,
     language: str,
     task: str = "transcribe",
@@ -45,7 +45,7 @@ def transcribe(
         model: A Whisper, on its device; it is put into evaluation mode.
         clips: The clips of a test set.
         collator: Makes log-mel features of a list of clips.
-        preset: A preset, or anything else with `eval_batch_size` and `max_new_tokens`.
+        decoding: A preset, or anything else with `eval_batch_size` and `max_new_tokens`.
         path: The table (CSV).
         language: The language of the speech.
         task: "transcribe", or "translate" (into English).
@@ -60,13 +60,13 @@ def transcribe(
     predictions = _read_predictions(path)
     complete = len(predictions) == len(clips)
     model.eval()
-    batches = length_batches(clips.durations, preset.eval_batch_size)
+    batches = length_batches(clips.durations, decoding.eval_batch_size)
     for indices in tqdm(batches, desc=label, unit="batch", disable=complete):
         if clips.ids[indices[0]] in predictions:
             continue
         batch = collator([clips[index] for index in indices])
         features = batch["input_features"]
-        texts = generate_batch(model, collator.tokenizer, features, language, task, preset)
+        texts = generate_batch(model, collator.tokenizer, features, language, task, decoding)
         predictions.update(zip(batch["ids"], texts, strict=True))
         _write_predictions(path, clips, predictions)
         release_memory()
@@ -86,7 +86,7 @@ def stored_predictions(clips: Clips, path: Path) -> pd.DataFrame | None:
 
 
 def generate_batch(
-    model, tokenizer, features: torch.Tensor, language: str, task: str, preset: DecodingLimits
+    model, tokenizer, features: torch.Tensor, language: str, task: str, decoding: DecodingLimits
 ) -> list[str]:
     """Decode one batch greedily.
 
@@ -96,7 +96,7 @@ def generate_batch(
         features: Log-mel features (B, bands, F), for a window of F frames.
         language: The language of the speech.
         task: "transcribe" or "translate".
-        preset: A preset, or anything else with `max_new_tokens`.
+        decoding: A preset, or anything else with `max_new_tokens`.
 
     Returns:
         B texts, each on one line.
@@ -115,7 +115,7 @@ def generate_batch(
             task=task,
             do_sample=False,
             num_beams=1,
-            max_new_tokens=preset.max_new_tokens,
+            max_new_tokens=decoding.max_new_tokens,
             use_cache=True,
         )
     texts = tokenizer.batch_decode(token_ids, skip_special_tokens=True)

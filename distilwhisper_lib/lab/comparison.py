@@ -26,12 +26,14 @@ from ..whisper.tokens import vocabulary_map
 from .lab import Lab
 from .metadata import run_metadata
 
-FIRST = "distilwhisper"  # what the others are compared with in pairs
-NOT_COMPARED = (
-    "validation",
-    "second-language",
-)  # tests for tuning, and for what learned the language
-SWITCH = {True: "on", False: "off"}  # the column `experts` of a method that has some
+# What the others are compared with in pairs.
+FIRST = "distilwhisper"
+
+# Tests for tuning, and for the methods that learned the second language.
+NOT_COMPARED = ("validation", "second-language")
+
+# The column `experts` of a method that has some.
+SWITCH = {True: "on", False: "off"}
 
 
 def counts(lab: Lab, name: str, key: str, experts: bool | str = True, **changes) -> pd.DataFrame:

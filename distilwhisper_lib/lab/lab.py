@@ -17,7 +17,7 @@ from ..evaluation.testsets import CHANGES, TestSet, corpus_of, test_sets
 from ..evaluation.transcription import stored_predictions, transcribe
 from ..fidelity import LABELS, Fidelity, get_fidelity
 from ..files import cache_dir, read_json, results_dir, short_hash
-from ..method.attach import clsr_blocks, set_language
+from ..method.attach import clsr_blocks, get_language, set_language
 from ..presets import Preset, get_preset
 from ..training.config import (
     Decoding,
@@ -63,9 +63,8 @@ class Lab:
         self.results: Path = results_dir(self.preset.name)
         self.test_sets: dict[str, TestSet] = test_sets(self.preset)
         self.used: set[str] = set()  # names of the results that this lab was asked for
-        self.counted: dict[
-            tuple, pd.DataFrame
-        ] = {}  # errors of predictions, see `comparison.counts`
+        # errors of predictions, see `comparison.counts`
+        self.counted: dict[tuple, pd.DataFrame] = {}
         self._clips: dict[tuple, Clips] = {}
         self._held: tuple | None = None  # (name, model) used last
 
@@ -478,8 +477,9 @@ class Lab:
         with timed_step(self.folder, f"transcribe {name} {key}", result):
             model = self._held_model(name, changes)
             decoder_blocks = clsr_blocks(model)[model.config.encoder_layers :]
+            shut = {get_language(model): False} if encoder_alone else {}
             for block in decoder_blocks:
-                block.constant_gates = {test.language: False} if encoder_alone else {}
+                block.constant_gates = dict(shut)
             table = transcribe(
                 model,
                 clips,

@@ -1,4 +1,4 @@
-"""The methods that are compared: a class each, and one register by name.
+"""The methods that are compared: a class each, and one registry by name.
 
 A method says how a plain Whisper is prepared for training, what of it is saved and loaded, what it
 costs, and by which label and colour tables and figures show it. Nothing else in the library asks
@@ -25,16 +25,19 @@ from .config import RunConfig
 from .objective import Objective
 
 LORA_RANK = 64
-FEED_FORWARD_BYTES = 19  # of the 34 bytes of activations a position, layer and unit of width
-LORA_BYTES = 15  # the copies and masks of LoRA's dropout before fc1 and fc2
+# Of the 34 bytes of activations that a position, layer and unit of width keeps in fp16 without
+# attention matrices, those of the feed-forward block (Korthikanti et al. 2022, section 4.1).
+FEED_FORWARD_BYTES = 19
+# The copies and masks of LoRA's dropout before fc1 and fc2.
+LORA_BYTES = 15
 
 
 class Weights(Enum):
     """Whose weights a row of the comparison is scored with."""
 
-    STUDENT = "student"  # as they are
-    TEACHER = "teacher"  # the preset's, or those of the stand-in
-    RUN = "run"  # of a training
+    STUDENT = "student"  # the student's, as they are
+    TEACHER = "teacher"  # those of the preset's teacher, or of the stand-in
+    RUN = "run"  # those of a training on the language
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Method(ABC):
     """A row of the comparison.
 
     Attributes:
-        name: In the register, in folders and tables on disk.
+        name: In the registry, in folders and tables on disk.
         label: In tables and figures.
         colour: In figures, as #rrggbb.
         in_table: Whether the course's comparison has the row; else studies alone do.

@@ -78,10 +78,10 @@ class LabTrainer(Trainer):
         self.teacher = teacher
         self.fidelity = fidelity
         self.wer = wer
-        self._logged_parts: list[
-            tuple[int, dict[str, float]]
-        ] = []  # label tokens, parts of the loss
-        self.model_accepts_loss_kwargs = True  # the share of the tokens is applied in compute_loss
+        # (label tokens, parts of the loss) of each batch since the last log
+        self._logged_parts: list[tuple[int, dict[str, float]]] = []
+        # the share of the tokens is applied in compute_loss
+        self.model_accepts_loss_kwargs = True
 
     @property
     def network(self) -> nn.Module:
@@ -99,20 +99,17 @@ class LabTrainer(Trainer):
         }
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(
-            output_dir, self.trained_state()
-        )  # frozen weights are loaded anew on resuming
+        # frozen weights are loaded anew on resuming
+        super()._save(output_dir, self.trained_state())
 
     def _issue_warnings_after_load(self, load_result) -> None:
-        missing = (
-            self.trained_state().keys() & load_result.missing_keys
-        )  # frozen ones miss on purpose
+        # frozen weights are missing on purpose
+        missing = self.trained_state().keys() & load_result.missing_keys
         super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        if (
-            self.accelerator.scaler is not None
-        ):  # else a run begun in fp16 goes on in another precision
+        # there is none where a run begun in fp16 goes on in another precision
+        if self.accelerator.scaler is not None:
             super()._load_scaler(checkpoint)
 
     # ---- order of the clips
@@ -121,7 +118,8 @@ class LabTrainer(Trainer):
         return self.order
 
     def _get_eval_sampler(self, clips):
-        batches = length_batches(clips.durations, self.args.eval_batch_size)  # short windows
+        # clips of similar length together, for short windows
+        batches = length_batches(clips.durations, self.args.eval_batch_size)
         return [index for batch in batches for index in batch]
 
     # ---- loss
@@ -178,30 +176,32 @@ class LabTrainer(Trainer):
     def _loss_parts(self, inputs: dict, logits: torch.Tensor, labels: torch.Tensor) -> dict:
         """Return the parts of the loss and their sum "loss".
 
-        logits (N, V) and labels (N,) are of the labelled positions, as released of all.
+        logits (N, V) and labels (N,) are of the labelled positions; with the switch
+        `padding_in_divergence`, of all B x T positions.
         """
         objective = self.objective
-        parts = {"ce": cross_entropy(logits, labels, objective.label_smoothing)}
-        loss = parts["ce"]
+        ce = cross_entropy(logits, labels, objective.label_smoothing)
+        parts = {"ce": ce}
+        budget = torch.zeros_like(ce)
+        divergence = None
 
         gates = last_gates(self.network)
         if gates["encoder"]:
             masks = position_masks(inputs, gates["encoder"][0].shape[1])
             parts |= _mean_gates(gates, masks)
-            parts["budget"] = self._budget_loss(gates, masks, like=loss)
-            loss = total_loss(parts["ce"], parts["budget"])
+            budget = self._budget_loss(gates, masks, like=ce)
+            parts["budget"] = budget
 
         if self.teacher is not None and objective.distils:
             token_ids, log_probs = self.teacher.lookup(
                 inputs["ids"], inputs["labels"], self.fidelity.padding_in_divergence
             )
-            parts["kd"] = top_k_divergence(
+            divergence = top_k_divergence(
                 token_ids, log_probs, logits, objective.divergence, objective.temperature
             )
-            budget = parts.get("budget", torch.zeros_like(loss))
-            loss = total_loss(parts["ce"], budget, parts["kd"], self.fidelity.unscaled_loss)
+            parts["kd"] = divergence
 
-        parts["loss"] = loss
+        parts["loss"] = total_loss(ce, budget, divergence, self.fidelity.unscaled_loss)
         return parts
 
     def _budget_loss(self, gates: dict, masks: dict, like: torch.Tensor) -> torch.Tensor:
@@ -228,10 +228,10 @@ class LabTrainer(Trainer):
 
 
 def _mean_gates(gates: dict, masks: dict) -> dict[str, torch.Tensor]:
-    """Return the mean soft gate of each stack's positions, for the log."""
+    """Return the mean training gate of each stack, for the log: over layers and real positions."""
     means = {}
     for stack, layers in gates.items():
-        per_position = torch.stack(layers).float().mean(0)  # (B, T)
+        per_position = torch.stack(layers).float().mean(0)  # (B, S) or (B, T)
         means[f"gate_{stack}"] = (per_position * masks[stack]).sum() / masks[stack].sum()
     return means
 
