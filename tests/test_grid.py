@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from distilwhisper_lib import files, presets
 from distilwhisper_lib.data.corpora.loading import corpus_report
-from distilwhisper_lib.experiments import estimates, grid
+from distilwhisper_lib.experiments import estimates, grid, grid_tables
 from distilwhisper_lib.experiments import jobs as jobs_module
 from distilwhisper_lib.experiments.estimates import CARDS, estimate
 from distilwhisper_lib.experiments.jobs import ROWS, Job, make_jobs, run_job
@@ -56,7 +56,7 @@ def fill_in(folder, monkeypatch, figures):
     (folder / "data" / "reference").mkdir(parents=True)
     text = "\n".join(["system,train_clips,test_set,language,wer", *figures]) + "\n"
     (folder / "data" / "reference" / "paper.csv").write_text(text)
-    monkeypatch.setattr(grid, "REPOSITORY", folder)
+    monkeypatch.setattr(grid_tables, "REPOSITORY", folder)
 
 
 # ---- the list
@@ -137,7 +137,7 @@ def test_the_whole_grid_runs_and_makes_a_table(capsys, tmp_path, monkeypatch):
     folder = jobs[0].folder.parent.parent / "runs"
     assert len(list(folder.glob("distilwhisper-released-cs-seed77-*"))) == 2  # JS and KL
 
-    names = list(grid.PAPER)
+    names = list(grid_tables.PAPER)
     figures = [
         f"{row},{clips},{test},cs,1"
         for row in names[: len(ROWS)]
@@ -176,10 +176,10 @@ def check_pairs(jobs, scores):
 
     by_row = {job.row: job for job in jobs}
     by_row["fine-tuning"].note("failed")
-    assert set(grid.pairs(jobs)["other"]) == {"student", "teacher", "lora", "clsr-ft"}
+    assert set(grid_tables.pairs(jobs)["other"]) == {"student", "teacher", "lora", "clsr-ft"}
     by_row["distilwhisper-released"].note("failed")
     with pytest.raises(ValueError, match="no other method is done beside distilwhisper-released"):
-        grid.pairs(jobs)
+        grid_tables.pairs(jobs)
 
 
 def check_hashes(records, job):
@@ -358,7 +358,7 @@ def test_the_table_has_a_block_per_test_and_size_deviations_over_seeds_and_the_p
 ):
     jobs = make_jobs("paper", ["ca", "cs"], ["3k", "10k"])
     with pytest.raises(ValueError, match="no job that scores anything is done"):
-        grid.table(jobs)
+        grid_tables.table(jobs)
     for job in jobs:
         if job.row in ("student", "lora") and job.name != "cs-10k-seed79-lora":
             seed = (job.seed or 77) - 77
@@ -370,7 +370,7 @@ def test_the_table_has_a_block_per_test_and_size_deviations_over_seeds_and_the_p
     ]
     fill_in(tmp_path, monkeypatch, figures)
 
-    table = grid.table(jobs)
+    table = grid_tables.table(jobs)
     assert list(table.columns[:2]) == ["test_set", "train_clips"]
     assert list(table.columns[5:]) == ["row", "ca", "ca paper", "cs", "cs paper", "mean"]
     tests = ("in-domain", "out-of-domain", "translation")
@@ -394,7 +394,7 @@ def test_the_mean_is_left_out_where_a_language_is_missing():
     for job in make_jobs("paper", ["ca", "cs"], ["3k"], [77], ["student", "lora"]):
         if job.name != "cs-3k-seed77-lora":
             done(job, in_domain=40)
-    table = grid.table(make_jobs("paper")).set_index("row")
+    table = grid_tables.table(make_jobs("paper")).set_index("row")
     assert table.loc["student", "mean"] == "40.0"
     assert table.loc["lora", "mean"] == table.loc["lora", "cs"] == ""
 
@@ -426,14 +426,14 @@ def test_the_papers_figure_stands_only_beside_its_data_and_normaliser(
 ):
     figures = [
         f"{row},{clips},{name},ca,1.5"
-        for name in list(grid.PAPER)[len(ROWS) :]
+        for name in list(grid_tables.PAPER)[len(ROWS) :]
         for row, clips in (("whisper-small", ""), ("LoRA", 3000))
     ]
     fill_in(tmp_path, monkeypatch, figures)
     jobs = make_jobs("paper", ["ca"], ["3k"], [77], ["student", "lora"])
     for job in jobs:
         done(job, about, **{test: 40})
-    table = grid.table(jobs)
+    table = grid_tables.table(jobs)
     assert list(table["row"]) == ["student", "lora"] and list(table["ca"]) == ["40.0", "40.0"]
     assert list(table["ca paper"]) == ([1.5, 1.5] if belongs else ["", ""])
 
@@ -447,12 +447,12 @@ def test_thai_is_scored_by_characters_unless_it_is_split_into_letters_as_release
     jobs = make_jobs("paper", ["ca", "th"], ["3k"], [77], ["student"])
     for job, wer in zip(jobs, (40.0, 70.0), strict=True):
         done(job, {"normaliser": normaliser, "cer": 20.0}, in_domain=wer)
-    table = grid.table(jobs)
+    table = grid_tables.table(jobs)
     assert list(table["th"]) == [cell] and list(table["ca"]) == ["40.0"]
     assert list(table["mean"]) == [mean]  # no mean of words and characters
     for job, bleu in zip(jobs, (10.0, 20.0), strict=True):
         done(job, {"normaliser": normaliser}, translation=bleu)
-    assert list(grid.table(jobs)["mean"]) == ["15.0"]  # of English words
+    assert list(grid_tables.table(jobs)["mean"]) == ["15.0"]  # of English words
 
 
 def test_the_script_for_a_cluster_submits_teacher_distributions_then_the_rest(capsys, tmp_path):

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import method_table  # noqa: E402
 
 from distilwhisper_lib.device import mixed_precision  # noqa: E402
-from distilwhisper_lib.experiments import grid  # noqa: E402
+from distilwhisper_lib.experiments import grid_tables  # noqa: E402
 from distilwhisper_lib.experiments.jobs import LANGUAGES, ONCE, ROWS  # noqa: E402
 from distilwhisper_lib.method.experts import ExpertSettings  # noqa: E402
 from distilwhisper_lib.presets import COLAB, LAPTOP, PAPER  # noqa: E402
@@ -41,13 +41,15 @@ def test_openai_figures_have_a_source_and_cover_the_paper_s_languages():
 def flaws(path):
     """Return what is wrong with a copy of the paper's table: what `grid table` would not find."""
     table = pd.read_csv(path)
-    systems = {name for name, row in grid.PAPER.items() if row in ROWS}
-    as_they_are = table["system"].isin([name for name, row in grid.PAPER.items() if row in ONCE])
+    systems = {name for name, row in grid_tables.PAPER.items() if row in ROWS}
+    as_they_are = table["system"].isin(
+        [name for name, row in grid_tables.PAPER.items() if row in ONCE]
+    )
     clips, numbers = table["train_clips"], pd.to_numeric(table["wer"], errors="coerce")
     wrong = {
         "columns": list(table.columns) != COLUMNS,
         "systems": not set(table["system"]) <= systems,
-        "tests": not set(table["test_set"]) <= grid.PAPER.keys() - systems,
+        "tests": not set(table["test_set"]) <= grid_tables.PAPER.keys() - systems,
         "languages": not set(table["language"]) <= set(LANGUAGES),
         "twice": table.duplicated(COLUMNS[:-1]).any(),
         "clips": (clips.isin([3_000, 10_000, 28_000]) == as_they_are).any()
@@ -64,17 +66,17 @@ def test_paper_s_own_table_is_ready_to_be_filled():
     assert flaws(ROOT / "data" / "reference" / "paper.csv") == []
     assert there >= {
         (system, 0 if system.startswith("whisper") else 3000, test, language)
-        for system in list(grid.PAPER)[:6]
+        for system in list(grid_tables.PAPER)[:6]
         for test in ("Common Voice 13", "FLEURS")
         for language in PAPER_LANGUAGES
     }
-    assert len(grid.paper_figures()) == table["wer"].notna().sum()
+    assert len(grid_tables.paper_figures()) == table["wer"].notna().sum()
 
 
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
     """Return a copy of the paper's table and where it is: the grid reads that one."""
-    monkeypatch.setattr(grid, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(grid_tables, "REPOSITORY", tmp_path)
     (tmp_path / "data" / "reference").mkdir(parents=True)
     table = pd.read_csv(ROOT / "data" / "reference" / "paper.csv").assign(wer=None)
     return table, tmp_path / "data" / "reference" / "paper.csv"
@@ -83,7 +85,7 @@ def copy(tmp_path, monkeypatch):
 def test_a_copy_that_is_filled_in_passes_and_its_figures_are_found(copy):
     table, path = copy
     table.to_csv(path, index=False)
-    assert flaws(path) == [] and grid.paper_figures() == {}
+    assert flaws(path) == [] and grid_tables.paper_figures() == {}
     table["wer"] = range(len(table))
     more = [
         ("DistilWhisper", 10_000, "FLEURS", "cs", 17.5),
@@ -92,7 +94,7 @@ def test_a_copy_that_is_filled_in_passes_and_its_figures_are_found(copy):
     ]
     pd.concat([table, pd.DataFrame(more, columns=COLUMNS)]).to_csv(path, index=False)
     assert flaws(path) == []
-    figures = grid.paper_figures()
+    figures = grid_tables.paper_figures()
     assert len(figures) == len(table) + 3 and figures["in-domain", 0, "student", "ca"] == 0
     assert figures["out-of-domain", 10_000, "distilwhisper-released", "cs"] == 17.5
     assert figures["in-domain", 3_000, "distilwhisper-released-kl", "th"] == 31

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 DESCRIPTION = "Fetch weights and speech, run the notebooks in order, then print the main table."
 
 EPILOG = (
-    "What exists is reused: a notebook that has run with its present source is skipped, and inside "
-    "a notebook every training, teacher and evaluation goes on where it was stopped. The variables "
-    "LAB_CACHE and LAB_RESULTS name folders for downloads and training runs, and for results."
+    "What exists is reused: a notebook is skipped if it has run and its source is the same, and a "
+    "training or transcription that was stopped goes on there. The variables LAB_CACHE and "
+    "LAB_RESULTS name folders for downloads and training runs, and for results."
 )
 
 
@@ -31,14 +31,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--preset",
         metavar="NAME",
-        help="smoke, laptop or colab (default: the variable LAB_PRESET, else laptop)",
+        help="smoke, laptop, colab or paper (default: the variable LAB_PRESET, else laptop)",
     )
     parser.add_argument(
         "--only",
         nargs="+",
         metavar="NUMBER",
         help="numbers of the notebooks to run, such as 00 01 (default: 00 to 05, the course); "
-        "no report is written",
+        "no report is written and no table printed",
     )
     return parser.parse_args(arguments)
 

@@ -1,8 +1,8 @@
-"""Experts in less space: in half precision, or as a difference to the shared block.
+"""Storage formats of experts that take less space: fp16, int8 and low rank.
 
-An expert begins as a copy of the shared block and training moves it little. What is small is
-therefore the difference: its largest entry, which sets the step of 8-bit numbers, and the part of
-it that a matrix of low rank leaves out.
+An expert begins as a copy of the shared block, and training moves its weights little. So int8 and
+low rank store the weight difference to the shared block: its values are small, which makes the
+quantisation scale of int8 fine and the error of a low-rank approximation small.
 """
 
 import torch
@@ -11,25 +11,27 @@ Tensors = dict[str, torch.Tensor]
 
 FORMS = ("fp16", "fp32", "int8", "low-rank")
 
-# Forms that hold the weights of experts as differences to the shared block's.
+# Formats that store weight matrices as differences to the shared block's.
 DIFFERENCES = ("int8", "low-rank")
 
 
 def pack(tensors: Tensors, form: str, shared: Tensors, rank: int = 64) -> Tensors:
-    """Return the tensors of experts and gates in the form in which they are stored.
+    """Return the tensors of experts and gates in a storage format.
 
     Args:
         tensors: Weights of experts and gates by name.
-        form: "fp32" keeps them as they are; "fp16" rounds them. "int8" and "low-rank" store, of
-            each weight matrix (out, in) that is in `shared`, the difference. int8: each row as
-            whole numbers from -127 to 127 (`.int8`) times a step of its own (`.step`). low-rank:
-            the best approximation in least squares, as two factors (`.left`, `.right`). Biases and
-            gates are then in fp16.
+        form: The storage format. "fp32" keeps the tensors as they are, "fp16" rounds them. "int8"
+            and "low-rank" store the difference of each weight matrix (out, in) that has one of the
+            same name in `shared`; all other tensors (biases, gates) are in fp16 then. int8:
+            integers from -127 to 127, `.int8` (out, in), times a scale for each row, `.step`
+            (out, 1).
+            low-rank: the best approximation in least squares, as the factors `.left` (out, rank)
+            and `.right` (rank, in).
         shared: The shared blocks' weights, under the names that the experts' have in `tensors`.
-        rank: Of the low-rank form.
+        rank: Rank of the approximation, for "low-rank".
 
     Raises:
-        ValueError: For an unknown form, or a rank that is not a positive whole number.
+        ValueError: For an unknown format, or a rank that is not a positive integer.
     """
     if form not in FORMS:
         raise ValueError(f"unknown form {form!r} of experts: one of {', '.join(FORMS)}")
@@ -52,7 +54,7 @@ def pack(tensors: Tensors, form: str, shared: Tensors, rank: int = 64) -> Tensor
 
 
 def _int8(name: str, difference: torch.Tensor) -> Tensors:
-    """Return a difference (out, in) as 8-bit numbers and the step of each row (out, 1)."""
+    """Return a difference (out, in) as 8-bit integers and the scale of each row (out, 1)."""
     step = difference.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
     return {f"{name}.int8": (difference / step).round().to(torch.int8), f"{name}.step": step}
 
