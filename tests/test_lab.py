@@ -1069,3 +1069,8 @@ def test_a_pinned_model_of_the_hub_is_identified_without_being_fetched(monkeypat
     monkeypatch.setattr(config_module, "find_weights", lambda name: pytest.fail("it was fetched"))
     found = config_module.identify("openai/whisper-large-v2")
     assert found.content == f"openai/whisper-large-v2@{REVISIONS['openai/whisper-large-v2']}"
+
+
+def test_the_student_is_not_trained():
+    with pytest.raises(ValueError, match="student is not trained"):
+        Lab("smoke").train("student")

@@ -283,11 +283,13 @@ class Lab:
             changes: As for `train`.
 
         Raises:
-            ValueError: For an unknown method or setting, or a method that the preset has no
-                learning rate for.
+            ValueError: For an unknown method or setting, the student, or a method that the preset
+                has no learning rate for.
         """
         p = self.preset
         method = get_method(name)
+        if method.weights is Weights.STUDENT:
+            raise ValueError(f"{name} is not trained")
         language = language or p.language
         is_teacher = method.weights is Weights.TEACHER
         fidelity = Fidelity() if is_teacher else self.fidelity
