@@ -36,6 +36,7 @@ def check_lab() -> Lab:
     lab = Lab(
         "laptop",
         name="check",
+        second_language="cs",  # no other corpus is needed
         train_clips=CLIPS,
         validation_clips=4,
         epochs=20,
