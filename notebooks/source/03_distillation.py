@@ -206,7 +206,7 @@ def gradient(divergence, *teacher) -> torch.Tensor:
 
 whole, size, rows = gradient(js_divergence, teacher_logits), teacher_logits.shape[-1], []
 for k in (1, 4, 16, 64, 256, 1024):
-    stored = top_k_log_probs(teacher_logits, k)  # words (N, k), log-probabilities (N, k + 1)
+    stored = top_k_log_probs(teacher_logits, k)  # token ids (N, k), log-probabilities (N, k + 1)
     kept = 100 * float(top_k_divergence(*stored, student_logits)) / full["JS"]
     assert kept < 101  # a lower bound, up to rounding
     cosine = F.cosine_similarity(whole, gradient(top_k_divergence, *stored), dim=0)
@@ -267,9 +267,9 @@ print(f"all probabilities in fp16: {1000 * 2 * size * tokens / len(outputs) / 1e
 # has just said:
 
 # %%
-words, log_probs = outputs.lookup(batch["ids"], batch["labels"])
+token_ids, log_probs = outputs.lookup(batch["ids"], batch["labels"])
 now = top_k_divergence(*top_k_log_probs(teacher_logits, lab.preset.top_k), student_logits)
-kept = top_k_divergence(words.to(lab.device), log_probs.to(lab.device), student_logits)
+kept = top_k_divergence(token_ids.to(lab.device), log_probs.to(lab.device), student_logits)
 print(f"JS over the stored outputs {kept:.4f}, over those of a moment ago {now:.4f}")
 
 # %% [markdown]
@@ -694,8 +694,8 @@ pd.DataFrame(mean).T.round(2)
 # %% [markdown] tags=["hint"]
 # <details><summary>Hint</summary>
 #
-# The library has all parts: `top_k_log_probs(teacher_logits, k)` gives `words, log_probs`, tail included;
-# `top_k_divergence(words, log_probs, student_logits)` is the top-k JS. Powers of two: `2**i for i in range(12)`.
+# The library has all parts: `top_k_log_probs(teacher_logits, k)` gives `token_ids, log_probs`, tail included;
+# `top_k_divergence(token_ids, log_probs, student_logits)` is the top-k JS. Powers of two: `2**i for i in range(12)`.
 #
 # </details>
 
@@ -713,8 +713,8 @@ from distilwhisper_lib import js_divergence, top_k_divergence, top_k_log_probs
 
 
 def kept(teacher_logits, student_logits, k):
-    words, log_probs = top_k_log_probs(teacher_logits, k)
-    return float(top_k_divergence(words, log_probs, student_logits) / js_divergence(teacher_logits, student_logits))
+    token_ids, log_probs = top_k_log_probs(teacher_logits, k)
+    return float(top_k_divergence(token_ids, log_probs, student_logits) / js_divergence(teacher_logits, student_logits))
 
 
 smallest_k = {
@@ -729,8 +729,8 @@ from distilwhisper_lib import js_divergence
 
 
 def kept(teacher_logits, student_logits, k):
-    top, words = teacher_logits.topk(k, -1)  # without the tail: both are made to sum to one again
-    return float(js_divergence(top, student_logits.gather(-1, words)) / js_divergence(teacher_logits, student_logits))
+    top, token_ids = teacher_logits.topk(k, -1)  # without the tail: both are made to sum to one again
+    return float(js_divergence(top, student_logits.gather(-1, token_ids)) / js_divergence(teacher_logits, student_logits))
 
 
 smallest_k = {

@@ -286,8 +286,8 @@ print(f"on disk: {size['bytes_per_1000_clips'] / 1e6:.0f} MB for 1,000 clips, to
 # reference run):
 
 # %%
-words = pd.read_csv(REPOSITORY / "results" / "reference" / "laptop" / "studies" / "top_k.csv").set_index("top_k")
-words[["wer", "wer_low", "wer_high", "validation_loss", "difference", "low", "high"]].round(2)
+trials = pd.read_csv(REPOSITORY / "results" / "reference" / "laptop" / "studies" / "top_k.csv").set_index("top_k")
+trials[["wer", "wer_low", "wer_high", "validation_loss", "difference", "low", "high"]].round(2)
 
 # %% [markdown]
 # **Read:** the cross-entropy on validation is 0.782 with all words and 0.786 with 256, and the difference in WER is not
