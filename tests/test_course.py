@@ -10,7 +10,7 @@ import pytest
 
 from distilwhisper_lib.lab import course, course_steps, notebook_runner
 from distilwhisper_lib.lab.lab import Lab
-from distilwhisper_lib.lab.notebook_runner import Stopwatch, run_notebook
+from distilwhisper_lib.lab.notebook_runner import Stopwatch, run_notebook, write_report
 from distilwhisper_lib.presets import get_preset
 
 
@@ -135,3 +135,15 @@ def test_help_is_printed_without_importing_what_the_course_needs():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--preset" in done.stdout and "--only" in done.stdout
+
+
+def test_the_report_shows_results_without_code_progress_bars_and_warnings(tmp_path):
+    cell = nbformat.v4.new_code_cell("print('a')")
+    outputs = (("stdout", "the table"), ("stderr", "100%|####| 3/3 batches"))
+    cell.outputs = [
+        nbformat.v4.new_output("stream", name=name, text=text) for name, text in outputs
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "run.ipynb")
+    write_report(tmp_path / "run.ipynb", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "the table" in page and "batches" not in page and "print(" not in page

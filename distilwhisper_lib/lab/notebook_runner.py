@@ -126,8 +126,12 @@ def _source_hash(notebook: nbformat.NotebookNode) -> str:
 
 
 def write_report(notebook: Path, path: Path) -> None:
-    """Write an executed notebook as one HTML page, without the code."""
+    """Write an executed notebook as one HTML page, without code, progress bars and warnings."""
     executed = nbformat.read(notebook, as_version=4)
+    for cell in executed.cells:
+        if cell.cell_type == "code":
+            shown = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = shown
     page, _ = HTMLExporter(exclude_input=True).from_notebook_node(executed)
     with atomic_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
