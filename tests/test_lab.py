@@ -1074,3 +1074,11 @@ def test_a_pinned_model_of_the_hub_is_identified_without_being_fetched(monkeypat
 def test_the_student_is_not_trained():
     with pytest.raises(ValueError, match="student is not trained"):
         Lab("smoke").train("student")
+
+
+def test_a_finished_run_does_not_read_its_teacher_s_distributions(lab, monkeypatch):
+    folder = lab.train("distilwhisper")
+    monkeypatch.setattr(Lab, "teacher_distributions", lambda *_: pytest.fail("they were read"))
+    again = Lab("smoke", **CHANGES)
+    assert again.train("distilwhisper") == folder
+    assert any(row["step"] == "teacher outputs cs" for row in again.steps())

@@ -359,11 +359,14 @@ class Lab:
     def _train(self, config: RunConfig) -> Path:
         folder = self.folder / "runs" / config.name
         self.used.add(folder.name)
+        if config.teacher is not None:
+            self.used.add(config.teacher)
+        if (folder / "run.json").exists():
+            return folder
+
         teacher = None
         if config.objective.distils:
             teacher = self.teacher_distributions(config.data.language, config.objective.temperature)
-        if (folder / "run.json").exists():
-            return folder
 
         p = self.preset
         language = config.data.language
