@@ -39,12 +39,9 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from transformers.utils.logging import set_verbosity_error
 
 from distilwhisper_lib.device import autocast, mixed_precision, pick_device, weights_cast_once
-from distilwhisper_lib.method.attach import (
-    attach_experts,
-    clsr_blocks,
-    expert_parameters,
-    use_language,
-)
+from distilwhisper_lib.method.attach import attach_experts
+from distilwhisper_lib.method.blocks import clsr_blocks, expert_parameters
+from distilwhisper_lib.method.languages import use_language
 from distilwhisper_lib.method.routing import ClsrFeedForward
 from distilwhisper_lib.whisper.loading import fastest_attention, load_whisper
 from distilwhisper_lib.whisper.tiny import tiny_whisper

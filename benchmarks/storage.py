@@ -17,8 +17,10 @@ import torch
 from torch import nn
 
 from distilwhisper_lib.device import pick_device
-from distilwhisper_lib.method.attach import attach_experts, detach_experts, expert_parameters
-from distilwhisper_lib.method.storage import load_experts, save_experts
+from distilwhisper_lib.method.attach import attach_experts, detach_experts
+from distilwhisper_lib.method.blocks import expert_parameters
+from distilwhisper_lib.method.loading import load_experts
+from distilwhisper_lib.method.storage import save_experts
 
 from .inference import SHAPES, whisper_of
 from .measuring import report, seconds

@@ -40,8 +40,10 @@ from transformers.utils.logging import set_verbosity_error
 
 from distilwhisper_lib.data.batches import position_masks
 from distilwhisper_lib.device import autocast, mixed_precision, pick_device
-from distilwhisper_lib.method.attach import attach_experts, last_gates, set_language, set_noise
+from distilwhisper_lib.method.attach import attach_experts
+from distilwhisper_lib.method.blocks import last_gates, set_noise
 from distilwhisper_lib.method.experts import ExpertSettings
+from distilwhisper_lib.method.languages import set_language
 from distilwhisper_lib.method.losses import (
     IGNORED,
     cross_entropy,

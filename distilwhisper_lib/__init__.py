@@ -33,20 +33,18 @@ _PUBLIC = {
     "whisper.tiny": ["tiny_processor", "tiny_whisper"],
     "whisper.tokens": ["decoder_inputs", "encode_labels", "language_code", "prefix_tokens"],
     "whisper.window": ["use_window"],
-    "method.attach": [
-        "attach_experts",
+    "method.attach": ["attach_experts", "detach_experts"],
+    "method.blocks": [
         "clsr_blocks",
-        "detach_experts",
         "expert_languages",
         "expert_parameters",
-        "get_language",
         "last_gates",
-        "set_language",
         "shared_block",
-        "use_language",
         "whisper_layers",
     ],
     "method.experts": ["ExpertSettings", "FeedForward", "Gate", "LowRankLinear"],
+    "method.languages": ["get_language", "set_language", "use_language"],
+    "method.loading": ["load_experts"],
     "method.losses": [
         "IGNORED",
         "cross_entropy",
@@ -62,7 +60,7 @@ _PUBLIC = {
     "method.packing": ["pack", "unpack"],
     "method.released": ["load_released", "released_folder"],
     "method.routing": ["ClsrFeedForward", "Routing"],
-    "method.storage": ["base_fingerprint", "load_experts", "save_experts"],
+    "method.storage": ["base_fingerprint", "save_experts"],
     "data.audio": ["SAMPLE_RATE", "add_noise", "add_reverberation", "log_mel", "read_audio"],
     "data.batches": [
         "Clips",

@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
-from distilwhisper_lib.method.attach import expert_parameters
+from distilwhisper_lib.method.blocks import expert_parameters
 from distilwhisper_lib.whisper.tokens import encode_labels
 from distilwhisper_lib.whisper.window import use_window
 

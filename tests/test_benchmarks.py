@@ -13,12 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import benchmarks
 from benchmarks import inference, measuring, memory, storage, training
 from distilwhisper_lib.method import attach, experts, routing
-from distilwhisper_lib.method.attach import (
-    attach_experts,
-    clsr_blocks,
-    expert_parameters,
-    use_language,
-)
+from distilwhisper_lib.method.attach import attach_experts
+from distilwhisper_lib.method.blocks import clsr_blocks, expert_parameters
+from distilwhisper_lib.method.languages import use_language
 from distilwhisper_lib.whisper.tiny import tiny_whisper
 from distilwhisper_lib.whisper.window import use_window
 

@@ -24,19 +24,16 @@ from safetensors.torch import load_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import Trainer, TrainingArguments, WhisperForConditionalGeneration, pipeline
 
-from distilwhisper_lib.method.attach import (
-    attach_experts,
+from distilwhisper_lib.method.attach import attach_experts, detach_experts
+from distilwhisper_lib.method.blocks import (
     clsr_blocks,
-    detach_experts,
     expert_languages,
     expert_parameters,
-    get_language,
     last_gates,
-    set_language,
     set_noise,
-    use_language,
 )
 from distilwhisper_lib.method.experts import ExpertSettings, FeedForward, Gate
+from distilwhisper_lib.method.languages import get_language, set_language, use_language
 from distilwhisper_lib.method.routing import ClsrFeedForward, Routing
 from distilwhisper_lib.whisper.loading import load_whisper
 from distilwhisper_lib.whisper.window import use_window

@@ -14,16 +14,12 @@ from transformers import WhisperForConditionalGeneration
 from distilwhisper_lib.data.batches import Collator
 from distilwhisper_lib.evaluation.bake import bake, fix_gates, gate_shares
 from distilwhisper_lib.evaluation.export import export_checkpoint, export_ctranslate2
-from distilwhisper_lib.method.attach import (
-    attach_experts,
-    clsr_blocks,
-    last_gates,
-    set_language,
-    use_language,
-    whisper_layers,
-)
+from distilwhisper_lib.method.attach import attach_experts
+from distilwhisper_lib.method.blocks import clsr_blocks, last_gates, whisper_layers
 from distilwhisper_lib.method.experts import ExpertSettings
-from distilwhisper_lib.method.storage import load_experts, save_experts
+from distilwhisper_lib.method.languages import set_language, use_language
+from distilwhisper_lib.method.loading import load_experts
+from distilwhisper_lib.method.storage import save_experts
 from distilwhisper_lib.whisper.loading import load_processor, load_whisper
 from distilwhisper_lib.whisper.tiny import tiny_whisper
 

@@ -23,8 +23,10 @@ from distilwhisper_lib.evaluation.transcription import transcribe
 from distilwhisper_lib.files import disk_errors
 from distilwhisper_lib.lab.lab import Lab, open_lab
 from distilwhisper_lib.method import storage
-from distilwhisper_lib.method.attach import attach_experts, set_language
-from distilwhisper_lib.method.storage import load_experts, save_experts
+from distilwhisper_lib.method.attach import attach_experts
+from distilwhisper_lib.method.languages import set_language
+from distilwhisper_lib.method.loading import load_experts
+from distilwhisper_lib.method.storage import save_experts
 from distilwhisper_lib.presets import get_preset
 from distilwhisper_lib.training import teacher
 from distilwhisper_lib.training.methods import get_method

@@ -15,7 +15,8 @@ from distilwhisper_lib.evaluation.transcription import (
     generate_batch,
     transcribe,
 )
-from distilwhisper_lib.method.attach import attach_experts, use_language
+from distilwhisper_lib.method.attach import attach_experts
+from distilwhisper_lib.method.languages import use_language
 from distilwhisper_lib.presets import get_preset
 from distilwhisper_lib.whisper.tokens import prefix_tokens
 from distilwhisper_lib.whisper.window import use_window

@@ -24,8 +24,10 @@ from distilwhisper_lib.fidelity import (
     get_fidelity,
 )
 from distilwhisper_lib.lab.lab import Lab
-from distilwhisper_lib.method.attach import attach_experts, clsr_blocks, last_gates, set_language
+from distilwhisper_lib.method.attach import attach_experts
+from distilwhisper_lib.method.blocks import clsr_blocks, last_gates
 from distilwhisper_lib.method.experts import ExpertSettings
+from distilwhisper_lib.method.languages import set_language
 from distilwhisper_lib.method.losses import (
     IGNORED,
     gate_budget_loss,

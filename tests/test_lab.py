@@ -37,15 +37,9 @@ from distilwhisper_lib.lab.comparison import (
 from distilwhisper_lib.lab.course_steps import announce
 from distilwhisper_lib.lab.lab import Lab, open_lab
 from distilwhisper_lib.lab.metadata import commit, read_steps, timed_step
-from distilwhisper_lib.method.attach import (
-    clsr_blocks,
-    expert_languages,
-    get_language,
-    last_gates,
-    set_language,
-    use_language,
-)
-from distilwhisper_lib.method.storage import load_experts
+from distilwhisper_lib.method.blocks import clsr_blocks, expert_languages, last_gates
+from distilwhisper_lib.method.languages import get_language, set_language, use_language
+from distilwhisper_lib.method.loading import load_experts
 from distilwhisper_lib.presets import PRESETS, get_preset
 from distilwhisper_lib.training import config as config_module
 from distilwhisper_lib.training import trainer as trainer_module

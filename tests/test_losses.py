@@ -8,8 +8,10 @@ import torch
 from random_data import RandomClips, shake_experts
 
 from distilwhisper_lib.data.batches import Collator, position_masks
-from distilwhisper_lib.method.attach import attach_experts, last_gates, set_language
+from distilwhisper_lib.method.attach import attach_experts
+from distilwhisper_lib.method.blocks import last_gates
 from distilwhisper_lib.method.experts import ExpertSettings
+from distilwhisper_lib.method.languages import set_language
 from distilwhisper_lib.method.losses import (
     IGNORED,
     cross_entropy,

@@ -12,10 +12,12 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import GenerationConfig
 
 from distilwhisper_lib.data.normalisers import normalise
-from distilwhisper_lib.method.attach import expert_languages, last_gates, set_language
+from distilwhisper_lib.method.blocks import expert_languages, last_gates
+from distilwhisper_lib.method.languages import set_language
+from distilwhisper_lib.method.loading import load_experts
 from distilwhisper_lib.method.losses import cross_entropy, js_divergence, kl_divergence, total_loss
 from distilwhisper_lib.method.released import load_released
-from distilwhisper_lib.method.storage import load_experts, save_experts
+from distilwhisper_lib.method.storage import save_experts
 from distilwhisper_lib.whisper.hub import REVISIONS
 from distilwhisper_lib.whisper.loading import load_whisper
 

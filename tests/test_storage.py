@@ -13,19 +13,13 @@ from random_data import logits, random_batch, same_state, shake_experts
 from safetensors.torch import load_file, save_file
 
 from distilwhisper_lib.method import storage
-from distilwhisper_lib.method.attach import (
-    attach_experts,
-    clsr_blocks,
-    detach_experts,
-    expert_languages,
-    expert_parameters,
-    get_language,
-    set_language,
-    use_language,
-)
+from distilwhisper_lib.method.attach import attach_experts, detach_experts
+from distilwhisper_lib.method.blocks import clsr_blocks, expert_languages, expert_parameters
 from distilwhisper_lib.method.experts import ExpertSettings
+from distilwhisper_lib.method.languages import get_language, set_language, use_language
+from distilwhisper_lib.method.loading import load_experts
 from distilwhisper_lib.method.packing import FORMS
-from distilwhisper_lib.method.storage import base_fingerprint, load_experts, save_experts
+from distilwhisper_lib.method.storage import base_fingerprint, save_experts
 from distilwhisper_lib.whisper.loading import load_whisper
 from distilwhisper_lib.whisper.tiny import tiny_whisper
 
@@ -179,7 +173,7 @@ def test_eight_bits_keep_each_weight_within_half_a_step_of_its_row(tmp_path):
     model = slightly_trained(attach_experts(load_whisper("tiny"), ["cs"]))
     folder = save_experts(model, tmp_path / "experts", form="int8")
     loaded = dict(expert_parameters(load_experts(load_whisper("tiny"), folder)))
-    shared = storage._shared_tensors(model, "cs")
+    shared = storage.shared_tensors(model, "cs")
     for name, weight in expert_parameters(model):
         found = loaded[name]
         if name in shared and weight.dim() == 2:
@@ -192,7 +186,7 @@ def test_eight_bits_keep_each_weight_within_half_a_step_of_its_row(tmp_path):
 
 def test_low_rank_is_the_best_approximation_of_its_rank_and_exact_at_full_rank(tmp_path):
     model = slightly_trained(attach_experts(load_whisper("tiny"), ["cs"]))
-    shared = storage._shared_tensors(model, "cs")
+    shared = storage.shared_tensors(model, "cs")
     errors = []
     for rank in (4, 16, 32):
         folder = save_experts(model, tmp_path / str(rank), form="low-rank", rank=rank)

@@ -20,13 +20,10 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from distilwhisper_lib.data.audio import pad_features
 from distilwhisper_lib.data.batches import Collator, LengthOrder, length_batches
 from distilwhisper_lib.fidelity import Fidelity
-from distilwhisper_lib.method.attach import (
-    attach_experts,
-    clsr_blocks,
-    expert_parameters,
-    set_language,
-)
+from distilwhisper_lib.method.attach import attach_experts
+from distilwhisper_lib.method.blocks import clsr_blocks, expert_parameters
 from distilwhisper_lib.method.experts import ExpertSettings
+from distilwhisper_lib.method.languages import set_language
 from distilwhisper_lib.method.losses import cross_entropy, labelled
 from distilwhisper_lib.presets import get_preset
 from distilwhisper_lib.training import trainer as trainer_module

@@ -7,7 +7,9 @@ import torch
 from tqdm import tqdm
 
 from ..data.batches import position_masks
-from ..method.attach import clsr_blocks, detach_experts, last_gates, use_language, whisper_layers
+from ..method.attach import detach_experts
+from ..method.blocks import clsr_blocks, last_gates, whisper_layers
+from ..method.languages import use_language
 from ..method.routing import ClsrFeedForward
 from ..whisper.logits import teacher_forced_logits
 from ..whisper.tokens import language_code

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from ..files import atomic_folder
-from ..method.attach import clsr_blocks
+from ..method.blocks import clsr_blocks
 from ..whisper.mirror import without_bars
 
 

@@ -21,8 +21,9 @@ from ..evaluation.scoring import count_errors, paired_difference, summarise
 from ..evaluation.transcription import transcribe
 from ..lab.comparison import counts
 from ..lab.lab import Lab
-from ..method.attach import set_language
-from ..method.storage import load_experts, save_experts
+from ..method.languages import set_language
+from ..method.loading import load_experts
+from ..method.storage import save_experts
 from .study import LOW_RANK, OURS, POOLED, write_study
 
 FORMS = {

@@ -17,7 +17,8 @@ from ..evaluation.testsets import CHANGES, TestSet, corpus_of, test_sets
 from ..evaluation.transcription import stored_predictions, transcribe
 from ..fidelity import LABELS, Fidelity, get_fidelity
 from ..files import cache_dir, read_json, results_dir, short_hash
-from ..method.attach import clsr_blocks, get_language, set_language
+from ..method.blocks import clsr_blocks
+from ..method.languages import get_language, set_language
 from ..presets import Preset, get_preset
 from ..training.config import (
     Decoding,

@@ -1,18 +1,68 @@
 """Trained experts into a Whisper: check that they fit, attach them, copy their weights."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
-from .attach import (
-    Model,
-    attach_experts,
-    clsr_blocks,
-    expert_parameters,
-    shared_block,
-    whisper_layers,
-)
+from ..whisper.tokens import language_codes
+from .attach import Model, attach_experts
+from .blocks import clsr_blocks, expert_parameters, shared_block, whisper_layers
 from .experts import ExpertSettings, Gate, new_expert
 from .packing import Tensors
+from .storage import base_fingerprint, expert_file, read_description, read_tensors, shared_tensors
+
+
+def load_experts(
+    model: Model, folder: str | Path, languages: str | list[str] | None = None
+) -> Model:
+    """Attach the experts of a folder to a model, in place.
+
+    Where an error is raised, the model is as it was before.
+
+    Args:
+        model: The Whisper that the experts were trained on; it may have experts already.
+        folder: As `save_experts` has written it.
+        languages: Codes or English names; None: all languages in the folder.
+
+    Returns:
+        The model. No language is set: see `set_language`.
+
+    Raises:
+        FileNotFoundError: For a folder, file or language that is not there.
+        ValueError: For experts that were trained on another Whisper, or a damaged file.
+    """
+    folder = Path(folder)
+    description = read_description(folder)
+    wanted = language_codes(languages or description["languages"])
+    missing = [language for language in wanted if language not in description["languages"]]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} holds no experts for {', '.join(missing)}; "
+            f"it has {', '.join(description['languages'])}"
+        )
+
+    # Each file says its own form: a save in another form that was stopped leaves both.
+    experts: dict[str, Tensors] = {}
+    differences: dict[str, set[str]] = {}
+    for language in wanted:
+        path = expert_file(folder, language)
+        experts[language], differences[language] = read_tensors(path)
+
+    settings = ExpertSettings(**description["settings"])
+    base_model = description["base_model"]
+    check_shapes(model, settings, experts, f"{folder} ({base_model})")
+    if base_fingerprint(model) != description["base_fingerprint"]:
+        raise ValueError(
+            f"the experts in {folder} were trained on another Whisper: their shapes fit, but the "
+            f"frozen weights differ; load {base_model} in fp32 or fp16"
+        )
+
+    for language, tensors in experts.items():
+        shared = shared_tensors(model, language)
+        for name in differences[language]:
+            tensors[name] += shared[name].float()
+    return attach_trained(model, settings, experts)
 
 
 def attach_trained(model: Model, settings: ExpertSettings, experts: dict[str, Tensors]) -> Model:

@@ -15,18 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..files import atomic_file, write_json
-from ..whisper.tokens import language_codes
 from ..whisper.unwrap import unwrap
-from .attach import (
-    Model,
+from .blocks import (
     clsr_blocks,
     expert_languages,
     expert_parameters,
     shared_block,
     whisper_layers,
 )
-from .experts import ExpertSettings
-from .loading import attach_trained, check_shapes
 from .packing import Tensors, pack, unpack
 
 FORMAT = 2
@@ -76,8 +72,8 @@ def save_experts(model: nn.Module, folder: str | Path, form: str = "fp16", rank:
     for language in languages:
         parameters = expert_parameters(model, language)
         tensors = {name: parameter.detach().cpu() for name, parameter in parameters}
-        packed = pack(tensors, form, _shared_tensors(model, language), rank)
-        with atomic_file(_expert_file(folder, language)) as temporary:
+        packed = pack(tensors, form, shared_tensors(model, language), rank)
+        with atomic_file(expert_file(folder, language)) as temporary:
             save_file(packed, temporary)
 
     config = unwrap(model).config
@@ -96,12 +92,12 @@ def save_experts(model: nn.Module, folder: str | Path, form: str = "fp16", rank:
     return folder
 
 
-def _expert_file(folder: Path, language: str) -> Path:
+def expert_file(folder: Path, language: str) -> Path:
     """Return the path of a language's experts."""
     return folder / f"experts.{language}.safetensors"
 
 
-def _shared_tensors(model: nn.Module, language: str) -> Tensors:
+def shared_tensors(model: nn.Module, language: str) -> Tensors:
     """Return the shared blocks' tensors under the names that a language's experts have."""
     tensors = {}
     for stack, index, layer in whisper_layers(model):
@@ -110,62 +106,10 @@ def _shared_tensors(model: nn.Module, language: str) -> Tensors:
     return tensors
 
 
-# ---- load
+# ---- read
 
 
-def load_experts(
-    model: Model, folder: str | Path, languages: str | list[str] | None = None
-) -> Model:
-    """Attach the experts of a folder to a model, in place.
-
-    Where an error is raised, the model is as it was before.
-
-    Args:
-        model: The Whisper that the experts were trained on; it may have experts already.
-        folder: As `save_experts` has written it.
-        languages: Codes or English names; None: all languages in the folder.
-
-    Returns:
-        The model. No language is set: see `set_language`.
-
-    Raises:
-        FileNotFoundError: For a folder, file or language that is not there.
-        ValueError: For experts that were trained on another Whisper, or a damaged file.
-    """
-    folder = Path(folder)
-    description = _read_description(folder)
-    wanted = language_codes(languages or description["languages"])
-    missing = [language for language in wanted if language not in description["languages"]]
-    if missing:
-        raise FileNotFoundError(
-            f"{folder} holds no experts for {', '.join(missing)}; "
-            f"it has {', '.join(description['languages'])}"
-        )
-
-    # Each file says its own form: a save in another form that was stopped leaves both.
-    experts: dict[str, Tensors] = {}
-    differences: dict[str, set[str]] = {}
-    for language in wanted:
-        path = _expert_file(folder, language)
-        experts[language], differences[language] = _read_tensors(path)
-
-    settings = ExpertSettings(**description["settings"])
-    base_model = description["base_model"]
-    check_shapes(model, settings, experts, f"{folder} ({base_model})")
-    if base_fingerprint(model) != description["base_fingerprint"]:
-        raise ValueError(
-            f"the experts in {folder} were trained on another Whisper: their shapes fit, but the "
-            f"frozen weights differ; load {base_model} in fp32 or fp16"
-        )
-
-    for language, tensors in experts.items():
-        shared = _shared_tensors(model, language)
-        for name in differences[language]:
-            tensors[name] += shared[name].float()
-    return attach_trained(model, settings, experts)
-
-
-def _read_description(folder: Path) -> dict:
+def read_description(folder: Path) -> dict:
     """Return the content of experts.json; raises FileNotFoundError or ValueError."""
     path = folder / "experts.json"
     if not path.is_file():
@@ -185,7 +129,7 @@ def _read_description(folder: Path) -> dict:
     return description
 
 
-def _read_tensors(path: Path) -> tuple[Tensors, set[str]]:
+def read_tensors(path: Path) -> tuple[Tensors, set[str]]:
     """Return a file's tensors, and the names of those that are differences to the shared block."""
     if not path.is_file():
         raise FileNotFoundError(

@@ -10,7 +10,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ..device import RANK, release_memory
 from ..files import atomic_file
-from ..method.attach import clsr_blocks, set_noise
+from ..method.blocks import clsr_blocks, set_noise
 
 
 class GateNoise(TrainerCallback):

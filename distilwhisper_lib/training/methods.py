@@ -16,9 +16,12 @@ from torch import nn
 
 from ..fidelity import LABELS, Fidelity
 from ..files import atomic_folder
-from ..method.attach import attach_experts, expert_parameters, set_language
+from ..method.attach import attach_experts
+from ..method.blocks import expert_parameters
 from ..method.experts import ExpertSettings
-from ..method.storage import load_experts, save_experts
+from ..method.languages import set_language
+from ..method.loading import load_experts
+from ..method.storage import save_experts
 from ..whisper.loading import load_whisper
 from ..whisper.shapes import WhisperShape
 from .config import RunConfig

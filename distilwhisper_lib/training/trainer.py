@@ -25,7 +25,7 @@ from ..evaluation.scoring import count_errors, summarise
 from ..evaluation.transcription import transcribe
 from ..fidelity import Fidelity
 from ..files import disk_errors, write_json
-from ..method.attach import last_gates
+from ..method.blocks import last_gates
 from ..method.losses import (
     IGNORED,
     cross_entropy,

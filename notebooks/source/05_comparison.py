@@ -788,6 +788,6 @@ check(check_beaten, beaten)
 #
 # ## Where in the library, where in the paper
 #
-# `lab/comparison.py`, `evaluation/scoring.py` (intervals), `evaluation/testsets.py`, `method/attach.py` (`last_gates`,
+# `lab/comparison.py`, `evaluation/scoring.py` (intervals), `evaluation/testsets.py`, `method/blocks.py` (`last_gates`,
 # `set_language`), `lab/plots.py`. In the paper: the main result table, the comparison of gate activations, and
 # the translation experiment; the settings are in its section on experiments and in the authors' release.
