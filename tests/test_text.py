@@ -49,13 +49,14 @@ def test_numbers_above_are_those_of_the_tokens(processor):
         ("Valencian", "ca"),
         ("yue", "yue"),
         ("Cantonese", "yue"),
+        ("<|cs|>", "cs"),
     ],
 )
 def test_languages_by_code_or_name(given, code):
     assert language_code(given) == code
 
 
-@pytest.mark.parametrize("given", ["klingon", "", "cz", "c", "<|cs|>"])
+@pytest.mark.parametrize("given", ["klingon", "", "cz", "c", "<|xx|>"])
 def test_unknown_language_is_named_with_the_known_codes(given):
     with pytest.raises(
         ValueError, match=r"does not know the language .*use a code such as 'cs'.* ca cs .* zh"

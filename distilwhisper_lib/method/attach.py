@@ -3,20 +3,23 @@
 A layer of transformers' Whisper holds its feed-forward block as `fc1`, `activation_fn` and `fc2`.
 `attach_experts` moves the three into one CLSR block, puts that block at `fc1` and leaves identities
 at the other two places, so that the layer's own code runs unchanged. The state dict keeps Whisper's
-names: what `save_pretrained` writes is a Whisper.
+names. What the model itself does differently is in `model.py`.
 
 Source: paper, section 3.
 """
 
 from dataclasses import asdict
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
+from ..whisper.per_call import mix_in, take_out
 from ..whisper.tokens import language_codes
 from ..whisper.unwrap import unwrap
-from .blocks import clsr_blocks, routing_of, shared_block, whisper_layers
+from .blocks import clsr_blocks, routing_of, shared_block, whisper_layers, whisper_stacks
 from .experts import ExpertSettings
+from .model import ChoiceHook, RoutedLayer, let_gradients_through, mixin_for
 from .routing import ClsrFeedForward, Routing
 
 Model = TypeVar("Model", bound=nn.Module)  # a Whisper, also one wrapped by PEFT
@@ -56,6 +59,7 @@ def attach_experts(
         new_routing = Routing(settings or ExpertSettings())
         for _, _, layer in whisper_layers(model):
             _insert(block_class(shared_block(layer), new_routing), layer)
+        _extend(unwrap(model), new_routing)
 
     routing = routing_of(model)
     if settings not in (None, routing.settings):
@@ -73,6 +77,8 @@ def attach_experts(
 
 def detach_experts(model: Model) -> Model:
     """Remove experts and gates, in place: the plain model, still frozen. Returns the model."""
+    if clsr_blocks(model):
+        _reduce(unwrap(model))
     for _, _, layer in whisper_layers(model):
         if isinstance(layer.fc1, ClsrFeedForward):
             _remove(layer.fc1, layer)
@@ -80,7 +86,10 @@ def detach_experts(model: Model) -> Model:
 
 
 def _check_can_carry_experts(model: nn.Module) -> None:
-    """Raise ValueError for a model that is not a Whisper, or has activation dropout."""
+    """Raise ValueError for a model that is not a Whisper, is quantised, or has activation dropout.
+
+    Activation dropout would act on the output of a block instead of within it.
+    """
     whisper = unwrap(model)
     config = getattr(whisper, "config", None)
     if getattr(config, "model_type", None) != "whisper":
@@ -88,25 +97,62 @@ def _check_can_carry_experts(model: nn.Module) -> None:
     if whisper.config.activation_dropout:
         raise ValueError("experts need config.activation_dropout = 0: set it before attach_experts")
 
+    for stack, index, layer in whisper_layers(model):
+        for name in ("fc1", "fc2"):
+            linear = getattr(shared_block(layer), name)
+            weight = getattr(linear, "weight", None)
+            if not isinstance(weight, torch.Tensor) or not weight.is_floating_point():
+                kind = f"{type(linear).__name__} in {getattr(weight, 'dtype', 'a packed form')}"
+                raise ValueError(
+                    f"experts are copies of feed-forward blocks in floating point, and {name} of "
+                    f"{stack} layer {index} is a {kind}: load Whisper in fp32, fp16 or bf16, "
+                    "without quantisation"
+                )
+
 
 def _insert(block: ClsrFeedForward, layer: nn.Module) -> None:
     """Put a block in the place of the layer's feed-forward block."""
     block.train(layer.training)
     block.register_state_dict_post_hook(_to_whisper_names)
-    # Registered on the layer: a hook on `fc1` would get no keys that begin with `fc2`.
-    block.load_hook = layer.register_load_state_dict_pre_hook(_from_whisper_names)
+    block.hooks = [
+        # Registered on the layer: a hook on `fc1` would get no keys that begin with `fc2`.
+        layer.register_load_state_dict_pre_hook(_from_whisper_names),
+        layer.register_forward_pre_hook(let_gradients_through),
+    ]
     layer.fc1 = block
     layer.activation_fn = nn.Identity()
     layer.fc2 = nn.Identity()
+    mix_in(layer, RoutedLayer)
 
 
 def _remove(block: ClsrFeedForward, layer: nn.Module) -> None:
     """Put the layer's own feed-forward block back."""
-    if block.load_hook is not None:
-        block.load_hook.remove()
+    for hook in block.hooks:
+        hook.remove()
     layer.fc1 = block.shared.fc1
     layer.activation_fn = block.shared.activation_fn
     layer.fc2 = block.shared.fc2
+    take_out(layer, RoutedLayer)
+
+
+def _extend(whisper: Any, routing: Routing) -> None:
+    """Let a model choose experts once for each call, and save them."""
+    hooks = []
+    for name, stack in whisper_stacks(whisper):
+        hook = ChoiceHook(routing, name)
+        hooks.append(stack.register_forward_pre_hook(hook, with_kwargs=True))
+    whisper.expert_routing = routing
+    whisper.expert_hooks = hooks
+    mix_in(whisper, mixin_for(whisper))
+
+
+def _reduce(whisper: Any) -> None:
+    """Undo `_extend`."""
+    take_out(whisper, mixin_for(whisper))
+    for hook in whisper.expert_hooks:
+        hook.remove()
+    del whisper.expert_routing
+    del whisper.expert_hooks
 
 
 def _to_whisper_names(block: nn.Module, state: dict, prefix: str, _: dict) -> None:

@@ -1,6 +1,7 @@
 """Where experts are in a Whisper: its layers, their CLSR blocks, gates and parameters."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,16 +13,25 @@ from .routing import ClsrFeedForward, Routing
 # ---- layers and blocks
 
 
+def whisper_stacks(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the stacks of a Whisper of any kind: "encoder", "decoder", as far as there are."""
+    whisper = unwrap(model)
+    body = getattr(whisper, "model", whisper)  # WhisperModel is its own body
+    for name in ("encoder", "decoder"):
+        stack = getattr(body, name, None)
+        if stack is not None:
+            yield name, stack
+
+
 def whisper_layers(model: nn.Module) -> Iterator[tuple[str, int, nn.Module]]:
-    """Yield the layers of a Whisper, also of one wrapped by PEFT.
+    """Yield the layers of a Whisper of any kind, also of one wrapped by PEFT.
 
     Yields:
         stack ("encoder" layers first, then "decoder"), index in the stack, layer.
     """
-    whisper = unwrap(model)
-    for stack in ("encoder", "decoder"):
-        for index, layer in enumerate(getattr(whisper.model, stack).layers):
-            yield stack, index, layer
+    for name, stack in whisper_stacks(model):
+        for index, layer in enumerate(stack.layers):
+            yield name, index, layer
 
 
 def shared_block(layer: nn.Module) -> FeedForward:
@@ -38,25 +48,47 @@ def clsr_blocks(model: nn.Module) -> list[ClsrFeedForward]:
 
 
 def blocks_by_layer(model: nn.Module) -> Iterator[tuple[str, int, ClsrFeedForward]]:
-    """Yield stack, index in the stack, and CLSR block."""
+    """Yield stack, index in the stack, and CLSR block.
+
+    Raises:
+        ValueError: Where PEFT has wrapped a block.
+    """
     for stack, index, layer in whisper_layers(model):
-        if isinstance(layer.fc1, ClsrFeedForward):
-            yield stack, index, layer.fc1
+        fc1 = layer.get_submodule("fc1")
+        if isinstance(fc1, ClsrFeedForward):
+            yield stack, index, fc1
+        elif any(isinstance(part, ClsrFeedForward) for part in fc1.modules()):
+            raise ValueError(is_wrapped(fc1))
+
+
+def is_wrapped(block: nn.Module) -> str:
+    """Return the message about a CLSR block that PEFT has wrapped."""
+    return (
+        f"experts are wrapped by a {type(block).__name__}: leave fc1, experts and gates out of "
+        "PEFT's modules_to_save; experts are trained and saved by themselves"
+    )
 
 
 def routing_of(model: nn.Module) -> Routing:
     """Return the state that all blocks share; ValueError where no experts are attached."""
-    blocks = clsr_blocks(model)
-    if not blocks:
+    routing = getattr(unwrap(model), "expert_routing", None)
+    if routing is None:
         raise ValueError(
             "no experts are attached: call attach_experts(model, [...]) or load_experts first"
         )
-    return blocks[0].routing
+    return routing
 
 
 def expert_languages(model: nn.Module) -> list[str]:
     """Return the codes of the languages that have experts, in the order of attaching."""
     return list(routing_of(model).languages) if clsr_blocks(model) else []
+
+
+def is_reentrant(layer: Any) -> bool:
+    """Return whether a layer is checkpointed by the reentrant kind of gradient checkpointing."""
+    function = getattr(layer, "_gradient_checkpointing_func", None)
+    checkpointed = layer.training and getattr(layer, "gradient_checkpointing", False)
+    return checkpointed and getattr(function, "keywords", {}).get("use_reentrant", True)
 
 
 # ---- gates and parameters
@@ -73,7 +105,20 @@ def last_gates(model: nn.Module) -> dict[str, list[torch.Tensor]]:
     Returns:
         {"encoder": one (B, S) per layer, "decoder": one (B, T) per layer}, NaN in sequences without
         an expert; empty lists where no sequence had one.
+
+    Raises:
+        ValueError: In training with reentrant gradient checkpointing, whose forward pass leaves
+            gates without gradients.
     """
+    if torch.is_grad_enabled():
+        for _, _, layer in whisper_layers(model):
+            if isinstance(layer.fc1, ClsrFeedForward) and is_reentrant(layer):
+                raise ValueError(
+                    "gates of reentrant gradient checkpointing have no gradients, so that a gate "
+                    "budget would do nothing: set gradient_checkpointing_kwargs="
+                    "{'use_reentrant': False}"
+                )
+
     gates: dict[str, list[torch.Tensor]] = {"encoder": [], "decoder": []}
     for stack, _, block in blocks_by_layer(model):
         if block.last_gate is not None:

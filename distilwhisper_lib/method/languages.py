@@ -6,29 +6,51 @@ from contextlib import contextmanager
 from torch import nn
 
 from ..whisper.tokens import language_code
+from ..whisper.unwrap import unwrap
 from .attach import Model
 from .blocks import clsr_blocks, routing_of
-from .routing import LanguageChoice
+from .model import ExpertGeneration
+from .routing import AUTO, Choice, LanguageChoice
 
 
 def set_language(model: nn.Module, language: LanguageChoice) -> None:
-    """Choose the experts that the next forward passes use.
+    """Choose the experts of the calls that follow, of all threads.
+
+    Calls that are running keep their choice. Within `use_language` it is the choice of that block,
+    until its end.
 
     Args:
         model: A Whisper with experts; without experts only None is allowed.
         language: A code or English name for the whole batch; a list with one entry per sequence in
-            the batch (None: no expert); or None for plain Whisper.
+            the batch (None: no expert); "auto": for each sequence the language of its language
+            token, which is given to `generate` or detected by plain Whisper, or is in
+            `decoder_input_ids` or `labels`, without an expert where that language has none; or None
+            for plain Whisper.
 
     Raises:
-        ValueError: For a language without experts (the message lists those that have some), or an
-            empty list.
+        ValueError: For a language without experts (the message lists those that have some), an
+            empty list, or "auto" with a model that does not generate from speech.
     """
     if language is None and not clsr_blocks(model):
         return
+    routing_of(model).choose(_checked(model, language))
+
+
+def _checked(model: nn.Module, language: LanguageChoice) -> LanguageChoice:
+    """Return a choice as codes; raises ValueError as `set_language` does."""
     routing = routing_of(model)
+    if language == AUTO:
+        if not isinstance(unwrap(model), ExpertGeneration):
+            raise ValueError(
+                f'"auto" needs a Whisper that generates, and this is a '
+                f"{type(unwrap(model)).__name__}: set a language"
+            )
+        return AUTO
+
+    choice: LanguageChoice
     if isinstance(language, list | tuple):
         codes = [_code_or_none(one) for one in language]
-        choice: LanguageChoice = codes
+        choice = codes
     else:
         choice = _code_or_none(language)
         codes = [choice]
@@ -39,7 +61,7 @@ def set_language(model: nn.Module, language: LanguageChoice) -> None:
             f"no experts for {', '.join(unknown) or 'an empty list'}: "
             f"this model has {', '.join(routing.languages) or 'none'}"
         )
-    routing.choose(choice)
+    return choice
 
 
 def _code_or_none(language: str | None) -> str | None:
@@ -48,13 +70,17 @@ def _code_or_none(language: str | None) -> str | None:
 
 
 def get_language(model: nn.Module) -> LanguageChoice:
-    """Return what `set_language` was given last, as codes; None on a model without experts."""
+    """Return the choice that holds here, as codes; None on a model without experts."""
     return routing_of(model).language if clsr_blocks(model) else None
 
 
 @contextmanager
 def use_language(model: Model, language: LanguageChoice) -> Iterator[Model]:
-    """Set the language inside a `with` block, and the previous one afterwards, also on errors.
+    """Choose the experts of the calls within a `with` block, of this thread alone.
+
+    More exactly, of this context (`contextvars`): of this thread, or of this task of asyncio. Other
+    threads can use the model with other languages at the same time; those that are started within
+    the block enter `use_language` themselves. The previous choice holds afterwards, also on errors.
 
     Args:
         model: As for `set_language`.
@@ -63,9 +89,8 @@ def use_language(model: Model, language: LanguageChoice) -> Iterator[Model]:
     Raises:
         ValueError: As `set_language` does.
     """
-    before = get_language(model)
-    set_language(model, language)
-    try:
+    if language is None and not clsr_blocks(model):
         yield model
-    finally:
-        set_language(model, before)
+        return
+    with routing_of(model).use(Choice(_checked(model, language))):
+        yield model

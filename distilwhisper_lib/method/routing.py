@@ -6,16 +6,20 @@ batch, T positions, d the width of the model.
 Source: paper, section 3; Zhang et al., "Share or Not?", ICLR 2021; the authors' release (CLSRFFN).
 """
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
+from ..whisper.per_call import PerCall, PerThread
 from .experts import ExpertSettings, FeedForward, Gate, new_expert
 
 # One language for the whole batch; a list with one for each sequence in the batch, None where it
-# gets no expert; or None for plain Whisper.
+# gets no expert; "auto", that of the language token; or None for plain Whisper.
 LanguageChoice = str | list[str | None] | None
+AUTO = "auto"
 
 # On a GPU, positions are sent through one block each from this number on; with fewer, both blocks
 # are computed (see `ClsrFeedForward._select`). By arithmetic, not measured: the encoder has 1,500
@@ -26,30 +30,27 @@ MIN_ROUTED_ON_GPU = 1024
 ROUND_UP_TO = 32
 
 
-class Routing:
-    """The state that all CLSR blocks of one model share.
+class Choice:
+    """A choice of experts. It is made once, at the model's entry, and travels with the call.
 
     Attributes:
-        settings: Settings of experts and gates.
-        languages: Codes of the languages that have experts, in the order of attaching.
-        language: The choice of experts, as codes (`LanguageChoice`).
-        noise: alpha now, the strength of the gates' training noise.
+        language: As codes (`LanguageChoice`).
+        one_pass: Whether `generate` decodes each batch once, without fallback to other
+            temperatures, for which it leaves sequences out.
     """
 
-    def __init__(self, settings: ExpertSettings):
-        self.settings = settings
-        self.languages: list[str] = []
-        self.language: LanguageChoice = None
-        self.noise = 0.0
+    def __init__(self, language: LanguageChoice, one_pass: bool = True):
+        self.language = language
+        self.one_pass = one_pass
         self._indices: dict[tuple, dict[str | None, torch.Tensor]] = {}
 
-    def choose(self, language: LanguageChoice) -> None:
-        """Set `language`, and forget the indices of earlier batches."""
-        self.language = language
-        self._indices.clear()
+    def check_encoder_batch(self, batch_size: int) -> None:
+        """Raise ValueError where there is not one language for each sequence of the encoder."""
+        if isinstance(self.language, list) and len(self.language) != batch_size:
+            raise ValueError(_does_not_fit(self.language, batch_size))
 
     def sequences_by_language(
-        self, languages: list[str | None], batch_size: int, device: torch.device
+        self, batch_size: int, device: torch.device
     ) -> dict[str | None, torch.Tensor]:
         """Return the indices of each language's sequences in the batch.
 
@@ -57,32 +58,119 @@ class Routing:
         CPU wait.
 
         Args:
-            languages: The language of each sequence.
-            batch_size: B, a multiple of their number: in beam search the beams of a sequence follow
-                one another in the batch.
+            batch_size: B, a multiple of the number of languages: in beam search the beams of a
+                sequence follow one another in the batch.
             device: Where the indices are needed.
 
         Raises:
             ValueError: Where the languages do not fit the batch.
         """
+        languages = self.language
+        assert isinstance(languages, list)
         if batch_size % len(languages):
-            raise ValueError(
-                f"set_language was given {len(languages)} languages, the batch has {batch_size} "
-                "sequences (give clips of over 30 s one language for the whole batch: `generate` "
-                "drops those that are finished)"
-            )
+            raise ValueError(_does_not_fit(languages, batch_size))
 
-        # Indices made in inference mode cannot be used where gradients are computed.
-        key = (*languages, batch_size, device, torch.is_grad_enabled())
+        # Indices made in inference mode cannot be used where gradients are computed, and those of
+        # an export are no real tensors.
+        if torch.compiler.is_exporting():
+            return self._make_indices(batch_size, device)
+        key = (batch_size, device, torch.is_grad_enabled())
         if key not in self._indices:
-            beams = batch_size // len(languages)
-            language_of = [language for language in languages for _ in range(beams)]
-            indices = {}
-            for language in dict.fromkeys(languages):
-                own = [index for index, other in enumerate(language_of) if other == language]
-                indices[language] = torch.tensor(own, device=device)
-            self._indices[key] = indices
+            self._indices[key] = self._make_indices(batch_size, device)
         return self._indices[key]
+
+    def _make_indices(
+        self, batch_size: int, device: torch.device
+    ) -> dict[str | None, torch.Tensor]:
+        """Return new indices of each language's sequences in the batch."""
+        assert isinstance(self.language, list)
+        beams = batch_size // len(self.language)
+        language_of = [language for language in self.language for _ in range(beams)]
+        indices = {}
+        for language in dict.fromkeys(self.language):
+            own = [index for index, other in enumerate(language_of) if other == language]
+            indices[language] = torch.tensor(own, device=device)
+        return indices
+
+
+def _does_not_fit(languages: list[str | None], batch_size: int) -> str:
+    """Return the message about a list of languages that does not fit the batch."""
+    return (
+        f"set_language was given {len(languages)} languages, the batch has {batch_size} sequences "
+        "(give clips of over 30 s one language for the whole batch: `generate` drops those that "
+        "are finished)"
+    )
+
+
+class Routing:
+    """The state that all CLSR blocks of one model share.
+
+    Attributes:
+        settings: Settings of experts and gates.
+        languages: Codes of the languages that have experts, in the order of attaching.
+        noise: alpha now, the strength of the gates' training noise.
+    """
+
+    def __init__(self, settings: ExpertSettings):
+        self.settings = settings
+        self.languages: list[str] = []
+        self.noise = 0.0
+        self._default = Choice(None)  # for all threads
+        self._override = PerCall()  # for calls of one thread or task
+        self._layer = PerThread()  # for the layer that this thread is in
+
+    # ---- the choice of experts
+
+    @property
+    def language(self) -> LanguageChoice:
+        """The choice of experts that holds here, as codes."""
+        return self.current().language
+
+    @language.setter
+    def language(self, language: LanguageChoice) -> None:
+        self.choose(language)
+
+    def current(self) -> Choice:
+        """Return the choice that holds in this thread or task."""
+        override = self._override.get()
+        return self._default if override is None else override
+
+    def choose(self, language: LanguageChoice) -> None:
+        """Choose experts: within `use` until its end, elsewhere for all threads."""
+        choice = Choice(language)
+        if self._override.get() is None:
+            self._default = choice
+        else:
+            self._override.replace(choice)
+
+    def use(self, choice: Choice) -> AbstractContextManager[None]:
+        """Return a context manager in which a choice holds for this thread or task."""
+        return self._override.use(choice)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether any thread or task is within `use`."""
+        return self._override.is_used
+
+    # ---- on the way to the blocks
+
+    def enter_layer(self, choice: Choice | None) -> Choice | None:
+        """Hand a choice to the block of the layer that this thread runs.
+
+        Args:
+            choice: That of the call, or None.
+
+        Returns:
+            What was handed over before, for a second call after the layer.
+        """
+        before = self._layer.value
+        self._layer.value = choice
+        return before
+
+    def choice_in_layer(self) -> Choice:
+        """Return the choice for the block of the layer that this thread runs."""
+        choice = self._layer.value
+        return self.current() if choice is None else choice
 
 
 class ClsrFeedForward(nn.Module):
@@ -103,11 +191,11 @@ class ClsrFeedForward(nn.Module):
         routing: The state that all blocks of the model share.
         experts: An expert for each language, by code.
         gates: A gate for each language, by code.
-        last_gate: g of the latest forward pass, (B, T), NaN in sequences without an expert; None
-            where no sequence had one.
+        last_gate: g of this thread's latest forward pass, (B, T), NaN in sequences without an
+            expert; None where no sequence had one.
         constant_gates: Languages with the same gate decision at every position in evaluation (True:
             all positions go to the expert), by code; their gates are not computed.
-        load_hook: The hook that `attach_experts` has put on the layer, removed when it is detached.
+        hooks: Those that `attach_experts` has put on the layer, removed when it is detached.
     """
 
     def __init__(self, shared: FeedForward, routing: Routing):
@@ -116,9 +204,26 @@ class ClsrFeedForward(nn.Module):
         self.routing = routing
         self.experts = nn.ModuleDict()
         self.gates = nn.ModuleDict()
-        self.last_gate: torch.Tensor | None = None
+        self._last_gate = PerThread()
         self.constant_gates: dict[str, bool] = {}
-        self.load_hook: RemovableHandle | None = None
+        self.hooks: list[RemovableHandle] = []
+
+    @property
+    def last_gate(self) -> torch.Tensor | None:
+        """The gates of this thread's latest forward pass."""
+        return self._last_gate.value
+
+    @last_gate.setter
+    def last_gate(self, gate: torch.Tensor | None) -> None:
+        self._last_gate.value = gate
+
+    def extra_repr(self) -> str:
+        """Return what is printed of the block; PEFT prints it where it is asked to adapt fc1."""
+        languages = ", ".join(self.routing.languages) or "none"
+        return (
+            f"experts: {languages}; for an adapter on the shared block: "
+            r"target_modules=r'.*\.shared\.fc[12]'"
+        )
 
     def add_language(self, language: str) -> None:
         """Add an untrained expert and gate for a language, given by its code."""
@@ -131,15 +236,16 @@ class ClsrFeedForward(nn.Module):
         self.gates[language] = gate.to(weight).train(self.training)
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
-        """Route each position by the language that is set: (B, T, d) -> (B, T, d)."""
+        """Route each position by the language of the call: (B, T, d) -> (B, T, d)."""
         self.last_gate = None
-        language = self.routing.language
+        choice = self.routing.choice_in_layer()
+        language = choice.language
         if language is None:
             return self.shared(h)
-        if isinstance(language, str):
-            y, self.last_gate = self._one_language(h, language)
-            return y
-        return self._language_per_sequence(h, language)
+        if isinstance(language, list):
+            return self._language_per_sequence(h, choice)
+        y, self.last_gate = self._one_language(h, language)
+        return y
 
     def _one_language(self, h: torch.Tensor, language: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the output (B, T, d) and the gate g (B, T) of sequences of one language."""
@@ -190,16 +296,19 @@ class ClsrFeedForward(nn.Module):
         Returns expert(h) where g (B, T, 1) is true, and shared(h) elsewhere, (B, T, d).
 
         On a GPU both blocks are computed for few positions, as in a step of the decoder: to count
-        the open gates, the CPU would have to wait for the GPU in every layer. torch.compile makes
-        one graph of this method where `torch._dynamo.config.capture_dynamic_output_shape_ops` is
-        True.
+        the open gates, the CPU would have to wait for the GPU in every layer. So they are in a
+        traced or exported model, which must hold for other gates than those it was traced with.
+        torch.compile makes one graph of this method where
+        `torch._dynamo.config.capture_dynamic_output_shape_ops` is True.
         """
         shared = self.shared
         expert = self.experts[language]
         positions = h.flatten(0, -2)  # (B T, d)
         is_open = g.flatten()  # (B T,)
 
-        if h.is_cuda and len(positions) < MIN_ROUTED_ON_GPU:
+        few_on_gpu = h.is_cuda and len(positions) < MIN_ROUTED_ON_GPU
+        traced = torch.jit.is_tracing() or torch.compiler.is_exporting()
+        if few_on_gpu or traced:
             return torch.where(g, expert(h), shared(h))
 
         # The same gate decision at every position: the other block is not computed.
@@ -219,9 +328,9 @@ class ClsrFeedForward(nn.Module):
         y.index_copy_(0, to_shared, from_shared)
         return y.view(h.shape)
 
-    def _language_per_sequence(self, h: torch.Tensor, languages: list[str | None]) -> torch.Tensor:
+    def _language_per_sequence(self, h: torch.Tensor, choice: Choice) -> torch.Tensor:
         """Route each sequence of h (B, T, d) by its own language; returns (B, T, d)."""
-        sequences = self.routing.sequences_by_language(languages, h.shape[0], h.device)
+        sequences = choice.sequences_by_language(h.shape[0], h.device)
         y = torch.empty_like(h)
         gate = torch.full(h.shape[:2], torch.nan, dtype=h.dtype, device=h.device)
         for language, indices in sequences.items():
@@ -233,7 +342,7 @@ class ClsrFeedForward(nn.Module):
                 gate = gate.index_copy(0, indices, g.to(h.dtype))
             y = y.index_copy(0, indices, part_y.to(h.dtype))
 
-        has_experts = any(language is not None for language in languages)
+        has_experts = any(language is not None for language in sequences)
         self.last_gate = gate if has_experts else None
         return y
 

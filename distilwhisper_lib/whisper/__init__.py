@@ -9,5 +9,6 @@ tiny          a random Whisper for tests
 window        an encoder over fewer frames than 30 s
 logits        teacher-forced logits, logits at chosen positions
 shapes        sizes, and arithmetic on them
+per_call      values that hold for a call instead of for the model
 unwrap        the Whisper inside a PEFT wrapper
 """

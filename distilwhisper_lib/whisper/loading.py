@@ -51,8 +51,6 @@ def load_whisper(
 ) -> WhisperForConditionalGeneration:
     """Return a Whisper in evaluation mode.
 
-    The length limit of its `generate` is stated as new tokens: with two limits `generate` warns.
-
     Args:
         name: A hub id, a local folder, or "tiny" (random weights, for tests).
         dtype: Of the weights, whatever the checkpoint has.
@@ -84,10 +82,12 @@ def load_whisper(
     model.config._commit_hash = source.revision
     model.name_or_path = source.name
 
+    # Earlier versions wrote a limit of new tokens into the mirror's folder: with it, prompts of
+    # over 220 tokens would not fit.
     settings = model.generation_config
-    settings.max_length = None
-    if not settings.max_new_tokens:
-        settings.max_new_tokens = model.config.max_target_positions // 2
+    if source.kind == "mirror" and settings.max_length is None:
+        settings.max_length = model.config.max_target_positions
+        settings.max_new_tokens = None
     return model.eval()
 
 

@@ -1,5 +1,6 @@
 """Logits of a Whisper: teacher-forced over a batch, or at chosen decoder positions alone."""
 
+import threading
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -15,7 +16,7 @@ def logits_at(model: nn.Module, positions: torch.Tensor) -> AbstractContextManag
     """Compute logits at some decoder positions alone, within the block.
 
     At the other positions the output projection is skipped: at base size the logits of one position
-    cost as much as the whole decoder.
+    cost as much as the whole decoder. Other threads get the logits of all positions meanwhile.
 
     Args:
         model: A Whisper, also one wrapped by PEFT.
@@ -25,8 +26,12 @@ def logits_at(model: nn.Module, positions: torch.Tensor) -> AbstractContextManag
         A context manager. Within it the model's logits are (N, V), N the number of true positions.
     """
 
+    thread = threading.get_ident()
+
     def keep_positions(_: nn.Module, arguments: tuple) -> tuple:
         (hidden_states,) = arguments  # (B, T, d)
+        if threading.get_ident() != thread:
+            return arguments
         return (hidden_states[positions],)  # (N, d)
 
     return unwrap(model).proj_out.register_forward_pre_hook(keep_positions)

@@ -116,9 +116,6 @@ def generation_settings(
 ) -> GenerationConfig:
     """Return the settings that `generate(language=, task=)` needs, as the hub's checkpoints do.
 
-    The length limit is stated as new tokens (half the positions, as in OpenAI's decoder): with
-    `max_length` set, each `generate(max_new_tokens=)` would warn.
-
     Args:
         tokenizer: The model's.
         config: The model's.
@@ -133,7 +130,7 @@ def generation_settings(
         eos_token_id=config.eos_token_id,
         pad_token_id=config.pad_token_id,
         decoder_start_token_id=config.decoder_start_token_id,
-        max_new_tokens=config.max_target_positions // 2,
+        max_length=config.max_target_positions,
         is_multilingual=True,
         lang_to_id=languages,
         task_to_id=tasks,

@@ -25,12 +25,14 @@ def language_code(language: str) -> str:
     """Return Whisper's code of a language.
 
     Args:
-        language: A code or an English name, in any case: "cs", "Czech" and "czech" give "cs".
+        language: A code, an English name or a language token, in any case: "cs", "Czech" and
+            "<|cs|>" give "cs".
 
     Raises:
         ValueError: For a language that Whisper does not know.
     """
-    code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
+    name = language.lower().removeprefix("<|").removesuffix("|>")
+    code = TO_LANGUAGE_CODE.get(name, name)
     if code not in LANGUAGES:
         raise ValueError(
             f"Whisper does not know the language {language!r}: use a code such as 'cs', or a name "

@@ -1,11 +1,85 @@
 """The short window: an encoder over fewer frames than Whisper's 30 s."""
 
+import copy
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
+from .per_call import Mixin, PerCall, mix_in
 from .unwrap import unwrap
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window of the encoder.
+
+    Attributes:
+        positions: Of the encoder, two frames each.
+        config: The model's configuration, with this number of positions.
+    """
+
+    positions: int
+    config: Any
+
+
+class _WithConfig(Mixin):
+    """A model whose configuration is that of the window of the call.
+
+    Whisper's encoder checks the length of its input against the configuration, and `generate` pads
+    features to it.
+    """
+
+    _window: PerCall
+
+    @property
+    def config(self):
+        window = self._window.get()
+        return vars(self)["config"] if window is None else window.config
+
+    @config.setter
+    def config(self, value):
+        vars(self)["config"] = value
+
+
+class _WithPositions(Mixin):
+    """Embeddings of the encoder's positions, as many as the window of the call has.
+
+    Whisper's encoder adds as many positions as `num_embeddings` says.
+    """
+
+    _window: PerCall
+
+    @property
+    def num_embeddings(self):
+        window = self._window.get()
+        return vars(self)["num_embeddings"] if window is None else window.positions
+
+    @num_embeddings.setter
+    def num_embeddings(self, value):
+        vars(self)["num_embeddings"] = value
+
+
+_PREPARING = threading.Lock()
+
+
+def _windows_of(whisper: Any) -> PerCall:
+    """Return where a model's windows are kept; prepare the model at the first call."""
+    encoder = whisper.get_encoder()
+    with _PREPARING:
+        if "_window" not in vars(encoder.embed_positions):
+            window = PerCall()
+            for part, mixin in [
+                (whisper, _WithConfig),
+                (encoder, _WithConfig),
+                (encoder.embed_positions, _WithPositions),
+            ]:
+                part._window = window
+                mix_in(part, mixin)
+        return encoder.embed_positions._window
 
 
 @contextmanager
@@ -13,7 +87,8 @@ def use_window(model: nn.Module, frames: int) -> Iterator[None]:
     """Make the encoder take `frames` mel frames instead of 3000, within the block.
 
     The first `frames / 2` sinusoidal positions are used as they are, so a window of 3000 frames is
-    the plain model. Do not save a model inside the block.
+    the plain model. The window is that of this thread or asyncio task: other threads can use the
+    model with another one, or without. Do not save a model inside the block.
 
     Args:
         model: A Whisper, also one wrapped by PEFT.
@@ -23,23 +98,13 @@ def use_window(model: nn.Module, frames: int) -> Iterator[None]:
         ValueError: For a window that does not fit.
     """
     whisper = unwrap(model)
-    config = whisper.config
-    positions = whisper.get_encoder().embed_positions
-
-    longest = 2 * len(positions.weight)
+    longest = 2 * len(whisper.get_encoder().embed_positions.weight)
     if frames % 2 or not 0 < frames <= longest:
         raise ValueError(
             f"a window of {frames} frames does not fit: an even number up to {longest} is needed"
         )
 
-    # The encoder checks the length of its input against the configuration, and adds as many
-    # position embeddings as `num_embeddings` says.
-    config_before = config.max_source_positions
-    embeddings_before = positions.num_embeddings
+    config = copy.copy(whisper.config)
     config.max_source_positions = frames // 2
-    positions.num_embeddings = frames // 2
-    try:
+    with _windows_of(whisper).use(Window(frames // 2, config)):
         yield
-    finally:
-        config.max_source_positions = config_before
-        positions.num_embeddings = embeddings_before
