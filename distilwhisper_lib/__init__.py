@@ -43,6 +43,7 @@ _PUBLIC = {
         "whisper_layers",
     ],
     "method.experts": ["ExpertSettings", "FeedForward", "Gate", "LowRankLinear"],
+    "method.fingerprint": ["base_fingerprint"],
     "method.languages": ["get_language", "set_language", "use_language"],
     "method.loading": ["load_experts"],
     "method.losses": [
@@ -60,7 +61,8 @@ _PUBLIC = {
     "method.packing": ["pack", "unpack"],
     "method.released": ["load_released", "released_folder"],
     "method.routing": ["ClsrFeedForward", "Routing"],
-    "method.storage": ["base_fingerprint", "save_experts"],
+    "method.sharing": ["push_experts"],
+    "method.storage": ["save_experts"],
     "data.audio": ["SAMPLE_RATE", "add_noise", "add_reverberation", "log_mel", "read_audio"],
     "data.batches": [
         "Clips",
@@ -100,6 +102,7 @@ _PUBLIC = {
     ],
     "training.teacher": ["TeacherDistributions", "cache_teacher_distributions"],
     "training.trainer": ["make_trainer", "train_run", "training_arguments"],
+    "lab.card": ["model_card"],
     "lab.comparison": ["compare", "counts", "paired", "score"],
     "lab.lab": ["Lab", "open_lab"],
     "lab.plots": ["plot_comparison", "plot_curves", "plot_forgetting", "plot_gate_layers"],

@@ -8,6 +8,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from hub_stand_in import hub_stand_in, no_hub
 from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import GenerationConfig
 
@@ -232,10 +233,34 @@ def test_settings_of_generate_come_from_the_folder_or_from_the_releases_student(
     assert asked == [(student, {"revision": REVISIONS[student]}), (folder, {})]
 
 
-def test_no_network_says_what_to_do(monkeypatch):
-    def download(*_, **__):
-        raise LocalEntryNotFoundError("offline")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    with pytest.raises(OSError, match="naver/nothing.*check its spelling.*network"):
+def test_no_network_says_what_to_do(tmp_path):
+    with no_hub(tmp_path), pytest.raises(OSError, match="'naver/nothing'.*check the network"):
         load_released("naver/nothing", ["ta"])
+
+
+def test_repository_or_revision_that_is_not_there_is_named(tmp_path):
+    with hub_stand_in(tmp_path) as hub:
+        with pytest.raises(FileNotFoundError, match="'naver/nothing' is no folder here.*spelling"):
+            load_released("naver/nothing", ["ta"])
+        hub.add("naver/released", {"config.json": b"{}"})
+        with pytest.raises(FileNotFoundError, match="'naver/released' has no revision 'v9'"):
+            load_released("naver/released", ["ta"], revision="v9")
+
+
+def test_a_checkpoint_from_the_hub_is_read_from_its_cache(folder, tmp_path):
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with hub_stand_in(tmp_path) as hub:
+        commit = hub.add("naver/released", files)
+        with pytest.raises(FileNotFoundError, match="expert.czech.bin is missing; the hub has.*ta"):
+            load_released("naver/released", ["cs"])
+        model = load_released("naver/released", ["ta"])
+        assert "expert.catalan.bin" not in hub.downloads()
+    assert expert_languages(model) == ["ta"]
+    assert model.config._commit_hash == commit
+
+
+def test_a_folder_has_no_revisions_and_a_bad_name_is_refused(folder):
+    with pytest.raises(ValueError, match="is a folder here, and a folder has no revisions"):
+        load_released(folder, ["catalan"], revision="main")
+    with pytest.raises(FileNotFoundError, match="no such folder, and not a hub id"):
+        load_released("nowhere", ["catalan"])

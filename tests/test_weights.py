@@ -83,9 +83,9 @@ def test_tiny_generates_quietly_with_languages_and_tasks(model, features, beams,
     assert not caplog.records
 
 
-def test_generate_predicts_at_most_half_the_positions(model):
-    assert model.generation_config.max_length is None
-    assert model.generation_config.max_new_tokens == 224
+def test_generate_may_fill_all_positions_of_the_decoder(model):
+    assert model.generation_config.max_length == 448
+    assert model.generation_config.max_new_tokens is None
 
 
 def test_tiny_learns(model, features):

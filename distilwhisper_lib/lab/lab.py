@@ -470,8 +470,7 @@ class Lab:
             return self.transcribe("student", key)
         encoder_alone = method.has_experts and experts == "encoder"
 
-        is_teacher = method.weights is Weights.TEACHER
-        processor = self.teacher_processor if is_teacher else self.processor
+        processor = self._processor_of(method)
         clips = self.test_clips(key, processor)
         result = self._predictions_name(name, test, clips, encoder_alone, changes)
         path = self.folder / "predictions" / result
@@ -498,6 +497,16 @@ class Lab:
             )
         clips.forget_features()  # the clips of a test stay in memory, for their texts
         return table
+
+    def is_transcribed(self, name: str, key: str, **changes) -> bool:
+        """Return whether `transcribe` has its predictions on disk, so that nothing is computed."""
+        clips = self.test_clips(key, self._processor_of(get_method(name)))
+        result = self._predictions_name(name, self.test_set(key), clips, False, changes)
+        return stored_predictions(clips, self.folder / "predictions" / result) is not None
+
+    def _processor_of(self, method: Method):
+        """Return the processor of the Whisper that a method is scored with."""
+        return self.teacher_processor if method.weights is Weights.TEACHER else self.processor
 
     def _predictions_name(
         self, name: str, test: TestSet, clips: Clips, encoder_alone: bool, changes: dict

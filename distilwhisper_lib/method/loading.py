@@ -9,60 +9,80 @@ from ..whisper.tokens import language_codes
 from .attach import Model, attach_experts
 from .blocks import clsr_blocks, expert_parameters, shared_block, whisper_layers
 from .experts import ExpertSettings, Gate, new_expert
+from .fingerprint import differing_weights, feed_forward_fingerprints, plain_weights
 from .packing import Tensors
-from .storage import base_fingerprint, expert_file, read_description, read_tensors, shared_tensors
+from .sharing import check_languages, experts_folder
+from .storage import expert_file, read_base, read_description, read_tensors, shared_tensors
+
+# Where adapters go: a Whisper that differs in some of these alone has one merged, most likely.
+ADAPTED = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 
 def load_experts(
-    model: Model, folder: str | Path, languages: str | list[str] | None = None
+    model: Model,
+    folder: str | Path,
+    languages: str | list[str] | None = None,
+    *,
+    revision: str | None = None,
 ) -> Model:
-    """Attach the experts of a folder to a model, in place.
+    """Attach stored experts to a model, in place.
 
     Where an error is raised, the model is as it was before.
 
     Args:
-        model: The Whisper that the experts were trained on; it may have experts already.
-        folder: As `save_experts` has written it.
-        languages: Codes or English names; None: all languages in the folder.
+        model: The Whisper that the experts were trained on, in fp32, fp16 or bf16; it may have
+            experts already. Where it has only an encoder or a decoder, it takes that one's experts.
+        folder: As `save_experts` or `model.save_pretrained` has written it; or a name on the hub,
+            "user/name", of which the files of the wanted languages are fetched.
+        languages: Codes or English names; None: all languages that are stored.
+        revision: Branch, tag or commit on the hub; None: the main branch.
 
     Returns:
         The model. No language is set: see `set_language`.
 
     Raises:
-        FileNotFoundError: For a folder, file or language that is not there.
-        ValueError: For experts that were trained on another Whisper, or a damaged file.
+        FileNotFoundError: For a folder, repository, revision, file or language that is not there.
+        ValueError: For experts that were trained on another Whisper, or a damaged file. Folders in
+            formats 1 and 2 cannot tell in all cases: see `check_base`.
+        OSError: Where the hub cannot be reached.
     """
-    folder = Path(folder)
+    source = str(folder)
+    folder = experts_folder(folder, languages, revision)
     description = read_description(folder)
     wanted = language_codes(languages or description["languages"])
-    missing = [language for language in wanted if language not in description["languages"]]
-    if missing:
-        raise FileNotFoundError(
-            f"{folder} holds no experts for {', '.join(missing)}; "
-            f"it has {', '.join(description['languages'])}"
-        )
+    check_languages(source, wanted, description)
 
     # Each file says its own form: a save in another form that was stopped leaves both.
+    stacks = {stack for stack, _, _ in whisper_layers(model)}
     experts: dict[str, Tensors] = {}
     differences: dict[str, set[str]] = {}
     for language in wanted:
-        path = expert_file(folder, language)
-        experts[language], differences[language] = read_tensors(path)
+        tensors, of_differences = read_tensors(expert_file(folder, language))
+        experts[language] = _of_stacks(tensors, stacks)
+        differences[language] = of_differences & set(experts[language])
 
+    _refuse_quantised(model)
     settings = ExpertSettings(**description["settings"])
-    base_model = description["base_model"]
-    check_shapes(model, settings, experts, f"{folder} ({base_model})")
-    if base_fingerprint(model) != description["base_fingerprint"]:
-        raise ValueError(
-            f"the experts in {folder} were trained on another Whisper: their shapes fit, but the "
-            f"frozen weights differ; load {base_model} in fp32 or fp16"
-        )
+    check_shapes(model, settings, experts, f"{source} ({description['base_model']})")
+    check_base(model, folder, description, source)
 
     for language, tensors in experts.items():
         shared = shared_tensors(model, language)
         for name in differences[language]:
             tensors[name] += shared[name].float()
     return attach_trained(model, settings, experts)
+
+
+def _of_stacks(tensors: Tensors, stacks: set[str]) -> Tensors:
+    """Return the tensors of the stacks that a model has; those of unknown stacks stay."""
+    lacking = {"encoder", "decoder"} - stacks
+    return {name: tensor for name, tensor in tensors.items() if name.split(".")[0] not in lacking}
+
+
+def _refuse_quantised(model: nn.Module) -> None:
+    """Raise ValueError for a quantised Whisper, whose shapes say nothing."""
+    for _ in plain_weights(model):
+        pass
 
 
 def attach_trained(model: Model, settings: ExpertSettings, experts: dict[str, Tensors]) -> Model:
@@ -93,6 +113,59 @@ def attach_trained(model: Model, settings: ExpertSettings, experts: dict[str, Te
         for name, parameter in expert_parameters(model, language):
             parameter.data.copy_(tensors[name])
     return model
+
+
+def check_base(model: nn.Module, folder: Path, description: dict, source: str) -> None:
+    """Check that a model is the Whisper that the experts in a folder were trained on.
+
+    Rounded copies are the same Whisper; what counts as one is in `fingerprint.py`. Folders in
+    formats 1 and 2 hold a hash of the feed-forward weights alone, in fp16: with them, a merged
+    adapter on attention is not found. A bf16 copy of a base in fp32 or fp16, or one stack alone,
+    cannot be recognised by that hash and is refused.
+
+    Args:
+        model: With or without experts and adapters; it is not changed.
+        folder: As `save_experts` has written it.
+        description: Its `experts.json`.
+        source: Where the experts come from, for the error message.
+
+    Raises:
+        FileNotFoundError: Where the fingerprints of the base are missing.
+        ValueError: Where they are damaged, or the model is another Whisper or a quantised one.
+    """
+    base_model = description["base_model"]
+    revision = description.get("revision")
+    name = f"{base_model} (revision {revision})" if revision else base_model
+    another = f"the experts in {source} were trained on another Whisper, {name}"
+
+    if description["format"] in (1, 2):
+        if description["base_fingerprint"] not in feed_forward_fingerprints(model):
+            raise ValueError(
+                f"{another}, or this is a copy that format {description['format']} of experts does "
+                f"not recognise (in bf16, or with one stack): load {base_model} whole and in fp32 "
+                "or fp16, load the experts, and save them again"
+            )
+        return
+
+    differing = differing_weights(model, read_base(folder, description))
+    if differing:
+        count = sum(1 for _ in plain_weights(model))
+        raise ValueError(
+            f"{another}: their shapes fit, but {len(differing)} of {count} weights differ, the "
+            f"first is {differing[0]}; load {base_model}{_advice(differing)}"
+        )
+
+
+def _advice(differing: list[str]) -> str:
+    """Return what to do about an adapter, where only weights differ that adapters change."""
+    modules = {name.split(".")[-2] for name in differing}
+    if not modules <= set(ADAPTED) or not all(name.endswith(".weight") for name in differing):
+        return ""
+    listed = ", ".join(module for module in ADAPTED if module in modules)
+    return (
+        f"; only {listed} differ, as by a merged adapter: unload it or do not merge it, or merge "
+        "the one with which the experts were trained"
+    )
 
 
 def check_shapes(

@@ -16,7 +16,7 @@ from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalG
 
 from ..files import read_json
 from ..whisper.conversion import fill
-from ..whisper.hub import REVISIONS, download_snapshot, list_files
+from ..whisper.hub import REVISIONS, fetch_files, list_files, local_folder
 from ..whisper.loading import fastest_attention
 from ..whisper.tokens import LANGUAGES, language_codes
 from .experts import ExpertSettings
@@ -44,22 +44,25 @@ def load_released(
     Args:
         name: A hub id, or a folder in the release's format.
         languages: Codes or English names.
-        revision: Branch, tag or commit on the hub; None: the main branch.
+        revision: Branch, tag or commit on the hub; None: the main branch. A folder has none.
 
     Returns:
         The model, in fp32. No language is set: see `set_language`.
 
     Raises:
         OSError: Where the hub cannot be reached.
-        FileNotFoundError: For a file that is not there; the message lists the languages that are.
-        ValueError: For a damaged file, one that holds more than tensors, or experts that do not
-            fit.
+        FileNotFoundError: For a repository, revision or file that is not there; for a file the
+            message lists the languages that are.
+        ValueError: For a damaged file, one that holds more than tensors, experts that do not fit,
+            or a folder with a revision.
     """
     codes = language_codes(languages)
     folder = released_folder(name, codes, revision)
     model, config = read_whisper(folder, REVISIONS[STUDENT])
     model.set_attn_implementation(fastest_attention())
     model.config._name_or_path = str(name)
+    if not Path(name).expanduser().is_dir():
+        model.config._commit_hash = folder.name  # the hub's cache names folders by commit
     model.name_or_path = str(name)
 
     settings = ExpertSettings(gate_dim=config["clsr_gate_dim"], skip_gate=config["skip_gate_prob"])
@@ -74,27 +77,22 @@ def released_folder(name: str | Path, codes: list[str], revision: str | None = N
     Args:
         name: A hub id, or a folder, which is returned as it is.
         codes: Codes of the languages whose experts are wanted.
-        revision: Branch, tag or commit on the hub; None: the main branch.
+        revision: Branch, tag or commit on the hub; None: the main branch. A folder has none.
 
     Raises:
         OSError: Where the files cannot be fetched.
-        FileNotFoundError: For a language that the hub does not have. The message lists those that
-            it has, or, where the hub cannot be reached, those in its cache on this machine.
+        FileNotFoundError: For a repository or revision that is not there, or a language that the
+            hub does not have. The message lists those that it has, or, where the hub cannot be
+            reached, those in its cache on this machine.
+        ValueError: For a folder with a revision.
     """
-    local = Path(name).expanduser()
-    if local.is_dir():
+    local = local_folder(name, revision)
+    if local is not None:
         return local
 
     expert_files = [_expert_file(code) for code in codes]
     files = ["config.json", "generation_config.json", "pytorch_model.bin", *expert_files]
-    try:
-        folder = download_snapshot(str(name), revision, files)
-    except (OSError, ValueError) as error:  # the hub's own errors derive from these
-        raise OSError(
-            f"{name!r} is no folder here and can't be fetched from the hub "
-            f"({type(error).__name__}): check its spelling (like "
-            "naver/multilingual-distilwhisper-3k) and the network"
-        ) from error
+    folder = fetch_files(str(name), revision, files)
 
     missing = [file for file in expert_files if not (folder / file).is_file()]
     if missing:

@@ -1,15 +1,13 @@
 """Experts on disk: one safetensors file per language, and experts.json about all of them.
 
 experts.json says which Whisper the experts belong to, and with which settings they were trained.
-Nothing of Whisper itself is stored.
+Beside it are fingerprints of all weights of that Whisper; nothing of Whisper itself is stored.
 """
 
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -23,22 +21,20 @@ from .blocks import (
     shared_block,
     whisper_layers,
 )
+from .fingerprint import (
+    Fingerprints,
+    combined,
+    fingerprints,
+    read_fingerprints,
+    write_fingerprints,
+)
 from .packing import Tensors, pack, unpack
 
-FORMAT = 2
-READABLE_FORMATS = (1, 2)  # 1: always in fp32, without "form"
+# 1: always in fp32, without "form"; 1 and 2: "base_fingerprint" is of fc1 alone, in fp16.
+FORMAT = 3
+READABLE_FORMATS = (1, 2, 3)
 
-
-def base_fingerprint(model: nn.Module) -> str:
-    """Return a hash of the frozen feed-forward weights, in hexadecimal digits.
-
-    The weights are rounded to fp16, so that copies in fp32 and fp16 have the same fingerprint.
-    """
-    digest = hashlib.sha256()
-    for _, _, layer in whisper_layers(model):
-        weight = shared_block(layer).fc1.get_parameter("weight").detach()
-        digest.update(weight.to("cpu", torch.float16).numpy().tobytes())
-    return digest.hexdigest()
+BASE_FILE = "base_fingerprint.safetensors"
 
 
 # ---- save
@@ -61,7 +57,8 @@ def save_experts(model: nn.Module, folder: str | Path, form: str = "fp16", rank:
         The folder.
 
     Raises:
-        ValueError: Where no experts are attached, or for an unknown form or rank.
+        ValueError: Where no experts are attached, for an unknown form or rank, or for a quantised
+            Whisper.
         OSError: Where the disk is full or may not be written to.
     """
     languages = expert_languages(model)
@@ -69,6 +66,7 @@ def save_experts(model: nn.Module, folder: str | Path, form: str = "fp16", rank:
         raise ValueError("no experts are attached, so there is nothing to save")
 
     folder = Path(folder)
+    of_base = fingerprints(model)
     for language in languages:
         parameters = expert_parameters(model, language)
         tensors = {name: parameter.detach().cpu() for name, parameter in parameters}
@@ -76,12 +74,13 @@ def save_experts(model: nn.Module, folder: str | Path, form: str = "fp16", rank:
         with atomic_file(expert_file(folder, language)) as temporary:
             save_file(packed, temporary)
 
+    write_fingerprints(folder / BASE_FILE, of_base)
     config = unwrap(model).config
     description = {
         "format": FORMAT,
         "base_model": config._name_or_path,
         "revision": getattr(config, "_commit_hash", None),
-        "base_fingerprint": base_fingerprint(model),
+        "base_fingerprint": combined(of_base),
         "languages": languages,
         "settings": asdict(clsr_blocks(model)[0].routing.settings),
         "form": form,
@@ -124,9 +123,30 @@ def read_description(folder: Path) -> dict:
         ) from error
     if description.get("format") not in READABLE_FORMATS:
         raise ValueError(
-            f"{path} has format {description.get('format')!r}, this version reads 1 and 2"
+            f"{path} has format {description.get('format')!r}, this version reads 1, 2 and 3"
         )
     return description
+
+
+def read_base(folder: Path, description: dict) -> Fingerprints:
+    """Return the fingerprints of the Whisper that the experts in a folder belong to.
+
+    Args:
+        folder: As `save_experts` has written it.
+        description: Its `experts.json`, in format 3.
+
+    Raises:
+        FileNotFoundError: Where the file is missing.
+        ValueError: Where it is damaged, or belongs to other experts.
+    """
+    path = folder / BASE_FILE
+    of_base = read_fingerprints(path)
+    if combined(of_base) != description["base_fingerprint"]:
+        raise ValueError(
+            f"{path} does not belong to experts.json beside it, or is damaged: copy the folder "
+            "again, or save the experts again"
+        )
+    return of_base
 
 
 def read_tensors(path: Path) -> tuple[Tensors, set[str]]:

@@ -1,7 +1,6 @@
 """Whisper models by name: a hub id, a local folder, or "tiny"."""
 
 import logging
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,14 @@ from typing import Any
 import torch
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-from .hub import REVISIONS, check_checkpoint, fetch_model, find_in_cache, why_unreachable
+from .hub import (
+    REVISIONS,
+    check_checkpoint,
+    fetch_model,
+    find_in_cache,
+    is_hub_id,
+    why_unreachable,
+)
 from .mirror import MIRRORED, VERSION, fetch_mirror, mirror_folder, without_bars
 from .tiny import tiny_processor, tiny_whisper
 
@@ -131,7 +137,7 @@ def find_weights(name: str | Path) -> Source:
     given_folder = Path(name).expanduser()
     if given_folder.is_dir():
         return Source(name, "folder", check_checkpoint(given_folder))
-    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
+    if not is_hub_id(name):
         raise FileNotFoundError(
             f"model {name!r}: no such folder, and not a hub id (like openai/whisper-base) either"
         )
