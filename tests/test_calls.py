@@ -413,4 +413,4 @@ def test_a_value_is_used_until_the_end_of_its_block():
 def test_blocks_share_one_routing_also_in_a_copy(trained):
     other = copy.deepcopy(trained)
     routings = {id(block.routing) for block in clsr_blocks(other)}
-    assert len(routings) == 1 and other.expert_routing is clsr_blocks(other)[0].routing
+    assert len(routings) == 1 and other._expert_routing is clsr_blocks(other)[0].routing

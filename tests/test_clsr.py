@@ -687,9 +687,9 @@ def test_lora_in_the_shared_block_before_experts(model, batch):
     move_adapter(adapted).eval()
     expected = logits(adapted, batch)
     attach_experts(adapted, ["cs"])
-    for language in (None, "cs"):
-        with use_language(adapted, language):
-            assert torch.equal(logits(adapted, batch), expected)
+    assert torch.equal(logits(adapted, batch), expected)
+    with use_language(adapted, "cs"):  # new experts hold the sum of weights and adapter
+        torch.testing.assert_close(logits(adapted, batch), expected, rtol=0, atol=1e-5)
     shake_experts(adapted)
     assert torch.equal(logits(adapted, batch), expected)
     with use_language(adapted, "cs"):
@@ -955,9 +955,9 @@ def test_low_rank_experts_follow_a_copy_of_the_model_and_its_device_type():
     model = low_rank_model()
     other = copy.deepcopy(model)
     blocks = clsr_blocks(other)
-    assert all(block.experts["cs"].fc1._shared[0] is block.shared.fc1 for block in blocks)
+    assert all(block.experts["cs"].fc1._shared[0] is block.shared for block in blocks)
     other.half()
-    assert blocks[0].experts["cs"].fc1._shared[0].weight.dtype == torch.float16
+    assert blocks[0].experts["cs"].fc1._shared[0].fc1.weight.dtype == torch.float16
     assert clsr_blocks(model)[0].shared.fc1.weight.dtype == torch.float32
 
 

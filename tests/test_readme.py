@@ -1,5 +1,6 @@
 """README and docs say what is so: commands, links, examples that run, stored numbers."""
 
+import ast
 import json
 import re
 import sys
@@ -9,8 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from hub_stand_in import hub_stand_in
+from random_data import shake_experts
 
 import distilwhisper_lib
+from distilwhisper_lib import attach_experts, load_whisper, save_experts
+from distilwhisper_lib.whisper import loading
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -248,13 +253,15 @@ def example(page: str, name: str) -> str:
     return re.search(pattern, PAGES[page], re.S)[1]
 
 
-def run_example(page: str, name: str, *changes: tuple[str, str]) -> dict:
-    """Run an example of a page with words replaced; returns its variables."""
+def run_example(
+    page: str, name: str, *changes: tuple[str, str], variables: dict | None = None
+) -> dict:
+    """Run an example of a page with words replaced, after what made `variables`; returns them."""
     code = example(page, name)
     for old, new in changes:
         assert old in code
         code = code.replace(old, new)
-    variables: dict = {}
+    variables = {} if variables is None else variables
     exec(compile(code, f"{page}, example {name}", "exec"), variables)
     return variables
 
@@ -279,11 +286,11 @@ def write_recordings(folder: Path) -> None:
 @each_page
 def test_examples_import_names_that_exist(page):
     for block in re.findall(r"```python\n(.*?)```", PAGES[page], flags=re.S):
-        compile(block, page, "exec")
-        for names in re.findall(r"from distilwhisper_lib import \(?([\w,\s]+)", block):
-            names = names.split("\n\n")[0].replace(",", " ").split()
-            missing = [name for name in names if not hasattr(distilwhisper_lib, name)]
-            assert not missing, f"{page}: {missing}"
+        imports = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.ImportFrom)]
+        ours = [node for node in imports if node.module == "distilwhisper_lib"]
+        names = [alias.name for node in ours for alias in node.names]
+        missing = [name for name in names if not hasattr(distilwhisper_lib, name)]
+        assert not missing, f"{page}: {missing}"
 
 
 def test_library_of_the_front_page_runs(tmp_path, monkeypatch):
@@ -298,6 +305,55 @@ def test_experts_from_a_plain_whisper_to_a_folder(tmp_path, monkeypatch):
     variables = run_example("docs/library.md", "experts", ("openai/whisper-base", "tiny"))
     assert isinstance(variables["text"][0], str)
     assert (tmp_path / "my-experts" / "experts.ca.safetensors").is_file()
+
+
+# The recipes of docs/own-program.md, and what each must leave in its folder.
+OWN_PROGRAM = "docs/own-program.md"
+RECIPES = {
+    "transcribe": [],
+    "pipeline": [],
+    "server": [],
+    "batch": [],
+    "trainer": ["training/checkpoint-2/experts.nl.safetensors"],
+    "peft": ["my-adapter/adapter_model.safetensors"],
+    "save": ["my-whisper/model.safetensors", "my-whisper/experts.cs.safetensors"],
+    "hub": [],
+}
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """The variables after the beginning of docs/own-program.md, in a folder with its files.
+
+    "openai/whisper-base" is the tiny Whisper there, so that each recipe runs as it stands.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loading, "find_weights", lambda name: loading.Source(str(name), "tiny"))
+    write_speech(tmp_path / "recording.wav")
+    model = load_whisper("openai/whisper-base")
+    save_experts(shake_experts(attach_experts(model, ["cs", "ca"])), "my-experts")
+    return run_example(OWN_PROGRAM, "begin")
+
+
+def test_every_recipe_is_run():
+    assert re.findall(r"<!-- example: (\w+) -->", PAGES[OWN_PROGRAM]) == ["begin", *RECIPES]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_runs_as_it_stands(recipe, program, tmp_path, capsys):
+    with hub_stand_in(tmp_path / "hub") as hub:
+        hub.log_in("user")
+        run_example(OWN_PROGRAM, recipe, variables=program)
+    assert all(Path(file).is_file() for file in RECIPES[recipe])
+    assert capsys.readouterr().out or "print(" not in example(OWN_PROGRAM, recipe)
+
+
+def test_page_lists_all_public_names():
+    listed = PAGES[OWN_PROGRAM].partition("## Public names")[2]
+    names = re.findall(r"`(\w+)`", without_code(listed))
+    assert sorted({name for name in names if name in distilwhisper_lib.__all__}) == sorted(
+        distilwhisper_lib.__all__
+    )
 
 
 def test_laboratory_runs(monkeypatch, capsys):

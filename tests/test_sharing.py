@@ -22,10 +22,11 @@ from distilwhisper_lib.lab.lab import Lab
 from distilwhisper_lib.method import sharing
 from distilwhisper_lib.method.attach import attach_experts
 from distilwhisper_lib.method.blocks import expert_languages, expert_parameters
+from distilwhisper_lib.method.card import plain_card
 from distilwhisper_lib.method.fingerprint import base_fingerprint
 from distilwhisper_lib.method.languages import set_language
 from distilwhisper_lib.method.loading import load_experts
-from distilwhisper_lib.method.sharing import experts_folder, plain_card, push_experts
+from distilwhisper_lib.method.sharing import experts_folder, push_experts
 from distilwhisper_lib.method.storage import save_experts
 from distilwhisper_lib.whisper.loading import load_whisper
 

@@ -11,7 +11,7 @@ from ..data.corpora.loading import corpus_report
 from ..evaluation.scoring import paired_difference
 from ..evaluation.testsets import DOMAINS, TestSet, corpus_of
 from ..files import REPOSITORY, read_json
-from ..method.sharing import (
+from ..method.card import (
     NOT_STATED,
     base_name,
     base_section,

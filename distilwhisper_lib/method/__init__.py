@@ -13,6 +13,7 @@ In the order in which to read them:
     fingerprint  which Whisper experts belong to
     packing      the smaller forms in which experts are stored
     storage      experts on disk
+    card         the text of a model card
     sharing      experts on the hub
     loading      stored experts into a model, after checking that they fit
     released     the checkpoints that the authors published

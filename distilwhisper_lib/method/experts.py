@@ -81,17 +81,20 @@ class LowRankLinear(nn.Module):
     computes what the shared layer does.
     """
 
-    def __init__(self, linear: nn.Module, rank: int):
+    def __init__(self, shared: FeedForward, name: str, rank: int):
         super().__init__()
-        out_features, in_features = linear.get_parameter("weight").shape
-        self._shared = [linear]  # in a list, so that torch does not register it as a submodule
+        out_features, in_features = getattr(shared, name).get_parameter("weight").shape
+        # The block and not its layer, in whose place an adapter or a quantised one may be put; in a
+        # list, so that torch does not register it as a submodule.
+        self._shared = [shared]
+        self._name = name
         self.down = nn.Linear(in_features, rank, bias=False)  # A
         self.up = nn.Linear(rank, out_features, bias=False)  # B
         nn.init.zeros_(self.up.weight)
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
         """Apply the layer at every position: (..., in) -> (..., out)."""
-        return self._shared[0](h) + self.up(self.down(h))
+        return getattr(self._shared[0], self._name)(h) + self.up(self.down(h))
 
 
 def new_expert(shared: FeedForward, rank: int = 0) -> FeedForward:
@@ -103,6 +106,6 @@ def new_expert(shared: FeedForward, rank: int = 0) -> FeedForward:
     """
     if rank == 0:
         return copy.deepcopy(shared).requires_grad_(True)
-    fc1 = LowRankLinear(shared.fc1, rank)
-    fc2 = LowRankLinear(shared.fc2, rank)
+    fc1 = LowRankLinear(shared, "fc1", rank)
+    fc2 = LowRankLinear(shared, "fc2", rank)
     return FeedForward(fc1, shared.activation_fn, fc2)

@@ -1,7 +1,7 @@
 """What a Whisper with experts does differently: how the choice of experts travels, and saving.
 
 A choice is made once, where a call enters the model, and goes down as the keyword argument
-`expert_choice`: from the model to encoder and decoder, from these to their layers. transformers
+`_expert_choice`: from the model to encoder and decoder, from these to their layers. transformers
 hands keyword arguments on, also into the recomputation of gradient checkpointing, which runs on
 threads of autograd that see no value of ours. A layer hands the choice to its block, on the thread
 that it runs on.
@@ -45,13 +45,13 @@ def with_choice(forward: Callable) -> Callable:
 
     @wraps(forward)
     def forward_with_choice(self, *args, **kwargs):
-        if kwargs.get("expert_choice") is None:
+        if kwargs.get("_expert_choice") is None:
             routing = routing_of(self)
             choice = _current_choice(routing, self)
             if choice.language == AUTO:
                 arguments = inspect.signature(forward).bind_partial(self, *args, **kwargs).arguments
                 choice = _choice_by_inputs(self, arguments, routing)
-            kwargs["expert_choice"] = choice
+            kwargs["_expert_choice"] = choice
         return forward(self, *args, **kwargs)
 
     return forward_with_choice
@@ -72,8 +72,8 @@ class ChoiceHook:
         self.stack = stack
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """Return the arguments of the call, with `expert_choice`."""
-        choice = kwargs.get("expert_choice")
+        """Return the arguments of the call, with `_expert_choice`."""
+        choice = kwargs.get("_expert_choice")
         if choice is None:
             choice = _current_choice(self.routing, module)
             if choice.language == AUTO:
@@ -81,7 +81,7 @@ class ChoiceHook:
         if self.stack == "encoder":
             features = args[0] if args else kwargs["input_features"]
             choice.check_encoder_batch(features.shape[0])
-        return args, {**kwargs, "expert_choice": choice}
+        return args, {**kwargs, "_expert_choice": choice}
 
 
 def _current_choice(routing: Routing, module: nn.Module) -> Choice:
@@ -109,23 +109,28 @@ def _choice_by_inputs(model: Any, arguments: dict, routing: Routing) -> Choice:
         token_ids = arguments.get("labels")
     if token_ids is None:
         raise ValueError(WITHOUT_TOKENS)
-    return choice_by_tokens(model, token_ids, routing)
+    return choice_by_tokens(model.generation_config, token_ids, routing)
 
 
-def choice_by_tokens(model: Any, token_ids: torch.Tensor, routing: Routing) -> Choice:
+def choice_by_tokens(settings: Any, token_ids: torch.Tensor, routing: Routing) -> Choice:
     """Return the choice that follows the first language token of each sequence.
 
     Args:
-        model: A Whisper that generates.
+        settings: A Whisper's `GenerationConfig`, which says what the language tokens are.
         token_ids: (B, T).
         routing: That of the model.
 
     Raises:
-        ValueError: For a sequence without a language token.
+        ValueError: For a sequence without a language token, or settings that do not list them.
     """
-    settings = model.generation_config
     if not getattr(settings, "is_multilingual", True):
         return Choice("en" if "en" in routing.languages else None)
+    if not hasattr(settings, "lang_to_id"):
+        raise ValueError(
+            'set_language(model, "auto") needs the language tokens, and generation_config has no '
+            "lang_to_id: take the generation_config of the Whisper that this one comes from, or "
+            "set a language"
+        )
 
     code_of = {index: token[2:-2] for token, index in settings.lang_to_id.items()}
     chosen: list[str | None] = []
@@ -145,12 +150,12 @@ class RoutedLayer(Mixin):
 
     fc1: Any
 
-    def forward(self, *args, expert_choice: Choice | None = None, **kwargs):
+    def forward(self, *args, _expert_choice: Choice | None = None, **kwargs):
         """Run Whisper's own layer, with the choice of experts that came with the call."""
         block = self.fc1
         if not isinstance(block, ClsrFeedForward):
             raise ValueError(is_wrapped(block))
-        before = block.routing.enter_layer(expert_choice)
+        before = block.routing.enter_layer(_expert_choice)
         try:
             return super().forward(*args, **kwargs)  # type: ignore[misc]
         finally:
@@ -214,12 +219,15 @@ class ExpertModel(Mixin):
         whole = state_dict is None
         state = model.state_dict() if state_dict is None else state_dict
         of_trainer = TRAINERS_CHECKPOINT.fullmatch(Path(save_directory).name)
-        if not of_trainer:
+        # With an adapter of `add_adapter` transformers writes that alone, also where it is on
+        # experts.
+        adapter_alone = getattr(model, "_hf_peft_config_loaded", False)
+        if not of_trainer and not adapter_alone:
             state = {name: value for name, value in state.items() if not EXPERT_KEY.search(name)}
         super().save_pretrained(  # type: ignore[misc]
             save_directory, is_main_process=is_main_process, state_dict=state, **kwargs
         )
-        if is_main_process and (whole or not of_trainer):
+        if is_main_process and (whole or not of_trainer or adapter_alone):
             save_experts(model, save_directory, form="fp32")
 
 
@@ -263,7 +271,12 @@ class ExpertGeneration(ExpertModel):
                     'set_language(model, "auto") encodes clips by their language: give generate '
                     "input_features, not encoder_outputs"
                 )
-            choice = choice_by_tokens(model, token_ids, routing)
+            choice = choice_by_tokens(generation_config, token_ids, routing)
+
+        if isinstance(choice.language, list):
+            choice.check_encoder_batch(batch_size)
+            if len(set(choice.language)) == 1:
+                choice = Choice(choice.language[0])
 
         if isinstance(choice.language, list):
             frames = 2 * model.config.max_source_positions
@@ -279,6 +292,24 @@ class ExpertGeneration(ExpertModel):
             choice = Choice(languages)
         routing.choose(choice.language)
         return token_ids
+
+    def generate_with_fallback(self, *args, **kwargs):
+        """Generate a segment of each clip, with the experts of the clips that are not finished.
+
+        With timestamps `generate` leaves out clips that are finished. transformers calls this with
+        keyword arguments; `batch_idx_map` holds the places in the batch of those that remain.
+        """
+        routing = routing_of(self)
+        languages = routing.language
+        if not isinstance(languages, list):
+            return super().generate_with_fallback(*args, **kwargs)  # type: ignore[misc]
+
+        remaining = [languages[index] for index in kwargs["batch_idx_map"]]
+        if kwargs["generation_config"].cache_implementation == "static":
+            # transformers fills the batch up again, with silence.
+            remaining += [None] * (kwargs["batch_size"] - len(remaining))
+        with routing.use(Choice(remaining)):
+            return super().generate_with_fallback(*args, **kwargs)  # type: ignore[misc]
 
 
 def _named(languages: list[str | None]) -> str:
