@@ -18,6 +18,7 @@ from ..evaluation.scoring import (
 from ..evaluation.testsets import DOMAINS
 from ..files import atomic_file, file_sha256, write_json
 from ..method.losses import labelled
+from ..method.storage import BASE_FILE
 from ..training.methods import METHODS, Weights, compared_methods, get_method, trained_methods
 from ..training.teacher import top_k_errors
 from ..whisper.loading import find_weights
@@ -253,8 +254,11 @@ def fingerprints(
     models = {}
     for role, folder in folders.items():
         if folder is not None:
-            files = sorted(folder.glob("*.safetensors"))
-            models[role] = {path.name: file_sha256(path) for path in files}
+            # The fingerprint of the Whisper that experts belong to is no weights of the run.
+            files = [
+                file for file in sorted(folder.glob("*.safetensors")) if file.name != BASE_FILE
+            ]
+            models[role] = {path.name: file_sha256(path) for path in sorted(files)}
     return data, models
 
 
