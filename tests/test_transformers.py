@@ -467,6 +467,10 @@ def test_trainer_resumes_as_if_it_had_not_stopped(processor, tmp_path, choice):
     for index in ours:
         assert same_state(ours[index], theirs[index])
 
+    last = tmp_path / "whole" / f"checkpoint-{whole_trainer.state.global_step}"
+    beside = load_experts(load_whisper("tiny"), last)
+    assert same_state(dict(expert_parameters(beside)), dict(expert_parameters(whole)))
+
     start = new_student(choice, settings)
     moved = {
         name.split(".")[3]
