@@ -25,7 +25,7 @@ setup: ## make the environment in .venv (the other commands do it when needed); 
 	@$(PYTHON) tools/setup_env.py $(if $(filter-out 0,$(GPU)),--gpu)
 
 course: setup ## run notebooks 00 to 05 in order at PRESET, then print the main table; or those of NOTEBOOKS
-	@LAB_PRESET=$(PRESET) $(PY) -m $(LIBRARY).lab.course $(if $(NOTEBOOKS),--only $(NOTEBOOKS)) $(ARGS)
+	@LAB_PRESET=$(PRESET) $(PY) -m $(LIBRARY) course $(if $(NOTEBOOKS),--only $(NOTEBOOKS)) $(ARGS)
 
 lab: setup ## open the notebooks in JupyterLab
 	@LAB_PRESET=$(PRESET) $(PY) -m jupyter lab notebooks $(ARGS)
@@ -43,19 +43,19 @@ format: setup ## format the code, and fix what ruff can fix
 	@$(PY) -m ruff check --fix .
 
 study: setup ## longer studies at PRESET: make study ARGS="tune --systems lora"
-	@LAB_PRESET=$(PRESET) $(PY) -m $(LIBRARY).experiments.study $(ARGS)
+	@LAB_PRESET=$(PRESET) $(PY) -m $(LIBRARY) study $(ARGS)
 
 grid: setup ## the paper's experiments as a list of jobs: make grid ARGS="list"
-	@$(PY) -m $(LIBRARY).experiments.grid $(PRESET_GIVEN) $(ARGS)
+	@$(PY) -m $(LIBRARY) grid $(PRESET_GIVEN) $(ARGS)
 
 estimates: setup ## hours and memory of a run, computed and not measured: make estimates ARGS="--preset colab"
-	@$(PY) -m $(LIBRARY).experiments.estimates $(PRESET_GIVEN) $(ARGS)
+	@$(PY) -m $(LIBRARY) estimates $(PRESET_GIVEN) $(ARGS)
 
 smaller: setup ## size and WER of smaller experts at PRESET: in 8 bits, of low rank, baked
-	@LAB_PRESET=$(PRESET) $(PY) -m $(LIBRARY).experiments.smaller $(ARGS)
+	@LAB_PRESET=$(PRESET) $(PY) -m $(LIBRARY) smaller $(ARGS)
 
 convergence: setup ## what the steps that make training cheap change in WER, at PRESET
-	@LAB_PRESET=$(PRESET) $(PY) -m $(LIBRARY).experiments.convergence $(ARGS)
+	@LAB_PRESET=$(PRESET) $(PY) -m $(LIBRARY) convergence $(ARGS)
 
 benchmark: setup ## measure time, memory or size: make benchmark NAME=inference (training, memory, storage)
 	$(if $(filter $(BENCHMARKS),$(NAME)),,$(error NAME is one of $(BENCHMARKS): make benchmark NAME=inference))

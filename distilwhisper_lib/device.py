@@ -10,9 +10,14 @@ from contextlib import AbstractContextManager
 
 import torch
 
-# `accelerate launch` and torchrun set both variables.
-PROCESSES = int(os.environ.get("WORLD_SIZE", 1))  # number of processes that train together
-RANK = int(os.environ.get("RANK", 0))  # number of this process; process 0 writes the files
+from .checks import number_in
+
+PRECISIONS = ("bf16", "fp16", "no")
+
+# `accelerate launch` and torchrun set both variables: the number of processes that train together,
+# and the number of this process. Process 0 writes the files.
+PROCESSES = int(number_in("WORLD_SIZE", os.environ.get("WORLD_SIZE") or "1", low=1, whole=True))
+RANK = int(number_in("RANK", os.environ.get("RANK") or "0", low=0, whole=True))
 
 
 # ---- device and precision
@@ -40,7 +45,7 @@ def mixed_precision(device: torch.device) -> str:
     """
     forced = os.environ.get("LAB_PRECISION")
     if forced:
-        if forced not in ("bf16", "fp16", "no"):
+        if forced not in PRECISIONS:
             raise ValueError(f"LAB_PRECISION is {forced!r}: use bf16, fp16 or no")
         return forced
 

@@ -12,6 +12,8 @@ Two differences are not switches, because they do not concern the loss:
 
 from dataclasses import dataclass, fields
 
+from .checks import check_choice, check_flag, nearest
+
 
 @dataclass(frozen=True)
 class Fidelity:
@@ -40,6 +42,9 @@ class Fidelity:
         unscaled_loss: The loss is CE + gate + 2 KD, as in the paper. Without the switch it is, as
             released, 0.5 ((CE + gate) / 1.41^2 + KD), about a quarter of that, which matters only
             where gradients are clipped.
+
+    Raises:
+        ValueError: For a value that is neither True nor False.
     """
 
     noise_at_start: bool = False
@@ -51,12 +56,21 @@ class Fidelity:
     lora_on_both: bool = False
     unscaled_loss: bool = False
 
+    def __post_init__(self):
+        for field in fields(self):
+            check_flag(field.name, getattr(self, field.name))
+
     def on(self, *among: str) -> list[str]:
         """Return the names of the switches that are on.
 
         Args:
             *among: The names to look at; without any, all switches.
+
+        Raises:
+            ValueError: For an unknown name.
         """
+        for name in among:
+            check_choice("switch", name, DIFFERENCES)
         return [name for name in among or DIFFERENCES if getattr(self, name)]
 
 
@@ -83,6 +97,8 @@ def get_fidelity(name: str) -> Fidelity:
     Raises:
         ValueError: For an unknown name. The message lists the known ones.
     """
-    if name not in FIDELITIES:
-        raise ValueError(f"unknown fidelity {name!r}: one of {', '.join(FIDELITIES)}")
+    if not isinstance(name, str) or name not in FIDELITIES:
+        raise ValueError(
+            f"unknown fidelity {name!r}: one of {', '.join(FIDELITIES)}{nearest(name, FIDELITIES)}"
+        )
     return FIDELITIES[name]

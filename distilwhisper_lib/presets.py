@@ -3,7 +3,38 @@
 import os
 from dataclasses import dataclass, field, replace
 
+from .checks import check_choice, check_number, check_text, nearest
 from .fidelity import get_fidelity
+
+KEEP = ("last", "best")
+MOST_NEW_TOKENS = 444  # of the decoder's 448 positions four state language and task
+LARGEST_SEED = 2**32 - 1  # numpy takes no larger one
+
+# Fields of `Preset` that hold numbers, with the limits that `check_number` holds them against.
+NUMBERS: dict[str, dict] = {
+    "train_clips": {"low": 1, "whole": True},
+    "max_train_seconds": {"above": 0},
+    "teacher_clips": {"low": 1, "whole": True},
+    "validation_clips": {"low": 1, "whole": True},
+    "test_clips": {"low": 1, "whole": True},
+    "retention_clips": {"low": 1, "whole": True},
+    "epochs": {"low": 1, "whole": True},
+    "teacher_epochs": {"low": 1, "whole": True},
+    "batch_size": {"low": 1, "whole": True},
+    "accumulation": {"low": 1, "whole": True},
+    "margin_seconds": {"low": 0, "high": 30},
+    "train_margin_seconds": {"low": 0, "high": 30},
+    "max_new_tokens": {"low": 1, "high": MOST_NEW_TOKENS, "whole": True},
+    "eval_batch_size": {"low": 1, "whole": True},
+    "top_k": {"low": 1, "whole": True},
+    "seed": {"low": 0, "high": LARGEST_SEED, "whole": True},
+}
+TEXTS = ("name", "student", "corpus", "second_corpus", "language", "second_language", "normaliser")
+MAY_BE_NONE = (
+    *("teacher", "other_corpus", "held_out_lead", "train_clips", "max_train_seconds"),
+    *("teacher_clips", "validation_clips", "test_clips", "retention_clips"),
+    *("margin_seconds", "train_margin_seconds"),
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +80,7 @@ class Preset:
         memory: Its peak.
 
     Raises:
-        ValueError: For an unknown fidelity or `keep`.
+        ValueError: For a value of the wrong type or out of range, an unknown fidelity or `keep`.
     """
 
     name: str
@@ -86,9 +117,24 @@ class Preset:
     memory: str = ""
 
     def __post_init__(self):
+        for name, limits in NUMBERS.items():
+            value = getattr(self, name)
+            if value is not None or name not in MAY_BE_NONE:
+                check_number(name, value, **limits)
+        for name in (*TEXTS, "teacher", "other_corpus", "held_out_lead"):
+            value = getattr(self, name)
+            if value is not None or name not in MAY_BE_NONE:
+                check_text(name, value)
+        for name in ("minutes", "memory"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is {getattr(self, name)!r}: a text is needed.")
+        if self.name.startswith(".") or set(self.name) & set("/\\\0"):
+            raise ValueError(f"name is {self.name!r}: it names folders, so use letters, digits, -")
+
+        check_choice("keep", self.keep, KEEP)
         get_fidelity(self.fidelity)
-        if self.keep not in ("last", "best"):
-            raise ValueError(f'unknown keep {self.keep!r}: "last" or "best"')
+        object.__setattr__(self, "retention", _checked_retention(self.retention))
+        _check_learning_rates(self.learning_rates)
 
     def learning_rate(self, method: str) -> float:
         """Return a method's learning rate; raises ValueError where the preset has none for it."""
@@ -98,6 +144,35 @@ class Preset:
                 f"{', '.join(self.learning_rates)}: add one to its learning_rates"
             )
         return self.learning_rates[method]
+
+
+def _checked_retention(pairs) -> tuple[tuple[str, str], ...]:
+    """Return (corpus, language) of tests as tuples; JSON has lists.
+
+    Raises:
+        ValueError: Where they are no pairs of texts.
+    """
+    checked = []
+    for pair in pairs if isinstance(pairs, list | tuple) else [None]:
+        is_pair = isinstance(pair, list | tuple) and len(pair) == 2
+        if not is_pair or not all(isinstance(part, str) and part for part in pair):
+            raise ValueError(
+                f"retention is {pairs!r}: pairs of corpus and language are needed, such as "
+                "(('fleurs', 'es'),)"
+            )
+        checked.append(tuple(pair))
+    return tuple(checked)
+
+
+def _check_learning_rates(rates) -> None:
+    """Raise ValueError unless learning rates are numbers above 0 by the names of methods."""
+    if not isinstance(rates, dict):
+        raise ValueError(
+            f"learning_rates is {rates!r}: numbers by method are needed, such as {{'lora': 2e-3}}"
+        )
+    for method, rate in rates.items():
+        check_text("learning_rates", method)
+        check_number(f"learning_rates[{method!r}]", rate, above=0)
 
 
 LAPTOP = Preset(
@@ -195,12 +270,20 @@ PRESETS = {preset.name: preset for preset in (SMOKE, LAPTOP, COLAB, PAPER)}
 
 
 def get_preset(name: str | None = None) -> Preset:
-    """Return a preset by name, by default the one that LAB_PRESET names, else `laptop`.
+    """Return a preset by name.
+
+    Args:
+        name: Of the preset; None: the one that the variable LAB_PRESET names, `laptop` where that
+            is unset or empty.
 
     Raises:
         ValueError: For an unknown name; the message lists the known ones.
     """
-    name = name or os.environ.get("LAB_PRESET") or "laptop"
-    if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}: set LAB_PRESET to one of {', '.join(PRESETS)}")
+    if name is None:
+        name = os.environ.get("LAB_PRESET") or "laptop"
+    if not isinstance(name, str) or name not in PRESETS:
+        raise ValueError(
+            f"unknown preset {name!r}: set LAB_PRESET to one of {', '.join(PRESETS)}"
+            f"{nearest(name, PRESETS)}"
+        )
     return PRESETS[name]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 UNTOUCHED = ("numpy", "torch")
+FOLDER_VARIABLES = ("LAB_CACHE", "LAB_DATA", "LAB_RESULTS")  # as in distilwhisper_lib/files.py
 
 
 def missing_requirements(root: Path = ROOT) -> list[str]:
@@ -72,6 +73,21 @@ def install_missing() -> None:
         subprocess.run(command, check=True)
 
 
+def resolve_folders(root: Path = ROOT) -> None:
+    """Make relative folders in the environment absolute: relative to the project, as for `make`.
+
+    A kernel's working directory is that of its notebook, so that LAB_CACHE=lab-cache would be
+    another folder there than in the terminal. Outside the project (on Colab) they are relative to
+    the working directory.
+    """
+    here = Path.cwd()
+    base = root if here.is_relative_to(root) else here
+    for variable in FOLDER_VARIABLES:
+        value = os.environ.get(variable)
+        if value:
+            os.environ[variable] = str(base / Path(value).expanduser())
+
+
 def open_lab(preset: str | None = None, **changes):
     """Install what is missing, print where the notebook runs and what that means, open the Lab.
 
@@ -91,6 +107,7 @@ def open_lab(preset: str | None = None, **changes):
             "project's folder and choose its kernel, or open the notebook on Colab"
         )
     install_missing()
+    resolve_folders()
     folders = [str(ROOT), str(ROOT / "notebooks")]
     sys.path[:0] = [folder for folder in folders if folder not in sys.path]
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -5,6 +5,7 @@ import io
 import lzma
 import shutil
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +201,32 @@ def pack(
     archive.parent.mkdir(parents=True, exist_ok=True)
     archive.write_bytes(gzip.compress(tar_bytes(files | (extra or {}))))
     return archive
+
+
+def pack_zip(folder: Path, archive: Path, root: Path | None = None, sign: str = "/") -> Path:
+    """Write a folder as .zip, its members named relative to `root`, with `sign` between parts."""
+    root = root or folder.parent
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                member = zipfile.ZipInfo(path.name)
+                member.filename = path.relative_to(root).as_posix().replace("/", sign)
+                file.writestr(member, path.read_bytes())
+    return archive
+
+
+def make_first_common_voice(root: Path) -> Path:
+    """Write the release of 2017: CSVs, and for each a folder in which the clips count from 0."""
+    folder = root / "cv_corpus_v1"
+    for table, rows in CV_ROWS.items():
+        lines = ["filename,text,up_votes,down_votes,age,gender,accent,duration\n"]
+        for place, (number, up, down) in enumerate(rows):
+            name = f"cv-valid-{table}/sample-{place:06d}.mp3"
+            write_sound(folder / name, pitch=200 + 10 * number)
+            lines.append(f"{name},sentence {number},{up},{down},,,,\n")
+        (folder / f"cv-valid-{table}.csv").write_text("".join(lines), encoding="utf-8")
+    return folder
 
 
 FLEURS_ROWS = {

@@ -13,7 +13,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import torch
 from random_data import RandomClips
 from runs import train
@@ -52,14 +51,18 @@ def die_at(owner, name, call, after=False):
 
 
 def die_in_file(owner, name, call):
-    """Kill this process when owner.name(data, path) has written half of its `call`-th file."""
+    """Kill this process when owner.name has written half of its `call`-th file.
+
+    It is called with data and a path, or, of `Path` itself, with the path first.
+    """
     original = getattr(owner, name)
     calls = []
 
-    def wrapped(data, path, *args, **kwargs):
-        result = original(data, path, *args, **kwargs)
+    def wrapped(first, second, *args, **kwargs):
+        result = original(first, second, *args, **kwargs)
         calls.append(1)
         if len(calls) == call:
+            path = first if owner is Path else second
             whole = Path(path).read_bytes()
             Path(path).write_bytes(whole[: len(whole) // 2])
             die()
@@ -90,6 +93,7 @@ TRAINING = {
         lambda: die_at(trainer.LabTrainer, "_save_optimizer_and_scheduler", 2)
     ],
     "before the metadata has its name": [lambda: die_at(os, "replace", EPOCHS + 1)],
+    "before the last checkpoint is removed": [lambda: die_at(trainer, "_tell_of_shut_gates", 1)],
 }
 MORE = {
     "in the first epoch": [lambda: die_at(trainer.LabTrainer, "compute_loss", 2)],
@@ -109,6 +113,7 @@ RESUMED = {
     "in the second epoch": [0, 2],
     "in the second checkpoint": [0, 2],
     "before the metadata has its name": [0, 6],
+    "before the last checkpoint is removed": [0],
     "in the first epoch": [0, 0],
     "in evaluation, and again": [0, 2, 4],
     "in its last file": [0, 2],
@@ -130,7 +135,7 @@ TEACHER = {
 }
 TRANSCRIBE = {
     "before the first batch": [lambda: die_at(transcription, "generate_batch", 1)],
-    "in the second table": [lambda: die_in_file(pd.DataFrame, "to_csv", 2)],
+    "in the second table": [lambda: die_in_file(Path, "write_bytes", 2)],
     "before the third has its name, then again": [
         lambda: die_at(os, "replace", 3),
         lambda: die_at(os, "replace", 1),

@@ -17,8 +17,9 @@ from runs import train
 from distilwhisper_lib.data.batches import Collator
 from distilwhisper_lib.device import PROCESSES, RANK
 from distilwhisper_lib.presets import get_preset
+from distilwhisper_lib.training.teacher import cache_teacher_distributions
 from distilwhisper_lib.training.trainer import LabTrainer
-from distilwhisper_lib.whisper.tiny import tiny_processor
+from distilwhisper_lib.whisper.tiny import tiny_processor, tiny_whisper
 
 PRESET = replace(get_preset("smoke"), batch_size=2, accumulation=2)
 
@@ -37,11 +38,17 @@ def die_at_step(number: int) -> None:
 
 
 def main(folder: Path) -> None:
-    """Train without random draws in a step, keeping the best epoch; then experts, with noise."""
+    """Train without random draws in a step, keeping the best epoch; then experts, with noise.
+
+    A single process computes a teacher's distributions before.
+    """
     torch.set_num_threads(1)
     processor = tiny_processor()
     clips = RandomClips(processor.tokenizer, 8, seconds=(0.3, 0.6))
     collator = Collator(processor.tokenizer, PRESET.margin_seconds)
+    if PROCESSES == 1:
+        teacher = tiny_whisper(seed=1)
+        cache_teacher_distributions(teacher, clips, collator, folder / "teacher", 8, 2)
     for name, keep in (("fine-tuning", "best"), ("clsr-ft", "last")):
         preset = replace(PRESET, keep=keep)
         train(name, folder / name, preset, clips, collator, rate=1e-3, epochs=2)

@@ -6,12 +6,21 @@ import os
 import shutil
 import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import soundfile
-from made_corpora import CV_ROWS, cv_row, make_common_voice, pack, tone
+from made_corpora import (
+    CV_ROWS,
+    cv_row,
+    make_common_voice,
+    make_first_common_voice,
+    pack,
+    pack_zip,
+    tone,
+)
 
 from distilwhisper_lib.data.audio import read_audio
 from distilwhisper_lib.data.corpora import archives, common_voice, items, loading, shards
@@ -131,7 +140,7 @@ def test_archive_and_folder_give_the_same_corpus(folder, tmp_path, monkeypatch):
     assert again["release"] == "cv-corpus-13.0-2023-03-09"
     assert again["archive"] == archive.name
     assert again["tables"] == report["tables"]
-    assert not list(Path(tempfile.tempdir).iterdir())
+    assert not [path for path in Path(tempfile.tempdir).rglob("*") if path.is_file()]
 
 
 def test_an_archive_is_found_by_the_locale_in_its_name(folder, tmp_path, monkeypatch):
@@ -230,6 +239,153 @@ def test_an_id_list_written_for_one_is_read_by_another_also_beside_an_archive(
     assert load_corpus(NAME, "ca", archive.parent)["id"][:] == first
 
 
+# ---- other releases and layouts
+
+
+@pytest.mark.parametrize("name", ["cv-corpus-13.0-ca.ZIP", "ca.zip", "mcv-CA-v24.0.Tar.Gz"])
+@pytest.mark.parametrize("sign", ["/", "\\"])
+def test_an_archive_is_read_whatever_the_case_of_its_ending_and_the_signs_in_its_paths(
+    folder, tmp_path, monkeypatch, name, sign
+):
+    first = rows_of(load_corpus(NAME, "ca"))
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "second"))
+    root = folder.parent.parent
+    if name.lower().endswith("zip"):
+        archive = pack_zip(folder, tmp_path / "packed" / name, root, sign)
+    else:
+        archive = pack(folder, tmp_path / "packed" / name, root=root)
+    assert rows_of(load_corpus(NAME, "ca", archive.parent)) == first
+
+
+def test_an_encrypted_zip_says_what_to_do(folder, tmp_path):
+    archive = pack_zip(folder, tmp_path / "ca.zip")
+    content = bytearray(archive.read_bytes())
+    for start, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the flag of each member
+        place = content.find(start)
+        while place >= 0:
+            content[place + offset] |= 1
+            place = content.find(start, place + 1)
+    archive.write_bytes(content)
+    with pytest.raises(ValueError, match=r"ca.zip cannot be unpacked here \(.*unpack it yourself"):
+        load_corpus(NAME, "ca", archive)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_release_1_has_no_endings_in_its_tables_and_no_folder_in_its_archives(
+    folder, tmp_path, monkeypatch, packed
+):
+    first = rows_of(load_corpus(NAME, "ca"))
+    for table in CV_ROWS:
+        path = folder / f"{table}.tsv"
+        path.write_text(path.read_text(encoding="utf-8").replace(".mp3", ""), encoding="utf-8")
+    folder = folder.rename(folder.parent / "unpacked")
+    source = pack(folder, tmp_path / "ca.tar.gz", root=folder) if packed else folder
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "second"))
+    assert rows_of(load_corpus(NAME, "ca", source)) == first
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_release_of_2017_is_read_and_its_clips_stay_apart(tmp_path, packed):
+    folder = make_first_common_voice(tmp_path / "data" / "common-voice")
+    source = None
+    if packed:
+        source = pack(folder, tmp_path / "cv_corpus_v1.tar.gz")
+        shutil.rmtree(folder)
+    data = load_corpus(NAME, "en", source)
+    found = dict(zip(data["id"][:], data["text"][:], strict=True))
+    start = "common-voice/en/cv-valid"
+    assert found == {
+        f"{start}-train/sample-000005": "sentence 6",
+        f"{start}-train/sample-000002": "sentence 3",
+        f"{start}-train/sample-000001": "sentence 2",
+        f"{start}-train/sample-000000": "sentence 1",
+        f"{start}-dev/sample-000002": "sentence 13",
+        f"{start}-dev/sample-000001": "sentence 12",
+        f"{start}-test/sample-000000": "sentence 21",
+        f"{start}-test/sample-000001": "sentence 22",
+    }
+    assert corpus_release(NAME, "en") == "cv_corpus_v1"
+    assert set(data["speaker"]) == {"unknown"}
+
+
+def test_clips_are_found_under_another_spelling(folder):
+    clips = folder / "clips"
+    (clips / "common_voice_ca_6.mp3").rename(clips / "Common_Voice_ca_6.MP3")
+    for table in CV_ROWS:
+        path = folder / f"{table}.tsv"
+        path.write_text(
+            path.read_text(encoding="utf-8").replace("common_voice_ca_2", "clips/common_voice_ca_2")
+        )
+    assert numbers(load_corpus(NAME, "ca"), "train") == [6, 3, 2, 1]
+
+
+DELTA = "cv-corpus-13.0-delta-2023-03-09"
+
+
+def test_a_delta_release_is_said_to_be_one_and_does_not_hide_the_full_one(folder, tmp_path):
+    delta = make_common_voice(tmp_path / "delta", release=DELTA)
+    archive = pack(delta, tmp_path / "packed" / f"{DELTA}-ca.tar.gz")
+    for source in (delta, delta.parent.parent, archive, archive.parent):
+        with pytest.raises(
+            FileNotFoundError,
+            match=f"{DELTA}.* is a delta release of Common Voice: .*Download the full release in",
+        ):
+            load_corpus(NAME, "ca", source)
+    shutil.copytree(delta, folder.parent.parent / DELTA / "ca")
+    assert len(load_corpus(NAME, "ca")) == 8
+    assert corpus_release(NAME, "ca") == "cv-corpus-13.0-2023-03-09"
+
+
+@pytest.mark.parametrize(
+    ("language", "there"), [("sv", "sv-SE"), ("sv", "sv"), ("jw", "jv"), ("no", "nb-NO")]
+)
+def test_a_language_is_found_under_any_name_that_releases_have_for_it(tmp_path, language, there):
+    make_common_voice(tmp_path / "data" / "common-voice", there)
+    assert len(load_corpus(NAME, language)) == 8
+
+
+def test_a_release_of_another_variety_of_the_language_is_named(tmp_path):
+    make_common_voice(tmp_path / "data" / "common-voice", "zh-TW")
+    with pytest.raises(
+        FileNotFoundError,
+        match="no Common Voice in 'zh-CN'.*There is .*zh-TW, which is not zh-CN: to use it for "
+        "'zh' all the same, .*rename its folder zh-TW to zh-CN",
+    ):
+        load_corpus(NAME, "zh")
+
+
+def test_releases_in_other_languages_are_named(tmp_path):
+    make_common_voice(tmp_path / "data" / "common-voice", "cs")
+    with pytest.raises(FileNotFoundError, match=r"There is: .*cv-corpus-13.0-2023-03-09/cs\. It"):
+        load_corpus(NAME, "ca")
+
+
+def test_tables_of_another_language_in_the_folder_are_refused(tmp_path):
+    folder = make_common_voice(tmp_path / "data" / "common-voice", "cs")
+    folder.rename(folder.with_name("ca"))
+    with pytest.raises(
+        ValueError, match="ca/train.tsv:2: the table is of the locale 'cs', not of 'ca'"
+    ):
+        load_corpus(NAME, "ca")
+
+
+@pytest.mark.parametrize("asked", ["zh-TW", "zh_HK", "zh-Hant", "sv-FI"])
+def test_a_region_that_the_corpus_does_not_have_is_refused(asked):
+    with pytest.raises(ValueError, match=f"(has .* not|has no language) '{asked}'"):
+        load_corpus(NAME, asked)
+
+
+def test_a_row_without_a_clip_or_with_too_long_a_name_is_a_flaw_with_its_line(folder):
+    append(folder / "test.tsv", cv_row("ca", 1, 0, 0).replace("common_voice_ca_1.mp3", ""))
+    append(folder / "test.tsv", cv_row("ca", 1, 0, 0).replace("common_voice_ca_1", "x" * 300))
+    with pytest.warns(UserWarning, match=r"2 of 10 lines are left out \(malformed row: 2\)"):
+        assert numbers(load_corpus(NAME, "ca"), "test") == [21, 22]
+    flaws = corpus_report(NAME, "ca")["malformed_rows"]
+    assert flaws[0] == "ca/test.tsv:4: no path of a sound file"
+    assert flaws[1].startswith("ca/test.tsv:5: 'clips/xxx")
+    assert flaws[1].endswith("cannot be looked for (File name too long)")
+
+
 # ---- killed runs
 
 
@@ -304,7 +460,7 @@ def test_the_error_for_a_full_temporary_folder_names_tmpdir(folder, tmp_path, mo
         monkeypatch.context() as patch,
         pytest.raises(
             OSError,
-            match=r"no space left under .*temporary/distilwhisper-lab-"
+            match=r"no space left under .*temporary/distilwhisper-lab-\d+/"
             r"common-voice-3k-ca-\w+: free some, or set TMPDIR",
         ),
     ):
@@ -348,14 +504,15 @@ def test_a_full_disk_is_reported_and_the_next_run_continues(folder, monkeypatch)
 
 def test_a_prepared_corpus_is_not_prepared_again(folder, monkeypatch):
     first = load_corpus(NAME, "ca")["id"][:]
-    monkeypatch.setattr(common_voice, "find_folder", lambda *_: pytest.fail("looked for again"))
+    monkeypatch.setattr(common_voice, "find_folders", lambda *_: pytest.fail("looked for again"))
     loading._OPENED.clear()  # as in another process
     assert load_corpus(NAME, "ca")["id"][:] == first
 
 
 def test_a_process_opens_a_corpus_once_and_again_when_it_is_prepared_anew(folder):
     first = load_corpus(NAME, "ca")
-    assert load_corpus(NAME, "ca", folder / "nowhere") is first
+    with pytest.warns(UserWarning, match="prepared before, from where it is looked for without"):
+        assert load_corpus(NAME, "ca", folder / "nowhere") is first
     append(folder / "train.tsv", cv_row("ca", 1, 9, 0).replace("_1.mp3", "_7.mp3"))
     (folder / "clips" / "common_voice_ca_1.mp3").rename(folder / "clips" / "common_voice_ca_7.mp3")
     assert load_corpus(NAME, "ca") is first
@@ -381,9 +538,12 @@ def test_clips_that_cannot_be_used_are_dropped_and_counted_by_name(folder):
         cv_row("ca", 5, 0, 0).replace('Frase "5.', "100%1 " + "molt de pressa " * 9),
     )
     with pytest.warns(
-        UserWarning,  # long clips and empty texts are left out on purpose, so not counted in it
-        match=r"common-voice-3k in ca: 4 of 11 lines are left out \(empty audio: 1, named twice: "
-        r"1, no sound file: 1, unreadable audio: 1\); .*report.json",
+        UserWarning,
+        match=r"common-voice-3k in ca: 6 of 11 lines are left out \(empty audio: 1, empty text: 1, "
+        r"longer than 30 s: 1, named twice: 1, no sound file: 1, unreadable audio: 1\); "
+        r".*report.json.*Longer than 30 s, for instance common-voice/ca/common_voice_ca_13: 30.5 s"
+        r".*No sound file, .*looked for .*ca/clips/common_voice_ca_6.mp3; the nearest name there "
+        r"is clips/common_voice_ca_.*cut longer sounds at pauses",
     ):
         data = load_corpus(NAME, "ca")
         report = corpus_report(NAME, "ca")
@@ -425,9 +585,9 @@ def test_malformed_rows_are_counted_and_named(folder):
         "ca/train.tsv:8: 2 columns instead of 9",
         "ca/train.tsv:9: up_votes 'many', down_votes '0' are no numbers",
         "ca/train.tsv:10: up_votes '3', down_votes '-1' are no numbers",
-        "ca/train.tsv:11: not UTF-8",
+        "ca/train.tsv:11: not UTF-8: save the table as UTF-8",
     ]
-    assert report["malformed_rows"][4].startswith("ca/train.tsv:12: new-line character")
+    assert report["malformed_rows"][4] == "ca/train.tsv:12: a line end (CR) within the row"
     assert report["malformed_rows"][5] == "ca/test.tsv:5: 1 columns instead of 9"
 
 
@@ -522,6 +682,41 @@ def test_an_archive_with_a_member_that_leads_outside_is_refused(folder, tmp_path
         load_corpus(NAME, "ca", archive)
     assert not list(tmp_path.rglob("outside.tsv"))
     assert not list(tmp_path.rglob("tables"))
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "zip"])
+def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused(
+    folder, tmp_path, monkeypatch, kind
+):
+    monkeypatch.setattr(archives, "SMALL", 1 << 20)
+    for clip in (folder / "clips").iterdir():
+        clip.write_bytes(bytes(1 << 20))
+    root = folder.parent.parent
+    if kind == "zip":
+        with zipfile.ZipFile(tmp_path / "ca.zip", "w", zipfile.ZIP_DEFLATED) as file:
+            for path in folder.rglob("*.*"):
+                file.write(path, path.relative_to(root))
+    else:
+        pack(folder, tmp_path / "ca.tar.gz", root=root)
+    with pytest.raises(ValueError, match=f"refused ca.{kind}: it unpacks to more than 1 MB"):
+        load_corpus(NAME, "ca", tmp_path / f"ca.{kind}")
+
+
+@pytest.mark.parametrize("trap", ["open to others", "link"])
+def test_a_temporary_folder_that_others_can_write_is_not_trusted(folder, tmp_path, trap):
+    archive = pack(folder, tmp_path / "ca.tar.gz", root=folder.parent.parent)
+    place = Path(tempfile.tempdir) / f"distilwhisper-lab-{os.getuid()}"
+    if trap == "link":
+        (tmp_path / "trap").mkdir(mode=0o700)
+        place.symlink_to(tmp_path / "trap")
+    else:
+        place.mkdir()
+        place.chmod(0o777)
+    with pytest.raises(PermissionError, match="is not a folder of yours alone, .* set TMPDIR"):
+        load_corpus(NAME, "ca", archive)
+    place.unlink() if trap == "link" else place.rmdir()
+    assert len(load_corpus(NAME, "ca", archive)) == 8
+    assert place.stat().st_mode & 0o077 == 0
 
 
 def test_a_path_in_a_table_never_leads_outside_of_the_clips(folder):

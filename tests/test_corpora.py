@@ -103,7 +103,15 @@ def test_a_process_opens_a_corpus_once(fillets, tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "read_json", lambda _: pytest.fail("read again"))
     monkeypatch.setattr(loading, "load_from_disk", lambda _: pytest.fail("opened again"))
     assert load_corpus("fillets", "cs") is fillets
-    assert load_corpus("fillets", "czech", tmp_path / "nowhere") is fillets  # whatever the source
+    assert load_corpus("fillets", "Czech") is fillets
+
+
+def test_another_source_of_a_prepared_corpus_is_not_read_and_the_warning_says_so(fillets, tmp_path):
+    with pytest.warns(
+        UserWarning, match="fillets in cs was prepared before, from .*nowhere is not read. Delete"
+    ) as caught:
+        assert load_corpus("fillets", "czech", tmp_path / "nowhere") is fillets
+    assert caught[0].filename == __file__
 
 
 def test_a_corpus_that_is_prepared_anew_is_opened_anew(fillets, tmp_path):
@@ -140,6 +148,18 @@ def test_a_corpus_of_an_older_builder_is_prepared_anew(fillets, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"builder": 0}))
     load_corpus("fillets", "cs", make_fillets(tmp_path))
     assert corpus_report("fillets", "cs")["builder"] == loading.BUILDER
+
+
+def test_a_damaged_corpus_is_set_aside_and_prepared_anew(fillets, tmp_path, capsys):
+    first = fillets.to_list()
+    (path,) = corpus_folder("fillets", "cs").glob("*.arrow")
+    content = path.read_bytes()
+    path.unlink()  # the opened corpus keeps its file
+    path.write_bytes(content[:2000] + b"!" + content[2001:])
+    loading._OPENED.clear()
+    assert load_corpus("fillets", "cs").to_list() == first
+    assert "is damaged (the bytes of data-00000-of-00001.arrow are not" in capsys.readouterr().err
+    assert corpus_folder("fillets", "cs").with_name("fillets-cs.damaged-1").is_dir()
 
 
 def row(name: str, split: str, text: str, sound: bytes) -> dict:

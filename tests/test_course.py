@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
@@ -12,6 +13,8 @@ from distilwhisper_lib.lab import course, course_steps, notebook_runner
 from distilwhisper_lib.lab.lab import Lab
 from distilwhisper_lib.lab.notebook_runner import Stopwatch, run_notebook, write_report
 from distilwhisper_lib.presets import get_preset
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -99,29 +102,46 @@ def test_a_disk_that_is_too_full_is_told_before_the_course_begins(spare, enough,
         course_steps.announce(Lab("colab"))
 
 
-def test_a_course_that_is_stopped_says_that_it_goes_on(monkeypatch):
-    def stopped(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(course_steps, "make_course", stopped)
-    with pytest.raises(SystemExit, match="stopped: the same command goes on from here"):
-        course.main([])
-
-
 @pytest.mark.parametrize("only", [None, ["00", "01"]])
 def test_the_command_runs_every_step_with_the_preset_that_it_is_given(only, monkeypatch):
     monkeypatch.setenv("LAB_PRESET", "laptop")  # restored afterwards: the command sets it
     steps = []
-    for name in ("announce", "prepare", "run_course", "finish"):
+    for name in ("announce", "prepare", "check", "run_course", "finish"):
         monkeypatch.setattr(
             course_steps, name, lambda *given, name=name: steps.append((name, given))
         )
     course.main(["--preset", "smoke", *(["--only", *only] if only else [])])
-    names = ["announce", "prepare", "run_course"]
+    names = ["announce", "prepare", "check", "run_course"]
     assert [name for name, _ in steps] == (names if only else [*names, "finish"])
     lab, numbers = dict(steps)["run_course"]
     assert lab.preset.name == course_steps.os.environ["LAB_PRESET"] == "smoke"
     assert numbers == only
+
+
+def test_what_would_stop_a_later_notebook_is_told_before_the_first(monkeypatch):
+    lab = Lab("smoke", learning_rates={"teacher": 1e-3, "lora": 1e-3})
+    message = "nothing was computed.*no learning rate for 'fine-tuning'.*no learning rate for 'clsr"
+    with pytest.raises(ValueError, match=rf"(?s){message}"):
+        course_steps.check(lab)
+    course_steps.check(lab, ["00"])  # a notebook that trains nothing
+
+
+def test_a_relative_folder_reaches_the_kernels_as_an_absolute_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAB_CACHE", "own-cache")
+    code = (
+        "import os\n"
+        "from distilwhisper_lib.files import cache_dir\n"
+        "print(os.environ['LAB_CACHE'], cache_dir())"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(notebook, tmp_path / "notebooks" / "00_a.ipynb")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert run_notebook(tmp_path / "notebooks" / "00_a.ipynb", tmp_path / "results")
+    executed = nbformat.read(tmp_path / "results" / "00_a.ipynb", as_version=4)
+    folder = tmp_path / "own-cache"
+    assert executed.cells[0].outputs[0].text.split() == [str(folder), str(folder)]
 
 
 def test_help_is_printed_without_importing_what_the_course_needs():

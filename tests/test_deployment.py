@@ -291,3 +291,29 @@ def test_faster_whisper_transcribes_as_the_baked_model_does(tmp_path):
             texts.append(processor.decode(tokens[0], skip_special_tokens=True).strip())
     assert sum(map(len, ours)) > 60 and found == ours
     assert sum(text != without for text, without in zip(found, plain, strict=True)) > len(clips) / 2
+
+
+def test_weights_that_are_not_finite_are_not_exported(tmp_path, processor):
+    model = tiny_whisper()
+    weight = model.model.decoder.layers[0].fc1.weight
+    with torch.no_grad():
+        weight[0, 0] = 1e6  # finite, but not in float16
+    with pytest.raises(ValueError, match="in float16 this model .*layers.0.fc1.weight.*float32"):
+        export_ctranslate2(model, processor, tmp_path / "int8", "int8_float16")
+    with torch.no_grad():
+        weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="this model has weights that are not finite"):
+        export_checkpoint(model, processor, tmp_path / "plain")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("share", [-0.1, 50, float("nan"), "0.5", True])
+def test_shares_out_of_range_are_refused(share, batches):
+    model = with_gates([1, -1, 0, 0])
+    with pytest.raises(ValueError, match="threshold is .*a number from 0 to 1 is needed"):
+        bake(model, "cs", batches, share)
+    table = gate_shares(model, "cs", batches)
+    with pytest.raises(ValueError, match="at_least is .*a number from 0 to 1 is needed"):
+        fix_gates(model, "cs", table, share)
+    with pytest.raises(ValueError, match="does not fit the model's 4 layers.*gate_shares"):
+        fix_gates(model, "cs", table.iloc[:3])

@@ -2,7 +2,9 @@
 
 import contextlib
 import math
+import os
 import platform
+import subprocess
 import sys
 
 import psutil
@@ -116,3 +118,14 @@ def test_sums_on_a_gpu_are_left_as_they_are(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with deterministic_sums():
         assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(("name", "value"), [("WORLD_SIZE", "0"), ("RANK", "one"), ("RANK", "-1")])
+def test_variables_of_the_processes_are_checked(name, value):
+    code = "import distilwhisper_lib.device"
+    environment = os.environ | {name: value}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert f"ValueError: {name} is " in done.stderr
+    assert "a whole number from" in done.stderr

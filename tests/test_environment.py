@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +31,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 FILES = [
     "pyproject.toml",
     "requirements.lock",
+    "constraints.txt",
     "environment.yml",
     "Makefile",
     ".ci/run",
@@ -51,13 +53,45 @@ def load_tool(name):
 setup_env = load_tool("setup_env")
 update_lock = load_tool("update_lock")
 PINS = update_lock.read_pins(ROOT / "requirements.lock")
-VERSIONS = {canonicalize_name(pin.split("==")[0]): pin.split("==")[1] for pin in PINS}
+CONSTRAINTS = update_lock.read_pins(ROOT / "constraints.txt")
+VERSIONS = {canonicalize_name(pin.split("==")[0]): pin.split("==")[1] for pin in CONSTRAINTS}
+SYSTEMS = [
+    (system, machine, python)
+    for system, machine in (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"))
+    for python in ("3.11", "3.12", "3.13")
+]
 
 
-def test_every_line_of_the_lock_is_one_pin():
-    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", pin) for pin in PINS)
-    assert len(VERSIONS) == len(PINS) > 50
-    assert not [name for name in VERSIONS if name.startswith(("nvidia", "cuda", "triton"))]
+def test_every_package_of_the_lock_has_one_pin_and_the_hashes_of_its_files():
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    entries = "\n".join(line for line in lines if not line.startswith("#"))
+    entry = r"[a-z0-9-]+==[0-9][A-Za-z0-9.]*( ; [^\\\n]+)?( \\\n    --hash=sha256:[0-9a-f]{64})+"
+    assert re.fullmatch(rf"({entry}\n?)+", entries)
+    assert len({pin.split("==")[0] for pin in PINS}) == len(PINS) > 50
+    assert not [pin for pin in PINS if pin.startswith(("torch==", "nvidia", "cuda", "triton"))]
+
+
+def test_constraints_are_the_pins_of_the_lock_and_pytorchs():
+    assert (ROOT / "constraints.txt").read_text(encoding="utf-8") == update_lock.constraints_text(
+        PINS
+    )
+    assert sorted(CONSTRAINTS) == sorted([*(pin.split(" ;")[0] for pin in PINS), update_lock.TORCH])
+
+
+@pytest.mark.parametrize(("system", "machine", "python"), SYSTEMS)
+def test_the_lock_serves_each_platform_that_is_named(system, machine, python):
+    """Every requirement of the project is pinned there; what a platform lacks has a condition."""
+    place = {"sys_platform": system, "platform_machine": machine, "python_version": python}
+    place |= {"python_full_version": f"{python}.5", "os_name": "posix"}
+    pinned = {
+        canonicalize_name(requirement.name)
+        for requirement in map(Requirement, [*PINS, update_lock.TORCH])
+        if requirement.marker is None or requirement.marker.evaluate(place)
+    }
+    requirements = [*PROJECT["dependencies"], *sum(EXTRAS.values(), [])]
+    assert {canonicalize_name(Requirement(text).name) for text in requirements} <= pinned
+    assert ("appnope" in pinned) == (system == "darwin")
+    assert "pywinpty" not in pinned
 
 
 def test_conda_gets_the_pins_of_the_lock():
@@ -72,7 +106,8 @@ def read_yaml(name):
 def test_conda_file_is_well_formed():
     *conda, pip = read_yaml("environment.yml")["dependencies"]
     assert conda == ["python=3.11", "pip"]
-    assert pip == {"pip": PINS}
+    own = {pin for pin in PINS if pin.startswith("pip==")}  # conda's
+    assert set(pip["pip"]) == set(PINS) - own | {update_lock.TORCH}
 
 
 def test_pins_are_within_the_ranges_of_the_project():
@@ -133,6 +168,75 @@ def test_environment_fits_the_lock():
         if found != VERSIONS[name]:
             wrong[name] = found
     assert not wrong, "run make setup"
+
+
+# ---- what installs
+
+
+def test_setup_installs_what_is_locked_and_checks_its_hashes(monkeypatch, tmp_path):
+    commands = []
+
+    def run(command, _):
+        words = [str(word) for word in command]
+        content = [
+            Path(word).read_text(encoding="utf-8")
+            for word in words
+            if "require" in Path(word).name and "/" in word
+        ]
+        commands.append((" ".join(words[4:]), "".join(content)))
+
+    monkeypatch.setattr(setup_env, "run", run)
+    monkeypatch.setattr(setup_env, "make_venv", lambda _: None)
+    monkeypatch.setattr(setup_env, "check_disk", lambda _: None)
+    monkeypatch.setattr(setup_env, "install_torch", lambda *_: None)
+    setup_env.set_up(tmp_path / "python", here=False, gpu=False)
+    (pip, pip_file), (lock, lock_file), (torch, _), (ourselves, _) = commands
+
+    for command in (pip, lock):
+        assert "--require-hashes --no-deps -r " in command
+    assert re.match(r"pip==[\d.]+ \\\n    --hash=sha256:", pip_file)
+    assert pip_file.count("==") == 1
+    assert lock_file == (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    assert torch.endswith(f"--constraint {ROOT}/constraints.txt {PIN}")
+    assert "--no-deps --no-build-isolation -e" in ourselves
+
+
+def test_a_package_that_is_not_the_locked_one_is_refused(monkeypatch, tmp_path):
+    name = "colorama"
+    other = tmp_path / f"{name}-{VERSIONS[name]}-py3-none-any.whl"
+    with zipfile.ZipFile(other, "w") as wheel:
+        about = f"{name}-{VERSIONS[name]}.dist-info"
+        wheel.writestr(
+            f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {VERSIONS[name]}\n"
+        )
+        wheel.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{about}/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setenv("PIP_TARGET", str(tmp_path / "target"))
+    with pytest.raises(SystemExit, match="a package is not the one that was locked"):
+        setup_env.pip_locked(Path(sys.executable), name)
+    assert not list((tmp_path / "target").glob("*"))
+
+
+def test_a_version_for_some_pythons_alone_is_given_up(monkeypatch):
+    """A kept pin that does not fit all of them would otherwise stand there twice."""
+    asked = []
+
+    def compile_pins(wanted, pins):
+        asked.append(pins)
+        hashes = "    --hash=sha256:00\n"
+        torch = f"{PIN} \\\n{hashes}nvidia-x==1 ; sys_platform == 'linux' \\\n{hashes}"
+        if "a-b==2" in pins:
+            return f"a-b==1 ; python_version < '3.12' \\\n{hashes}a-b==2 \\\n{hashes}{torch}"
+        return f"a-b==1 \\\n{hashes}{torch}"
+
+    monkeypatch.setattr(update_lock, "_compile", compile_pins)
+    monkeypatch.setattr(update_lock, "read_pins", lambda _: ["a-b==2", "c==1"])
+    assert update_lock.resolve(keep=True) == "a-b==1 \\\n    --hash=sha256:00\n"
+    assert asked == [["a-b==2", "c==1"], ["c==1"]]
 
 
 # ---- the build of PyTorch
@@ -367,18 +471,17 @@ def test_make_asks_for_the_build_for_gpus_where_it_is_told(words, asked):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["course"], "LAB_PRESET=laptop .venv/bin/python -m distilwhisper_lib.lab.course"),
-        (["course", "PRESET=colab", "NOTEBOOKS=06 07"], "lab.course --only 06 07"),
+        (["course"], "LAB_PRESET=laptop .venv/bin/python -m distilwhisper_lib course"),
+        (["course", "PRESET=colab", "NOTEBOOKS=06 07"], "-m distilwhisper_lib course --only 06 07"),
         (
             ["study", "PRESET=smoke", "ARGS=tune --systems lora"],
-            "LAB_PRESET=smoke .venv/bin/python -m distilwhisper_lib.experiments.study tune "
-            "--systems lora",
+            "LAB_PRESET=smoke .venv/bin/python -m distilwhisper_lib study tune --systems lora",
         ),
         (["smaller", "PRESET=smoke"], "LAB_PRESET=smoke .venv/bin/python -m"),
         (["convergence", "PRESET=smoke"], "LAB_PRESET=smoke .venv/bin/python -m"),
-        (["grid", "ARGS=list"], "distilwhisper_lib.experiments.grid  list"),
-        (["grid", "ARGS=list", "PRESET=colab"], "experiments.grid --preset colab list"),
-        (["estimates", "ARGS=--preset colab"], "experiments.estimates  --preset colab"),
+        (["grid", "ARGS=list"], "distilwhisper_lib grid  list"),
+        (["grid", "ARGS=list", "PRESET=colab"], "distilwhisper_lib grid --preset colab list"),
+        (["estimates", "ARGS=--preset colab"], "distilwhisper_lib estimates  --preset colab"),
         (["benchmark", "NAME=storage", "ARGS=--quick"], "-m benchmarks.storage --quick"),
         (["test", "ARGS=tests/test_losses.py"], "worksteal tests/test_losses.py"),
     ],

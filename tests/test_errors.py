@@ -2,6 +2,7 @@
 
 import errno
 from dataclasses import replace
+from pathlib import Path
 
 import huggingface_hub
 import numpy as np
@@ -254,7 +255,7 @@ def test_full_disk_gives_one_message_whatever_library_meets_it(error, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "error", [PermissionError(13, "Permission denied"), ValueError("a"), KeyboardInterrupt()]
+    "error", [OSError(errno.EIO, "Input/output error"), ValueError("a"), KeyboardInterrupt()]
 )
 def test_other_errors_stay_what_they_are(error, tmp_path):
     with pytest.raises(type(error)) as caught, disk_errors(tmp_path):
@@ -297,7 +298,7 @@ def test_runs_stop_at_a_full_disk_and_go_on_when_there_is_space(processor, tmp_p
     # what is done, what writes the files, and the error that it raises
     jobs = {
         "teacher": (cache_teacher, (teacher, "save_file"), FULL[2]),
-        "table": (write_table, (pd.DataFrame, "to_csv"), FULL[0]),
+        "table": (write_table, (Path, "write_bytes"), FULL[0]),
         "train": (fine_tune, (torch, "save"), FULL[3]),
     }
     for name, (job, (owner, attribute), error) in jobs.items():

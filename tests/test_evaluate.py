@@ -5,17 +5,20 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from random_data import RandomClips, shake_experts
 
 from distilwhisper_lib.data.batches import Collator
 from distilwhisper_lib.evaluation import transcription
+from distilwhisper_lib.evaluation.greedy import overridden_in, overridden_settings
 from distilwhisper_lib.evaluation.transcription import (
-    _read_predictions,
+    _read_table,
     _write_predictions,
     generate_batch,
+    stored_predictions,
     transcribe,
 )
-from distilwhisper_lib.method.attach import attach_experts
+from distilwhisper_lib.method.attach import attach_experts, detach_experts
 from distilwhisper_lib.method.languages import use_language
 from distilwhisper_lib.presets import get_preset
 from distilwhisper_lib.whisper.tokens import prefix_tokens
@@ -32,6 +35,11 @@ def clips(processor):
 @pytest.fixture
 def collator(processor):
     return Collator(processor.tokenizer, PRESET.margin_seconds)
+
+
+def read(path):
+    """Return the predictions in a table by clip id."""
+    return {clip: row.prediction for clip, row in _read_table(path).items()}
 
 
 def run(model, clips, collator, path):
@@ -85,7 +93,7 @@ def test_second_call_computes_the_missing_batches_alone(
     batches = []
     whole = run(model, clips, collator, path)
     lines = path.read_bytes()
-    done = dict(list(_read_predictions(path).items())[:4])  # the first batch
+    done = dict(list(read(path).items())[:4])  # the first batch
     _write_predictions(path, clips, done)
 
     def spy(*args):
@@ -152,6 +160,7 @@ def test_experts_matter_where_they_are_switched_on(model, clips, collator, tmp_p
         "a,b",
         "a\nb",
         "a\r\nb",
+        "a\rb",
         "\x00",
         "a\x00b",
         "\x1a",
@@ -169,18 +178,181 @@ def test_any_text_goes_through_the_table_unchanged(text, tmp_path):
         ids=list(predictions), texts=["ahoj", text, ""]
     )  # references are odd too
     _write_predictions(tmp_path / "t.csv", clips, predictions)
-    assert _read_predictions(tmp_path / "t.csv") == predictions
+    assert read(tmp_path / "t.csv") == predictions
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["t.csv"]
 
 
 def test_each_prediction_lies_beside_its_reference(model, clips, collator, tmp_path):
     run(model, clips, collator, tmp_path / "t.csv")
     table = pd.read_csv(tmp_path / "t.csv", dtype=str, keep_default_na=False)
-    assert list(table.columns) == ["id", "reference", "prediction"]
+    assert list(table.columns) == ["id", "reference", "prediction", "clip", "check"]
     assert dict(zip(table["id"], table["reference"], strict=True)) == dict(
         zip(clips.ids, clips.texts, strict=True)
     )
 
 
 def test_missing_table_is_empty(tmp_path):
-    assert _read_predictions(tmp_path / "none.csv") == {}
+    assert read(tmp_path / "none.csv") == {}
+
+
+# ---- a checkpoint's own generation settings
+
+# settings of a checkpoint that change what `generate` returns, or make it fail
+SETTINGS = {
+    "repetition_penalty": 3.0,
+    "no_repeat_ngram_size": 1,
+    "return_timestamps": True,
+    "return_dict_in_generate": True,
+    "output_scores": True,
+    "num_beams": 3,
+    "num_return_sequences": 2,
+    "do_sample": True,
+    "forced_decoder_ids": [[1, 270], [2, 357]],
+    "forced_eos_token_id": 50,
+    "logprob_threshold": -1.0,
+    "no_speech_threshold": 0.1,
+    "bad_words_ids": [[215]],
+    "sequence_bias": [[[215], -50.0]],
+    "min_new_tokens": 9,
+    "max_time": 0.0001,
+    "language": "<|fr|>",
+    "task": "translate",
+    "prompt_lookup_num_tokens": 3,
+    "guidance_scale": 3.0,
+    "watermarking_config": {"bias": 2.5},
+    "force_unique_generate_call": True,
+}
+
+
+def decode(model, clips, collator):
+    features = collator([clips[0], clips[1]])["input_features"]
+    return generate_batch(model, collator.tokenizer, features, "cs", "transcribe", PRESET)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_of_a_checkpoint_do_not_change_predictions(name, model, clips, collator):
+    usual = decode(model, clips, collator)
+    setattr(model.generation_config, name, SETTINGS[name])
+    assert decode(model, clips, collator) == usual
+    assert getattr(model.generation_config, name) == SETTINGS[name]  # the model's stay
+    assert list(overridden_settings(model.generation_config)) == [name]
+
+
+def test_settings_do_not_change_predictions_with_experts_adapters_and_all_at_once(
+    model, clips, collator
+):
+    usual = decode(model, clips, collator)
+    for name, value in SETTINGS.items():
+        setattr(model.generation_config, name, value)
+    model.config.repetition_penalty = 2.0  # where old checkpoints have it
+    attach_experts(model, ["cs"])
+    assert decode(model, clips, collator) == usual
+    adapted = get_peft_model(detach_experts(model), LoraConfig(target_modules=["q_proj"]))
+    assert decode(adapted, clips, collator) == usual
+    assert sorted(overridden_settings(model.generation_config)) == sorted(SETTINGS)
+
+
+def test_suppressed_tokens_stay(model, clips, collator):
+    (usual, _) = decode(model, clips, collator)
+    first = collator.tokenizer.encode(usual[0], add_special_tokens=False)
+    model.generation_config.suppress_tokens = [*model.generation_config.suppress_tokens, *first]
+    (changed, _) = decode(model, clips, collator)
+    assert usual[0] not in changed and usual != changed
+    assert overridden_settings(model.generation_config) == {}
+
+
+def test_overridden_settings_are_read_without_the_weights(model, tmp_path):
+    assert overridden_in(None) == overridden_in(tmp_path) == {}
+    model.generation_config.save_pretrained(tmp_path)
+    assert overridden_in(tmp_path) == {}
+    model.generation_config.repetition_penalty = 1.3
+    model.generation_config.save_pretrained(tmp_path)
+    assert overridden_in(tmp_path) == {"repetition_penalty": 1.3}
+    (tmp_path / "generation_config.json").write_text("[1")
+    with pytest.raises(ValueError, match="generation_config.json holds no generation settings"):
+        overridden_in(tmp_path)
+
+
+# ---- damaged and outdated tables
+
+DAMAGE = {
+    "emptied": lambda content: b"",
+    "cut in a line": lambda content: content[: len(content) // 2],
+    "cut in the last line": lambda content: content[:-3],
+    "other columns": lambda content: content.replace(b"prediction", b"text", 1),
+    "a column less": lambda content: b"id,prediction\na,b\n",
+    "NUL bytes": lambda content: content[:80] + bytes(8) + content[88:],
+    "all NUL bytes": lambda content: bytes(len(content)),
+    "a flipped byte": lambda content: content[:90] + bytes([content[90] ^ 1]) + content[91:],
+    "no text": lambda content: b"\xff\xfe\x00\n",
+    "an open quote": lambda content: content.replace(b"random/0-2,", b'random/0-2,"', 1),
+    "a row twice": lambda content: content + content.splitlines(keepends=True)[-1],
+    "JSON": lambda content: b'{"id": 1}\n',
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_table_is_set_aside_and_computed_anew(
+    name, model, clips, collator, tmp_path, capsys
+):
+    path = tmp_path / "cs.csv"
+    whole = run(model, clips, collator, path)
+    content = path.read_bytes()
+    damaged = DAMAGE[name](content)
+    assert damaged != content
+    path.write_bytes(damaged)
+
+    pd.testing.assert_frame_equal(run(model, clips, collator, path), whole)
+    assert path.read_bytes() == content
+    assert (tmp_path / "cs.csv.damaged-1").read_bytes() == damaged
+    assert capsys.readouterr().err.count("is damaged") == 1
+
+
+def test_table_that_lost_whole_lines_is_completed(model, clips, collator, tmp_path):
+    path = tmp_path / "cs.csv"
+    whole = run(model, clips, collator, path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], *lines[2:]]))  # the first clip of a batch is missing
+    assert stored_predictions(clips, path) is None
+    pd.testing.assert_frame_equal(run(model, clips, collator, path), whole)
+    path.write_bytes(b"".join(lines[:3]))  # the first is there, others of its batch are missing
+    pd.testing.assert_frame_equal(run(model, clips, collator, path), whole)
+
+
+def test_tables_of_earlier_versions_are_still_read(model, clips, collator, tmp_path):
+    path = tmp_path / "cs.csv"
+    whole = run(model, clips, collator, path)
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table[["id", "reference", "prediction"]].to_csv(path, index=False)
+    pd.testing.assert_frame_equal(stored_predictions(clips, path), whole)
+
+
+def test_clips_that_have_changed_are_transcribed_anew_and_it_is_said(
+    model, clips, collator, tmp_path, capsys
+):
+    path = tmp_path / "cs.csv"
+    before = run(model, clips, collator, path)
+    clips.items[3]["features"] = clips.items[3]["features"] + 3
+    clips.digests[3] = "another sound"
+    assert stored_predictions(clips, path) is None
+    after = run(model, clips, collator, path)
+    assert "cs.csv: 1 of 10 clips have another text or sound" in capsys.readouterr().err
+    pd.testing.assert_frame_equal(after, run(model, clips, collator, tmp_path / "new.csv"))
+    assert list(before["id"]) == list(after["id"])
+
+
+def test_predictions_of_other_clips_in_the_table_are_left_out(
+    model, clips, collator, processor, tmp_path
+):
+    path = tmp_path / "cs.csv"
+    run(model, clips, collator, path)
+    others = RandomClips(processor.tokenizer, 3, seed=5)
+    table = run(model, others, collator, path)
+    assert list(table["id"]) == others.ids
+
+
+def test_unknown_language_or_task_is_refused(model, clips, collator, tmp_path):
+    for language, task, message in (("xx", "transcribe", "'xx'"), ("cs", "summarise", "translate")):
+        with pytest.raises(ValueError, match=message):
+            transcribe(model, clips, collator, PRESET, tmp_path / "t.csv", language, task)
+    assert not list(tmp_path.iterdir())

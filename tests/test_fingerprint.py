@@ -453,6 +453,7 @@ def in_old_format(whisper, folder, version=2):
     for stack in (whisper.model.encoder, whisper.model.decoder):
         for layer in stack.layers:
             digest.update(layer.fc1.weight.detach().half().numpy().tobytes())
+    del description["sha256"], description["check"]
     description["format"] = version
     description["base_fingerprint"] = digest.hexdigest()
     (folder / "experts.json").write_text(json.dumps(description))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
-from made_corpora import ENGLISH_ROWS, make_fleurs, make_fleurs_parquet, tar_bytes
+from made_corpora import ENGLISH_ROWS, make_fleurs, make_fleurs_parquet, pack, pack_zip, tar_bytes
 
 from distilwhisper_lib.data.audio import read_audio
 from distilwhisper_lib.data.corpora import fleurs, shards
@@ -194,6 +194,77 @@ def test_every_code_is_that_of_one_of_whispers_languages():
         load_corpus("fleurs", "latin")
 
 
+def test_a_copy_of_the_hubs_repository_has_tables_in_one_folder_and_parquet_in_another(
+    folder, tmp_path, monkeypatch
+):
+    first = load_corpus("fleurs", "ca").to_list()
+    plain = make_fleurs(tmp_path / "plain", packed=False)
+    hub = make_fleurs_parquet(tmp_path / "hub", plain)
+    copy = folder.parent.parent / "parquet-data" / "ca_es"
+    copy.mkdir(parents=True)
+    for split in ("train", "validation", "test"):
+        (hub / split / "0000.parquet").rename(copy / f"{split}-00000-of-00001.parquet")
+    assert elsewhere(monkeypatch, tmp_path, folder.parent.parent) == first
+    assert corpus_report("fleurs", "ca")["tables"].keys() >= {"ca_es/test.tsv"}
+
+    shutil.rmtree(folder)  # the parquet files alone
+    assert elsewhere(monkeypatch, tmp_path, copy.parent) == [
+        row | {"translation_en": ""} for row in first
+    ]
+
+
+def test_parquet_files_without_paths_have_those_of_the_sounds(tmp_path):
+    hub = make_fleurs_parquet(tmp_path / "hub", make_fleurs(tmp_path / "own", packed=False))
+    for path in hub.rglob("*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["path"]), path)
+    assert load_corpus("fleurs", "ca", hub)["id"][0] == "fleurs/ca_es/train/700"
+
+
+@pytest.mark.parametrize("ending", [".tar", ".zip", ".tgz"])
+def test_sounds_may_be_packed_otherwise_and_the_folder_in_upper_case(tmp_path, ending):
+    folder = make_fleurs(tmp_path / "own", packed=False)
+    sounds = folder / "audio" / "test"
+    if ending == ".zip":
+        pack_zip(sounds, folder / "audio" / f"test{ending}")
+    else:
+        packed = pack(sounds, folder / "audio" / f"test{ending}")
+        if ending == ".tar":
+            packed.write_bytes(gzip.decompress(packed.read_bytes()))
+    shutil.rmtree(sounds)
+    folder.rename(folder.with_name("CA_ES"))
+    assert len(load_corpus("fleurs", "ca", tmp_path / "own")) == 6
+
+
+def test_tables_without_sounds_say_what_to_download(tmp_path):
+    folder = make_fleurs(tmp_path / "own")
+    (folder / "audio" / "dev.tar.gz").unlink()
+    with pytest.warns(
+        UserWarning,
+        match=r"\(no sound file: 1\).*looked for .*audio/dev/900.wav and for .*dev.tar.gz; there "
+        "are no sounds of this table: download them as well",
+    ):
+        load_corpus("fleurs", "ca", folder)
+
+
+def test_a_row_of_parquet_without_a_name_or_gender_does_not_lose_the_others(tmp_path):
+    hub = make_fleurs_parquet(tmp_path / "hub", make_fleurs(tmp_path / "own", packed=False))
+    path = hub / "test" / "0000.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    rows[0]["path"] = None
+    rows[1]["gender"] = None
+    pq.write_table(table.from_pylist(rows, schema=table.schema), path)
+    with pytest.warns(UserWarning, match="ca_es/test:1: no name of a sound file"):
+        data = load_corpus("fleurs", "ca", hub)
+    assert data["speaker"][3:] == ["other", "male"]
+
+
+@pytest.mark.parametrize("asked", ["es-ES", "pt-PT", "en_GB"])
+def test_a_region_that_the_corpus_does_not_have_is_refused(asked):
+    with pytest.raises(ValueError, match=f"(has .* not|has no language) '{asked}'"):
+        load_corpus("fleurs", asked)
+
+
 # ---- damage
 
 
@@ -240,7 +311,7 @@ def test_sounds_and_rows_that_cannot_be_used_are_counted_by_name(tmp_path):
     assert report["dropped_by_split"]["test"] == {"no sound file": 1, "empty audio": 1}
     assert report["malformed_rows"] == [
         "ca_es/test.tsv:4: 2 columns instead of 7",
-        "ca_es/test.tsv:6: not UTF-8",
+        "ca_es/test.tsv:6: not UTF-8: save the table as UTF-8",
     ]
     assert report["items"] == 6
     assert report["kept"] == 3
@@ -283,7 +354,6 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
     rows[0]["audio"]["bytes"] = None
     rows[1]["transcription"] = None
     pq.write_table(table.from_pylist(rows, schema=table.schema), path)
-    # The clip without text is left out on purpose, so the warning does not count it.
-    with pytest.warns(UserWarning, match=r"1 of 6 lines are left out \(empty audio: 1\)"):
+    with pytest.warns(UserWarning, match=r"2 of 6 lines .*\(empty audio: 1, empty text: 1\)"):
         load_corpus("fleurs", "ca", hub)
     assert corpus_report("fleurs", "ca")["dropped"] == {"empty audio": 1, "empty text": 1}

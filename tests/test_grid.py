@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -93,6 +92,68 @@ def test_what_the_paper_does_not_have_is_refused():
         make_jobs("smoke", rows=["lorra"])
     with pytest.raises(ValueError, match="no job 'cs-4-lora' with these options: `list` shows"):
         grid.main(["run", *SMALL, "--job", "cs-4-lora"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sizes": ["0"]}, "the size '0' is none: give a number of training clips from 1 on"),
+        ({"sizes": ["3m"]}, "the size '3m' is none"),
+        ({"sizes": ["-4"]}, "the size '-4' is none"),
+        ({"seeds": [-1]}, "a seed is -1: a whole number from 0 to 4294967295 is needed"),
+        ({"seeds": [True]}, "a seed is True: a whole number"),
+        ({"languages": ["xx"]}, "'xx'"),
+        ({"rows": ["lora-kl"]}, "lora-kl: lora learns from no teacher"),
+    ],
+)
+def test_what_is_no_size_seed_language_or_row_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_jobs("smoke", **options)
+
+
+def test_a_language_is_given_by_code_or_name():
+    assert make_jobs("smoke", ["Czech"]) == make_jobs("smoke", ["cs"])
+
+
+def test_numbers_on_the_command_line_are_checked(capsys):
+    for options in (["--gpus", "0"], ["--gpus", "2.5"], ["--seeds", "-1"], ["--seeds", "x"]):
+        with pytest.raises(SystemExit) as end:
+            grid.main(["run", *SMALL, *options])
+        assert end.value.code == 2
+        assert "a whole number from" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        grid.main(["list", *SMALL, "--job", "0"])
+    assert "--job belongs to the command run" in capsys.readouterr().err
+    for clips in (0, -5, 2.5, True):
+        with pytest.raises(ValueError, match=f"clips is {clips}: a whole number from 1 on"):
+            estimate("lora", presets.COLAB, clips)
+
+
+def test_what_would_stop_a_later_job_is_told_before_the_first_one(monkeypatch):
+    without_rate = replace(presets.SMOKE, learning_rates={"lora": 1e-3})
+    monkeypatch.setattr(jobs_module, "get_preset", lambda name: without_rate)
+    monkeypatch.setattr(grid, "run_jobs", lambda *_: pytest.fail("a job was begun"))
+    message = (
+        r"(?s)nothing was computed.*no learning rate for 'clsr-ft'.*no learning rate for 'teacher'"
+    )
+    with pytest.raises(ValueError, match=message):
+        grid.main(["run", *SMALL, "--systems", "lora", "clsr-ft", "distilwhisper"])
+
+
+def test_a_child_that_does_not_end_when_asked_is_killed_and_no_other_begins(monkeypatch):
+    monkeypatch.setattr(grid, "PATIENCE", 0.2)
+    children = grid.Children()
+    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1); time.sleep(60)"
+    codes = []
+    thread = threading.Thread(
+        target=lambda: codes.append(children.run([sys.executable, "-c", stubborn], os.environ))
+    )
+    thread.start()
+    time.sleep(1)
+    children.end()
+    thread.join(20)
+    assert codes == [-signal.SIGKILL]
+    assert children.run(["no such program"], os.environ) == 1
 
 
 def test_list_shows_index_need_and_estimates(capsys):
@@ -244,14 +305,10 @@ def kill_when_running(job):
     os.kill(job.state()["pid"], signal.SIGKILL)
 
 
-def in_this_process(command, run=subprocess.run, **options):
-    """Stand for subprocess.run: do a job in this process, anything else as usual."""
-    if "--job" not in command:
-        return run(command, **options)
-    name = command[command.index("--job") + 1]
-    jobs = {job.name: job for job in make_jobs("smoke", sizes=["4"], seeds=[77])}
-    run_job(jobs[name])
-    return SimpleNamespace(returncode=0)
+def in_this_process(job, device, children):
+    """Stand for `grid._process`: do a job in this process."""
+    run_job(job)
+    return 0
 
 
 def test_killed_and_failed_jobs_stop_only_what_needs_them_and_run_goes_on(monkeypatch, capsys):
@@ -265,7 +322,8 @@ def test_killed_and_failed_jobs_stop_only_what_needs_them_and_run_goes_on(monkey
     killer = threading.Thread(target=kill_when_running, args=[teacher], daemon=True)
     killer.start()
     assert grid.main(["run", *command, "--gpus", "2"]) == 1
-    assert teacher.state()["error"] == "killed by signal 9"
+    assert teacher.state()["error"].startswith("killed by signal 9, most likely because memory")
+    assert "lower batch_size and eval_batch_size" in teacher.state()["error"]
     assert teacher.state()["exit_code"] == -9
     assert lora.state()["exit_code"] == 1
     assert "predictions" in lora.state()["error"]
@@ -276,11 +334,12 @@ def test_killed_and_failed_jobs_stop_only_what_needs_them_and_run_goes_on(monkey
     assert grid.main(["status", *command]) == 0
     status = capsys.readouterr().out
     log = "cache/runs/smoke/jobs/cs-4-teacher-outputs/log.txt"
-    assert f"cs-4-teacher-outputs: failed killed by signal 9 (log: {log})" in status
+    assert "cs-4-teacher-outputs: failed killed by signal 9, most likely" in status
+    assert f"(log: {log})" in status
     assert "cs-4-seed77-distilwhisper-released: blocked by cs-4-teacher-outputs: failed" in status
 
     in_the_way.unlink()
-    monkeypatch.setattr(grid.subprocess, "run", in_this_process)
+    monkeypatch.setattr(grid, "_process", in_this_process)
     assert grid.main(["run", *command]) == 0
     again = "a job that was done is run again"
     monkeypatch.setattr(grid, "_process", lambda *_: pytest.fail(again))
@@ -298,15 +357,16 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     jobs = make_jobs("smoke", sizes=["4"], seeds=[1, 2], rows=("lora", "clsr-ft"))
     by_name = {job.name: job for job in jobs}
 
-    def process(command, env, **_):
+    def run(children, command, environment):
         barrier.wait()  # two at once
-        devices.append(env["CUDA_VISIBLE_DEVICES"])
+        devices.append(environment["CUDA_VISIBLE_DEVICES"])
         barrier.wait()
         done(by_name[command[command.index("--job") + 1]], in_domain=50)
-        return SimpleNamespace(returncode=0)
+        return 0
 
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    monkeypatch.setattr(grid.subprocess, "run", process)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 5,")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(grid.Children, "run", run)
     assert grid.run_jobs(jobs, 2)
     assert sorted(devices[:2]) == sorted(devices[2:]) == ["2", "5"]
 
@@ -319,6 +379,7 @@ def test_what_is_meant_for_a_gpu_is_refused_without_one_unless_it_is_asked_for(m
         return True
 
     monkeypatch.setattr(grid, "run_jobs", noting)
+    monkeypatch.setattr(grid, "check_jobs", lambda jobs: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for preset in ("paper", "colab"):
         with pytest.raises(SystemExit):
@@ -340,13 +401,13 @@ def test_what_is_meant_for_a_gpu_is_refused_without_one_unless_it_is_asked_for(m
 def test_only_a_process_without_a_gpu_is_allowed_to_run_without_one(monkeypatch):
     commands = []
 
-    def noting(command, **_):
+    def noting(children, command, environment):
         commands.append(command)
-        return SimpleNamespace(returncode=0)
+        return 0
 
-    monkeypatch.setattr(grid.subprocess, "run", noting)
+    monkeypatch.setattr(grid.Children, "run", noting)
     for device in ("", "1"):
-        grid._process(Job("paper", "cs", "3k", "student"), device)
+        grid._process(Job("paper", "cs", "3k", "student"), device, grid.Children())
     assert ["--cpu" in command for command in commands] == [True, False]
 
 
@@ -470,7 +531,7 @@ def test_the_script_for_a_cluster_submits_teacher_distributions_then_the_rest(ca
         ["bash"], input=script, text=True, capture_output=True, check=True, env=environment
     )
     first, second = (call.splitlines() for call in ran.stderr.split("--parsable\n")[1:])
-    run = f"{sys.executable} -m {grid.MODULE} run {' '.join(options)}"
+    run = f"{sys.executable} -m distilwhisper_lib grid run {' '.join(options)}"
     work = f'--wrap=exec {run} --job "$SLURM_ARRAY_TASK_ID"'
     assert work in first
     assert work in second
@@ -542,9 +603,9 @@ def test_memory_in_use_holds_keys_and_values_of_all_layers_and_positions(model):
     config = model.config
     shape = WhisperShape(config.d_model, config.decoder_layers, config.decoder_ffn_dim)
     five = replace(presets.PAPER, eval_batch_size=2, max_new_tokens=5)
-    none = replace(five, max_new_tokens=0)
-    grows = estimates.memory(shape, Cost(), five) - estimates.memory(shape, Cost(), none)
-    assert grows == 2 * sizes[1]  # two bytes each
+    one = replace(five, max_new_tokens=1)
+    grows = estimates.memory(shape, Cost(), five) - estimates.memory(shape, Cost(), one)
+    assert grows == 2 * sizes[1] * 4 / 5  # two bytes each
     assert sizes[0] == 300 * sizes[1]  # 1500 positions to 5
 
     large = SHAPES["openai/whisper-large-v2"]

@@ -15,7 +15,7 @@ LIBRARY = Path(distilwhisper_lib.__file__).parent
 ROOT = LIBRARY.parent
 
 # A package may import from those before it; ground modules may import one another.
-GROUND = ("files", "fidelity", "device", "presets")
+GROUND = ("checks", "programs", "files", "fidelity", "device", "presets")
 PACKAGES = ("whisper", "method", "data", "evaluation", "training", "lab", "experiments")
 
 HEAVY = ("datasets", "pandas", "peft", "jiwer", "pyarrow", "sacrebleu")
@@ -119,9 +119,9 @@ def test_the_method_imports_torch_transformers_and_safetensors_alone(name):
 
 
 @pytest.mark.parametrize("name", METHOD)
-def test_the_method_imports_of_the_library_only_files_and_whisper(name):
+def test_the_method_imports_of_the_library_only_checks_files_and_whisper(name):
     packages = {module.split(".")[0] for module in library_imports_of(name)}
-    assert packages <= {"files", "whisper", "method"}
+    assert packages <= {"checks", "files", "whisper", "method"}
 
 
 @pytest.mark.parametrize("name", LIGHT)
@@ -136,6 +136,8 @@ def test_the_hub_is_imported_where_it_is_needed(name):
 def rank(name):
     """Return the place of a module's package in the order of packages, 0 for ground modules."""
     package = name.split(".")[0]
+    if package == "__main__":  # it starts the programs
+        return 1 + len(PACKAGES)
     return 0 if package in GROUND else 1 + PACKAGES.index(package)
 
 

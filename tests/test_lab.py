@@ -6,8 +6,13 @@ import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
+import tempfile
+import traceback
 import weakref
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -31,12 +36,14 @@ from distilwhisper_lib.lab.comparison import (
     main_table,
     paired,
     plan,
+    predictions,
     score,
+    top_k_curve,
     write_run_metadata,
 )
 from distilwhisper_lib.lab.course_steps import announce
 from distilwhisper_lib.lab.lab import Lab, open_lab
-from distilwhisper_lib.lab.metadata import commit, read_steps, timed_step
+from distilwhisper_lib.lab.metadata import commit, read_steps, run_metadata, timed_step
 from distilwhisper_lib.method.blocks import clsr_blocks, expert_languages, last_gates
 from distilwhisper_lib.method.languages import get_language, set_language, use_language
 from distilwhisper_lib.method.loading import load_experts
@@ -666,6 +673,202 @@ def test_models_that_were_moved_or_copied_give_the_same_results(tmp_path, proces
     assert torch.equal(logits(after.model("distilwhisper"), random_batch()), expected)
 
 
+def test_it_is_said_why_something_is_computed_anew(monkeypatch, capsys):
+    before = Lab("smoke", **CHANGES)
+    run = before.train("lora").name
+    before.transcribe("student", "cs/in-domain")
+    before.train("lora", learning_rate=5e-4)  # another setting needs no reason
+    assert "anew" not in capsys.readouterr().err
+
+    test_clip = before.test_clips("cs/in-domain").ids[1]
+    clip = before.clips("train", limit=4).ids[2]
+    change_corpus(monkeypatch, recorded_anew(test_clip, clip))
+    after = Lab("smoke", **CHANGES)
+    after.transcribe("student", "cs/in-domain")
+    told = f"transcribe student cs/in-domain: 1 of 3 clips have another .*, such as {test_clip}: "
+    assert re.search(f"{told}computed anew", capsys.readouterr().err)
+    after.train("lora")
+    told = f"train lora cs: not the run {run}, for other are texts or sounds of the training clips"
+    assert told in capsys.readouterr().err
+
+
+# ---- a checkpoint's own generation settings
+
+
+def test_what_a_checkpoint_says_of_generation_is_overridden_and_stands_in_the_metadata(
+    tmp_path, processor
+):
+    student = save_whisper(tmp_path / "mine", processor)
+    plain = Lab("smoke", student=student, **CHANGES)
+    usual = plain.transcribe("student", "cs/in-domain")
+    assert run_metadata(plain.preset, [], {}, {})["decoding"]["overridden"] == {}
+
+    path = tmp_path / "mine" / "generation_config.json"
+    own = {"repetition_penalty": 3.0, "no_repeat_ngram_size": 1}
+    path.write_text(json.dumps(read_json(path) | own))
+    lab = Lab("smoke", student=student, **CHANGES)
+    pd.testing.assert_frame_equal(lab.transcribe("student", "cs/in-domain"), usual)
+    metadata = run_metadata(lab.preset, [], {}, {})
+    assert metadata["decoding"]["overridden"] == {"student": own}
+    assert metadata["weights"]["student"].startswith("sha256:")
+
+    # earlier versions decoded by these settings, under a name of the same weights
+    named = predictions_of(lab)
+    lab.__dict__["overridden"] = {}
+    assert predictions_of(lab) != named
+
+
+# ---- values that are refused
+
+
+def test_languages_are_known_by_code_name_and_token(lab):
+    for language in ("Czech", "CS", "<|cs|>"):
+        other = Lab("smoke", language=language, second_language="Catalan", **CHANGES)
+        assert other.preset == lab.preset
+    assert lab.rows("test", "Czech")["id"] == lab.rows("test", "cs")["id"]
+    assert lab.run_config("lora", "catalan") == lab.run_config("lora", "ca")
+    with pytest.raises(ValueError, match="'Klingon'"):
+        Lab("smoke", language="Klingon")
+
+
+@pytest.mark.parametrize("experts", ["off", "on", "", "False", 1, 0, None, 1.0])
+def test_experts_are_true_false_or_encoder_alone(experts, lab):
+    counts(lab, "student", "cs/in-domain", True)  # what is counted is not found by 1
+    for function in (lab.transcribe, lambda *a: counts(lab, *a), lambda *a: score(lab, *a)):
+        for name in ("student", "distilwhisper"):
+            with pytest.raises(ValueError, match=f"unknown experts {experts!r}: one of True"):
+                function(name, "cs/in-domain", experts)
+
+
+def test_unknown_settings_are_refused_also_where_nothing_is_trained(lab):
+    for function in (lab.transcribe, lambda *a, **b: score(lab, *a, **b)):
+        with pytest.raises(ValueError, match="'sede': known are .* Did you mean seed"):
+            function("student", "cs/in-domain", sede=3)
+    with pytest.raises(ValueError, match="no setting learning_rat: it has .*learning_rates"):
+        Lab("smoke", learning_rat=3)
+
+
+@pytest.mark.parametrize("limit", [0, -1, 2.0, True, "3"])
+def test_a_limit_is_a_number_of_clips(limit, lab):
+    for function in (lab.rows, lab.clips):
+        with pytest.raises(ValueError, match=f"limit is {limit!r}: a whole number from 1 on"):
+            function("test", "cs", limit)
+
+
+def test_a_paired_table_of_nothing_is_refused(lab):
+    for settings, message in {
+        "seeds": ({"seeds": []}, "no seeds"),
+        "a seed": ({"seeds": ["77"]}, "seed is '77'"),
+        "a name": ({"against": "student"}, "lists of names"),
+        "a method": ({"against": ["bert"]}, "unknown method 'bert'"),
+        "first": ({"first": "bert"}, "unknown method 'bert'"),
+        "a test": ({"tests": "in-domain"}, "lists of names"),
+        "tests": ({"tests": ("easy",)}, "none of the tests easy: it has in-domain"),
+    }.values():
+        with pytest.raises(ValueError, match=message):
+            paired(lab, **{"against": ["student"]} | settings)
+
+
+@pytest.mark.parametrize("ks", [(), (0,), (1, 10**6), (2.5,)])
+def test_numbers_of_tokens_out_of_range_are_refused(ks, lab):
+    with pytest.raises(ValueError, match="no numbers of tokens|k is .*: a whole number from 1 to"):
+        top_k_curve(lab, ks)
+
+
+# ---- two processes, and another owner's folder
+
+WORK = """
+import sys
+from distilwhisper_lib.lab.lab import Lab
+changes = dict(train_clips=4, teacher_clips=4, validation_clips=2, test_clips=3)
+lab = Lab("smoke", **changes)
+print("ready", flush=True)
+sys.stdin.readline()
+print(lab.transcribe("clsr-ft", "cs/in-domain").to_json())
+"""
+
+
+def test_two_processes_at_one_cache_compute_once_and_find_the_same(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(cache_dir.__globals__["REPOSITORY"])}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORK],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert outputs[0][0] == outputs[1][0]
+    assert "Traceback" not in outputs[0][1] + outputs[1][1]
+
+    alone = Lab("smoke", **CHANGES)
+    found = alone.transcribe("clsr-ft", "cs/in-domain")
+    assert found.to_json() == outputs[0][0].strip()
+    lines = (alone.folder / "steps.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [
+        "train clsr-ft cs",
+        "transcribe clsr-ft cs/in-domain",
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
+def test_a_finished_cache_works_in_another_owner_s_folder_on_another_processor(lab, monkeypatch):
+    first = compare(lab)
+    with tempfile.TemporaryDirectory(prefix="shared-") as folder:
+        cache = shutil.copytree(cache_dir(), Path(folder) / "cache")
+        (Path(folder) / "mine").mkdir(mode=0o777)
+        (Path(folder) / "mine").chmod(0o777)
+        Path(folder).chmod(0o755)
+        before = sorted(cache.rglob("*"))
+
+        monkeypatch.setenv("LAB_CACHE", str(cache))
+        monkeypatch.setenv("LAB_RESULTS", f"{folder}/mine")
+        monkeypatch.delenv("LAB_PRECISION")
+        monkeypatch.setattr(lab_module, "mixed_precision", lambda device: "bf16")
+        loading._OPENED.clear()
+        no_work(monkeypatch)
+        run_as_another_user(lambda: compare(Lab("smoke", **CHANGES)))
+        written = pd.read_csv(f"{folder}/mine/smoke/comparison.csv")
+        assert len(written) == len(first)
+        assert list(written["wer"].dropna()) == list(first["wer"].dropna().round(3))
+        assert sorted(cache.rglob("*")) == before
+
+
+def run_as_another_user(work):
+    """Run a function in a child of this process that belongs to nobody."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_whether_a_test_is_transcribed_is_found_out_without_training(tmp_path, monkeypatch):
+    no_work(monkeypatch)
+    lab = Lab("smoke", **CHANGES)
+    for name in ("student", "teacher", "lora"):
+        assert not lab.is_transcribed(name, "cs/in-domain")
+
+
 # ---- scores
 
 
@@ -758,6 +961,15 @@ def test_a_comparison_that_is_cached_opens_each_corpus_once_and_counts_each_pred
     assert 0 < len(keys) == len(set(keys))
     assert len(counted) == len(plan(again)) == 52
 
+    columns = ["system", "experts", "language", "test_set"]
+    switches = set(first[columns].itertuples(index=False, name=None))
+    assert {row[1] for row in switches} == {"", "on", "off"}
+    written = predictions(again)
+    assert set(written[columns].itertuples(index=False, name=None)) == switches
+    models = read_json(again.results / "run.json")["models"]
+    assert set(models) == {"teacher", "distilwhisper ca", *trained_methods()}
+    assert list(models["distilwhisper ca"]) == ["experts.ca.safetensors"]
+
 
 def test_the_paired_table_is_over_the_same_utterances(lab):
     table = paired(lab, against=("student",))
@@ -826,6 +1038,17 @@ def test_the_main_table_has_a_row_per_method():
     longer = main_table(pd.DataFrame([published, *rows, translation]), "cs")
     assert list(longer.index) == [*labels, "published"]
     assert longer["in-domain WER"].iloc[-1] == "7.0 [40.0, 60.0]"
+
+    assert list(main_table(pd.DataFrame(rows), "Czech").index) == labels
+    other = scored("student", "held-out-lead", "ca")  # a test that only another language has
+    assert list(main_table(pd.DataFrame([*rows, other]), "cs").columns) == list(table.columns)
+    message = "no row .* in-domain .* in 'nl': languages with such tests are cs"
+    with pytest.raises(ValueError, match=message):
+        main_table(pd.DataFrame(rows), "nl")
+    with pytest.raises(ValueError, match="student has several rows of cs/in-domain: choose one"):
+        main_table(pd.DataFrame([*rows, rows[0] | {"seed": 78}]), "cs")
+    with pytest.raises(ValueError, match="lacks the columns loops, normaliser"):
+        main_table(pd.DataFrame(rows).drop(columns=["loops", "normaliser"]), "cs")
 
     rows[-1] = rows[-1] | {"normaliser": "released"}
     message = r"WERs of 2 normalisers \(none, released\).*open_lab\(normaliser="
@@ -1048,9 +1271,12 @@ def test_steps_that_ended_well_are_noted(tmp_path):
         pass
     with pytest.raises(KeyError), timed_step(tmp_path, "failed", "second"):
         raise KeyError
-    with open(tmp_path / "steps.jsonl", "a") as lines:
-        lines.write('{"step": "cut of')
-    assert [row["step"] for row in read_steps(tmp_path, {"first", "second"})] == ["one"]
+    with open(tmp_path / "steps.jsonl", "ab") as lines:
+        lines.write(b'5\n{"result": "first"}\n\xff\xfe\n{"step": "cut of')
+    with timed_step(tmp_path, "two", "third"):
+        pass
+    noted = read_steps(tmp_path, {"first", "second", "third"})
+    assert [row["step"] for row in noted] == ["one", "two"]  # the cut line alone is lost
     assert read_steps(tmp_path, {"second"}) == []
 
 

@@ -98,3 +98,24 @@ def test_the_first_cell_clones_the_project_where_it_is_missing(tmp_path, monkeyp
     for _ in range(2):  # the second time it is there
         exec(CELL, names)
         assert names["lab"] == str(empty / "distilwhisper-lab" / "notebooks" / "lab_setup.py")
+
+
+@pytest.mark.parametrize(("inside", "base"), [(True, "project"), (False, "elsewhere")])
+def test_relative_folders_are_those_of_make(inside, base, tmp_path, monkeypatch):
+    project = tmp_path / "project"
+    for folder in (project / "notebooks", tmp_path / "elsewhere"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(project / "notebooks" if inside else tmp_path / "elsewhere")
+    monkeypatch.setenv("LAB_CACHE", "own-cache")
+    monkeypatch.setenv("LAB_RESULTS", str(tmp_path / "absolute"))
+    monkeypatch.delenv("LAB_DATA", raising=False)
+    lab_setup.resolve_folders(project)
+    assert lab_setup.os.environ["LAB_CACHE"] == str(tmp_path / base / "own-cache")
+    assert lab_setup.os.environ["LAB_RESULTS"] == str(tmp_path / "absolute")
+    assert "LAB_DATA" not in lab_setup.os.environ
+
+
+def test_the_variables_of_folders_are_those_of_the_library():
+    from distilwhisper_lib import files
+
+    assert lab_setup.FOLDER_VARIABLES == files.FOLDER_VARIABLES

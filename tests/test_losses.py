@@ -426,3 +426,29 @@ def test_uniformity_draws_each_layer_to_the_block_that_it_prefers():
     gate_uniformity_loss({"encoder": gates}, {"encoder": torch.ones(1, 4)}).backward()
     assert (gates[0].grad < 0).all()  # a step against the gradient opens the gates
     assert (gates[1].grad > 0).all()  # and here it shuts them
+
+
+# ---- values out of range
+
+
+@pytest.mark.parametrize("temperature", [0, 0.0, -1.0, math.nan, math.inf])
+def test_a_temperature_of_0_is_refused(pair, temperature):
+    stored = top_k_log_probs(pair[0], 3)
+    for divergence in (
+        lambda: kl_divergence(*pair, temperature),
+        lambda: js_divergence(*pair, temperature),
+        lambda: top_k_divergence(*stored, pair[1], "js", temperature),
+    ):
+        with pytest.raises(ValueError, match="temperature is .*: a number above 0 is needed"):
+            divergence()
+
+
+def test_unknown_divergences_numbers_of_tokens_and_budgets_are_refused(pair):
+    stored = top_k_log_probs(pair[0], 3)
+    with pytest.raises(ValueError, match="kind is 'cosine': known are js, kl"):
+        top_k_divergence(*stored, pair[1], "cosine")
+    for k in (0, -1, 2.5, True):
+        with pytest.raises(ValueError, match=f"k is {k}: a whole number from 1 on is needed"):
+            top_k_log_probs(pair[0], k)
+    with pytest.raises(ValueError, match="budget is 1.5: a number from 0 to 1 is needed"):
+        gate_budget_loss({}, {}, 1.5)

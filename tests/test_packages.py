@@ -2,17 +2,20 @@
 
 import errno
 import gzip
+import lzma
 import os
 import stat
 import tarfile
+import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from made_corpora import make_deb, make_fillets, make_stamps, tar_bytes, tree
 
-from distilwhisper_lib.data.corpora import packages
+from distilwhisper_lib.data.corpora import archives, packages
 from distilwhisper_lib.data.corpora.archives import deb_fields, unpack
 from distilwhisper_lib.data.corpora.packages import PACKAGES, Pinned, download_size, find_package
 from distilwhisper_lib.files import cache_dir, disk_errors
@@ -33,7 +36,7 @@ def game(tmp_path):
 
 def leftovers() -> list[str]:
     names = [path.name for path in (cache_dir() / "packages").glob("*")]
-    return [name for name in names if "partial" in name or "download" in name]
+    return [name for name in names if name.endswith(".part") or "download" in name]
 
 
 def pin(monkeypatch, corpus: str, *debs: Path) -> None:
@@ -307,3 +310,66 @@ def test_download_sizes_are_those_of_the_packages():
     assert download_size("fillets") == 142_269_236
     assert download_size("stamps") == 160_880_444
     assert download_size("toy") == 0
+
+
+# ---- damaged caches, two processes, archives that grow
+
+
+def test_a_damaged_cache_is_told_set_aside_and_unpacked_anew(game, tmp_path, monkeypatch, capfd):
+    deb = make_deb(tmp_path / "x.deb", "fillets-ng-data", "1", tree(game))
+    pin(monkeypatch, "fillets", deb)
+    whole = find_package("fillets", deb, "cs")
+    (folder,) = (cache_dir() / "packages").glob("fillets-*")
+    content = tree(whole.folder)
+    sound = next(whole.folder.rglob("*.ogg"))
+
+    sound.write_bytes(sound.read_bytes()[:-1])  # cut
+    with pytest.raises(OSError, match="no apt-get"):  # absent without a source
+        find_package("fillets", language="cs")
+    assert f"{folder} is damaged (it has {len(content)} files with" in capfd.readouterr().err
+    assert find_package("fillets", deb, "cs") == whole
+    assert tree(whole.folder) == content
+
+    for damage in ("", "{", '{"source": "archive"}'):
+        (folder / "package.json").write_text(damage)
+        assert find_package("fillets", deb, "cs") == whole
+        assert "package.json" in capfd.readouterr().err
+        assert find_package("fillets", language="cs") == whole
+        assert capfd.readouterr().err.count("damaged") == 0
+
+
+def test_a_process_that_has_waited_uses_what_the_other_has_downloaded(tmp_path, monkeypatch):
+    make_stamps(tmp_path / "tux", count=3)
+    deb = make_deb(tmp_path / "stamps.deb", "tuxpaint-stamps-default", "5", tree(tmp_path / "tux"))
+    pin(monkeypatch, "stamps", deb)
+    fake_apt(tmp_path, f"echo download >> {tmp_path}/calls; /bin/sleep 1; cp {deb} .")
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(find_package, "stamps", language="ca") for _ in range(2)]
+        first, second = (call.result() for call in asked)
+    assert first == second
+    assert (tmp_path / "calls").read_text().count("download") == 1
+
+
+@pytest.mark.parametrize("name", ["bomb.deb", "bomb.tar.gz", "bomb.tar.xz", "bomb.zip"])
+def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(archives, "SMALL", 3 << 20)
+    path = tmp_path / name
+    files = {f"./sound/level/cs/{number}.ogg": bytes(1 << 20) for number in range(4)}
+    if name.endswith(".deb"):
+        make_deb(path, "fillets-ng-data", "9", files)
+    elif name.endswith(".zip"):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for inner, content in files.items():
+                archive.writestr(inner.removeprefix("./"), content)
+    else:
+        compress = gzip.compress if name.endswith("gz") else lzma.compress
+        path.write_bytes(compress(tar_bytes(files)))
+    assert path.stat().st_size < 1 << 14
+    with (
+        pytest.raises(ValueError, match=f"refused {name}: it unpacks to more than 3 MB"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        find_package("fillets", path, "cs")
+    assert not list((cache_dir() / "packages").glob("fillets-*"))
+    assert not leftovers()

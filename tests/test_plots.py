@@ -199,3 +199,28 @@ def test_trials_are_lines_in_their_order_with_the_first_marked():
     assert list(points.get_xdata()) == [50.0, 55.0]
     assert list(marked.get_xdata()) == [50.0, 50.0]
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first on top
+
+
+def test_forgetting_is_drawn_of_translation_alone_and_of_other_languages_alone(table):
+    for test, column in (("translation", "cs→en\n(BLEU)"), ("retention", "nl")):
+        changes, worse = plots.forgetting_matrix(table[table["test_set"] == test])
+        assert column in changes.columns and changes.shape == worse.shape
+        assert len(changes) == len(NAMES) - 1
+        drawn(plots.plot_forgetting(table[table["test_set"] == test]))
+
+
+def test_figures_of_nothing_say_what_is_missing(table, counts):
+    others = table[table["system"] != "student"]
+    for draw, message in (
+        (lambda: plots.plot_comparison(table, "nl"), "no rows of a test of in-domain .* in 'nl'"),
+        (lambda: plots.plot_gap(table[:0]), "no rows with a WER"),
+        (lambda: plots.plot_error_kinds({}), "no counts"),
+        (lambda: plots.plot_wer_by({"student": counts[2:3]}), "no utterances that can be scored"),
+        (lambda: plots.plot_curves({}), "no logs"),
+        (lambda: plots.plot_gate_layers({}), "no shares"),
+        (lambda: plots.plot_gate_positions(np.zeros((2, 3)), ["a"]), "do not fit 1 tokens"),
+        (lambda: plots.plot_forgetting(table[:2]), "no rows of retention or translation"),
+        (lambda: plots.plot_forgetting(others), "no row of the student on es/retention"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            draw()

@@ -26,8 +26,8 @@ TESTS = Path(__file__).parent
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
-def launch(folder, launcher=(), *arguments):
-    """Run several_processes.py with a launcher, and return what has become of it."""
+def start(folder, launcher=(), *arguments):
+    """Start several_processes.py with a launcher."""
     path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
     own = {
         "LAB_PRECISION": "no",
@@ -42,9 +42,15 @@ def launch(folder, launcher=(), *arguments):
         str(folder),
         *arguments,
     ]
-    return subprocess.run(
-        command, env=os.environ | own, capture_output=True, text=True, timeout=240
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=os.environ | own, text=True, **pipes)
+
+
+def launch(folder, launcher=(), *arguments):
+    """Run several_processes.py with a launcher; return its exit code and what it printed."""
+    process = start(folder, launcher, *arguments)
+    _, printed = process.communicate(timeout=240)
+    return process.returncode, printed
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +58,8 @@ def runs(tmp_path_factory):
     """Folders of the same trainings in one process and in two."""
     folder = tmp_path_factory.mktemp("processes")
     for name, launcher in (("one", ()), ("two", TWO)):
-        done = launch(folder / name, launcher)
-        assert done.returncode == 0, done.stderr[-3000:]
+        code, printed = launch(folder / name, launcher)
+        assert code == 0, printed[-3000:]
     return folder
 
 
@@ -95,14 +101,25 @@ def test_two_processes_of_which_one_was_killed_go_on_to_the_same_files(runs):
     folder = runs / "killed"
     left = []
     for step in ("3", "5"):  # each training has four; the first goes on at its third
-        assert launch(folder, TWO, step).returncode != 0
+        assert launch(folder, TWO, step)[0] != 0
         left.append({path.parent.name for path in folder.glob("*/checkpoints")})
     assert left == [{"fine-tuning"}, {"clsr-ft"}]
     assert not (folder / "clsr-ft" / "run.json").exists()
-    done = launch(folder, TWO)
-    assert done.returncode == 0, done.stderr[-3000:]
+    code, printed = launch(folder, TWO)
+    assert code == 0, printed[-3000:]
     for system in ("fine-tuning", "clsr-ft"):
         assert contents(folder / system) == contents(runs / "two" / system)
+
+
+def test_two_programs_at_one_folder_compute_everything_once(runs):
+    folder = runs / "shared"
+    both = [start(folder), start(folder)]
+    texts = [process.communicate(timeout=240)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], texts
+    for name in ("teacher", "fine-tuning", "clsr-ft"):
+        assert contents(folder / name) == contents(runs / "one" / name)
+    for bar in ("teacher distributions: 100%", "train fine-tuning: 100%", "train clsr-ft: 100%"):
+        assert sum(bar in text for text in texts) == 1, bar
 
 
 def test_one_process_trains_on_one_of_several_gpus(monkeypatch, processor, collator, tmp_path):

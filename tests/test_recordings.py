@@ -1,8 +1,15 @@
-"""Own recordings: columns, splits by speaker or text, and what is wrong with a row."""
+"""Own recordings: columns, splits, dialects of tables, spellings of paths, changes, damage."""
+
+import shutil
+import unicodedata
+import warnings
+from pathlib import PurePosixPath
 
 import pytest
 from made_corpora import make_recordings, write_sound
 
+from distilwhisper_lib.data.corpora import loading
+from distilwhisper_lib.data.corpora.items import distinct_ids
 from distilwhisper_lib.data.corpora.loading import (
     FEATURES,
     corpus_folder,
@@ -106,9 +113,11 @@ def test_rows_that_cannot_be_used_are_named(tmp_path):
     (folder / "a.flac").write_bytes(b"")
     with pytest.warns(
         UserWarning,
-        match=r"10 of 11 lines are left out \(named twice: 2, no sound file: 1, malformed",
+        match=r"10 of 12 lines are left out \(empty audio: 1, named twice: 1, no sound file: 1, "
+        r"malformed row: 7\).*No sound file, for instance recordings/gl/x: looked for .*own/x.wav; "
+        r"the nearest name there is .\.wav.*The first malformed row: own/recordings.csv:3: unknown",
     ):
-        assert load_corpus("recordings", "gl", folder)["text"][:] == ["Un"]
+        assert load_corpus("recordings", "gl", folder)["text"][:] == ["Un", "Nove"]
     report = corpus_report("recordings", "gl")
     assert report["malformed_rows"] == [
         "own/recordings.csv:3: unknown split 'tests': use one of train, validation, dev, test, "
@@ -117,10 +126,10 @@ def test_rows_that_cannot_be_used_are_named(tmp_path):
         "own/recordings.csv:5: '../own/d.wav' leads outside the folder",
         "own/recordings.csv:6: '/d.wav' leads outside the folder",
         "own/recordings.csv:7: 2 columns instead of 4",
-        "own/recordings.csv:8: not UTF-8",
-        "own/recordings.csv:12: unexpected end of data",
+        "own/recordings.csv:8: not UTF-8: save the table as UTF-8",
+        "own/recordings.csv:12: a quote is never closed",
     ]
-    assert report["dropped"] == {"named twice": 2, "no sound file": 1}
+    assert report["dropped"] == {"empty audio": 1, "named twice": 1, "no sound file": 1}
 
 
 def test_a_missing_table_column_or_sound_is_named(data, tmp_path):
@@ -130,18 +139,330 @@ def test_a_missing_table_column_or_sound_is_named(data, tmp_path):
         "write a CSV there with the columns path and text",
     ):
         load_corpus("recordings", "gl")
-    folder = write_csv(tmp_path / "own", "file,text\na.wav,Un\n")
+    folder = write_csv(tmp_path / "own", "sound,text\na.wav,Un\n")
     with pytest.raises(
-        ValueError, match=r"own/recordings.csv lacks the column path \(it has file, text\)"
+        ValueError,
+        match=r"own/recordings.csv lacks the column path \(it has sound, text\).*Rename the column "
+        r"that holds the path to path \(or file_name, ",
     ):
+        load_corpus("recordings", "gl", folder)
+    write_csv(folder, "a.wav,Un\nb.wav,Dous\n")
+    with pytest.raises(ValueError, match="Its first line must name the columns: path, text"):
         load_corpus("recordings", "gl", folder)
     write_csv(folder, "path,text\nx.wav,Un\n")
     with pytest.raises(
         ValueError,
-        match="recordings has nothing to hear in 'gl' .*recordings.csv.: {'no sound file': 1}",
+        match="(?s)recordings has nothing to hear in 'gl' .*recordings.csv.: {'no sound file': 1}"
+        ".*looked for .*own/x.wav; the nearest name there is",
     ):
         load_corpus("recordings", "gl", folder)
     write_csv(folder, "path,text\n")
     with pytest.raises(ValueError, match="nothing to hear in 'gl' .*: {}, malformed"):
         load_corpus("recordings", "gl", folder)
     assert not corpus_folder("recordings", "gl").exists()
+
+
+# ---- ids
+
+
+def own(folder, text: str | bytes) -> dict[str, str]:
+    """Return the texts of the recordings of a table by id, without what all ids begin with."""
+    dataset = load_corpus("recordings", "gl", write_csv(folder, text))
+    ids = [name.removeprefix("recordings/gl/") for name in dataset["id"][:]]
+    return dict(zip(ids, dataset["text"][:], strict=True))
+
+
+def test_recordings_that_differ_in_their_ending_alone_are_different(tmp_path):
+    for number, name in enumerate(("1.wav", "1.flac", "rec.1", "rec.2", "2.wav", "1.wav.wav")):
+        write_sound(tmp_path / name, 0.2, 200 + 20 * number, "FLAC" if "flac" in name else "WAV")
+    found = own(
+        tmp_path,
+        "path,text\n1.wav,Un\n1.flac,Dous\nrec.1,Tres\nrec.2,Catro\n2.wav,Cinco\n1.wav.wav,Seis\n",
+    )
+    assert found == {
+        "1.wav": "Un",
+        "1.flac": "Dous",
+        "rec.1": "Tres",
+        "rec.2": "Catro",
+        "2": "Cinco",  # as ever, where no other recording has this id
+        "1.wav.wav": "Seis",  # without its ending it would be the id of the first one
+    }
+
+
+def test_ids_without_a_clash_are_those_without_ending():
+    files = [PurePosixPath(name) for name in ("a/1.wav", "b/1.wav", "rec.3", "./a/1.wav")]
+    assert distinct_ids("x/", files) == ["x/a/1", "x/b/1", "x/rec", "x/a/1"]
+
+
+def test_the_same_file_twice_is_named_twice_however_it_is_written(tmp_path):
+    with pytest.warns(UserWarning, match=r"2 of 3 .*\(named twice: 2\).*the first one counts"):
+        assert own(tmp_path, "path,text\na.wav,Un\n./a.wav,Dous\nA.WAV,Tres\n") == {"a": "Un"}
+
+
+# ---- dialects of tables
+
+PLAIN = "path,text\na.wav,Un día\nb.wav,Dous\n"
+
+DIALECTS = {
+    "CRLF": PLAIN.replace("\n", "\r\n"),
+    "CR": PLAIN.replace("\n", "\r"),
+    "semicolon": PLAIN.replace(",", ";"),
+    "tab": PLAIN.replace(",", "\t"),
+    "bar": PLAIN.replace(",", "|"),
+    "UTF-16": PLAIN.encode("utf-16"),
+    "UTF-16, big end first": b"\xfe\xff" + PLAIN.encode("utf-16-be"),
+    "UTF-16 without a mark": PLAIN.encode("utf-16-le"),
+    "UTF-16 with CRLF and tabs": PLAIN.replace("\n", "\r\n").replace(",", "\t").encode("utf-16"),
+    "byte order mark": PLAIN.encode("utf-8-sig"),
+    "two byte order marks": b"\xef\xbb\xbf" + PLAIN.encode("utf-8-sig"),
+    "no last line end": PLAIN.rstrip(),
+    "empty lines": "\n\n" + PLAIN.replace("\n", "\n\n"),
+    "empty rows of a spreadsheet": PLAIN + ",\n,,\n , \n",
+    "empty columns of a spreadsheet": PLAIN.replace("\n", ",,\n"),
+    "empty cells after the columns": PLAIN.replace("día", "día,,"),
+    "sep= of a spreadsheet": "sep=;\n" + PLAIN.replace(",", ";"),
+    "upper case and spaces": PLAIN.replace("path,text", " Path , TEXT"),
+    "quoted names": PLAIN.replace("path,text", '"path","text"'),
+    "the hub's folders": PLAIN.replace("path,text", "file_name,transcription"),
+    "the hub's columns": PLAIN.replace("path,text", "audio,sentence"),
+    "file name with a space": PLAIN.replace("path,text", "File Name,Transcription"),
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_table_is_read_as_people_write_it(tmp_path, dialect):
+    with warnings.catch_warnings(action="error"):
+        assert own(tmp_path, DIALECTS[dialect]) == {"a": "Un día", "b": "Dous"}
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (b"PK\x03\x04 and more", "is a workbook or a zip, not a table: export it as CSV"),
+        (PLAIN.encode("utf-32"), "is UTF-32: save it as UTF-8"),
+        ("path,text,text\na.wav,Un,Un\n", "names the column text twice: rename one of them"),
+        ("audio,file,text\na.wav,a.wav,Un\n", "has the columns file and audio: rename the one"),
+        ("", r"lacks the column path, text \(it has none\)"),
+        ('path,"text\na.wav,Un\n', ":1: the names of the columns: a quote is never closed"),
+        ("path:text\na.wav:Un\n", r"lacks the column path, text \(it has path:text\)"),
+    ],
+)
+def test_what_is_no_table_of_recordings_is_refused_with_what_to_do(tmp_path, table, message):
+    with pytest.raises(ValueError, match=f"recordings.csv ?{message}"):
+        own(tmp_path, table)
+    assert not corpus_folder("recordings", "gl").exists()
+
+
+FLAWS = {  # row -> why it cannot be read
+    ",Un,": "no path of a sound file",
+    "./,Un,": "no path of a sound file",
+    "e.wav,Un, dous,test": "4 columns instead of 3",
+    'e.wav,"Un,test': "a quote is never closed",
+    'e.wav,"Un" dous,test': "text after a closing quote",
+    "e.wav,U\0n,test": "a NUL character: the file is damaged",
+    "e.wav,Un\rdous,test": "a line end (CR) within the row",
+    f"{'x' * 300}.wav,Un,test": f"'{'x' * 59}…' cannot be looked for (File name too long)",
+    f"{'x/' * 3000}a.wav,Un,test": "cannot be looked for (File name too long)",
+    "..\\e.wav,Un,test": "'..\\\\e.wav' leads outside the folder",
+    "C:\\e.wav,Un,test": "'C:\\\\e.wav' leads outside the folder",
+    "e.wav,Un,later": "unknown split 'later'",
+}
+
+
+@pytest.mark.parametrize("row", FLAWS)
+def test_a_row_that_cannot_be_read_is_a_flaw_with_its_line_and_loses_no_other(tmp_path, row):
+    table = f'path,text,split\na.wav,"Un\nou dous",test\n{row}\nb.wav,Dous,\nc.wav,Tres,\n'
+    with pytest.warns(UserWarning, match=r"1 of 4 lines are left out \(malformed row: 1\)"):
+        found = own(tmp_path, table)
+    assert found == {"a": "Un\nou dous", "b": "Dous", "c": "Tres"}
+    (flaw,) = corpus_report("recordings", "gl")["malformed_rows"]
+    place, reason = flaw.split(": ", 1)
+    assert place.endswith("/recordings.csv:4")  # a line of the file: row 2 has two
+    assert FLAWS[row] in reason
+
+
+def test_an_open_quote_that_another_one_closes_takes_no_row_with_it(tmp_path):
+    table = 'path,text\na.wav,"Un\nb.wav,Dous"\nc.wav,"Tres\nd.wav,"Catro"\ne.wav,Cinco\n'
+    with pytest.warns(UserWarning, match=r"2 of 5 lines .*\(malformed row: 2\)"):
+        assert own(tmp_path, table) == {"b": 'Dous"', "d": "Catro", "e": "Cinco"}
+    report = corpus_report("recordings", "gl")
+    assert [flaw.split(":")[1] for flaw in report["malformed_rows"]] == ["2", "4"]
+
+
+def test_a_quote_that_is_open_for_a_thousand_lines_costs_its_own_row(tmp_path):
+    table = 'path,text\na.wav,"Un\n' + "no sound here\n" * 1000 + "b.wav,Dous\n"
+    with pytest.warns(UserWarning, match=r"malformed row: 1001"):
+        assert own(tmp_path, table) == {"b": "Dous"}
+
+
+def test_a_speaker_under_the_names_of_the_hub_keeps_the_splits_apart(tmp_path):
+    folder = make_recordings(tmp_path / "own", header="File name,Transcription,Speaker ID")
+    splits = splits_of(load_corpus("recordings", "gl", folder), "speaker")
+    assert len(splits) == 15
+    assert all(found == {split_of(speaker)} for speaker, found in splits.items())
+
+
+def test_a_language_may_be_stated_in_any_form(tmp_path):
+    table = "path,text,language\na.wav,Un,GL\nb.wav,Dous,Galician\nc.wav,Tres,<|gl|>\n"
+    assert set(own(tmp_path, table)) == {"a", "b", "c"}
+
+
+# ---- sound files
+
+SPELLINGS = {  # path in the table -> file that is there
+    "sound\\e.wav": "sound/e.wav",
+    "SOUND/E.WAV": "sound/e.wav",
+    "sound/e": "sound/e.wav",
+    "e.wav": "clips/e.wav",
+    "clips/e.wav": "e.wav",
+    "clips/e": "e.wav",
+    unicodedata.normalize("NFD", "canción.wav"): unicodedata.normalize("NFC", "canción.wav"),
+    unicodedata.normalize("NFC", "canción.wav"): unicodedata.normalize("NFD", "canción.wav"),
+    "./sound//e.wav": "sound/e.wav",
+}
+
+
+@pytest.mark.parametrize("written", SPELLINGS)
+def test_a_sound_is_found_under_another_spelling_of_its_path(tmp_path, written):
+    folder = tmp_path / "own"
+    write_sound(folder / SPELLINGS[written], 0.2, 300, "WAV")
+    (folder / "recordings.csv").write_text(f"path,text\n{written},Un\n", encoding="utf-8")
+    with warnings.catch_warnings(action="error"):
+        dataset = load_corpus("recordings", "gl", folder)
+    assert dataset["text"][:] == ["Un"]
+    assert dataset["id"][:] == [f"recordings/gl/{SPELLINGS[written].removesuffix('.wav')}"]
+
+
+def test_a_file_that_could_be_either_of_two_is_not_guessed(tmp_path):
+    for name in ("E.wav", "e.WAV"):
+        write_sound(tmp_path / "own" / name, 0.2, 300, "WAV")
+    (tmp_path / "own" / "recordings.csv").write_text("path,text\ne.wav,Un\n")
+    with pytest.raises(
+        ValueError, match="looked for .*own/e.wav; the nearest name there is E.wav|e.WAV"
+    ):
+        load_corpus("recordings", "gl", tmp_path / "own")
+
+
+@pytest.mark.parametrize(
+    ("place", "table"),
+    [
+        ("Galician/recordings.csv", "own"),
+        ("GL/Recordings.CSV", "own"),
+        ("gl/speech.csv", "own/gl/speech.csv"),
+    ],
+)
+def test_the_table_is_found_under_another_spelling_or_given_itself(tmp_path, place, table):
+    path = tmp_path / "own" / place
+    write_sound(path.with_name("a.wav"), 0.2, 300, "WAV")
+    path.write_text("path,text\na.wav,Un\n")
+    assert load_corpus("recordings", "gl", tmp_path / table)["id"][:] == ["recordings/gl/a"]
+
+
+def test_a_table_with_another_name_is_told_to_be_renamed(tmp_path):
+    (tmp_path / "gl").mkdir()
+    (tmp_path / "gl" / "metadata.csv").write_text("file_name,transcription\n")
+    with pytest.raises(
+        FileNotFoundError, match="there is .*gl/metadata.csv: rename it to recordings.csv"
+    ):
+        load_corpus("recordings", "gl", tmp_path)
+
+
+def test_clips_over_30_s_are_told_with_their_count_and_how_to_cut_them(tmp_path):
+    write_sound(tmp_path / "long.wav", 30.5, kind="WAV")
+    with pytest.warns(
+        UserWarning,
+        match=r"1 of 2 lines are left out \(longer than 30 s: 1\).*recordings/gl/long: 30.5 s.*"
+        r"cut longer sounds at pauses into parts of at most 30 s, .*in a row of its own .*ffmpeg",
+    ):
+        assert own(tmp_path, "path,text\na.wav,Un\nlong.wav,Dous\n") == {"a": "Un"}
+
+
+def test_an_empty_split_says_how_to_state_the_splits(tmp_path):
+    dataset = load_corpus(
+        "recordings", "gl", write_csv(tmp_path, "path,text,speaker\na.wav,Un,Uxía\n")
+    )
+    with pytest.raises(ValueError, match="give recordings.csv a column split"):
+        select(dataset, "train" if dataset["split"][0] != "train" else "test")
+
+
+# ---- recordings that change
+
+
+def change_text(folder):
+    table = folder / "recordings.csv"
+    table.write_text(table.read_text().replace("Un", "Outro"))
+
+
+def change_sound(folder):
+    write_sound(folder / "a.wav", 0.4, 500, "WAV")
+
+
+def add_sound(folder):
+    write_sound(folder / "x.wav", 0.4, 500, "WAV")
+
+
+@pytest.mark.parametrize("change", [change_text, change_sound, add_sound])
+@pytest.mark.parametrize("is_given", [True, False])
+@pytest.mark.parametrize("is_another_process", [True, False])
+def test_a_change_of_text_or_sound_prepares_the_corpus_anew_and_says_so(
+    data, tmp_path, capsys, change, is_given, is_another_process
+):
+    folder = data / "recordings" / "gl" if not is_given else tmp_path / "own"
+    source = folder if is_given else None
+    write_csv(folder, "path,text\na.wav,Un\nx.wav,Dous\n")
+    with pytest.warns(UserWarning, match="no sound file: 1"):
+        first = load_corpus("recordings", "gl", source).to_list()
+    fingerprint = corpus_report("recordings", "gl")["fingerprint"]
+    assert load_corpus("recordings", "gl").to_list() == first
+    assert "has changed" not in capsys.readouterr().err
+
+    change(folder)
+    if is_another_process:
+        loading._OPENED.clear()
+    with warnings.catch_warnings(action="ignore"):
+        assert load_corpus("recordings", "gl").to_list() != first
+    assert " has changed: the corpus is prepared anew" in capsys.readouterr().err
+    assert corpus_report("recordings", "gl")["fingerprint"] != fingerprint
+
+
+def test_a_prepared_corpus_does_without_its_source(tmp_path):
+    folder = write_csv(tmp_path / "own", "path,text\na.wav,Un\n")
+    first = load_corpus("recordings", "gl", folder)
+    shutil.rmtree(folder)
+    assert load_corpus("recordings", "gl") is first
+    assert load_corpus("recordings", "gl", folder) is first
+
+
+def test_another_table_is_another_corpus_and_a_copy_the_same(tmp_path, capsys):
+    first = load_corpus("recordings", "gl", write_csv(tmp_path / "one", "path,text\na.wav,Un\n"))
+    shutil.copytree(tmp_path / "one", tmp_path / "copy")
+    assert load_corpus("recordings", "gl", tmp_path / "copy") is first
+    write_csv(tmp_path / "two", "path,text\na.wav,Dous\n")
+    assert load_corpus("recordings", "gl", tmp_path / "two")["text"][:] == ["Dous"]
+    assert load_corpus("recordings", "gl")["text"][:] == ["Dous"]
+    assert "two/recordings.csv has changed" in capsys.readouterr().err
+
+
+# ---- damaged caches
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "flipped", "deleted", "report"])
+def test_a_damaged_corpus_is_set_aside_and_prepared_anew(tmp_path, capsys, damage):
+    folder = make_recordings(tmp_path / "own", 20)
+    first = load_corpus("recordings", "gl", folder).to_list()
+    prepared = corpus_folder("recordings", "gl")
+    (path,) = prepared.glob("shard-*.arrow")
+    content = path.read_bytes()
+    middle = len(content) // 2
+    if damage == "deleted":
+        path.unlink()
+    elif damage == "report":
+        (prepared / "report.json").write_text('{"builder": 1, "spl')
+    else:
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        damaged = {"cut": content[:middle], "emptied": b"", "flipped": flipped}[damage]
+        path.unlink()  # the opened corpus keeps its file
+        path.write_bytes(damaged)
+    loading._OPENED.clear()
+    assert load_corpus("recordings", "gl").to_list() == first  # from the folder that was given
+    assert "is damaged (" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Parity with the authors' release, whose numbers are in data/parity."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from distilwhisper_lib.method.blocks import expert_languages, last_gates
 from distilwhisper_lib.method.languages import set_language
 from distilwhisper_lib.method.loading import load_experts
 from distilwhisper_lib.method.losses import cross_entropy, js_divergence, kl_divergence, total_loss
-from distilwhisper_lib.method.released import load_released
+from distilwhisper_lib.method.released import PINNED, load_released, released_folder
 from distilwhisper_lib.method.storage import save_experts
 from distilwhisper_lib.whisper.hub import REVISIONS
 from distilwhisper_lib.whisper.loading import load_whisper
@@ -146,6 +147,48 @@ def test_nothing_that_is_pickled_runs(folder):
         load_released(folder, ["catalan"])
 
 
+@pytest.mark.parametrize("content", ["a text", [torch.ones(2)], {"x": 3}, {4: torch.ones(2)}])
+def test_file_that_holds_no_tensors_by_name_is_refused(folder, content):
+    torch.save(content, folder / "expert.catalan.bin")
+    with pytest.raises(ValueError, match="catalan.bin can't be read: it is no dict of tensors"):
+        load_released(folder, ["catalan"])
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "expert.catalan.bin"])
+def test_weights_that_are_not_finite_are_refused(folder, name):
+    state = torch.load(folder / name, weights_only=True)
+    key = sorted(state)[0]
+    state[key] = torch.full_like(state[key], torch.nan)
+    torch.save(state, folder / name)
+    with pytest.raises(ValueError, match=rf"{name} has weights that are not finite .*{key}"):
+        load_released(folder, ["catalan"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"clsr_gate_dim": "64"}, "config.json: gate_dim is '64'"),
+        ({"skip_gate_prob": -1}, "config.json: skip_gate is -1"),
+        ({"d_model": "x"}, "released can't be loaded"),
+        ({"vocab_size": 7}, "does not fit Whisper: size mismatch"),
+    ],
+)
+def test_wrong_values_in_its_configuration_are_named(folder, change, message):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        load_released(folder, ["catalan"])
+
+
+def test_damaged_configuration_is_named_and_left_where_it_is(folder):
+    for name in ("generation_config.json", "config.json"):
+        (folder / name).write_text("{")
+        with pytest.raises(ValueError, match=f"{name} is damaged"):
+            load_released(folder, ["catalan"])
+        assert (folder / name).read_text() == "{"
+        (folder / "generation_config.json").unlink(missing_ok=True)
+
+
 def test_other_folders_and_models_are_refused(folder, tmp_path):
     for other in (tmp_path, PARITY / "whisper"):
         with pytest.raises(ValueError, match="config.json is not that of a released.*load_experts"):
@@ -257,6 +300,30 @@ def test_a_checkpoint_from_the_hub_is_read_from_its_cache(folder, tmp_path):
         assert "expert.catalan.bin" not in hub.downloads()
     assert expert_languages(model) == ["ta"]
     assert model.config._commit_hash == commit
+
+
+def test_a_checkpoint_is_fetched_at_the_commit_that_is_pinned(monkeypatch, folder):
+    asked = []
+
+    def download(name, revision, allow_patterns):
+        asked.append(revision)
+        return folder
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    name = "naver/multilingual-distilwhisper-28k"
+    load_released(name, "tamil")
+    load_released(name, "tamil", revision="main")
+    assert asked == [PINNED[name], "main"]
+    assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in PINNED.values())
+
+
+def test_a_folder_in_the_hubs_cache_says_its_commit(folder, tmp_path):
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with hub_stand_in(tmp_path) as hub:
+        commit = hub.add("naver/released", files)
+        fetched = released_folder("naver/released", ["ta"])
+        assert load_released(fetched, ["ta"]).config._commit_hash == commit
+    assert load_released(folder, ["ta"]).config._commit_hash is None
 
 
 def test_a_folder_has_no_revisions_and_a_bad_name_is_refused(folder):

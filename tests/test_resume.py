@@ -19,6 +19,7 @@ from transformers import trainer as transformers_trainer
 from distilwhisper_lib.training import trainer as training
 from distilwhisper_lib.training.callbacks import last_complete_checkpoint
 from distilwhisper_lib.training.objective import Objective
+from distilwhisper_lib.training.stored import stored_run
 from distilwhisper_lib.training.trainer import LabTrainer
 from distilwhisper_lib.whisper.loading import load_whisper
 
@@ -153,16 +154,190 @@ def test_a_checkpoint_without_frozen_weights_gives_the_same_run(name, keep, run,
     assert warnings == []
 
 
-def test_a_trained_weight_that_is_missing_in_a_checkpoint_is_told(run, monkeypatch):
-    warnings = []
-    monkeypatch.setattr(transformers_trainer.logger, "warning", lambda text: warnings.append(text))
+def test_a_checkpoint_of_an_earlier_version_without_a_trained_weight_is_refused(run, monkeypatch):
     checkpoint = stopped(monkeypatch, run, "clsr-ft", "stopped")
+    (checkpoint / "complete").write_text("12.5")  # seconds alone, no hashes
     weights = load_file(checkpoint / "model.safetensors")
     lost = next(iter(weights))
     del weights[lost]
     save_file(weights, checkpoint / "model.safetensors")
-    run("clsr-ft", "stopped")
-    assert len(warnings) == 1 and "missing keys" in warnings[0] and lost in warnings[0]
+    with pytest.raises(ValueError, match=f"lacks 1 trained weights, such as {lost}: remove that"):
+        run("clsr-ft", "stopped")
+
+
+def test_a_run_of_an_earlier_version_goes_on_from_its_checkpoint(run, monkeypatch):
+    expected = contents(run("clsr-ft", "uninterrupted"))
+    checkpoint = stopped(monkeypatch, run, "clsr-ft", "stopped")
+    (checkpoint / "complete").write_text("1000.5")
+    folder = run("clsr-ft", "stopped")
+    assert contents(folder) == expected
+    assert json.loads((folder / "run.json").read_text())["seconds"] >= 1000
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def flip(path):
+    """Flip a bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = pytest.mark.parametrize("damage", [cut, empty, flip])
+
+
+@DAMAGES
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_is_the_same(
+    name, damage, run, monkeypatch, capsys
+):
+    expected = contents(run("clsr-ft", "uninterrupted"))
+    checkpoint = stopped(monkeypatch, run, "clsr-ft", "stopped")
+    damage(checkpoint / name)
+    assert contents(run("clsr-ft", "stopped")) == expected
+    line = f"{checkpoint} is damaged ({name} is not what was written): kept as checkpoint-4.damaged"
+    assert line in capsys.readouterr().err
+
+
+def test_the_last_intact_checkpoint_is_used(run, monkeypatch):
+    wers = {2: 40.0, 4: 60.0, 6: 50.0}  # the first epoch is the best, so two checkpoints are kept
+    monkeypatch.setattr(training, "_validation_wer", lambda *args: wers[args[-1]])
+    expected = contents(run("clsr-ft", "uninterrupted", "best"))
+    checkpoint = stopped(monkeypatch, run, "clsr-ft", "stopped", "best")
+    flip(checkpoint / "model.safetensors")
+    first = checkpoint.with_name("checkpoint-2")
+    assert last_complete_checkpoint(checkpoint.parent) == str(first)
+    assert contents(run("clsr-ft", "stopped", "best")) == expected
+
+
+def test_a_checkpoint_whose_best_one_is_damaged_is_not_used(run, monkeypatch):
+    wers = {2: 40.0, 4: 60.0, 6: 50.0}
+    monkeypatch.setattr(training, "_validation_wer", lambda *args: wers[args[-1]])
+    expected = contents(run("clsr-ft", "uninterrupted", "best"))
+    checkpoint = stopped(monkeypatch, run, "clsr-ft", "stopped", "best")
+    flip(checkpoint.with_name("checkpoint-2") / "model.safetensors")
+    assert last_complete_checkpoint(checkpoint.parent) is None
+    assert contents(run("clsr-ft", "stopped", "best")) == expected
+
+
+def test_a_run_that_was_moved_finds_its_best_checkpoint(run, monkeypatch, tmp_path):
+    wers = {2: 40.0, 4: 60.0, 6: 50.0}
+    monkeypatch.setattr(training, "_validation_wer", lambda *args: wers[args[-1]])
+    expected = contents(run("clsr-ft", "uninterrupted", "best"))
+    stopped(monkeypatch, run, "clsr-ft", "stopped", "best")
+    (tmp_path / "stopped").rename(tmp_path / "moved")
+    assert contents(run("clsr-ft", "moved", "best")) == expected
+
+
+def test_a_checkpoint_of_another_configuration_is_not_gone_on_from(
+    processor, collator, monkeypatch, tmp_path
+):
+    clips = RandomClips(processor.tokenizer, 8, seconds=(0.3, 0.6))
+
+    def run(folder, rate):
+        return train(
+            "clsr-ft", tmp_path / folder, PRESET, clips, collator, rate=rate, epochs=EPOCHS
+        )
+
+    expected = contents(run("uninterrupted", 2e-2))
+    stopped(monkeypatch, run, "stopped", 1e-2)
+    assert contents(run("stopped", 2e-2)) == expected
+
+
+# ---- finished runs
+
+
+def files_of(folder):
+    return sorted(path.name for path in folder.parent.glob(f"{folder.name}*"))
+
+
+@DAMAGES
+@pytest.mark.parametrize("name", ["fine-tuning", "lora", "clsr-ft"])
+def test_a_run_with_damaged_weights_is_set_aside_and_trained_anew(name, damage, run, capsys):
+    folder = run(name, "run")
+    expected = contents(folder)
+    weights = next((folder / "model").glob("*.safetensors"))
+    damage(weights)
+    damaged = contents(folder)
+    assert contents(run(name, "run")) == expected
+    kept = folder.with_name("run.damaged-1")
+    assert contents(kept) == damaged
+    reason = f"{folder} is damaged (model/{weights.name} is not what was written): kept as"
+    assert capsys.readouterr().err.count(reason) == 1
+
+
+@pytest.mark.parametrize("damage", [cut, empty])
+def test_a_run_with_damaged_metadata_is_set_aside_and_trained_anew(damage, run, capsys):
+    folder = run("clsr-ft", "run")
+    expected = contents(folder)
+    damage(folder / "run.json")
+    assert not stored_run(folder)
+    assert contents(run("clsr-ft", "run")) == expected
+    assert files_of(folder) == ["run", "run.damaged-1"]
+    assert "run.json cannot be read" in capsys.readouterr().err
+
+
+def test_a_run_that_lacks_a_file_is_trained_anew(run):
+    folder = run("clsr-ft", "run")
+    expected = contents(folder)
+    (folder / "model" / "experts.json").unlink()
+    assert contents(run("clsr-ft", "run")) == expected
+
+
+def test_a_run_of_an_earlier_version_without_hashes_is_used(run):
+    folder = run("clsr-ft", "run")
+    facts = json.loads((folder / "run.json").read_text())
+    assert set(facts.pop("files")) == {
+        f"model/{path.name}" for path in (folder / "model").iterdir()
+    }
+    (folder / "run.json").write_text(json.dumps(facts))
+    before = contents(folder)
+    assert run("clsr-ft", "run") == folder
+    assert contents(folder) == before
+
+
+def test_a_run_of_an_earlier_version_with_a_weight_that_is_not_finite_is_trained_anew(run, capsys):
+    folder = run("clsr-ft", "run")
+    expected = contents(folder)
+    facts = json.loads((folder / "run.json").read_text())
+    del facts["files"]
+    (folder / "run.json").write_text(json.dumps(facts))
+    path = folder / "model" / "experts.cs.safetensors"
+    weights = load_file(path)
+    name = sorted(weights)[0]
+    weights[name][0] = torch.nan
+    save_file(weights, path)
+    assert contents(run("clsr-ft", "run")) == expected
+    assert f"({name} in experts.cs.safetensors is not finite): kept as" in capsys.readouterr().err
+
+
+def test_checkpoints_that_a_kill_left_beside_a_finished_run_are_removed(run):
+    folder = run("clsr-ft", "run")
+    (folder / "checkpoints" / "checkpoint-6").mkdir(parents=True)
+    assert stored_run(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["model", "run.json"]
+
+
+def test_a_folder_with_another_run_is_told(processor, collator, tmp_path):
+    clips = RandomClips(processor.tokenizer, 8, seconds=(0.3, 0.6))
+    train("lora", tmp_path / "run", PRESET, clips, collator, rate=1e-2)
+    message = "run holds another run, with optimisation.learning_rate: 0.01: give another folder"
+    with pytest.raises(ValueError, match=message):
+        train("lora", tmp_path / "run", PRESET, clips, collator, rate=2e-2)
+
+
+def test_a_finished_run_is_found_without_a_lock(run):
+    folder = run("clsr-ft", "run")
+    lock = folder.with_name(".run.lock")
+    lock.unlink(missing_ok=True)
+    assert run("clsr-ft", "run") == folder
+    assert not lock.exists()  # so that a read-only folder of another owner can be shared
 
 
 def test_a_run_begun_in_fp16_goes_on_in_another_precision(run, monkeypatch):

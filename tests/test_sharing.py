@@ -13,7 +13,7 @@ from hub_stand_in import hub_stand_in, no_hub, send_there
 from huggingface_hub import ModelCard
 from safetensors.torch import load
 
-from distilwhisper_lib.files import read_json, write_json
+from distilwhisper_lib.files import read_json
 from distilwhisper_lib.lab import card as card_module
 from distilwhisper_lib.lab import lab as lab_module
 from distilwhisper_lib.lab.card import Difference, first_sentence, model_card
@@ -27,7 +27,7 @@ from distilwhisper_lib.method.fingerprint import base_fingerprint
 from distilwhisper_lib.method.languages import set_language
 from distilwhisper_lib.method.loading import load_experts
 from distilwhisper_lib.method.sharing import experts_folder, push_experts
-from distilwhisper_lib.method.storage import save_experts
+from distilwhisper_lib.method.storage import save_experts, write_description
 from distilwhisper_lib.whisper.loading import load_whisper
 
 NAME = "user/whisper-tiny-experts"
@@ -274,7 +274,7 @@ def test_experts_json_names_no_file_but_those_of_languages(hub):
     push_experts(with_experts("cs"), NAME)
     description = json.loads(hub.files(NAME)["experts.json"]) | {"languages": ["../../secret"]}
     hub.add(NAME, {"experts.json": json.dumps(description).encode()})
-    with pytest.raises(ValueError, match="does not know the language"):
+    with pytest.raises(ValueError, match=r"experts.json is damaged \(unknown language '../../sec"):
         experts_folder(NAME)
 
 
@@ -503,11 +503,11 @@ def test_metadata_of_a_run_hold_languages_base_model_and_results(lab):
     folder = lab.train("distilwhisper") / "model"
     description = read_json(folder / "experts.json")
     known = {name: DESCRIPTION[name] for name in ("base_model", "revision")}
-    write_json(folder / "experts.json", description | known)
+    write_description(folder / "experts.json", description | known)
     try:
         card = model_card(lab, licence="mit", compute=True)
     finally:
-        write_json(folder / "experts.json", description)
+        write_description(folder / "experts.json", description)
 
     metadata = front_matter(card)
     assert metadata["language"] == ["cs"] and metadata["license"] == "mit"

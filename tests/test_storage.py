@@ -3,17 +3,19 @@
 A folder that is damaged or does not fit leaves the model as it was.
 """
 
+import copy
 import errno
 import json
 
 import pytest
 import torch
+from damage import damages
 from peft import LoraConfig, get_peft_model
 from random_data import logits, random_batch, same_state, shake_experts
 from safetensors.torch import load_file, save_file
 
 from distilwhisper_lib.method import storage
-from distilwhisper_lib.method.attach import attach_experts
+from distilwhisper_lib.method.attach import attach_experts, detach_experts
 from distilwhisper_lib.method.blocks import clsr_blocks, expert_languages, expert_parameters
 from distilwhisper_lib.method.experts import ExpertSettings
 from distilwhisper_lib.method.fingerprint import feed_forward_fingerprints, plain_weights
@@ -235,7 +237,7 @@ def test_smaller_forms_take_less_space(trained, tmp_path):
 
 def test_experts_in_the_first_format_are_read(trained, folder, batch):
     description = json.loads((folder / "experts.json").read_text())
-    del description["form"]
+    del description["form"], description["sha256"], description["check"]
     description["format"] = 1
     description["base_fingerprint"] = min(feed_forward_fingerprints(trained))  # either of two
     (folder / "base_fingerprint.safetensors").unlink()
@@ -292,7 +294,111 @@ def test_packed_file_that_lacks_a_part_is_named(tmp_path):
         )
 
 
+@pytest.mark.parametrize(
+    ("form", "part", "other", "message"),
+    [
+        ("int8", "int8", None, r"int8 is missing, which belongs to .*fc1.weight.step"),
+        ("low-rank", "left", None, r"left is missing, which belongs to .*fc1.weight.right"),
+        ("int8", "step", torch.ones(64), "and its .step do not fit together"),
+        ("int8", "int8", torch.ones(64, 32), "and its .step do not fit together"),
+        ("low-rank", "right", torch.ones(3, 32).half(), "and its .right do not fit together"),
+        ("int8", "step", torch.full((64, 1), 1e38), "is not finite"),
+        ("low-rank", "left", torch.full((64, 2), torch.nan).half(), "is not finite"),
+    ],
+)
+def test_parts_that_pack_does_not_write_are_refused(tmp_path, form, part, other, message):
+    model = slightly_trained(attach_experts(load_whisper("tiny"), ["cs"]))
+    folder = save_experts(model, tmp_path, form=form, rank=2)
+    path = folder / "experts.cs.safetensors"
+    tensors = load_file(path)
+    name = f"encoder.0.experts.cs.fc1.weight.{part}"
+    if other is None:
+        del tensors[name]
+    else:
+        tensors[name] = other
+    save_file(tensors, path)
+    without_hashes(folder)
+    refused(folder, ValueError, rf"experts.cs.safetensors cannot be read \(.*{message}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("encoder.0.experts.cs.fc1.bias", torch.ones(64, dtype=torch.int32), "is in int32"),
+        ("encoder.0.gates.cs.linear1.bias", torch.full((16,), torch.inf), "is not finite"),
+        ("encoder.0.experts.cs.fc1.weight.int8", torch.ones(64, 32).to(torch.int8), "twice"),
+    ],
+)
+def test_tensors_that_no_form_has_are_refused(folder, name, value, message):
+    path = folder / "experts.cs.safetensors"
+    tensors = load_file(path) | {name: value}
+    if name.endswith("int8"):
+        tensors[name.replace("int8", "step")] = torch.ones(64, 1)
+    save_file(tensors, path)
+    without_hashes(folder)
+    refused(folder, ValueError, rf"experts.cs.safetensors cannot be read \(.*{message}")
+
+
+# ---- weights that are not finite
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weight_that_is_not_finite_is_never_saved(trained, tmp_path, form, value):
+    name, parameter = list(expert_parameters(trained))[-3]
+    parameter.data[0] = value
+    with pytest.raises(ValueError, match=f"{name} is not finite.*has diverged; train again"):
+        save_experts(trained, tmp_path / "experts", form=form)
+    assert not list((tmp_path / "experts").iterdir())
+
+
+@pytest.mark.parametrize("form", ["fp16", "int8", "low-rank"])
+@pytest.mark.parametrize(("which", "value"), [("gates.cs.linear1.bias", 7e4), ("fc1.weight", 3e38)])
+def test_weight_that_a_form_cannot_hold_is_never_saved(trained, tmp_path, form, which, value):
+    if form == "int8" and which == "fc1.weight":
+        shared = storage.shared_tensors(trained, "cs")["encoder.0.experts.cs.fc1.weight"]
+        shared[0, 0] = -3e38  # the difference is too large for fp32 too
+    parameters = dict(expert_parameters(trained, "cs"))
+    name = next(name for name in parameters if name.endswith(which))
+    parameters[name].data.flatten()[0] = value
+    with pytest.raises(ValueError, match=f'{name} is too large for the form .*form="fp32"'):
+        save_experts(trained, tmp_path / "experts", form=form)
+    assert not list((tmp_path / "experts").iterdir())
+    save_experts(trained, tmp_path / "experts", form="fp32")
+    loaded = dict(expert_parameters(load_experts(unchanged(trained), tmp_path / "experts")))
+    assert torch.equal(loaded[name], parameters[name])
+
+
+def unchanged(trained):
+    """Return the plain Whisper of a model with experts."""
+    return detach_experts(copy.deepcopy(trained)).requires_grad_(True)
+
+
+def test_experts_that_become_infinite_in_the_dtype_of_a_model_are_refused(trained, tmp_path):
+    dict(expert_parameters(trained))["encoder.0.gates.cs.linear1.bias"].data[0] = 7e4
+    folder = save_experts(trained, tmp_path, form="fp32")
+    half = load_whisper("tiny", dtype=torch.float16)
+    refused(folder, ValueError, "linear1.bias has values that float16 does not hold", model=half)
+
+
+def test_nothing_is_written_of_a_whisper_that_is_not_finite(trained, tmp_path):
+    trained.model.encoder.conv1.bias.data[0] = torch.nan
+    with pytest.raises(ValueError, match=r"encoder.conv1.bias of Whisper itself is not finite"):
+        save_experts(trained, tmp_path / "experts")
+    with pytest.raises(ValueError, match=r"this model has weights .*: model.encoder.conv1.bias"):
+        trained.save_pretrained(tmp_path / "whole")
+    assert not (tmp_path / "experts").exists() and not (tmp_path / "whole").exists()
+
+
 # ---- errors; the model stays as it was
+
+
+def without_hashes(folder):
+    """Make a folder look as before experts.json had hashes."""
+    path = folder / "experts.json"
+    description = json.loads(path.read_text())
+    del description["sha256"], description["check"]
+    path.write_text(json.dumps(description))
 
 
 def refused(folder, error, match, model=None, languages=None):
@@ -341,6 +447,7 @@ def test_file_with_other_tensors_is_refused(folder, change):
     else:
         tensors[name if change == "narrow" else "decoder.9.gates.cs.linear1.bias"] = torch.zeros(3)
     save_file(tensors, path)
+    without_hashes(folder)
     refused(
         folder,
         ValueError,
@@ -398,9 +505,11 @@ def test_full_disk_leaves_what_was_saved_before(trained, folder, batch, monkeypa
         assert torch.equal(logits(loaded, batch), expected)
 
 
-def test_each_file_is_read_in_its_own_form_after_a_stopped_save(trained, tmp_path, monkeypatch):
-    wanted = {name: weight.clone() for name, weight in expert_parameters(trained)}
+def test_a_save_that_fails_at_the_second_language_leaves_all_as_it_was(
+    trained, tmp_path, monkeypatch
+):
     save_experts(trained, tmp_path, form="fp32")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def full_at_the_second_language(tensors, path):
         if "experts.ca" in path.name:
@@ -410,6 +519,84 @@ def test_each_file_is_read_in_its_own_form_after_a_stopped_save(trained, tmp_pat
     monkeypatch.setattr(storage, "save_file", full_at_the_second_language)
     with pytest.raises(OSError, match="no space left"):
         save_experts(trained, tmp_path, form="int8")
-    assert "experts.json" in {path.name for path in tmp_path.iterdir()}  # it still says fp32
-    for name, weight in expert_parameters(load_experts(load_whisper("tiny"), tmp_path)):
-        torch.testing.assert_close(weight, wanted[name], atol=0.01, rtol=0.01)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+# ---- damaged folders
+
+
+def test_a_file_of_another_save_is_refused(trained, folder, tmp_path):
+    shake_experts(trained, seed=5)
+    other = save_experts(trained, tmp_path / "other", form="fp32")
+    (other / "experts.ca.safetensors").replace(folder / "experts.ca.safetensors")
+    refused(folder, ValueError, r"experts.ca.safetensors is not the file that experts.json .*names")
+    assert expert_languages(load_experts(load_whisper("tiny"), folder, "cs")) == ["cs"]
+
+
+def test_experts_json_that_was_changed_is_refused_until_its_check_is_removed(folder):
+    path = folder / "experts.json"
+    path.write_text(path.read_text().replace('"noise": 5.0', '"noise": 4.0'))
+    refused(folder, ValueError, r"experts.json is not as it was written.*remove its line \"check\"")
+    description = json.loads(path.read_text())
+    del description["check"]
+    path.write_text(json.dumps(description))
+    model = load_experts(load_whisper("tiny"), folder)
+    assert clsr_blocks(model)[0].routing.settings.noise == 4.0
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_experts_without_hashes_are_read(trained, folder, version):
+    without_hashes(folder)
+    if version == 2:
+        path = folder / "experts.json"
+        description = json.loads(path.read_text()) | {"format": 2}
+        description["base_fingerprint"] = min(feed_forward_fingerprints(trained))
+        path.write_text(json.dumps(description))
+    loaded = load_experts(load_whisper("tiny"), folder)
+    assert same_state(dict(expert_parameters(loaded)), dict(expert_parameters(trained)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"languages": ["cs", "cs"]}, "language 'cs' is listed twice"),
+        ({"languages": []}, "languages is .*a list of codes is needed"),
+        ({"languages": ["../cs"]}, "unknown language '../cs'"),
+        ({"format": True}, "has format True, this version reads"),
+        ({"format": 3.0}, "format 3.0 is no whole number"),
+        ({"colour": "red"}, "unknown key 'colour'"),
+        ({"base_model": None}, "base_model is None, a text is needed"),
+        ({"form": "int4"}, "form is 'int4', one of fp16"),
+        ({"rank": -1}, "rank is -1, a whole number"),
+        ({"settings": {"gate_dim": -16}}, "settings: gate_dim is -16"),
+        ({"settings": {"gate_dim": 10**20}}, "have settings that no model can have"),
+        ({"settings": {"always_open": "false"}}, "settings: always_open is 'false'"),
+        ({"settings": {"gate_width": 16}}, "settings: .*'gate_width'"),
+        ({"settings": [16]}, "settings is .*an object is needed"),
+        ({"sha256": {}}, "sha256 lacks experts.cs.safetensors"),
+    ],
+)
+def test_wrong_values_in_experts_json_are_named(folder, change, message):
+    path = folder / "experts.json"
+    description = json.loads(path.read_text()) | change
+    del description["check"]
+    path.write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=message) as caught:
+        load_experts(load_whisper("tiny"), folder)
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["fp16", "int8", "low-rank"])
+def test_every_damage_to_a_folder_of_experts_is_refused_with_its_name(trained, tmp_path, form):
+    folder = save_experts(trained, tmp_path / "experts", form=form, rank=2)
+    model = load_whisper("tiny")
+    for path in sorted(folder.iterdir()):
+        whole = path.read_bytes()
+        for kind, damaged in damages(path, seed=len(form)):
+            path.write_bytes(damaged)
+            with pytest.raises(ValueError) as caught:
+                load_experts(model, folder)
+            assert str(folder) in str(caught.value), kind
+            assert not clsr_blocks(model)
+        path.write_bytes(whole)
+    assert expert_languages(load_experts(model, folder)) == ["cs", "ca"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from random_data import RandomClips
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from distilwhisper_lib.method.losses import labelled, top_k_log_probs
 from distilwhisper_lib.training.teacher import (
@@ -185,3 +185,139 @@ def test_a_clip_that_the_teacher_has_not_seen_is_named(cached, clips, collator):
     message = rf"{clips.ids[0]}: the teacher saw \d+ label tokens, the student has 2"
     with pytest.raises(ValueError, match=message):
         cached.lookup(batch["ids"], batch["labels"][:, :2])
+
+
+def test_a_clip_in_two_versions_is_not_served_without_its_digest(cached, clips, collator, folder):
+    before = dict(zip(clips.ids, clips.digests, strict=True))
+    clips.digests[2] = "another"
+    cache_teacher_distributions(tiny_whisper(seed=1), clips, collator, folder, K, batch_size=2)
+    with pytest.raises(ValueError, match=f"several versions of {clips.ids[2]}: give the digests"):
+        TeacherDistributions(folder)
+    assert len(TeacherDistributions(folder, before)) == 5
+
+
+# ---- what is not finite
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "needed"),
+    [
+        ("temperature", 0, "a number above 0"),
+        ("temperature", float("nan"), "a number above 0"),
+        ("k", 0, "a whole number from 1 on"),
+        ("batch_size", 0, "a whole number from 1 on"),
+    ],
+)
+def test_settings_out_of_range_are_refused(name, value, needed, model, clips, collator, folder):
+    settings = {"k": K, "batch_size": 2} | {name: value}
+    with pytest.raises(ValueError, match=f"{name} is {value}: {needed} is needed"):
+        cache_teacher_distributions(model, clips, collator, folder, **settings)
+    assert not folder.exists()
+
+
+def test_a_sound_that_is_not_finite_is_named_and_nothing_of_it_is_kept(
+    model, clips, collator, folder
+):
+    clips.items[3]["features"][0, 0] = torch.nan
+    message = f"distributions of {clips.ids[3]} are not finite, and are not kept: its sound has"
+    with pytest.raises(ValueError, match=message):
+        cache_teacher_distributions(model, clips, collator, folder, K, batch_size=2)
+    stored = {clip for clip, _ in stored_clips(folder)}
+    assert clips.ids[3] not in stored
+
+
+def test_a_teacher_that_is_not_finite_is_told(model, clips, collator, folder):
+    model.proj_out.weight.data[7] = torch.nan
+    with pytest.raises(ValueError, match="are not kept: the teacher's weights are damaged"):
+        cache_teacher_distributions(model, clips, collator, folder, K, batch_size=2)
+    assert stored_clips(folder) == set()
+
+
+def test_a_temperature_near_0_overflows_no_log_probability(model, clips, collator, folder):
+    sharp = cache_teacher_distributions(model, clips, collator, folder, K, temperature=1e-6)
+    _, log_probs = lookup(sharp, batch_of(clips, collator, range(5)))
+    assert log_probs.isfinite().all()
+    assert log_probs.min() < -1e4
+    assert (log_probs[:, 0] == 0).all()
+
+
+# ---- damaged files
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def flip_first(path):
+    flip(path, 9)  # in the names of the tensors
+
+
+def flip_last(path):
+    flip(path, -3)  # in a value
+
+
+def flip(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut, empty, flip_first, flip_last])
+def test_a_damaged_file_is_set_aside_and_computed_anew(
+    damage, cached, model, clips, collator, folder, capsys
+):
+    batch = batch_of(clips, collator, range(5))
+    expected = lookup(cached, batch)
+    paths = sorted(folder.glob("*.safetensors"))
+    before = {path.name: path.read_bytes() for path in paths}
+    damage(paths[1])
+    assert len(stored_clips(folder)) in (3, 4)  # two batches of two clips, one of one
+    kept = folder / f"{paths[1].name}.damaged-1"
+    assert kept.exists() and not paths[1].exists()
+    assert capsys.readouterr().err.count(f"{paths[1]} is damaged (it ") == 1
+
+    anew = cache_teacher_distributions(model, clips, collator, folder, K, batch_size=2)
+    assert same(lookup(anew, batch), expected)
+    assert {path.name: path.read_bytes() for path in folder.glob("*.safetensors")} == before
+
+
+def test_a_file_of_an_earlier_version_without_a_hash_is_used(
+    cached, model, clips, collator, folder
+):
+    expected = lookup(cached, batch_of(clips, collator, range(5)))
+    for path in folder.glob("*.safetensors"):
+        save_file(load_file(path), path)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    again = cache_teacher_distributions(None, clips, collator, folder, K, batch_size=2)
+    assert same(lookup(again, batch_of(clips, collator, range(5))), expected)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("fault", ["lost", "short", "infinite", "unknown"])
+def test_a_file_of_an_earlier_version_that_is_not_whole_is_set_aside(fault, cached, folder):
+    path = max(folder.glob("*.safetensors"))
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.startswith("log_probs"))
+    if fault == "lost":
+        del tensors[name]
+    if fault == "short":
+        tensors[name] = tensors[name][:-1].contiguous()
+    if fault == "infinite":
+        tensors[name][0, 0] = -torch.inf
+    if fault == "unknown":
+        tensors["weight"] = tensors.pop(name)
+    save_file(tensors, path)
+    stored_clips(folder)
+    assert not path.exists() and path.with_name(f"{path.name}.damaged-1").exists()
+
+
+def test_complete_distributions_are_read_without_a_lock(cached, clips, collator, folder):
+    lock = folder.with_name(f".{folder.name}.lock")
+    lock.unlink(missing_ok=True)
+    again = cache_teacher_distributions(None, clips, collator, folder, K, batch_size=2)
+    assert len(again) == 5
+    assert not lock.exists()

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from random_data import random_batch
+from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
 from distilwhisper_lib.data.normalisers import NORMALISERS, normalise
+from distilwhisper_lib.evaluation.scoring import count_errors, word_errors
 from distilwhisper_lib.whisper.loading import load_processor
 from distilwhisper_lib.whisper.tokens import (
     LANGUAGES,
@@ -12,6 +14,7 @@ from distilwhisper_lib.whisper.tokens import (
     encode_labels,
     language_code,
     prefix_tokens,
+    text_tokens,
 )
 from distilwhisper_lib.whisper.window import use_window
 
@@ -50,6 +53,28 @@ def test_numbers_above_are_those_of_the_tokens(processor):
         ("yue", "yue"),
         ("Cantonese", "yue"),
         ("<|cs|>", "cs"),
+        (" cs\n", "cs"),
+        ("haitian_creole", "ht"),
+        # with a script, a region, a variant
+        ("ca-ES", "ca"),
+        ("ca_es", "ca"),
+        ("zh-TW", "zh"),
+        ("ZH_Hant_TW", "zh"),
+        ("es-419", "es"),
+        ("ca-valencia", "ca"),
+        ("cmn_hans_cn", "zh"),
+        ("<|pt-BR|>", "pt"),
+        # other codes and names of the same language
+        ("jv", "jw"),
+        ("jw", "jw"),
+        ("iw", "he"),
+        ("in", "id"),
+        ("fil", "tl"),
+        ("fil_ph", "tl"),
+        ("nb-NO", "no"),
+        ("zh-yue", "yue"),
+        ("Filipino", "tl"),
+        ("Norwegian Bokmål", "no"),
     ],
 )
 def test_languages_by_code_or_name(given, code):
@@ -63,6 +88,33 @@ def test_unknown_language_is_named_with_the_known_codes(given):
     ) as e:
         language_code(given)
     assert repr(given) in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "nearest"),
+    [
+        ("cz", "cs Czech"),
+        ("Czehc", "cs Czech"),
+        ("portugese", "pt Portuguese"),
+        ("ge", "de German, ka Georgian"),
+        ("english!", "en English"),
+    ],
+)
+def test_the_nearest_languages_are_named(given, nearest):
+    with pytest.raises(ValueError, match=rf"language '{given}' \(nearest: {nearest}\): use"):
+        language_code(given)
+
+
+@pytest.mark.parametrize("given", ["nan-TW", "klingon", "q", "cs-!"])
+def test_a_language_with_nothing_near_is_refused_plainly(given):
+    with pytest.raises(ValueError, match=rf"language '{given}'(: use| \(nearest: cs Czech\): use)"):
+        language_code(given)
+
+
+@pytest.mark.parametrize("given", [None, 5, ["cs"], float("nan")])
+def test_a_language_that_is_no_text_is_refused(given):
+    with pytest.raises(ValueError, match="a language is needed, a code such as 'cs', not "):
+        language_code(given)
 
 
 def test_all_of_whispers_languages_are_known():
@@ -149,6 +201,40 @@ def test_longest_label_fits_the_decoder(model, processor):
 
 
 @pytest.mark.parametrize(
+    "name", ["<|endoftext|>", "<|startoftranscript|>", "<|cs|>", "<|0.02|>", "<|notimestamps|>"]
+)
+def test_the_name_of_a_special_token_in_a_transcript_stays_text(processor, name):
+    tokenizer = processor.tokenizer
+    text = f"kůň {name}x{name} úpěl"
+    labels = encode_labels(tokenizer, text, "cs")
+    spelt = labels[3:-1]
+    assert labels[:3] == [CS, TRANSCRIBE, NO_TIMESTAMPS] and labels[-1] == END
+    assert max(spelt) < END
+    spelling = "".join(tokenizer.convert_ids_to_tokens(spelt))
+    assert spelling.count(name) == 2
+    assert (
+        spelt
+        == [  # the tiny tokenizer has a token for each byte
+            token
+            for piece in (f"kůň {name[0]}", f"{name[1:]}x{name[0]}", f"{name[1:]} úpěl")
+            for token in tokenizer(piece, add_special_tokens=False).input_ids
+        ]
+    )
+
+
+def test_ids_of_texts_with_brackets_are_the_tokenizers(processor):
+    tokenizer = processor.tokenizer
+    for text in ("a <b> [c] <|d|> |>", "", "<", "2 < 3"):
+        assert text_tokens(tokenizer, text) == tokenizer(text, add_special_tokens=False).input_ids
+
+
+@pytest.mark.parametrize("text", [None, float("nan"), 5, ["a"], "half a pair: \ud800"])
+def test_what_is_no_text_is_refused(processor, text):
+    with pytest.raises(ValueError, match="transcript is needed|no valid Unicode"):
+        encode_labels(processor.tokenizer, text, "cs")
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("Ahoj,  světe! (smích)", "ahoj světe"),
@@ -160,6 +246,65 @@ def test_longest_label_fits_the_decoder(model, processor):
 )
 def test_whispers_basic_normaliser(text, expected):
     assert normalise(text) == normalise(text, "whisper-basic") == expected
+
+
+INVISIBLE = {
+    "zero-width space": "\u200b",
+    "joiner": "\u200d",
+    "non-joiner": "\u200c",
+    "right-to-left mark": "\u200f",
+    "isolate": "\u2068",
+    "soft hyphen": "\u00ad",
+    "byte order mark": "\ufeff",
+    "word joiner": "\u2060",
+    "variation selector": "\ufe0f",
+    "grapheme joiner": "\u034f",
+    "control character": "\x00",
+    "filler": "\u3164",
+}
+
+
+@pytest.mark.parametrize("name", ["whisper-basic", "keep-marks"])
+@pytest.mark.parametrize("char", INVISIBLE.values(), ids=INVISIBLE.keys())
+def test_invisible_characters_do_not_count(name, char):
+    seen = "tady je ryba"
+    assert normalise(f"{char}ta{char}dy{char} {char} je ryba{char}", name) == seen
+    assert normalise(char, name) == ""
+    errors = count_errors([f"{char}Tady je{char} ryba."], [seen], name)
+    assert word_errors(errors).tolist() == [0]
+    assert errors["character_errors"].tolist() == [0]
+    assert errors["characters"].tolist() == [len(seen)]
+
+
+@pytest.mark.parametrize("name", ["whisper-basic", "keep-marks"])
+def test_a_dotted_capital_i_is_an_i(name):
+    for written in ("İstanbul", "I\u0307stanbul", "i\u0307stanbul", "ISTANBUL"):
+        assert normalise(written, name) == "istanbul"
+    assert normalise("ışık", name) == "ışık"  # the other letter of Turkish
+
+
+def test_the_released_normaliser_stays_as_released():
+    assert normalise("ta\u200bdy", "released") == "ta\u200bdy"
+    assert normalise("İstanbul", "released") == "i stanbul"
+    assert normalise("ta\u200bdy", "none") == "ta\u200bdy"
+
+
+def test_visible_texts_are_normalised_as_whispers_authors_do():
+    texts = [
+        "Žluťoučký kůň [smích] úpěl — 10:30, 5 €",
+        "L'avió",
+        "வணக்கம் உலகம்!",
+        "ΣΑΣ ﬁn",
+        "a\tb\u00a0c",
+    ]
+    for text in texts:
+        assert normalise(text) == " ".join(BasicTextNormalizer()(text).split())
+
+
+@pytest.mark.parametrize("text", [None, float("nan"), 5])
+def test_a_normaliser_takes_texts_alone(text):
+    with pytest.raises(ValueError, match="a text is needed, not "):
+        normalise(text)
 
 
 def test_no_normaliser_still_joins_white_space():

@@ -1,7 +1,9 @@
 """The trainer: the same update however a batch is cut, orders, noise, and each method."""
 
 import json
+import re
 from dataclasses import asdict, fields, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from random_data import (
     shake_experts,
 )
 from runs import arguments_of, config_of, optimisation_of, train, trainer_on
+from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from distilwhisper_lib.data.audio import pad_features
@@ -392,13 +395,17 @@ def test_identity_of_a_run_changes_with_every_setting(clips):
     assert sorted(OTHER_VALUES) == sorted(config.changeable())
     changed = [config.changed(**{name: value}) for name, value in OTHER_VALUES.items()]
     data = config.data
+    others = {"language": "ca", "clips": 9, "margin_seconds": 2.5}
     changed += [
         replace(config, method="distilwhisper"),
         replace(config, teacher="another"),
         replace(config, fidelity=Fidelity(equal_batches=True)),
         replace(config, choose_epoch=Decoding(None, 8, 4, "none")),
         replace(config, student=ModelIdentity("tiny", "sha256:0123")),
-        *(replace(config, data=replace(data, **{f.name: "other"})) for f in fields(data)),
+        *(
+            replace(config, data=replace(data, **{f.name: others.get(f.name, "other")}))
+            for f in fields(data)
+        ),
     ]
     assert len({config.identity, *(other.identity for other in changed)}) == len(changed) + 1
     moved = replace(config, student=ModelIdentity("another/folder", "tiny"))
@@ -416,6 +423,66 @@ def test_unknown_settings_are_refused(clips):
     ):
         with pytest.raises(ValueError, match=message):
             config.changed(**changes)
+
+
+REFUSED = {  # values of another type or out of range, of each setting
+    "label_smoothing": [1.0, -0.1, "0.1"],
+    "budget": [1.5, -0.1, True],
+    "per_stack": ["false", 1, None],
+    "temperature": [0, 0.0, -1.0, float("inf"), float("nan")],
+    "uniformity": [-1.0],
+    "learning_rate": [0, -1e-3, 1e9, float("nan"), "1e-3", None],
+    "epochs": [0, -1, 1.5, True, "3"],
+    "batch_size": [0, 2.0],
+    "accumulation": [0],
+    "warmup_ratio": [-0.1, 1.5],
+    "gate_dim": [0, 6.4],
+    "expert_dropout": [1.0, -0.1, False],
+    "gate_dropout": [1.0],
+    "skip_gate": [1.1],
+    "noise": [-5.0, float("inf")],
+    "hard": ["no", 0],
+    "always_open": ["false", 0],
+    "rank": [-1, 4.0, True],
+    "seed": [-1, 2**32, 1.0, "77"],
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_values_of_another_type_or_out_of_range_are_refused(name, clips):
+    config = config_of("distilwhisper", PRESET, clips)
+    for value in REFUSED[name]:
+        with pytest.raises(ValueError, match=f"{name} is {re.escape(repr(value))}: .* is needed"):
+            config.changed(**{name: value})
+
+
+def test_settings_of_experts_from_json_are_checked():
+    settings = json.loads(json.dumps(asdict(ExpertSettings())))
+    assert ExpertSettings(**settings) == ExpertSettings()
+    with pytest.raises(ValueError, match="always_open is 'false': True or False is needed"):
+        ExpertSettings(**settings | {"always_open": "false"})
+
+
+@pytest.mark.parametrize(
+    ("part", "value"), [("student", "tiny"), ("objective", None), ("experts", {}), ("fidelity", "")]
+)
+def test_parts_of_a_configuration_of_another_class_are_refused(part, value, clips):
+    config = config_of("distilwhisper", PRESET, clips)
+    with pytest.raises(ValueError, match=f"{part} is {value!r}: a .* is needed"):
+        replace(config, **{part: value})
+
+
+IDENTITIES = {  # of earlier versions: their runs are found again
+    "fine-tuning": "23e0ab29",
+    "lora": "44a087e5",
+    "distilwhisper-released": "94c5e145",
+    "distilwhisper": "9381eba0",
+}
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_runs_of_earlier_versions_have_the_same_identity(name, clips):
+    assert config_of(name, PRESET, clips).identity == IDENTITIES[name]
 
 
 def test_distillation_needs_a_teacher(clips, collator, tmp_path):
@@ -439,6 +506,149 @@ def test_trainer_keeps_the_frozen_part_bit_for_bit(clips, collator, teacher, tmp
     set_language(model, "cs")
     plain = logits(load_whisper("tiny"), random_batch())
     assert not torch.allclose(logits(model.eval(), random_batch()), plain, atol=1e-3)
+
+
+# ---- what is not finite
+
+
+def no_files_of(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["fine-tuning", "lora", "clsr-ft", "distilwhisper"])
+def test_a_sound_that_is_not_finite_stops_a_training_and_is_named(
+    name, clips, collator, teacher, tmp_path
+):
+    clips.items[3]["features"][0, 5] = torch.nan
+    message = (
+        rf"the loss is not finite \(ce nan.*\) in step \d of 8, .*: the sound of {clips.ids[3]} has"
+    )
+    with pytest.raises(ValueError, match=message) as error:
+        train(name, tmp_path / "run", PRESET, clips, collator, teacher=teacher, epochs=2)
+    assert "at a learning rate of " in str(error.value)
+    assert str(error.value).endswith("There is no checkpoint yet.")
+    assert no_files_of(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("name", ["fine-tuning", "clsr-ft"])
+def test_a_validation_sound_that_is_not_finite_is_named(name, clips, collator, processor, tmp_path):
+    validation = RandomClips(processor.tokenizer, 3, seed=1)
+    validation.items[1]["features"][:] = torch.inf
+    message = (
+        rf"the loss on validation is not finite in step 4 of 4.*the sound of {validation.ids[1]}"
+    )
+    with pytest.raises(ValueError, match=message):
+        train(name, tmp_path / "run", PRESET, clips, collator, validation=validation)
+    assert no_files_of(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("name", ["fine-tuning", "lora", "clsr-ft"])
+def test_a_training_that_diverges_stops_and_keeps_its_last_good_checkpoint(
+    name, clips, collator, tmp_path, monkeypatch
+):
+    """As with a learning rate of 1e9, which is refused: the third epoch's weights go away."""
+    original = LabTrainer.training_step
+
+    def diverging(self, *args, **kwargs):
+        if self.state.global_step >= 5:
+            self.optimizer.param_groups[0]["lr"] = 1e30
+        return original(self, *args, **kwargs)
+
+    folder = tmp_path / "run"
+    message = (
+        r"the (loss|gradient) is not finite \(.*(nan|inf).*\) in step 7 of 12, at a learning rate "
+        r"of .* \(its highest is 0.001\): most likely the learning rate is too high.*: lower it. "
+        r"The last good checkpoint is kept: .*checkpoint-4"
+    )
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match=message):
+        patch.setattr(LabTrainer, "training_step", diverging)
+        train(name, folder, PRESET, clips, collator, epochs=3)
+    assert not (folder / "run.json").exists()
+    assert not (folder / "model").exists()
+    kept = [path.name for path in (folder / "checkpoints").iterdir()]
+    assert kept == ["checkpoint-4"]
+    [path] = (folder / "checkpoints" / "checkpoint-4").glob("*.safetensors")
+    weights = load_file(path)
+    assert all(weight.isfinite().all() for weight in weights.values())
+
+    whole = train(name, tmp_path / "whole", PRESET, clips, collator, epochs=3)
+    train(name, folder, PRESET, clips, collator, epochs=3)
+    first = sorted((folder / "model").glob("*.safetensors"))
+    second = sorted((whole / "model").glob("*.safetensors"))
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_weights_that_are_not_finite_are_in_no_checkpoint(clips, collator, tmp_path, monkeypatch):
+    class Break(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **_):
+            if state.global_step == 4:  # the last of the epoch
+                weight = next(p for p in model.parameters() if p.requires_grad)
+                weight.data.view(-1)[0] = torch.inf
+
+    monkeypatch.setattr(trainer_module, "Progress", lambda label: Break())
+    monkeypatch.setattr(LabTrainer, "evaluate", lambda self, *_, **__: {"eval_loss": 1.0})
+    with pytest.raises(ValueError, match="the trained weight .* is not finite after step 4, at a"):
+        train("clsr-ft", tmp_path / "run", PRESET, clips, collator)
+    assert no_files_of(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("name", ["fine-tuning", "lora", "clsr-ft"])
+def test_weights_that_are_not_finite_are_not_saved(name, tmp_path):
+    model = prepared(name)
+    weight = [p for p in model.parameters() if p.requires_grad][-1]
+    weight.data.view(-1)[-1] = torch.nan
+    with pytest.raises(ValueError, match="is not finite at the end of the training: nothing of it"):
+        save_trained(model, get_method(name), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_frozen_weight_that_is_not_finite_is_named(clips, collator, tmp_path):
+    model = experts()
+    model.proj_out.weight.data[0, 0] = torch.nan
+    trainer, _ = trainer_of(model, clips, collator, tmp_path)
+    with pytest.raises(ValueError, match="the student's own weight .* is not finite: get the stu"):
+        trainer.train()
+
+
+def test_a_gradient_that_is_not_finite_stops_a_training(clips, collator, tmp_path):
+    model = experts()
+    weight = next(p for p in model.parameters() if p.requires_grad)
+    weight.register_hook(lambda gradient: gradient * torch.inf)
+    trainer, spy = trainer_of(model, clips, collator, tmp_path)
+    with pytest.raises(
+        ValueError, match=r"the gradient is not finite \((nan|inf)\) in step 1 of 4"
+    ):
+        trainer.train()
+    assert spy.steps == 0
+
+
+def test_a_gradient_that_overflows_in_fp16_is_left_to_the_scaler(clips, collator, tmp_path):
+    trainer, _ = trainer_of(experts(), clips, collator, tmp_path)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    assert trainer._get_grad_norm(trainer.model, torch.tensor(torch.inf)) == torch.inf
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=0.5)
+    with pytest.raises(ValueError, match=r"the gradient is not finite \(inf\) in step 1"):
+        trainer._get_grad_norm(trainer.model, torch.tensor(torch.inf))
+
+
+def test_teacher_distributions_that_are_not_finite_are_named(clips, collator, teacher, tmp_path):
+    teacher._clips[clips.ids[2]]["log_probs"][0] = torch.nan
+    goal = Objective(divergence="js")
+    trainer, _ = trainer_of(experts(), clips, collator, tmp_path, goal, teacher=teacher)
+    message = f"the cached teacher distributions of {clips.ids[2]} are not finite: remove .*teacher"
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+
+
+def test_a_training_that_shuts_all_gates_says_so(clips, capsys):
+    """As hard gates do at a rate of 1: what is scored then is the student."""
+    config = config_of("distilwhisper", PRESET, clips, rate=1.0)
+    rows = [{"gate_encoder": 0.5, "gate_decoder": 0.0}, {"gate_encoder": 0.0, "gate_decoder": 0.0}]
+    for log, told in ((rows, 1), (rows[:1], 0), ([], 0)):
+        trainer = SimpleNamespace(state=SimpleNamespace(log_history=log))
+        trainer_module._tell_of_shut_gates(config, trainer)
+        line = "train distilwhisper: all gates are shut at the end, so the experts are never used;"
+        assert capsys.readouterr().err.count(line) == told
 
 
 # ---- whole methods

@@ -117,6 +117,33 @@ def fill_minutes(text: str, folder: Path = REFERENCE) -> str:
     return re.sub(pattern, minutes, text, flags=re.M)
 
 
+# ---- reliability
+
+PARTS = {  # of the fault harness -> what is done
+    "kills": "killed or stopped at a random moment, then called again",
+    "pairs": "two processes at one cache",
+    "damage": "a damaged file in the cache or the results",
+    "inputs": "a bad input",
+    "disks": "a full, read-only or limited disk",
+}
+FAULTS = ("lost", "crashed", "bare traceback", "silently other")
+
+
+def reliability() -> str:
+    """Return the stored figures of the fault harness (`python -m tests.faults --publish`)."""
+    rows = []
+    for part, what in PARTS.items():
+        found = read_faults(part)
+        rows.append([what, *(str(found[column]) for column in ("tried", *FAULTS))])
+    return markdown_table(rows, ["what", "tried", *FAULTS])
+
+
+def read_faults(part: str) -> dict:
+    """Return the stored counts of a part of the fault harness."""
+    path = ROOT / "results" / "reference" / "faults" / f"{part}.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 # ---- filling
 
 Content = Callable[[], str]
@@ -170,6 +197,7 @@ PAGES: dict[str, dict[str, Content]] = {  # page -> block -> what fills it
         "memory": docs_tables.memory,
         **each("{}-machines", docs_tables.measured_on, ("inference", "training", "memory")),
     },
+    "docs/reliability.md": {"faults": reliability},
     "docs/deployment.md": {
         "storage": docs_tables.storage,
         **each("smaller-{}", docs_tables.smaller, (OURS, "distilwhisper-low-rank", POOLED)),

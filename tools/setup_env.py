@@ -1,5 +1,7 @@
 """Set up the course's environment: `.venv` with the packages of requirements.lock and PyTorch.
 
+The lock has the hashes of all packages but PyTorch, and pip checks them.
+
     python3 tools/setup_env.py            what `make` calls; the second time it does nothing
     python3 tools/setup_env.py --gpu      with PyTorch's build for NVIDIA GPUs (make setup GPU=1)
     python3 tools/setup_env.py --here     into the environment of this Python (conda, or your own)
@@ -17,12 +19,17 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements.lock"
+CONSTRAINTS = ROOT / "constraints.txt"  # the same pins without hashes, and PyTorch's
 OLDEST = (3, 11)
+
+# The lock is complete: nothing is installed that it does not name.
+CHECKED = ("--require-hashes", "--no-deps")
 
 # Disk and download of the environment: with the CPU build of PyTorch (measured), and with the build
 # for GPUs (GB not measured, MB by the sizes of the packages).
@@ -51,6 +58,8 @@ ADVICE = {
     "of pip",
     "CERTIFICATE_VERIFY_FAILED": "the package index's certificate is not trusted here: give pip "
     "yours (PIP_CERT)",
+    "DO NOT MATCH THE HASHES": "a package is not the one that was locked: start again; if it stays "
+    "so, the index or a proxy between gives another file, which must not be used",
     "No matching distribution": "a package is not available for this Python: try Python 3.11, 3.12 "
     "or 3.13 (make PYTHON=python3.12), and check the network",
 }
@@ -108,9 +117,10 @@ def set_up(python: Path, here: bool, gpu: bool) -> None:
 
     if not here:
         make_venv(python)
-    pip(python, "pip", "--upgrade", "pip")
+    pip_locked(python, "pip")
+    pip(python, f"the packages of {LOCK.name}", *CHECKED, "-r", str(LOCK))
     install_torch(python, gpu)
-    pip(python, f"the packages of {LOCK.name}", "-r", str(LOCK))
+    pip(python, "what PyTorch needs", "--constraint", str(CONSTRAINTS), torch_pin())
     ourselves = ["--no-deps", "--no-build-isolation", "-e", str(ROOT)]
     pip(python, "distilwhisper_lib, from here", *ourselves)
 
@@ -144,6 +154,7 @@ def fingerprint(python: Path) -> str:
     """Return a hash of what the environment depends on: pins, project file, Python, its path."""
     parts = [
         LOCK.read_bytes(),
+        CONSTRAINTS.read_bytes(),
         (ROOT / "pyproject.toml").read_bytes(),
         Path(__file__).read_bytes(),
         sys.version.encode(),
@@ -180,18 +191,18 @@ def install_torch(python: Path, gpu: bool = False) -> None:
     """Install the pinned PyTorch, as its CPU build or, with `gpu`, as the build for NVIDIA GPUs.
 
     The default build for Linux brings 5 GB of CUDA libraries. pip is asked what it would install;
-    only where that is a CUDA build, uv fetches the CPU build: it knows where PyTorch keeps them. An
+    only where that is a CUDA build, uv (of the lock) fetches the CPU build: it knows where PyTorch
+    keeps them. An
     installed PyTorch of the pinned version stays, unless it is a CPU build and `gpu` is set.
     """
-    lines = LOCK.read_text(encoding="utf-8").splitlines()
-    pin = next(line for line in lines if line.startswith("torch=="))
+    pin = torch_pin()
     installed, cuda = installed_torch(python)
     if installed.split("+")[0] == pin.split("==")[1] and (cuda or not gpu):
         return
 
     if gpu or cuda:
         # Without --force-reinstall pip is content with a CPU build of the same version
-        what = f"{pin} (build for NVIDIA GPUs; its libraries come with the packages below)"
+        what = f"{pin} (build for NVIDIA GPUs; its libraries come with what PyTorch needs, below)"
         pip(python, what, "--force-reinstall", "--no-deps", pin)
         _, cuda = installed_torch(python)
         if not cuda:
@@ -200,11 +211,17 @@ def install_torch(python: Path, gpu: bool = False) -> None:
                 "builds among its settings (pip config list)? Leave that out, then start again"
             )
     elif sys.platform.startswith("linux") and brings_cuda(python, pin):
-        pip(python, "uv, which knows the CPU builds of PyTorch", "uv>=0.8")
         command = [python, "-m", "uv", "pip", "install", "--python", str(python)]
-        run([*command, "--torch-backend=cpu", pin], f"{pin} (CPU build, 200 MB)")
+        command += ["--torch-backend=cpu", "--constraint", str(CONSTRAINTS)]
+        run([*command, pin], f"{pin} (CPU build, 200 MB)")
     else:
-        pip(python, f"{pin} (CPU build, 200 MB)", pin)
+        pip(python, f"{pin} (CPU build, 200 MB)", "--constraint", str(CONSTRAINTS), pin)
+
+
+def torch_pin() -> str:
+    """Return the requirement of the pinned PyTorch."""
+    lines = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
+    return next(line for line in lines if line.startswith("torch=="))
 
 
 def installed_torch(python: Path) -> tuple[str, bool]:
@@ -262,6 +279,21 @@ def pip(python: Path, what: str, *arguments: str) -> None:
     """Install with pip; `what` is shown to the user."""
     command = [python, "-m", "pip", "install", "--disable-pip-version-check"]
     run([*command, "--progress-bar", "off", *arguments], what)
+
+
+def pip_locked(python: Path, name: str) -> None:
+    """Install one package of the lock, its hashes checked."""
+    lines = LOCK.read_text(encoding="utf-8").splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith(f"{name}=="))
+    entry = [lines[first]]
+    for line in lines[first + 1 :]:
+        if not line.startswith(" "):
+            break
+        entry.append(line)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "requirements.txt"
+        path.write_text("\n".join(entry) + "\n", encoding="utf-8")
+        pip(python, lines[first].rstrip(" \\"), *CHECKED, "-r", str(path))
 
 
 def run(command: list, what: str) -> None:

@@ -2,7 +2,9 @@
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,43 +21,87 @@ FLOOR = -1.5  # the floor of digital silence: (log10(1e-10) + 4) / 4
 
 DIRECT_SOUND = 0.0025  # s, before the first reflection of `add_reverberation`
 
+# ---- what can be read
+
+# Endings of sound files: those that libsndfile decodes, then those that FFmpeg (PyAV) does.
+READABLE = (
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf"),
+    *(".m4a", ".mp4", ".aac", ".webm", ".wma", ".3gp", ".amr", ".mov", ".mka", ".mkv"),
+)
+
+# FFmpeg's demuxers of the second line. Others are not tried: some open further files and addresses,
+# and a damaged file of a kind that libsndfile reads must stay an error.
+DEMUXERS = "mov,matroska,aac,asf,amr"
+GUESSED_LENGTH = ("aac", "amr")  # without a length in the file: FFmpeg gives one by the bit rate
+
+LONGEST = 600.0  # s that `read_audio` decodes unless more is asked for; Whisper's window has 30 s
+MOST_BYTES = 1 << 30  # of a file, and of its samples once decoded
+MOST_CHANNELS = 16
+RATES = (1_000, 1_000_000)  # Hz, lowest and highest
+
+LOUDEST = 8.0  # Vorbis overshoots 1 a little; samples in the scale of integers are far above
+SILENCE = 0.5 / 32767  # samples up to here are 0 in a file of 16 bits
+CANCELLED = 1e-3  # peak of the mix over that of its channels, up to which they cancel out
+
+COMPLETE = 0.99  # share of the stated length that a file must have; less was cut off
+PADDING = 0.1  # s that a compressed file may state beyond its samples
+UNKNOWN_LENGTH = 1 << 60  # what libsndfile gives for a length that is not stated is above
+UNKNOWN_SIZE = 0x7FFF_0000  # sizes from here on stand in WAVs from pipes, whatever their length
+
 
 class EmptyAudioError(ValueError):
-    """The sound holds no samples."""
+    """The sound holds nothing: no samples, or silence alone."""
 
 
-def read_audio(source: str | Path | bytes | Mapping[str, Any]) -> np.ndarray:
+class LongAudioError(ValueError):
+    """The sound is longer than what is to be read; it was not decoded to its end."""
+
+
+def read_audio(
+    source: str | Path | bytes | Mapping[str, Any], longest: float | None = LONGEST
+) -> np.ndarray:
     """Return a sound as mono float32 at 16 kHz.
 
-    libsndfile decodes it: neither torchcodec nor FFmpeg is needed.
+    libsndfile decodes it; what telephones and browsers record (m4a, aac, mp4, webm, wma) is decoded
+    by the FFmpeg that PyAV's wheel holds. Nothing else needs to be installed.
 
     Args:
-        source: A path, the bytes of a file (wav, flac, ogg, mp3), {"bytes", "path"} as in a corpus,
-            or {"array", "sampling_rate"} with samples (n,) or (n, channels).
+        source: A path, the bytes of a file (READABLE), {"bytes", "path"} as in a corpus, or
+            {"array", "sampling_rate"}. An array has the shape (n,), (n, channels) or
+            (channels, n), with up to 16 channels. Floats are in [-1, 1]; integers of 8 (unsigned),
+            16 and 32 bits are scaled by their range.
+        longest: Seconds; a longer sound is refused before it is decoded whole. None: any length.
 
     Returns:
         Samples (n,).
 
     Raises:
         FileNotFoundError: Where there is no such file.
-        EmptyAudioError: For a sound without samples.
-        ValueError: Where the sound cannot be decoded; the message names the file.
+        EmptyAudioError: For a sound without samples, of nothing but digital silence, or with
+            channels that cancel out. Silence within a sound is left as it is.
+        LongAudioError: For a sound longer than `longest`, or over 1 GB.
+        ValueError: Where the sound cannot be decoded, holds samples that are not finite or far
+            outside [-1, 1], or has the shape of no sound. Each message names the file.
     """
     if isinstance(source, Mapping) and source.get("array") is not None:
-        name = "the array"
-        samples = np.asarray(source["array"], np.float32)
-        rate = source["sampling_rate"]
+        name = str(source.get("path") or "the array")
+        rate = _checked_rate(name, source.get("sampling_rate"))
+        samples = _samples_of_array(name, source["array"])
+        _check_length(name, len(samples), rate, samples.shape[1], longest)
     else:
         name, content = _file_content(source)
-        samples, rate = _decode(name, content)
+        samples, rate = _decode(name, content, longest)
 
-    if samples.ndim == 2:
-        samples = samples.mean(axis=1)  # (n, channels) -> (n,)
     if not samples.size:
         raise EmptyAudioError(f"{name}: the sound is empty (0 samples)")
+    _check_samples(name, samples, rate)
+    mono = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]  # (n, channels) -> (n,)
     if rate != SAMPLE_RATE:
-        samples = soxr.resample(samples, rate, SAMPLE_RATE)
-    return np.ascontiguousarray(samples, dtype=np.float32)
+        mono = soxr.resample(mono, rate, SAMPLE_RATE)
+    if not mono.size:
+        raise EmptyAudioError(f"{name}: the sound is empty ({len(samples)} samples at {rate} Hz)")
+    _check_silence(name, samples, mono)
+    return np.ascontiguousarray(mono, dtype=np.float32)
 
 
 def _file_content(source: str | Path | bytes | Mapping[str, Any]) -> tuple[str, bytes]:
@@ -63,33 +109,255 @@ def _file_content(source: str | Path | bytes | Mapping[str, Any]) -> tuple[str, 
     if isinstance(source, Mapping):
         content = source.get("bytes")
         path = source.get("path")
-    elif isinstance(source, bytes | bytearray):
+    elif isinstance(source, bytes | bytearray | memoryview):
         content = source
         path = None
     else:
         content = None
         path = source
 
-    name = str(path or "sound without a name")
+    is_named = isinstance(path, str | Path) and bool(str(path))
+    name = str(path) if is_named else "sound without a name"
     if content is None:
-        if path is None:
+        if not is_named:
             raise ValueError(
-                "no sound: expected a path, bytes, {'bytes', 'path'} or {'array', 'sampling_rate'}"
+                f"no sound, but {type(path).__name__}: expected a path, bytes, {{'bytes', 'path'}} "
+                "or {'array', 'sampling_rate'}"
             )
         if not Path(path).is_file():
             raise FileNotFoundError(f"no sound file {name}")
+        _check_bytes(name, Path(path).stat().st_size, "the file")
         content = Path(path).read_bytes()
+    elif not isinstance(content, bytes | bytearray | memoryview):
+        raise ValueError(f"{name}: no sound: its bytes are {type(content).__name__}")
     if not content:
         raise EmptyAudioError(f"{name}: cannot decode the sound: the file is empty (0 bytes)")
-    return name, content
+    return name, bytes(content)
 
 
-def _decode(name: str, content: bytes) -> tuple[np.ndarray, int]:
+# ---- checks
+
+
+def _checked_rate(name: str, rate: Any) -> float:
+    """Return a sampling rate; ValueError unless it is a number of Hz."""
+    lowest, highest = RATES
+    is_number = isinstance(rate, int | float | np.integer | np.floating)
+    if not is_number or not lowest <= rate <= highest:
+        raise ValueError(
+            f"{name}: the sampling rate is {rate}: {lowest} to {highest} Hz are needed, such as "
+            "16000"
+        )
+    return rate
+
+
+def _check_length(
+    name: str, frames: int, rate: float, channels: int, longest: float | None
+) -> None:
+    """Raise LongAudioError for a sound of more than `longest` seconds or MOST_BYTES."""
+    if longest is not None and frames > longest * rate:
+        raise LongAudioError(
+            f"{name}: the sound lasts {frames / rate:.1f} s, up to {longest:g} s are read: cut it "
+            "into clips of at most 30 s, each with its own text"
+        )
+    _check_bytes(name, 4 * frames * channels, "the decoded sound")
+
+
+def _check_bytes(name: str, size: int, what: str) -> None:
+    """Raise LongAudioError for more than MOST_BYTES."""
+    if size > MOST_BYTES:
+        raise LongAudioError(
+            f"{name}: {what} has {size / 1e9:.1f} GB, up to {MOST_BYTES / 1e9:.1f} GB are read: "
+            "cut it into clips of at most 30 s, each with its own text"
+        )
+
+
+def _check_samples(name: str, samples: np.ndarray, rate: float) -> None:
+    """Raise ValueError for samples (n, channels) that are not finite or far outside [-1, 1]."""
+    peak = max(samples.max(), -samples.min())  # NaN where any sample is
+    if peak <= LOUDEST:
+        return
+    if math.isfinite(peak):
+        raise ValueError(
+            f"{name}: samples reach {peak:.6g}, where [-1, 1] is the range: divide them by the "
+            "scale that they have (32768 for 16 bits), or export the sound anew"
+        )
+    wrong = ~np.isfinite(samples)
+    first = np.flatnonzero(wrong.any(axis=1))[0]
+    raise ValueError(
+        f"{name}: {wrong.sum()} of {samples.size} samples are not finite (NaN or infinite), the "
+        f"first at {first / rate:.3f} s: export the sound anew"
+    )
+
+
+def _check_silence(name: str, samples: np.ndarray, mono: np.ndarray) -> None:
+    """Raise EmptyAudioError where the mix holds nothing.
+
+    Args:
+        name: Of the sound.
+        samples: Its channels, (n, channels).
+        mono: Their mean, at 16 kHz.
+    """
+    peak = np.abs(samples).max()
+    peak_of_mix = np.abs(mono).max()
+    if peak <= SILENCE:
+        raise EmptyAudioError(f"{name}: the sound is nothing but digital silence: record it anew")
+    if samples.shape[1] > 1 and peak_of_mix <= max(SILENCE, CANCELLED * peak):
+        raise EmptyAudioError(
+            f"{name}: its {samples.shape[1]} channels cancel out, and their mix is silence: give "
+            "one channel alone"
+        )
+    if peak_of_mix <= SILENCE:
+        raise EmptyAudioError(f"{name}: the sound is nothing but silence below 8 kHz")
+
+
+# ---- arrays
+
+
+def _samples_of_array(name: str, array: Any) -> np.ndarray:
+    """Return an array as float32 samples (n, channels), as `read_audio` describes it."""
+    try:
+        samples = np.asarray(array)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors with a gradient
+        raise ValueError(f"{name}: no array of samples: {error}") from error
+
+    if samples.ndim == 1:
+        samples = samples[:, None]
+    elif samples.ndim == 2 and samples.shape[0] <= MOST_CHANNELS < samples.shape[1]:
+        samples = samples.T  # (channels, n), as torchaudio gives it
+    if samples.ndim != 2 or samples.shape[1] > MOST_CHANNELS:
+        raise ValueError(
+            f"{name}: an array of shape {np.shape(array)} is no sound: (n,), (n, channels) or "
+            f"(channels, n) is needed, with up to {MOST_CHANNELS} channels"
+        )
+
+    if samples.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # what overflows is refused as not finite
+            return samples.astype(np.float32)
+    if samples.dtype in (np.int16, np.int32):
+        return (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
+    if samples.dtype == np.uint8:
+        return ((samples - 128.0) / 128).astype(np.float32)
+    raise ValueError(
+        f"{name}: samples of the type {samples.dtype}, whose range is not known: give floats in "
+        "[-1, 1], or integers as int16"
+    )
+
+
+# ---- files
+
+
+def _decode(name: str, content: bytes, longest: float | None) -> tuple[np.ndarray, float]:
     """Return the samples (n, channels) of a sound file and their rate in Hz."""
     try:
-        return soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+        return _decode_with_libsndfile(name, content, longest)
     except (soundfile.SoundFileError, RuntimeError) as error:
-        raise ValueError(f"{name}: cannot decode the sound: {error}") from error
+        try:
+            return _decode_with_ffmpeg(name, content, longest)
+        except _OtherFormatError:
+            reason = str(error).split(">: ")[-1]  # without the address of the buffer
+    raise ValueError(
+        f"{name}: cannot decode the sound: {reason} Files that can be read: {' '.join(READABLE)}"
+    )
+
+
+def _decode_with_libsndfile(
+    name: str, content: bytes, longest: float | None
+) -> tuple[np.ndarray, float]:
+    """Return the samples (n, channels) of a file of libsndfile's formats and their rate in Hz."""
+    with soundfile.SoundFile(io.BytesIO(content)) as sound:
+        if sound.frames >= UNKNOWN_LENGTH:  # a FLAC from a pipe: libsndfile cannot read it
+            return _decode_with_ffmpeg(name, content, longest, "flac")
+        rate = _checked_rate(name, sound.samplerate)
+        _check_length(name, sound.frames, rate, sound.channels, longest)
+        sound.seek(0)  # as soundfile.read does: the samples of an MP3 differ in the last bits
+        samples = sound.read(dtype="float32", always_2d=True)
+        stated = sound.frames
+        share = _share_of_file(sound.extra_info)
+
+    if share < COMPLETE or len(samples) < COMPLETE * stated:
+        raise _cut_off(name, len(samples) / rate, stated / (share * rate))
+    return samples, rate
+
+
+def _share_of_file(remarks: str) -> float:
+    """Return the bytes of a file over those that its header states, by libsndfile's remarks."""
+    for stated, found in re.findall(r": (\d+) \(should be (\d+)\)", remarks):
+        if int(found) < int(stated) < UNKNOWN_SIZE:
+            return int(found) / int(stated)
+    return 1.0
+
+
+class _OtherFormatError(Exception):
+    """A file of none of the formats that are left to FFmpeg."""
+
+
+def _decode_with_ffmpeg(
+    name: str, content: bytes, longest: float | None, demuxers: str = DEMUXERS
+) -> tuple[np.ndarray, float]:
+    """Return the samples (n, channels) of a file that a demuxer reads and their rate in Hz."""
+    import av  # with FFmpeg's libraries: 0.3 s, for those who have such files
+
+    try:
+        settings = {"format_whitelist": demuxers}
+        container = av.open(io.BytesIO(content), options=settings, metadata_errors="ignore")
+    except (av.FFmpegError, ValueError) as error:
+        raise _OtherFormatError from error
+
+    with container:
+        if not container.streams.audio:
+            raise ValueError(f"{name}: cannot decode the sound: the file has none, only pictures")
+        stream = container.streams.audio[0]
+        stated = _stated_seconds(container, stream)
+        _check_length(name, round(stated * SAMPLE_RATE), SAMPLE_RATE, 1, longest)
+
+        parts = []
+        frames = 0
+        rate = SAMPLE_RATE
+        try:
+            for part in _parts(container, stream):
+                rate = part.sample_rate
+                frames += part.samples
+                _check_length(name, frames, rate, part.layout.nb_channels, longest)
+                parts.append(part.to_ndarray().T)  # (n, channels)
+        except LongAudioError:
+            raise
+        except (av.FFmpegError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ValueError(f"{name}: cannot decode the sound: {reason}") from error
+
+    if frames / rate < COMPLETE * stated - PADDING:
+        raise _cut_off(name, frames / rate, stated)
+    return np.concatenate(parts or [np.zeros((0, 1), np.float32)]), _checked_rate(name, rate)
+
+
+def _stated_seconds(container, stream) -> float:
+    """Return the length of a stream as the file states it; 0 where it does not."""
+    if container.format.name in GUESSED_LENGTH:
+        return 0.0
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    if container.duration and len(container.streams) == 1:
+        return container.duration / 1e6
+    return 0.0
+
+
+def _parts(container, stream) -> Iterator:
+    """Yield the frames of a stream, float32 with the rate and the channels of its first one."""
+    import av
+
+    resampler = None
+    for frame in chain(container.decode(stream), [None]):
+        if frame is not None and resampler is None:
+            resampler = av.AudioResampler("fltp", frame.layout, frame.sample_rate)
+        if resampler is not None:
+            yield from resampler.resample(frame)
+
+
+def _cut_off(name: str, found: float, stated: float) -> ValueError:
+    return ValueError(
+        f"{name}: cannot decode the sound: it is cut off after {found:.1f} of {stated:.1f} s: copy "
+        "it again"
+    )
 
 
 def encode_flac(audio: np.ndarray) -> bytes:
@@ -145,7 +413,7 @@ def add_reverberation(audio: np.ndarray, rt60: float, seed: int) -> np.ndarray:
     Raises:
         ValueError: Unless rt60 > 0.
     """
-    if rt60 <= 0:
+    if not 0 < rt60 < math.inf:
         raise ValueError(f"rt60 must be above 0 s, not {rt60}")
 
     # The impulse response: 1 for the direct sound, then the decaying noise.
@@ -183,11 +451,14 @@ def log_mel(audio: np.ndarray, extractor) -> np.ndarray:
 
     Raises:
         EmptyAudioError: For a clip without samples.
-        ValueError: For a clip longer than the window of the extractor.
+        ValueError: For a clip longer than the window of the extractor, of another shape, or with
+            samples that are not finite.
     """
     window = extractor.n_samples
     hop = extractor.hop_length
     n_fft = extractor.n_fft
+    if np.ndim(audio) != 1:
+        raise ValueError(f"a mono clip (n,) is needed, not one of shape {np.shape(audio)}")
     if len(audio) > window:
         raise ValueError(
             f"the clip lasts {len(audio) / SAMPLE_RATE:.1f} s, Whisper's window is "
@@ -195,6 +466,8 @@ def log_mel(audio: np.ndarray, extractor) -> np.ndarray:
         )
     if not len(audio):
         raise EmptyAudioError("the clip is empty (0 samples)")
+    if not np.isfinite(audio).all():
+        raise ValueError("the clip has samples that are not finite (NaN or infinite)")
 
     # Zeros after the clip, enough for the last frames that overlap it; a whole number of hops.
     padded_length = min(window, math.ceil((len(audio) + n_fft) / hop) * hop)

@@ -6,6 +6,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from ..checks import check_number
 from ..data.batches import position_masks
 from ..method.attach import detach_experts
 from ..method.blocks import clsr_blocks, last_gates, whisper_layers
@@ -81,11 +82,18 @@ def fix_gates(model, language: str, shares: pd.DataFrame, at_least: float = 1.0)
         The model.
 
     Raises:
-        ValueError: For a language without experts.
+        ValueError: For a language without experts, a share that is none, or a table of another
+            model.
     """
+    check_number("at_least", at_least, low=0, high=1)
     code = language_code(language)
     with use_language(model, code):  # raises the error
         blocks = clsr_blocks(model)
+        if not {"open", "agree"} <= set(shares) or len(shares) != len(blocks):
+            raise ValueError(
+                f"the table of shares does not fit the model's {len(blocks)} layers: give that of "
+                "gate_shares for this model"
+            )
         layers = zip(blocks, shares["open"], shares["agree"], strict=True)
         for block, open_share, agree in layers:
             block.constant_gates.pop(code, None)
@@ -111,8 +119,9 @@ def bake(model, language: str, batches: Iterable[dict], threshold: float = 0.5):
         The model, frozen. `save_pretrained` writes an ordinary checkpoint of it.
 
     Raises:
-        ValueError: As `gate_shares` does.
+        ValueError: As `gate_shares` does, and for a threshold that is no share.
     """
+    check_number("threshold", threshold, low=0, high=1)
     shares = gate_shares(model, language, batches)
     code = language_code(language)
 

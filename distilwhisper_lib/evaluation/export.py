@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..files import atomic_folder
 from ..method.blocks import clsr_blocks
+from ..whisper.checkpoint import check_finite
 from ..whisper.mirror import without_bars
 
 
@@ -20,7 +21,8 @@ def export_checkpoint(model, processor, folder: str | Path) -> Path:
         The folder.
 
     Raises:
-        ValueError: For a model with experts or with an adapter.
+        ValueError: For a model with experts or with an adapter, or with a weight that is infinite
+            or not a number.
         FileExistsError: Where the folder exists.
         OSError: As `disk_errors` does.
     """
@@ -36,6 +38,7 @@ def export_checkpoint(model, processor, folder: str | Path) -> Path:
             "bake(model, language, ...) first, or detach_experts(model) for the plain Whisper"
         )
 
+    check_finite(model.state_dict().items(), "this model")
     with atomic_folder(folder, new=True) as temporary, without_bars():
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
@@ -70,6 +73,9 @@ def export_ctranslate2(model, processor, folder: str | Path, quantization: str =
             'comes out: pip install ".[test]" in the project\'s folder has both'
         ) from error
 
+    if quantization.split("_")[-1] == "float16":
+        halves = ((name, tensor.half()) for name, tensor in model.state_dict().items())
+        check_finite(halves, "in float16 this model")
     folder = Path(folder)
     with (
         atomic_folder(folder, new=True) as temporary,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..checks import check_choice
 from ..data.audio import add_noise, add_reverberation
 from ..data.corpora.loading import CORPORA, has_common_voice
 from ..presets import Preset
@@ -66,10 +67,11 @@ def corpus_of(preset: Preset, language: str) -> str:
     """Return the corpus from which a preset takes a language.
 
     Raises:
-        ValueError: Where neither of the preset's two corpora has the language. The message lists
-            the languages that they have.
+        ValueError: For an unknown corpus, or where neither of the preset's two corpora has the
+            language. The message lists the languages that they have.
     """
     for name in (preset.corpus, preset.second_corpus):
+        check_choice(f"a corpus of preset {preset.name}", name, CORPORA)
         if language in CORPORA[name]:
             return name
     known = sorted({*CORPORA[preset.corpus], *CORPORA[preset.second_corpus]})
@@ -85,7 +87,13 @@ def test_sets(preset: Preset) -> dict[str, TestSet]:
     The out-of-domain test needs a corpus with other voices, the translation test one with English
     lines: the corpus of the first language, or else the preset's `other_corpus`. Where there is
     none, the test is left out.
+
+    Raises:
+        ValueError: As `corpus_of` does.
     """
+    others = [preset.other_corpus] if preset.other_corpus else []
+    for name in (*others, *(corpus for corpus, _ in preset.retention)):
+        check_choice(f"a corpus of preset {preset.name}", name, CORPORA)
     sets = [
         *_domain_tests(preset),
         *_distorted_tests(preset),

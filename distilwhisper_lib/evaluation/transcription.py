@@ -1,5 +1,9 @@
 """Greedy transcription of a test set by `generate`, the same for every system; resumable."""
 
+import csv
+import io
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -7,10 +11,20 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from ..checks import check_choice, check_number
 from ..data.batches import Clips, Collator, length_batches
 from ..device import autocast, device_of, release_memory, weights_cast_once
-from ..files import atomic_file
+from ..files import atomic_file, set_aside, short_hash
+from ..whisper.tokens import MOST_TOKENS, language_code
 from ..whisper.window import use_window
+from .greedy import use_greedy_decoding
+
+TASKS = ("transcribe", "translate")
+
+# Columns of a table of predictions: `clip` is the digest of the clip's text and sound, `check` a
+# hash of the row. Tables of earlier versions lack both.
+COLUMNS = ["id", "reference", "prediction", "clip", "check"]
+EARLIER_COLUMNS = COLUMNS[:3]
 
 
 class DecodingLimits(Protocol):
@@ -55,14 +69,20 @@ def transcribe(
         Columns id and prediction, in the order of `clips`.
 
     Raises:
+        ValueError: For an unknown language or task, or limits that are no such numbers.
         OSError: As `disk_errors` does.
     """
-    predictions = _read_predictions(path)
+    language = language_code(language)
+    check_choice("task", task, TASKS)
+    most = MOST_TOKENS - 4  # the first four state language and task
+    check_number("max_new_tokens", decoding.max_new_tokens, low=1, high=most, whole=True)
+    check_number("eval_batch_size", decoding.eval_batch_size, low=1, whole=True)
+    predictions = _current_predictions(path, clips, tell=True)
     complete = len(predictions) == len(clips)
     model.eval()
     batches = length_batches(clips.durations, decoding.eval_batch_size)
     for indices in tqdm(batches, desc=label, unit="batch", disable=complete):
-        if clips.ids[indices[0]] in predictions:
+        if all(clips.ids[index] in predictions for index in indices):
             continue
         batch = collator([clips[index] for index in indices])
         features = batch["input_features"]
@@ -76,10 +96,13 @@ def transcribe(
 def stored_predictions(clips: Clips, path: Path) -> pd.DataFrame | None:
     """Return the predictions in the table `path`, or None where some are missing.
 
+    A damaged table is set aside and counts as absent, and so do the predictions of clips that have
+    changed since.
+
     Returns:
         Columns id and prediction, in the order of `clips`.
     """
-    predictions = _read_predictions(path)
+    predictions = _current_predictions(path, clips)
     if not all(clip in predictions for clip in clips.ids):
         return None
     return _in_order(clips, predictions)
@@ -88,7 +111,7 @@ def stored_predictions(clips: Clips, path: Path) -> pd.DataFrame | None:
 def generate_batch(
     model, tokenizer, features: torch.Tensor, language: str, task: str, decoding: DecodingLimits
 ) -> list[str]:
-    """Decode one batch greedily.
+    """Decode one batch greedily, whatever the generation settings of the checkpoint say.
 
     Args:
         model: A Whisper.
@@ -106,13 +129,16 @@ def generate_batch(
     with (
         torch.no_grad(),
         use_window(model, features.shape[-1]),
+        use_greedy_decoding(model) as settings,
         autocast(device, dtype),
         weights_cast_once(model),
     ):
         token_ids = model.generate(
             input_features=features.to(device, dtype),
+            generation_config=settings,
             language=language,
             task=task,
+            return_timestamps=False,
             do_sample=False,
             num_beams=1,
             max_new_tokens=decoding.max_new_tokens,
@@ -128,18 +154,136 @@ def _in_order(clips: Clips, predictions: dict[str, str]) -> pd.DataFrame:
     return pd.DataFrame({"id": clips.ids, "prediction": texts})
 
 
-def _read_predictions(path: Path) -> dict[str, str]:
-    """Return the predictions in a table by clip id, or an empty dict where there is no table."""
-    if not path.exists():
+# ---- the table
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A prediction in a table.
+
+    Attributes:
+        prediction: The text.
+        digest: Of the clip that was transcribed (`Clips.digests`); "" where that is not known.
+    """
+
+    prediction: str
+    digest: str
+
+
+def _current_predictions(path: Path, clips: Clips, tell: bool = False) -> dict[str, str]:
+    """Return the stored predictions of `clips` by id, without those of clips that have changed.
+
+    Args:
+        path: The table.
+        clips: The clips as they are now.
+        tell: Say how many have changed.
+    """
+    digests = _digests_of(clips)
+    predictions = {}
+    changed = 0
+    for clip, row in _read_table(path).items():
+        if clip not in digests:
+            continue
+        if row.digest and digests[clip] and row.digest != digests[clip]:
+            changed += 1
+            continue
+        predictions[clip] = row.prediction
+    if changed and tell:
+        print(
+            f"{path.name}: {changed} of {len(digests)} clips have another text or sound than when "
+            "they were transcribed: transcribed anew",
+            file=sys.stderr,
+            flush=True,
+        )
+    return predictions
+
+
+def stored_digests(path: Path) -> dict[str, str]:
+    """Return the digest of each clip in a table of predictions, by clip id."""
+    return {clip: row.digest for clip, row in _read_table(path).items()}
+
+
+def _digests_of(clips: Clips) -> dict[str, str]:
+    """Return the digest of each clip by id; "" where clips have none."""
+    digests = getattr(clips, "digests", None) or [""] * len(clips.ids)
+    return dict(zip(clips.ids, digests, strict=True))
+
+
+def _read_table(path: Path) -> dict[str, _Row]:
+    """Return the rows of a table by clip id; none where there is no table.
+
+    A table that is damaged in any way is set aside and counts as absent.
+    """
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-    table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col="id")
-    return table["prediction"].to_dict()
+    try:
+        return _parse_table(content)
+    except ValueError as error:
+        set_aside(path, str(error))
+        return {}
+
+
+def _parse_table(content: bytes) -> dict[str, _Row]:
+    """Return the rows of a table by clip id.
+
+    Raises:
+        ValueError: Where anything is not as it was written; the message says what.
+    """
+    if not content:
+        raise ValueError("it is empty")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError("it is no UTF-8 text") from error
+    if not text.endswith("\n"):
+        raise ValueError("its last line is cut off")
+
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header, *lines = list(reader)
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num}: {error}") from error
+    if header not in (COLUMNS, EARLIER_COLUMNS):
+        raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
+
+    rows: dict[str, _Row] = {}
+    for number, fields in enumerate(lines, 1):
+        if len(fields) != len(header):
+            raise ValueError(f"row {number} has {len(fields)} of {len(header)} values")
+        clip, reference, prediction, *others = fields
+        if clip in rows:
+            raise ValueError(f"row {number} is the second for {clip!r}")
+        digest = ""
+        if others:
+            digest, check = others
+            if check != _check(clip, reference, prediction, digest):
+                raise ValueError(f"row {number} is not as it was written")
+        rows[clip] = _Row(prediction, digest)
+    return rows
+
+
+def _check(*values: str) -> str:
+    """Return eight hexadecimal digits that change with any character of a row."""
+    return short_hash(values)
 
 
 def _write_predictions(path: Path, clips: Clips, predictions: dict[str, str]) -> None:
     """Write the table of predictions, each beside its reference, atomically."""
     references = dict(zip(clips.ids, clips.texts, strict=True))
-    rows = [(clip, references[clip], text) for clip, text in predictions.items()]
-    table = pd.DataFrame(rows, columns=["id", "reference", "prediction"]).set_index("id")
+    digests = _digests_of(clips)
+    lines = [COLUMNS]
+    for clip, prediction in predictions.items():
+        values = [clip, references[clip], prediction, digests[clip]]
+        lines.append([*values, _check(*values)])
+    text = "".join(",".join(map(_quoted, fields)) + "\n" for fields in lines)
     with atomic_file(path) as temporary:
-        table.to_csv(temporary)
+        temporary.write_bytes(text.encode("utf-8"))
+
+
+def _quoted(text: str) -> str:
+    """Return a value for CSV. (csv and pandas leave a carriage return without quotes.)"""
+    if any(character in text for character in ',"\r\n'):
+        return '"' + text.replace('"', '""') + '"'
+    return text

@@ -12,12 +12,15 @@ The table is studies/convergence.csv in the folder of results; a stopped run goe
 """
 
 import argparse
+from collections.abc import Sequence
 
 import pandas as pd
 
 from ..evaluation.scoring import paired_difference
 from ..lab.comparison import counts, score
 from ..lab.lab import Lab
+from ..lab.preflight import preflight
+from ..programs import run_program
 from .study import OURS, write_study
 
 TRIALS = {"as it is": {}, "fp32": {"precision": "no"}, "random batches": {"batches": "random"}}
@@ -42,17 +45,23 @@ def convergence(lab: Lab) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def main() -> None:
-    """Run the trials from the command line."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the trials from the command line.
+
+    Args:
+        arguments: Of the command line; None: those of this process.
+    """
     parser = argparse.ArgumentParser(
         prog="make convergence",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--preset", help="default: the variable LAB_PRESET, else laptop")
-    arguments = parser.parse_args()
-    print(convergence(Lab(arguments.preset, test_clips=None)).to_string(index=False))
+    given = parser.parse_args(arguments)
+    lab = Lab(given.preset, test_clips=None)
+    preflight(lab, [OURS], [f"{lab.preset.language}/validation"])
+    print(convergence(lab).to_string(index=False))
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

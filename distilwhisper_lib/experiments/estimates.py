@@ -7,10 +7,13 @@ kept, validation is transcribed after each. Log-mels, disk and start are not cou
 """
 
 import argparse
+from collections.abc import Sequence
 
 import pandas as pd
 
+from ..checks import check_number
 from ..presets import Preset, get_preset
+from ..programs import number_option, run_program
 from ..training.methods import Cost, Weights, compared_methods, get_method
 from ..whisper.shapes import ENCODER_POSITIONS, SHAPES, VOCABULARY, WhisperShape
 
@@ -49,8 +52,9 @@ def estimate(name: str, preset: Preset, clips: int) -> dict[str, float]:
         shape is not in `SHAPES`.
 
     Raises:
-        ValueError: For an unknown method.
+        ValueError: For an unknown method, or clips that are no whole number from 1 on.
     """
+    check_number("clips", clips, low=1, whole=True)
     is_outputs = name == TEACHER_OUTPUTS
     method = get_method("teacher" if is_outputs else name)
     is_teacher = method.weights is Weights.TEACHER
@@ -115,27 +119,32 @@ def memory(
     return weights + max(training, use)
 
 
-def main() -> None:
-    """Print the table of estimates from the command line."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table of estimates from the command line.
+
+    Args:
+        arguments: Of the command line; None: those of this process.
+    """
     parser = argparse.ArgumentParser(
         prog="make estimates ARGS=...",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--preset", default="paper", help="default: paper")
-    parser.add_argument("--clips", type=int, default=10_000, help="training clips")
-    arguments = parser.parse_args()
+    whole = number_option(low=1, whole=True)
+    parser.add_argument("--clips", type=whole, default=10_000, help="training clips")
+    given = parser.parse_args(arguments)
 
-    preset = get_preset(arguments.preset)
+    preset = get_preset(given.preset)
     names = (TEACHER_OUTPUTS, *compared_methods())
-    rows = {name: estimate(name, preset, arguments.clips) for name in names}
+    rows = {name: estimate(name, preset, given.clips) for name in names}
     cards = ", ".join(f"{card} {size} GB" for card, (_, size) in CARDS.items())
     print(
-        f"Estimates, not measured: {arguments.clips} clips, {preset.epochs} epochs, batches of "
+        f"Estimates, not measured: {given.clips} clips, {preset.epochs} epochs, batches of "
         f"{preset.batch_size}, {UTILISATION:.0%} of each card's peak ({cards})"
     )
     print(pd.DataFrame(rows).T.round(2).to_string())
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -17,19 +17,27 @@ import os
 import shlex
 import subprocess
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from queue import SimpleQueue
 
 import pandas as pd
 import torch
 
-from ..files import REPOSITORY, atomic_file, results_dir
-from ..presets import get_preset
+from ..checks import check_number
+from ..files import REPOSITORY, atomic_file, resolve_folders, results_dir
+from ..presets import LARGEST_SEED, get_preset
+from ..programs import number_option, out_of_memory, run_program
 from .estimates import CARDS, TEACHER_OUTPUTS, estimate
 from .grid_tables import all_scores, pairs, table
-from .jobs import ROWS, SEEDS, Job, make_jobs, run_job
+from .jobs import ROWS, SEEDS, Job, check_jobs, make_jobs, run_job
 
-MODULE = "distilwhisper_lib.experiments.grid"
+PROGRAM = ("distilwhisper_lib", "grid")  # for `python -m`
+
+PATIENCE = 20  # seconds in which a job that is asked to end is waited for
 
 SCRIPT = """#!/bin/bash
 # Run this with bash in the repository; a partition and the like go into the line of sbatch. What
@@ -50,10 +58,60 @@ TABLE_NOTE = (
 # ---- running jobs
 
 
+class Children:
+    """The processes of jobs. Once they have been ended, no other one begins."""
+
+    def __init__(self):
+        self.ended = False
+        self._running: set[subprocess.Popen] = set()
+        self._lock = threading.Lock()
+
+    def run(self, command: list[str], environment: dict[str, str]) -> int:
+        """Run a command in a session of its own, so that Ctrl-C reaches it through `end` alone.
+
+        Returns:
+            Its exit status, negative for a signal.
+        """
+        with self._lock:
+            if self.ended:
+                return 1
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,
+            )
+            self._running.add(process)
+        try:
+            return process.wait()
+        finally:
+            with self._lock:
+                self._running.discard(process)
+
+    def end(self) -> None:
+        """Ask all processes to end, and kill those that do not soon."""
+        with self._lock:
+            self.ended = True
+            running = list(self._running)
+        try:
+            for process in running:
+                process.terminate()
+            until = time.monotonic() + PATIENCE
+            for process in running:
+                process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            for process in running:
+                process.kill()  # nothing happens to one that has ended
+
+
 def run_jobs(jobs: list[Job], at_once: int) -> bool:
     """Run what is not done, each job in a process with a GPU of its own.
 
     A job that fails or is killed stops only those that need it, and is run again by the next call.
+    What ends this call, such as Ctrl-C, ends the processes.
 
     Args:
         jobs: As `make_jobs` gives them: those that others need come before these.
@@ -61,58 +119,83 @@ def run_jobs(jobs: list[Job], at_once: int) -> bool:
 
     Returns:
         Whether all jobs are done now.
+
+    Raises:
+        ValueError: Where `at_once` is no whole number from 1 on.
     """
+    check_number("the number of jobs at once", at_once, low=1, whole=True)
+    resolve_folders()
     devices = _gpus()
     free: SimpleQueue[str] = SimpleQueue()  # devices without a job
     for slot in range(at_once):
         free.put(devices[slot % len(devices)])
 
+    children = Children()
     futures: dict[Job, Future] = {}
     with ThreadPoolExecutor(at_once) as pool:
         try:
             # Needed jobs come first, so no job waits for one that has no thread yet.
             for job in jobs:
                 needed = [futures[need] for need in job.needs if need in futures]
-                futures[job] = pool.submit(_run_in_process, job, needed, free)
+                futures[job] = pool.submit(_run_in_process, job, needed, free, children)
             ended_well = [future.result() for future in futures.values()]
-        except BaseException:  # such as Ctrl-C, which the processes get as well
-            pool.shutdown(cancel_futures=True)
+        except BaseException:  # such as Ctrl-C
+            try:
+                children.end()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
             raise
     return all(ended_well)
 
 
 def _gpus() -> list[str]:
     """Return the GPUs, named as in CUDA_VISIBLE_DEVICES; one empty name where there is none."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible:
-        return visible.split(",")
     count = torch.cuda.device_count()
-    return [str(index) for index in range(count)] or [""]
+    if not count:
+        return [""]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = [name.strip() for name in visible.split(",") if name.strip()]
+    return names[:count] if len(names) >= count else [str(index) for index in range(count)]
 
 
-def _run_in_process(job: Job, needed: list[Future], free: SimpleQueue) -> bool:
+def _run_in_process(job: Job, needed: list[Future], free: SimpleQueue, children: Children) -> bool:
     """Run a job in its own process, after those that it needs; return whether it is done."""
-    for future in needed:
-        future.result()
+    try:
+        for future in needed:
+            future.result()
+    except CancelledError:
+        return False
 
     found = explain(job)
     if found["state"] not in ("done", "running", "blocked"):
-        print(f"{job.name}: starts", flush=True)
         device = free.get()
         try:
-            code = _process(job, device)
+            if children.ended:
+                return False
+            print(f"{job.name}: starts", flush=True)
+            code = _process(job, device, children)
         finally:
             free.put(device)
-        if job.state()["state"] in ("waiting", "killed"):  # the process has not noted its end
-            error = f"killed by signal {-code}" if code < 0 else "it did not begin"
-            job.note("failed", exit_code=code, error=error)
+        _note_end(job, code)
         found = explain(job)
     print(f"{job.name}: {found['state']} {found['why']}".rstrip(), flush=True)
     return found["state"] == "done"
 
 
-def _process(job: Job, device: str) -> int:
-    """Run `grid run --job` for a job on a GPU ("": without one); return the exit code."""
+def _note_end(job: Job, code: int) -> None:
+    """Note how a job's process has ended, where it could not do so itself."""
+    state = job.state()["state"]
+    if state == "waiting" or (state == "killed" and code < 0):
+        error = (
+            f"killed by signal {-code}" if code < 0 else f"it did not begin (exit status {code})"
+        )
+        if code == -9:
+            error = out_of_memory(f"{error}, most likely because memory ran out")
+        job.note("failed", exit_code=code, error=error)
+
+
+def _process(job: Job, device: str, children: Children) -> int:
+    """Run `grid run --job` for a job on a GPU ("": without one); return the exit status."""
     search_path = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, search_path))}
     if device:
@@ -123,19 +206,19 @@ def _process(job: Job, device: str) -> int:
         "--languages": job.language,
         "--sizes": job.size,
         "--systems": job.row,
-        "--seeds": str(job.seed or 0),
+        "--seeds": "0" if job.seed is None else str(job.seed),
         "--job": job.name,
     }
-    command = [sys.executable, "-m", MODULE, "run"]
+    command = [sys.executable, "-m", *PROGRAM, "run"]
     for option, value in options.items():
         command += [option, value]
     if not device:
         command.append("--cpu")  # `run` has already been allowed to go without a GPU
-    return subprocess.run(command, stdout=subprocess.DEVNULL, env=environment).returncode
+    return children.run(command, environment)
 
 
 def _run_here(jobs: list[Job], wanted: str) -> None:
-    """Do the job with this name or index; from here on the process prints into the job's log."""
+    """Do the job with this name or index; meanwhile the process prints into the job's log."""
     by_key = {}
     for index, job in enumerate(jobs):
         by_key[job.name] = job
@@ -146,10 +229,22 @@ def _run_here(jobs: list[Job], wanted: str) -> None:
     job = by_key[wanted]
     print(f"{job.name}: log in {os.path.relpath(job.folder / 'log.txt')}", flush=True)
     job.folder.mkdir(parents=True, exist_ok=True)
-    with open(job.folder / "log.txt", "ab") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    run_job(job)
+    own = [os.dup(1), os.dup(2)]
+    try:
+        with open(job.folder / "log.txt", "ab") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        try:
+            run_job(job)
+        except Exception:
+            traceback.print_exc()  # into the log
+            raise
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, saved in enumerate(own, 1):
+            os.dup2(saved, number)
+            os.close(saved)
 
 
 # ---- status
@@ -230,7 +325,7 @@ def slurm(jobs: list[Job], options: list[str]) -> str:
     hours = f"{next(iter(CARDS))} h"
     limit = int(2 * estimates[hours].max()) + 1 if hours in estimates else 1
 
-    command = shlex.join(["exec", sys.executable, "-m", MODULE, "run", *options, "--job"])
+    command = shlex.join(["exec", sys.executable, "-m", *PROGRAM, "run", *options, "--job"])
     command += ' "$SLURM_ARRAY_TASK_ID"'
 
     teacher_jobs = sum(job.row == TEACHER_OUTPUTS for job in jobs)
@@ -261,12 +356,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sizes", nargs="+", help="3k 10k 28k, another number of training clips, or all"
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    seed = number_option(low=0, high=LARGEST_SEED, whole=True)
+    parser.add_argument("--seeds", nargs="+", type=seed, default=list(SEEDS))
     parser.add_argument(
         "--systems", nargs="+", default=ROWS, help="a method; with -kl after it distilled by KL"
     )
+    at_once = number_option(low=1, whole=True)
     parser.add_argument(
-        "--gpus", type=int, help="how many jobs at once; else as many as there are GPUs, or one"
+        "--gpus", type=at_once, help="how many jobs at once; else as many as there are GPUs, or one"
     )
     parser.add_argument("--job", help="name or index in the list")
     parser.add_argument(
@@ -275,7 +372,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says.
 
     Args:
@@ -287,6 +384,8 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = _parser()
     given = parser.parse_args(arguments)
+    if given.job is not None and given.command != "run":
+        parser.error("--job belongs to the command run")
     jobs = make_jobs(given.preset, given.languages, given.sizes, given.seeds, given.systems)
 
     if given.command == "run":
@@ -300,7 +399,10 @@ def main(arguments: list[str] | None = None) -> int:
         if given.job is not None:
             _run_here(jobs, given.job)
             return 0
-        at_once = given.gpus or torch.cuda.device_count() or 1
+        at_once = given.gpus
+        if at_once is None:
+            at_once = torch.cuda.device_count() or 1
+        check_jobs(jobs)
         return 0 if run_jobs(jobs, at_once) else 1
 
     if given.command == "list":
@@ -320,4 +422,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -7,6 +7,7 @@ again.
 
 import contextlib
 import os
+import signal
 import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,15 +16,19 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ..checks import check_number
 from ..device import RANK
 from ..evaluation.testsets import TestSet, corpus_of
 from ..files import cache_dir, read_json, short_hash, write_json
 from ..lab.comparison import fingerprints, score
 from ..lab.lab import Lab
 from ..lab.metadata import run_metadata
-from ..presets import Preset, get_preset
+from ..lab.preflight import Step, find_problems, raise_problems
+from ..presets import LARGEST_SEED, Preset, get_preset
+from ..programs import Stopped
 from ..training.methods import Weights, get_method
 from ..whisper.loading import find_weights
+from ..whisper.tokens import language_codes
 from .estimates import TEACHER_OUTPUTS
 
 LANGUAGES = ("ca", "cs", "gl", "hu", "pl", "ta", "th", "uk")
@@ -133,8 +138,9 @@ class Job:
         """Return the content of state.json.
 
         Returns:
-            "state": running, done, failed, killed (its process is gone) or waiting, which a job
-            that was done with other settings of the preset is too; and what `note` was given.
+            "state": running, done, failed, killed (its process is gone, or was stopped) or waiting,
+            which a job that was done with other settings of the preset is too; and what `note` was
+            given.
         """
         noted = read_json(self.folder / "state.json")
         if noted.get("settings") != self._settings_hash():
@@ -160,7 +166,7 @@ class Job:
         """Write state.json, with the time; earlier notes of the same attempt stay.
 
         Args:
-            state: "running", which begins an attempt, "done" or "failed".
+            state: "running", which begins an attempt, "done", "failed" or "killed".
             **facts: Noted too, such as the error.
         """
         before = {} if state == "running" else read_json(self.folder / "state.json")
@@ -184,19 +190,28 @@ def make_jobs(
 
     Args:
         preset: Name of a preset.
-        languages: Codes; None: the paper's at a preset of Common Voice, else the preset's first.
+        languages: Codes or names; None: the paper's at a preset of Common Voice, else the preset's
+            first.
         sizes: As of `Job`; None: the paper's at a preset of Common Voice, else "all".
         seeds: Of the trainings.
         rows: As of `Job`.
 
     Raises:
-        ValueError: Where the paper has nothing of these languages and sizes, or for an unknown
-            method.
+        ValueError: Where the paper has nothing of these languages and sizes, for an unknown
+            method or language, or for a size or seed that is none.
     """
     base = get_preset(preset)
     paper = base.corpus.startswith("common-voice")
-    languages = languages or (LANGUAGES if paper else [base.language])
-    sizes = sizes or (SIZES if paper else ["all"])
+    if languages is None:
+        languages = LANGUAGES if paper else [base.language]
+    if sizes is None:
+        sizes = SIZES if paper else ["all"]
+    languages = list(dict.fromkeys(language_codes(list(languages))))
+    sizes = [checked_size(size) for size in sizes]
+    for seed in seeds:
+        check_number("a seed", seed, low=0, high=LARGEST_SEED, whole=True)
+    for row in rows:
+        _check_row(row)
 
     jobs = []
     for size in sizes:
@@ -216,6 +231,69 @@ def make_jobs(
     needed = [need for job in jobs for need in job.needs]
     unique = dict.fromkeys(needed + jobs)
     return sorted(unique, key=lambda job: (job.row != TEACHER_OUTPUTS, len(job.needs)))
+
+
+def checked_size(size: str) -> str:
+    """Return a size if it is one: "all", "3k" or another number of training clips.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    text = str(size)
+    if text != "all":
+        number = text.removesuffix("k")
+        if not (number.isascii() and number.isdigit()) or int(number) < 1:
+            raise ValueError(
+                f"the size {size!r} is none: give a number of training clips from 1 on, such as "
+                "500 or 3k, or all"
+            )
+    return text
+
+
+def _check_row(row: str) -> None:
+    """Raise ValueError for a row that is none, or one distilled by KL that is not distilled."""
+    if row == TEACHER_OUTPUTS:
+        return
+    method = get_method(row.removesuffix(BY_KL))
+    if row.endswith(BY_KL) and not method.distils:
+        raise ValueError(f"{row}: {method.name} learns from no teacher, by KL or otherwise")
+
+
+def check_jobs(jobs: Iterable[Job]) -> None:
+    """Check all that is not done before the first job begins, see `preflight`.
+
+    Raises:
+        ValueError: Where anything is wrong; the message lists all of it.
+        OSError: Where a single thing is wrong, a file or the disk.
+    """
+    groups: dict[tuple[str, str], list[Job]] = {}
+    for job in jobs:
+        if not job.done:
+            groups.setdefault((job.language, job.size), []).append(job)
+
+    problems: list[Exception] = []
+    for group in groups.values():
+        try:
+            lab = Lab(group[0].settings())
+        except (ValueError, OSError) as error:
+            problems.append(error)
+            continue
+        problems += find_problems(lab, [_step_of(lab, job) for job in group])
+    raise_problems(problems)
+
+
+def _step_of(lab: Lab, job: Job) -> Step:
+    """Return what a job computes."""
+    if job.row == TEACHER_OUTPUTS:
+        return Step(None)
+    return Step(job.method, job.changes, tuple(test.key for test in _tests_of(lab, job)))
+
+
+def _tests_of(lab: Lab, job: Job) -> list[TestSet]:
+    """Return the tests that a job scores."""
+    if job.row == TEACHER_OUTPUTS:
+        return []
+    return [test for test in lab.test_sets.values() if test.name in TESTS]
 
 
 def run_job(job: Job) -> None:
@@ -243,6 +321,10 @@ def run_job(job: Job) -> None:
                     f"{job.name} needs {', '.join(missing)}, which is not done: run that first"
                 )
             write_json(job.folder / "results.json", _work(job))
+        except KeyboardInterrupt as error:
+            number = error.number if isinstance(error, Stopped) else signal.SIGINT
+            job.note("killed", exit_code=128 + number, error="stopped: `run` goes on from there")
+            raise
         except BaseException as error:
             text = traceback.format_exception_only(error)[-1].strip()
             job.note("failed", exit_code=1, error=text.splitlines()[-1])
@@ -253,9 +335,8 @@ def run_job(job: Job) -> None:
 def _work(job: Job) -> dict:
     """Do the job; return its rows of `score` and the run metadata, as "record"."""
     lab = Lab(job.settings())
-    tests = []
-    if job.row != TEACHER_OUTPUTS:
-        tests = [test for test in lab.test_sets.values() if test.name in TESTS]
+    tests = _tests_of(lab, job)
+    raise_problems(find_problems(lab, [_step_of(lab, job)]))
     about = {"row": job.row, "train_clips": job.clips or lab.preset.train_clips or 0}  # 0: all
 
     rows = []

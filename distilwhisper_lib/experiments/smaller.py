@@ -7,6 +7,7 @@ with its run metadata; a stopped run goes on.
 import argparse
 import importlib.util
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -21,9 +22,11 @@ from ..evaluation.scoring import count_errors, paired_difference, summarise
 from ..evaluation.transcription import transcribe
 from ..lab.comparison import counts
 from ..lab.lab import Lab
+from ..lab.preflight import preflight
 from ..method.languages import set_language
 from ..method.loading import load_experts
 from ..method.storage import save_experts
+from ..programs import run_program
 from .study import LOW_RANK, OURS, POOLED, write_study
 
 FORMS = {
@@ -145,17 +148,22 @@ def _scores(lab: Lab, predictions: list[str], base: pd.DataFrame) -> dict:
     return summarise(errors) | paired_difference(errors, base)
 
 
-def main() -> None:
-    """Score all forms from the command line."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Score all forms from the command line.
+
+    Args:
+        arguments: Of the command line; None: those of this process.
+    """
     parser = argparse.ArgumentParser(
         prog="make smaller",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--preset", help="default: the variable LAB_PRESET, else laptop")
-    arguments = parser.parse_args()
-    print(smaller(Lab(arguments.preset)).to_string(index=False))
+    lab = Lab(parser.parse_args(arguments).preset)
+    preflight(lab, dict.fromkeys(name for name, _ in TRAININGS), [_test(lab)])
+    print(smaller(lab).to_string(index=False))
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

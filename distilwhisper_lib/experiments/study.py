@@ -1,22 +1,24 @@
 """`make study ARGS=...`: tuning on validation, one change at a time, and more seeds.
 
-    tune      three learning rates for every method, around the preset's, scored on the validation
-    split fidelity  the pooled budget corrected, as released, and with each difference between the
-    two alone, on validation;
-              with --systems lora the same of LoRA
+    tune      three learning rates for every method, around the preset's, scored on the
+              validation split
+    fidelity  the pooled budget corrected, as released, and with each difference between the two
+              alone, on validation; with --systems lora the same of LoRA
     top-k     our variant on the teacher's most likely tokens, and on all of them, on validation
-    variants  our variant with one setting of gates or loss changed at a time, on the validation
-    split too seeds     every method with further seeds, scored on the whole tests of both domains
+    variants  our variant with one setting of gates or loss changed at a time, on validation too
+    seeds     every method with further seeds, scored on the whole tests of both domains
 
 Runs are kept like the course's own, so that a stopped study goes on and the course reuses what
 fits.
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import pandas as pd
 
+from ..checks import check_number
 from ..evaluation.scoring import count_errors, paired_difference, summarise
 from ..evaluation.testsets import DOMAINS
 from ..fidelity import FIDELITIES, Fidelity
@@ -24,8 +26,10 @@ from ..files import atomic_file, write_json
 from ..lab.comparison import counts, paired, score
 from ..lab.lab import Lab
 from ..lab.metadata import run_metadata
+from ..lab.preflight import preflight
 from ..method.losses import labelled
-from ..presets import Preset, get_preset
+from ..presets import LARGEST_SEED, Preset, get_preset
+from ..programs import number_option, run_program
 from ..training.methods import get_method, trained_methods
 from ..whisper.logits import teacher_forced_logits
 
@@ -75,7 +79,15 @@ class Trial:
 
 
 def tune(lab: Lab, names: list[str], factors: tuple[float, ...] = FACTORS) -> pd.DataFrame:
-    """Train every method at learning rates around its own; return the scores on validation."""
+    """Train every method at learning rates around its own; return the scores on validation.
+
+    Args:
+        lab: Where runs are kept.
+        names: Of methods.
+        factors: Of each method's learning rate, numbers above 0.
+    """
+    for factor in factors:
+        check_number("a factor of the learning rate", factor, above=0)
     rows = []
     for name in names:
         for factor in factors:
@@ -230,7 +242,9 @@ def seeds(lab: Lab, names: list[str], numbers: list[int]) -> pd.DataFrame:
     Returns:
         A row of scores per seed and domain.
     """
-    domains = [key for key, test in lab.test_sets.items() if test.name in DOMAINS]
+    for seed in numbers:
+        check_number("a seed", seed, low=0, high=LARGEST_SEED, whole=True)
+    domains = tests_of(lab, "seeds")
     rows = []
     curves = []
     for seed in numbers:
@@ -264,8 +278,12 @@ def write_study(lab: Lab, name: str, rows: list[dict]) -> None:
     write_json(folder / f"{name}.json", run_metadata(lab.preset, lab.steps(), {}, {}))
 
 
-def main() -> None:
-    """Run a study from the command line."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a study from the command line.
+
+    Args:
+        arguments: Of the command line; None: those of this process.
+    """
     parser = argparse.ArgumentParser(
         prog="make study ARGS=...",
         description=__doc__,
@@ -276,25 +294,58 @@ def main() -> None:
     parser.add_argument(
         "--systems", nargs="+", help="names of methods; else all, for fidelity the pooled budget"
     )
-    parser.add_argument("--seeds", nargs="*", type=int, default=[77, 78, 79])
-    parser.add_argument("--epochs", type=int, help="instead of the preset's")
-    arguments = parser.parse_args()
+    seed = number_option(low=0, high=LARGEST_SEED, whole=True)
+    parser.add_argument("--seeds", nargs="+", type=seed, default=[77, 78, 79])
+    epochs = number_option(low=1, whole=True)
+    parser.add_argument("--epochs", type=epochs, help="instead of the preset's")
+    given = parser.parse_args(arguments)
 
-    preset = get_preset(arguments.preset)
-    names = [get_method(name).name for name in arguments.systems or trained_methods()]
+    preset = get_preset(given.preset)
+    names = systems_of(given.study, given.systems)
     # whole tests, not the preset's share of them
-    lab = Lab(preset, epochs=arguments.epochs or preset.epochs, test_clips=None)
+    changes = {} if given.epochs is None else {"epochs": given.epochs}
+    lab = Lab(preset, test_clips=None, **changes)
+    preflight(lab, names, tests_of(lab, given.study))
+
     studies = {
         "tune": lambda: tune(lab, names),
         "variants": lambda: variants(lab),
-        "fidelity": lambda: pd.concat(
-            fidelity(lab, name) for name in arguments.systems or [POOLED]
-        ),
-        "seeds": lambda: seeds(lab, names, arguments.seeds),
+        "fidelity": lambda: pd.concat(fidelity(lab, name) for name in names),
+        "seeds": lambda: seeds(lab, names, given.seeds),
         "top-k": lambda: top_k(lab),
     }
-    print(studies[arguments.study]().to_string(index=False))
+    print(studies[given.study]().to_string(index=False))
+
+
+def systems_of(study: str, asked: list[str] | None) -> list[str]:
+    """Return the methods that a study trains.
+
+    Args:
+        study: Its name.
+        asked: Names on the command line; None: those that the study has by itself.
+
+    Raises:
+        ValueError: For an unknown method, one that is not trained, or names for a study of one
+            method alone.
+    """
+    of_ours = study in ("variants", "top-k")
+    if asked is None:
+        own = {"variants": [OURS], "top-k": [OURS], "fidelity": [POOLED]}
+        return own.get(study) or trained_methods()
+    if of_ours and asked != [OURS]:
+        raise ValueError(f"the study {study} is of {OURS} alone: leave out --systems")
+    for name in asked:
+        if not get_method(name).is_trained:
+            raise ValueError(f"{name} is not trained, so there is nothing to study in it")
+    return list(dict.fromkeys(asked))
+
+
+def tests_of(lab: Lab, study: str) -> list[str]:
+    """Return the keys of the tests that a study scores."""
+    if study != "seeds":
+        return [f"{lab.preset.language}/validation"]
+    return [key for key, test in lab.test_sets.items() if test.name in DOMAINS]
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..checks import check_number
 from ..data.corpora.loading import corpus_release, corpus_report
 from ..evaluation.scoring import (
     ERRORS,
@@ -16,16 +17,17 @@ from ..evaluation.scoring import (
     translation_scores,
 )
 from ..evaluation.testsets import DOMAINS
-from ..files import atomic_file, file_sha256, write_json
+from ..files import atomic_file, check_writable, file_sha256, one_at_a_time, write_json
 from ..method.losses import labelled
 from ..method.storage import BASE_FILE
 from ..training.methods import METHODS, Weights, compared_methods, get_method, trained_methods
 from ..training.teacher import top_k_errors
 from ..whisper.loading import find_weights
 from ..whisper.logits import teacher_forced_logits
-from ..whisper.tokens import vocabulary_map
-from .lab import Lab
+from ..whisper.tokens import language_code, vocabulary_map
+from .lab import Lab, check_changes, check_experts
 from .metadata import run_metadata
+from .preflight import Step, find_problems, raise_problems
 
 # What the others are compared with in pairs.
 FIRST = "distilwhisper"
@@ -34,7 +36,11 @@ FIRST = "distilwhisper"
 NOT_COMPARED = ("validation", "second-language")
 
 # The column `experts` of a method that has some.
-SWITCH = {True: "on", False: "off"}
+SWITCH = {True: "on", False: "off", "encoder": "encoder"}
+
+# Columns that the main table is made of.
+RATES = ["wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high"]
+NEEDED = ["system", "language", "test_set", *RATES, "loops", "normaliser"]
 
 
 def counts(lab: Lab, name: str, key: str, experts: bool | str = True, **changes) -> pd.DataFrame:
@@ -51,11 +57,13 @@ def counts(lab: Lab, name: str, key: str, experts: bool | str = True, **changes)
         A row per utterance: id, speaker, duration, text, prediction, and the columns of
         `count_errors`.
     """
+    check_experts(experts)
+    check_changes(changes)
     if get_method(name).weights is not Weights.RUN:
         changes = {}  # nothing was trained
     if changes.get("seed") == lab.preset.seed:
         changes = {field: value for field, value in changes.items() if field != "seed"}
-    asked = (name, key, experts, lab.preset.normaliser, *sorted(changes.items()))
+    asked = (name, key, experts, lab.preset.normaliser, repr(sorted(changes.items())))
 
     if asked not in lab.counted:
         table = lab.transcribe(name, key, experts, **changes)
@@ -85,13 +93,14 @@ def score(lab: Lab, name: str, key: str, experts: bool | str = True, **changes) 
         experts: As for `Lab.transcribe`.
         changes: As for `Lab.train`.
     """
+    check_experts(experts)
     test = lab.test_set(key)
     row = {
         "system": name,
         "language": test.language,
         "test_set": test.name,
         "task": test.task,
-        "experts": SWITCH.get(experts, experts) if get_method(name).has_experts else "",
+        "experts": _switch(name, experts),
         "seed": changes.get("seed", lab.preset.seed),
     }
     table = counts(lab, name, key, experts, **changes)
@@ -110,8 +119,25 @@ def score(lab: Lab, name: str, key: str, experts: bool | str = True, **changes) 
     )
 
 
+def _switch(name: str, experts: bool | str) -> str:
+    """Return the column `experts`: "on", "off", "encoder", or "" for a method without experts."""
+    return SWITCH[experts] if get_method(name).has_experts else ""
+
+
 def top_k_curve(lab: Lab, ks: tuple[int, ...] = (1, 4, 16, 64, 256, 1024)) -> pd.DataFrame:
-    """Return `top_k_errors` on a batch of validation clips: how to choose top_k."""
+    """Return `top_k_errors` on a batch of validation clips: how to choose top_k.
+
+    Args:
+        lab: With the teacher.
+        ks: Numbers of tokens kept.
+
+    Raises:
+        ValueError: For no number, or one that is not from 1 to the size of the vocabulary.
+    """
+    if not ks:
+        raise ValueError("there are no numbers of tokens: give at least one, such as ks=(256,)")
+    for k in ks:
+        check_number("k", k, low=1, high=len(lab.processor.tokenizer), whole=True)
     logits = []
     processors = {"teacher": lab.teacher_processor, "student": lab.processor}
     for name, processor in processors.items():
@@ -144,18 +170,34 @@ def plan(lab: Lab) -> list[dict]:
     return jobs
 
 
+def _steps(lab: Lab) -> list[Step]:
+    """Return what the comparison computes, for the preflight."""
+    steps = []
+    for job in plan(lab):
+        changes = {"language": job["language"]} if "language" in job else {}
+        name = job["name"] if job.get("experts", True) else "student"  # experts off: the student
+        steps.append(Step(name, changes, (job["key"],)))
+    return steps
+
+
 def compare(lab: Lab) -> pd.DataFrame:
     """Score the whole plan; write comparison.csv, paired.csv, predictions.csv and run.json.
 
     Returns:
         The scores, as `score` gives them.
+
+    Raises:
+        OSError: As `disk_errors` does, before anything is computed where it can be known.
     """
+    check_writable(lab.results)
+    raise_problems(find_problems(lab, _steps(lab)))
     table = pd.DataFrame([score(lab, **job) for job in plan(lab)])
     tables = {"comparison": table, "paired": paired(lab), "predictions": predictions(lab)}
-    for name, rows in tables.items():
-        with atomic_file(lab.results / f"{name}.csv") as part:
-            rows.round(3).to_csv(part, index=False)
-    write_run_metadata(lab)
+    with one_at_a_time(lab.results / "comparison.csv"):  # so that the files belong together
+        for name, rows in tables.items():
+            with atomic_file(lab.results / f"{name}.csv") as part:
+                rows.round(3).to_csv(part, index=False)
+        write_run_metadata(lab)
     return table
 
 
@@ -167,7 +209,7 @@ def predictions(lab: Lab) -> pd.DataFrame:
         test = lab.test_set(job["key"])
         where = {
             "system": job["name"],
-            "experts": job.get("experts", True),
+            "experts": _switch(job["name"], job.get("experts", True)),
             "language": test.language,
             "test_set": test.name,
         }
@@ -177,6 +219,7 @@ def predictions(lab: Lab) -> pd.DataFrame:
 
 def others_than(first: str) -> list[str]:
     """Return the rows that `first` is compared with in pairs: all but the teacher."""
+    get_method(first)
     return [
         name
         for name, method in compared_methods().items()
@@ -198,13 +241,31 @@ def paired(
         lab: Where predictions are kept.
         against: Names of the other methods; None: `others_than(first)`.
         first: Name of a method.
-        seeds: Over the runs with these seeds together. An utterance stays one unit of resampling,
-            its errors are summed; how far the seeds lie apart the interval does not say.
+        seeds: Over the runs with these seeds together; None: the preset's. An utterance stays one
+            unit of resampling, its errors are summed; how far the seeds lie apart the interval does
+            not say.
         tests: Names of the tests.
         changes: As for `Lab.train`, for both methods.
+
+    Raises:
+        ValueError: For an unknown method, no seeds, or none of the tests.
     """
+    if isinstance(against, str) or isinstance(tests, str):
+        raise ValueError("against and tests are lists of names: give ['lora'], not 'lora'")
     against = others_than(first) if against is None else list(against)
-    seeds = seeds or [lab.preset.seed]
+    for name in (first, *against):
+        get_method(name)  # an unknown one is told before anything is trained
+    seeds = [lab.preset.seed] if seeds is None else list(seeds)
+    if not seeds:
+        raise ValueError("there are no seeds: give at least one, or None for the preset's")
+    for seed in seeds:
+        check_number("seed", seed, low=0, whole=True)
+    known = {test.name for test in lab.test_sets.values()}
+    if not known & set(tests):
+        raise ValueError(
+            f"preset {lab.preset.name} has none of the tests {', '.join(tests)}: it has "
+            f"{', '.join(sorted(known))}"
+        )
 
     def summed(name: str, key: str) -> pd.DataFrame:
         runs = pd.concat([counts(lab, name, key, seed=seed, **changes) for seed in seeds])
@@ -228,6 +289,9 @@ def write_run_metadata(lab: Lab) -> None:
     folders = {"student": find_weights(p.student).folder}
     for name in trained_methods():
         folders[name] = lab.train(name) / "model"
+        if name == FIRST and p.second_language != p.language:
+            second = lab.train(name, p.second_language) / "model"
+            folders[f"{name} {p.second_language}"] = second
     stand_in = None if p.teacher else lab.train_teacher() / "model"
     folders["teacher"] = stand_in or find_weights(p.teacher).folder
     data, models = fingerprints(corpora, folders)
@@ -282,8 +346,28 @@ def main_table(table: pd.DataFrame, language: str) -> pd.DataFrame:
         language: Whose tests of both domains are shown.
 
     Raises:
-        ValueError: For rows scored with different text normalisers: their WERs cannot be compared.
+        ValueError: For rows scored with different text normalisers, whose WERs cannot be compared;
+            for a language without a test of either domain; for a method with several rows of one
+            test, such as those of several seeds.
     """
+    missing = [name for name in NEEDED if name not in table.columns]
+    if missing:
+        raise ValueError(f"the table lacks the columns {', '.join(missing)}: give rows of `score`")
+    language = language_code(language)
+    here = table[(table["language"] == language) & table["test_set"].isin(DOMAINS)]
+    if here.empty:
+        scored = table.loc[table["test_set"].isin(DOMAINS), "language"].unique()
+        raise ValueError(
+            f"no row of the table is of a test of {' or '.join(DOMAINS)} in {language!r}: "
+            f"languages with such tests are {', '.join(sorted(scored)) or 'none'}"
+        )
+    repeated = here[here.duplicated(["system", "test_set"])]
+    if not repeated.empty:
+        row = repeated.iloc[0]
+        raise ValueError(
+            f"{row['system']} has several rows of {language}/{row['test_set']}: choose one, by "
+            "seed or by experts"
+        )
     normalisers = sorted(table.dropna(subset=["wer", "normaliser"])["normaliser"].unique())
     if len(normalisers) > 1:
         raise ValueError(
@@ -292,9 +376,8 @@ def main_table(table: pd.DataFrame, language: str) -> pd.DataFrame:
         )
 
     wide = {}
-    for test in [test for test in DOMAINS if test in set(table["test_set"])]:
-        here = (table["language"] == language) & (table["test_set"] == test)
-        rows = table[here].set_index("system")
+    for test in [test for test in DOMAINS if test in set(here["test_set"])]:
+        rows = here[here["test_set"] == test].set_index("system")
         for rate in ("wer", "cer"):
             wide[f"{test} {rate.upper()}"] = rows.apply(_with_interval, axis=1, rate=rate)
         wide[f"{test} loops %"] = rows["loops"].map("{:.1f}".format)

@@ -7,6 +7,8 @@ table.
 import argparse
 from collections.abc import Sequence
 
+from ..programs import run_program
+
 DESCRIPTION = "Fetch weights and speech, run the notebooks in order, then print the main table."
 
 EPILOG = (
@@ -50,11 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Imported after parsing: torch, datasets and the notebooks' machinery take seconds.
     from .course_steps import make_course
 
-    try:
-        make_course(parsed.preset, parsed.only)
-    except KeyboardInterrupt:
-        raise SystemExit("\nstopped: the same command goes on from here") from None
+    make_course(parsed.preset, parsed.only)
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

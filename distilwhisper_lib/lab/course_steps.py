@@ -6,16 +6,33 @@ import time
 from pathlib import Path
 
 import pandas as pd
+from nbclient.exceptions import CellExecutionError
 
 from ..data.corpora.loading import load_corpus
 from ..data.corpora.packages import download_size
 from ..device import mixed_precision, release_memory
-from ..files import REPOSITORY, cache_dir, read_json, write_json
+from ..files import (
+    REPOSITORY,
+    cache_dir,
+    check_writable,
+    read_json,
+    resolve_folders,
+    write_json,
+)
 from ..presets import Preset
+from ..programs import GOES_ON, Failed, Stopped, is_memory_error, out_of_memory
+from ..training.methods import compared_methods
 from ..whisper.loading import load_processor, load_whisper
-from .comparison import main_table
+from .comparison import FIRST, main_table
 from .lab import Lab
-from .notebook_runner import Stopwatch, run_notebook, write_report
+from .notebook_runner import (
+    KernelDied,
+    Stopwatch,
+    failed_copy,
+    run_notebook,
+    write_report,
+)
+from .preflight import preflight
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 BEYOND = ("06", "07", "08")  # numbers of the notebooks beyond the course: they run on request only
@@ -49,13 +66,15 @@ def make_course(preset: str | None = None, only: list[str] | None = None) -> Non
     Raises:
         ValueError: For an unknown preset or number.
         OSError: Where the disk is too full.
-        CellExecutionError: Where a notebook fails.
+        Failed: Where a notebook fails.
     """
     course_notebooks(only)  # an unknown number is told before anything is fetched
+    resolve_folders()  # for the notebooks, which have another working directory
     lab = Lab(preset)
     os.environ["LAB_PRESET"] = lab.preset.name  # for the notebooks, which run in other processes
     announce(lab)
     prepare(lab)
+    check(lab, only)
     release_memory()  # for the notebooks
     run_course(lab, only)
     if not only:
@@ -120,6 +139,25 @@ def prepare(lab: Lab) -> None:
         load_corpus(test.corpus, test.language)
 
 
+def check(lab: Lab, only: list[str] | None = None) -> None:
+    """Find out before the first notebook what would stop a later one.
+
+    Args:
+        lab: At the course's preset.
+        only: Numbers of the notebooks that are to run; None: the course.
+
+    Raises:
+        ValueError: As `preflight` does, and OSError.
+    """
+    check_writable(lab.results)
+    if only is None:
+        preflight(lab, compared_methods())
+        second = lab.preset.second_language
+        preflight(lab, [FIRST], [f"{second}/second-language"], second)
+    else:  # what a notebook trains, it checks itself
+        preflight(lab, ["student"], [f"{lab.preset.language}/in-domain"])
+
+
 # ---- the notebooks
 
 
@@ -163,7 +201,11 @@ def run_course(lab: Lab, only: list[str] | None = None) -> None:
         print(f"[{index + 1}/{len(paths)}] {path.stem}{time_left}", flush=True)
 
         watch = Stopwatch(lab.results / "timing-so-far.json", path.stem)
-        if not run_notebook(path, folder, watch):
+        try:
+            has_run = run_notebook(path, folder, watch)
+        except (CellExecutionError, KernelDied) as error:
+            raise _failed(error, path, folder) from error
+        if not has_run:
             continue  # it has run before
         seconds = watch.stop()
         spent[path.stem] = seconds
@@ -171,6 +213,33 @@ def run_course(lab: Lab, only: list[str] | None = None) -> None:
         write_json(timing, read_json(timing) | spent)
         # The padding at the end covers the last progress bar.
         print(f"\r  done in {seconds / 60:.1f} min: {folder / path.name} {'':<60}", flush=True)
+
+
+def _failed(error: CellExecutionError | KernelDied, path: Path, folder: Path) -> BaseException:
+    """Return the error that a reader is told when a notebook has failed.
+
+    Args:
+        error: Of the runner.
+        path: The notebook.
+        folder: Of the executed notebooks.
+    """
+    if isinstance(error, KernelDied):
+        if error.exit_status == -9:
+            who = f"the kernel of {path.stem} was killed, most likely because memory ran out"
+            return Failed(out_of_memory(who))
+        return Failed(
+            f"the kernel of {path.stem} has ended (exit status {error.exit_status}): {GOES_ON}"
+        )
+
+    if error.ename in ("KeyboardInterrupt", "Stopped"):
+        return Stopped()  # the kernel alone was interrupted
+    if is_memory_error(error.ename, error.evalue):
+        return Failed(out_of_memory(f"{path.stem} has run out of memory"))
+    return Failed(
+        f"{path.stem} has failed: {error.ename}: {error.evalue}\n"
+        f"the notebook with the error: {failed_copy(path, folder)}; once that is put right, "
+        f"{GOES_ON}"
+    )
 
 
 def _expected_seconds(lab: Lab) -> dict[str, float]:

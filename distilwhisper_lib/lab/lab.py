@@ -1,8 +1,9 @@
 """The laboratory of the notebooks: data, models, trainings and predictions, each computed once."""
 
 import gc
+import os
 import warnings
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,17 +11,28 @@ import pandas as pd
 import torch
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
+from ..checks import check_choice, check_flag, check_number
 from ..data.batches import Clips, Collator, JoinedClips
 from ..data.corpora.loading import held_out_lead, load_corpus, select
 from ..device import describe_machine, mixed_precision, pick_device, release_memory
 from ..evaluation.testsets import CHANGES, TestSet, corpus_of, test_sets
 from ..evaluation.transcription import stored_predictions, transcribe
 from ..fidelity import LABELS, Fidelity, get_fidelity
-from ..files import cache_dir, read_json, results_dir, short_hash
+from ..files import (
+    cache_dir,
+    can_write,
+    check_writable,
+    one_at_a_time,
+    read_json,
+    results_dir,
+    short_hash,
+)
 from ..method.blocks import clsr_blocks
+from ..method.experts import ExpertSettings
 from ..method.languages import get_language, set_language
 from ..presets import Preset, get_preset
 from ..training.config import (
+    OWN_FIELDS,
     Decoding,
     ModelIdentity,
     Optimisation,
@@ -29,6 +41,8 @@ from ..training.config import (
     identify,
 )
 from ..training.methods import Method, Weights, get_method
+from ..training.objective import Objective
+from ..training.stored import stored_run
 from ..training.teacher import (
     TeacherDistributions,
     cache_teacher_distributions,
@@ -37,10 +51,55 @@ from ..training.teacher import (
 )
 from ..training.trainer import train_run
 from ..whisper.loading import load_processor, load_whisper
-from ..whisper.tokens import MOST_TOKENS, encode_labels
-from .metadata import read_steps, timed_step
+from ..whisper.tokens import MOST_TOKENS, encode_labels, language_code
+from .metadata import note_missing_step, overridden_of, read_steps, timed_step
+from .preflight import preflight
+from .reasons import tell_changed_clips, tell_why_trained, tell_why_transcribed
 
 EXPERTS = (True, False, "encoder")  # which experts a prediction uses: all, none, the encoder's
+
+
+def check_experts(experts: bool | str) -> None:
+    """Raise ValueError unless `experts` is True, False or "encoder"; 1 and "off" are neither."""
+    if not (isinstance(experts, bool) or experts == "encoder"):
+        raise ValueError(f"unknown experts {experts!r}: one of {', '.join(map(repr, EXPERTS))}")
+
+
+def check_changes(changes: dict) -> None:
+    """Raise ValueError for a name that is no setting of any training.
+
+    A method that is not trained takes no settings: without this, a slip would go unnoticed there.
+    """
+    parts = (Objective, Optimisation, ExpertSettings)
+    known = [field.name for part in parts for field in fields(part)]
+    for name in changes:
+        check_choice("a setting of a training", name, ["language", *OWN_FIELDS, *known])
+
+
+def check_limit(limit: int | None) -> None:
+    """Raise ValueError unless `limit` is None or a number of clips."""
+    if limit is not None:
+        check_number("limit", limit, low=1, whole=True)
+
+
+def _changed_preset(preset: Preset, changes: dict) -> Preset:
+    """Return a preset with other values of its fields, its languages as codes.
+
+    Raises:
+        ValueError: For an unknown field or language.
+    """
+    known = [field.name for field in fields(Preset)]
+    unknown = sorted(set(changes) - set(known))
+    if unknown:
+        raise ValueError(
+            f"a preset has no setting {', '.join(unknown)}: it has {', '.join(known)}; settings of "
+            "a single training, such as hard, go to lab.train"
+        )
+    changed = replace(preset, **changes)
+    languages = {
+        name: language_code(getattr(changed, name)) for name in ("language", "second_language")
+    }
+    return replace(changed, **languages)
 
 
 class Lab:
@@ -52,12 +111,15 @@ class Lab:
 
     Args:
         preset: A preset or its name; None: the one that LAB_PRESET names.
-        changes: Fields of the preset with other values.
+        changes: Fields of the preset with other values. Languages by code or name.
+
+    Raises:
+        ValueError: For an unknown preset, field or language, or a value out of range.
     """
 
     def __init__(self, preset: str | Preset | None = None, **changes):
         base = preset if isinstance(preset, Preset) else get_preset(preset)
-        self.preset: Preset = replace(base, **changes)
+        self.preset: Preset = _changed_preset(base, changes)
         self.fidelity: Fidelity = get_fidelity(self.preset.fidelity)
         self.device: torch.device = pick_device()
         self.folder: Path = cache_dir() / "runs" / self.preset.name
@@ -104,8 +166,18 @@ class Lab:
 
     @property
     def precision(self) -> str:
-        """Mixed precision of training and transcription: "bf16", "fp16" or "no"."""
-        return mixed_precision(self.device)
+        """Mixed precision of training and transcription: "bf16", "fp16" or "no".
+
+        It is part of every result's name. Of results that cannot be added to, because another owner
+        shares them as a read-only folder, it is theirs, whatever this processor computes in.
+        """
+        own = mixed_precision(self.device)
+        if os.environ.get("LAB_PRECISION") or can_write(self.folder):
+            return own
+        runs = sorted((self.folder / "runs").glob("*/run.json"))
+        made = [read_json(path).get("config", {}).get("precision") for path in runs]
+        known = [precision for precision in made if precision]
+        return own if own in known or not known else known[0]
 
     def rows(self, split: str, language: str | None = None, limit: int | None = None):
         """Return a split as a Dataset.
@@ -115,11 +187,16 @@ class Lab:
             language: Code; None: the preset's first.
             limit: At most how many clips.
         """
-        language = language or self.preset.language
+        check_limit(limit)
+        language = self._language(language)
         dataset = self._dataset(corpus_of(self.preset, language), language)
         if split in ("teacher", "train", "validation"):
             dataset = self._trainable(dataset, split, language)
         return select(dataset, split, limit)
+
+    def _language(self, language: str | None) -> str:
+        """Return the code of a language; None: the preset's first."""
+        return self.preset.language if language is None else language_code(language)
 
     def _trainable(self, dataset, split: str, language: str):
         """Leave out clips over max_train_seconds and, with a warning, labels of too many tokens."""
@@ -168,7 +245,8 @@ class Lab:
             processor: The student's unless given; clips of another one are not kept in memory.
             fidelity: By which labels are made; None: the preset's.
         """
-        language = language or self.preset.language
+        check_limit(limit)
+        language = self._language(language)
         fidelity = fidelity or self.fidelity
         if processor not in (None, self.processor):
             return Clips(self.rows(split, language, limit), processor, language, fidelity=fidelity)
@@ -181,7 +259,7 @@ class Lab:
 
     def test_set(self, key: str) -> TestSet:
         """Return a test by its key; raises ValueError with the known keys."""
-        if key not in self.test_sets:
+        if not isinstance(key, str) or key not in self.test_sets:
             raise ValueError(f"unknown test set {key!r}: one of {', '.join(self.test_sets)}")
         return self.test_sets[key]
 
@@ -240,6 +318,11 @@ class Lab:
         """The same of the preset's teacher; None where a stand-in is trained."""
         return identify(self.preset.teacher) if self.preset.teacher else None
 
+    @cached_property
+    def overridden(self) -> dict[str, dict]:
+        """Settings of generation that checkpoints have and evaluation does not use, by role."""
+        return overridden_of(self.preset)
+
     def student(self) -> WhisperForConditionalGeneration:
         """Return a fresh copy of the student."""
         return load_whisper(self.preset.student).to(self.device)
@@ -250,6 +333,7 @@ class Lab:
         Args:
             half: In half precision where there is a GPU: large-v2 and large-v3 then take 3.1 GB.
         """
+        check_flag("half", half)
         name = self.preset.teacher or str(self.train_teacher() / "model")
         dtype = torch.float16 if half and self.device.type == "cuda" else torch.float32
         return load_whisper(name, dtype=dtype).to(self.device)
@@ -262,6 +346,7 @@ class Lab:
             changes: As for `train`.
         """
         method = get_method(name)
+        check_changes(changes)
         if method.weights is Weights.STUDENT:
             return self.student()
         if method.weights is Weights.TEACHER:
@@ -291,7 +376,7 @@ class Lab:
         method = get_method(name)
         if method.weights is Weights.STUDENT:
             raise ValueError(f"{name} is not trained")
-        language = language or p.language
+        language = self._language(language)
         is_teacher = method.weights is Weights.TEACHER
         fidelity = Fidelity() if is_teacher else self.fidelity
         rate = changes.pop("learning_rate", None)
@@ -337,7 +422,10 @@ class Lab:
                 and any other field of `Optimisation`, `Objective` or, with experts,
                 `ExpertSettings`.
         """
-        return self._train(self.run_config(name, language, **changes))
+        config = self.run_config(name, language, **changes)
+        if not stored_run(self.folder / "runs" / config.name):
+            preflight(self, [name], [], language, **changes)
+        return self._train(config)
 
     def train_teacher(self) -> Path:
         """Fine-tune the stand-in teacher, or return the folder of the run that exists.
@@ -362,22 +450,29 @@ class Lab:
         self.used.add(folder.name)
         if config.teacher is not None:
             self.used.add(config.teacher)
-        if (folder / "run.json").exists():
+        if stored_run(folder):
+            step = f"train {config.method} {config.data.language}"
+            note_missing_step(self.folder, step, folder)
             return folder
 
+        check_writable(folder.parent)
+        tell_why_trained(folder, config)
         teacher = None
         if config.objective.distils:
             teacher = self.teacher_distributions(config.data.language, config.objective.temperature)
 
-        p = self.preset
-        language = config.data.language
-        clips = self._training_clips(get_method(config.method), language)
-        validation = self.clips(
-            "validation", language, p.validation_clips, fidelity=config.fidelity
-        )
-        self._held = None  # no second model in memory
-        with timed_step(self.folder, f"train {config.method} {language}", folder.name):
-            train_run(config, folder, clips, validation, self.train_collator, teacher)
+        with one_at_a_time(folder):
+            if stored_run(folder):  # another process has made it
+                return folder
+            p = self.preset
+            language = config.data.language
+            clips = self._training_clips(get_method(config.method), language)
+            validation = self.clips(
+                "validation", language, p.validation_clips, fidelity=config.fidelity
+            )
+            self._held = None  # no second model in memory
+            with timed_step(self.folder, f"train {config.method} {language}", folder.name):
+                train_run(config, folder, clips, validation, self.train_collator, teacher)
         gc.collect()  # a Trainer refers to itself: its model and Adam's states would stay
         release_memory()
         return folder
@@ -399,18 +494,31 @@ class Lab:
             language: Code; None: the preset's first.
             temperature: By which the teacher's logits are divided.
         """
-        p = self.preset
-        language = language or p.language
+        check_number("temperature", temperature, above=0)
+        language = self._language(language)
         folder = self._distributions_folder(language, temperature)
         self.used.add(folder.name)
 
-        clips = self.clips("train", language, p.train_clips)
+        clips = self.clips("train", language, self.preset.train_clips)
         digests = dict(zip(clips.ids, clips.digests, strict=True))
         if digests.items() <= stored_clips(folder):
             return TeacherDistributions(folder, digests)
 
-        self._held = None  # no second model in memory
+        check_writable(folder)
+        with one_at_a_time(folder):
+            stored = stored_clips(folder)
+            if digests.items() <= stored:  # another process has made them
+                return TeacherDistributions(folder, digests)
+            tell_changed_clips(f"teacher outputs {language}", dict(stored), digests)
+            return self._compute_distributions(folder, language, temperature)
+
+    def _compute_distributions(
+        self, folder: Path, language: str, temperature: float
+    ) -> TeacherDistributions:
+        """Run the teacher on the training clips whose distributions a folder lacks."""
+        p = self.preset
         own = self.teacher_processor
+        self._held = None  # no second model in memory
         with timed_step(self.folder, f"teacher outputs {language}", folder.name):
             return cache_teacher_distributions(
                 self.teacher(half=True),
@@ -462,16 +570,15 @@ class Lab:
         Returns:
             Columns id and prediction.
         """
-        if experts not in EXPERTS:
-            raise ValueError(f"unknown experts {experts!r}: one of {', '.join(map(repr, EXPERTS))}")
+        check_experts(experts)
+        check_changes(changes)
         test = self.test_set(key)
         method = get_method(name)
-        if method.has_experts and not experts:
+        if method.has_experts and experts is False:
             return self.transcribe("student", key)
         encoder_alone = method.has_experts and experts == "encoder"
 
-        processor = self._processor_of(method)
-        clips = self.test_clips(key, processor)
+        clips = self.test_clips(key, self._processor_of(method))
         result = self._predictions_name(name, test, clips, encoder_alone, changes)
         path = self.folder / "predictions" / result
         self.used.add(result)
@@ -479,30 +586,51 @@ class Lab:
         if table is not None:
             return table
 
-        with timed_step(self.folder, f"transcribe {name} {key}", result):
-            model = self._held_model(name, changes)
-            decoder_blocks = clsr_blocks(model)[model.config.encoder_layers :]
-            shut = {get_language(model): False} if encoder_alone else {}
-            for block in decoder_blocks:
-                block.constant_gates = dict(shut)
-            table = transcribe(
-                model,
-                clips,
-                replace(self.collator, tokenizer=processor.tokenizer),
-                self.decoding,
-                path,
-                test.language,
-                test.task,
-                f"{name}: {key}",
-            )
+        label = f"transcribe {name} {key}"
+        check_writable(path.parent)
+        with one_at_a_time(path):
+            table = stored_predictions(clips, path)
+            if table is not None:  # another process has made it
+                return table
+            tell_why_transcribed(path, label, clips)
+            with timed_step(self.folder, label, result):
+                table = self._compute_predictions(name, test, clips, path, encoder_alone, changes)
         clips.forget_features()  # the clips of a test stay in memory, for their texts
         return table
 
+    def _compute_predictions(
+        self, name: str, test: TestSet, clips: Clips, path: Path, encoder_alone: bool, changes: dict
+    ) -> pd.DataFrame:
+        """Transcribe a test with a method's model, and write the predictions to `path`."""
+        model = self._held_model(name, changes)
+        decoder_blocks = clsr_blocks(model)[model.config.encoder_layers :]
+        shut = {get_language(model): False} if encoder_alone else {}
+        for block in decoder_blocks:
+            block.constant_gates = dict(shut)
+        processor = self._processor_of(get_method(name))
+        return transcribe(
+            model,
+            clips,
+            replace(self.collator, tokenizer=processor.tokenizer),
+            self.decoding,
+            path,
+            test.language,
+            test.task,
+            f"{name}: {test.key}",
+        )
+
     def is_transcribed(self, name: str, key: str, **changes) -> bool:
-        """Return whether `transcribe` has its predictions on disk, so that nothing is computed."""
-        clips = self.test_clips(key, self._processor_of(get_method(name)))
-        result = self._predictions_name(name, self.test_set(key), clips, False, changes)
-        return stored_predictions(clips, self.folder / "predictions" / result) is not None
+        """Return whether `transcribe` has its predictions on disk; nothing is computed."""
+        test = self.test_set(key)
+        method = get_method(name)
+        clips = self.test_clips(key, self._processor_of(method))
+        run = self._run_of(method, changes)
+        if run is not None and not stored_run(self.folder / "runs" / run.name):
+            return False
+        weights = run.name if run is not None else self._weights_name(name, changes)
+        file = self._predictions_file(method, test, clips, False)
+        path = self.folder / "predictions" / weights / file
+        return stored_predictions(clips, path) is not None
 
     def _processor_of(self, method: Method):
         """Return the processor of the Whisper that a method is scored with."""
@@ -512,6 +640,13 @@ class Lab:
         self, name: str, test: TestSet, clips: Clips, encoder_alone: bool, changes: dict
     ) -> str:
         """Return the name on disk that predictions have, by all that they depend on."""
+        weights = self._weights_name(name, changes)
+        return f"{weights}/{self._predictions_file(get_method(name), test, clips, encoder_alone)}"
+
+    def _predictions_file(
+        self, method: Method, test: TestSet, clips: Clips, encoder_alone: bool
+    ) -> str:
+        """Return the name of a file of predictions, by all that they depend on but the weights."""
         p = self.preset
         depends = {
             "clips": clips.digests,
@@ -523,19 +658,33 @@ class Lab:
             "encoder_alone": encoder_alone,
             "precision": self.precision,
         }
-        weights = self._weights_name(name, changes)
-        return f"{weights}/{test.language}-{test.name}-{short_hash(depends)}.csv"
+        is_teacher = method.weights is Weights.TEACHER and p.teacher is not None
+        overridden = self.overridden.get("teacher" if is_teacher else "student")
+        if overridden:  # earlier versions decoded by these
+            depends["overridden"] = overridden
+        return f"{test.language}-{test.name}-{short_hash(depends)}.csv"
+
+    def _run_of(self, method: Method, changes: dict) -> RunConfig | None:
+        """Return the run that a method's weights come from; None for a checkpoint's."""
+        if method.weights is Weights.RUN:
+            return self.run_config(method.name, **changes)
+        if method.weights is Weights.TEACHER and self.preset.teacher is None:
+            return self.run_config("teacher")
+        return None
 
     def _weights_name(self, name: str, changes: dict) -> str:
-        """Return a name that changes with a method's weights: the run's, or the checkpoint's."""
-        weights = get_method(name).weights
-        if weights is Weights.RUN:
-            return self._train(self.run_config(name, **changes)).name
-        is_student = weights is Weights.STUDENT
-        identity = self.student_identity if is_student else self.teacher_identity
-        if identity is None:
-            return self.train_teacher().name
-        return f"{weights.value}-{short_hash(identity.content)}"
+        """Return a name that changes with a method's weights: the run's, or the checkpoint's.
+
+        The run is trained where that has not been done.
+        """
+        method = get_method(name)
+        run = self._run_of(method, changes)
+        if run is not None:
+            return self._train(run).name
+        identity = self.student_identity
+        if method.weights is Weights.TEACHER and self.teacher_identity is not None:
+            identity = self.teacher_identity
+        return f"{method.weights.value}-{short_hash(identity.content)}"
 
     def _held_model(self, name: str, changes: dict):
         """Return the model, keeping the latest one in memory: tests come one after another."""

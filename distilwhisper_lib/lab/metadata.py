@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,8 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ..device import RANK, describe_machine, peak_memory_gb, pick_device, reset_peak_memory
-from ..files import REPOSITORY
+from ..evaluation.greedy import overridden_in
+from ..files import REPOSITORY, can_write, disk_errors, read_json
 from ..presets import Preset
+from ..training.config import identify
+from ..whisper.hub import REVISIONS
+from ..whisper.loading import find_weights
 
 PACKAGES = (
     "torch",
@@ -24,6 +29,8 @@ PACKAGES = (
     "soundfile",
     "numpy",
 )
+
+_STEP = {"step", "result", "seconds", "peak_memory_gb"}  # what is noted of a step
 
 
 @contextlib.contextmanager
@@ -45,22 +52,70 @@ def timed_step(folder: Path, name: str, result: str) -> Iterator[None]:
         "seconds": round(time.perf_counter() - began, 1),
         "peak_memory_gb": round(peak_memory_gb(device), 2),
     }
-    if RANK:  # of several processes the first notes it
+    if not RANK:  # of several processes the first notes it
+        _append_line(folder / "steps.jsonl", json.dumps(row))
+
+
+def note_missing_step(folder: Path, name: str, run: Path) -> None:
+    """Note the step of a finished run by its run.json, where a kill came before `timed_step` could.
+
+    Args:
+        folder: Of a lab's runs.
+        name: Of the step.
+        run: The run's folder.
+    """
+    if RANK or read_steps(folder, {run.name}) or not can_write(folder):
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "steps.jsonl", "a") as lines:
-        lines.write(json.dumps(row) + "\n")
+    facts = read_json(run / "run.json")
+    row = {"step": name, "result": run.name}
+    row |= {key: facts.get(key) for key in ("seconds", "peak_memory_gb")}
+    _append_line(folder / "steps.jsonl", json.dumps(row))
+
+
+def _append_line(path: Path, line: str) -> None:
+    """Append a line to a file, by one write; after a line that was cut off by a kill, a new one."""
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+b", buffering=0) as lines:
+            cut_off = False
+            if lines.tell():
+                lines.seek(-1, os.SEEK_END)
+                cut_off = lines.read(1) != b"\n"
+            lines.write(("\n" * cut_off + line + "\n").encode())
 
 
 def read_steps(folder: Path, results: set[str]) -> list[dict]:
-    """Return what `timed_step` has noted of these results; a line cut off by a kill is left out."""
+    """Return what `timed_step` has noted of these results; damaged lines are left out."""
     path = folder / "steps.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
     rows = []
     for line in lines:
-        with contextlib.suppress(json.JSONDecodeError):
+        with contextlib.suppress(ValueError, RecursionError):
             rows.append(json.loads(line))
-    return [row for row in rows if row["result"] in results]
+    whole = [row for row in rows if isinstance(row, dict) and row.keys() >= _STEP]
+    return [row for row in whole if str(row["result"]) in results]
+
+
+def overridden_of(preset: Preset) -> dict[str, dict]:
+    """Return the settings of generation that checkpoints have and evaluation does not use.
+
+    Args:
+        preset: Names the checkpoints. Those that this kit pins to a commit are known to have none
+            that matter, and are not fetched for it.
+
+    Returns:
+        Settings by name, for "student" and "teacher"; a checkpoint without any is left out.
+    """
+    found = {}
+    for role, name in {"student": preset.student, "teacher": preset.teacher}.items():
+        if name is None or (name in REVISIONS and not Path(name).expanduser().is_dir()):
+            continue
+        settings = overridden_in(find_weights(name).folder)
+        # `generate` ignores them where it is told language and task, as here
+        settings.pop("forced_decoder_ids", None)
+        if settings:
+            found[role] = settings
+    return found
 
 
 def commit() -> str | None:
@@ -90,12 +145,16 @@ def run_metadata(preset: Preset, steps: list[dict], data: dict, models: dict) ->
         data: Fingerprint by corpus and language.
         models: SHA-256 of each file of weights, by role.
     """
+    weights = {"student": identify(preset.student).content}
+    if preset.teacher:
+        weights["teacher"] = identify(preset.teacher).content
     decoding = {
         "greedy": True,
         "timestamps": False,
         "fallback": False,
         "max_new_tokens": preset.max_new_tokens,
         "window_margin_seconds": preset.margin_seconds,
+        "overridden": overridden_of(preset),
     }
     return {
         "commit": commit(),
@@ -103,6 +162,7 @@ def run_metadata(preset: Preset, steps: list[dict], data: dict, models: dict) ->
         "versions": {name: version(name) for name in PACKAGES},
         "preset": asdict(preset),
         "decoding": decoding,
+        "weights": weights,
         "data": data,
         "models": models,
         "steps": steps,

@@ -1,16 +1,29 @@
 """Run notebooks from the terminal: a stopwatch that continues, the runner, the report."""
 
+import asyncio
+import atexit
+import contextlib
 import hashlib
+import logging
 import sys
+import threading
 import time
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbclient.util import run_sync
 from nbconvert import HTMLExporter
 
-from ..files import atomic_file, read_json, write_json
+from ..files import atomic_file, read_json, resolve_folders, write_json
+
+# nbclient logs what it raises as well.
+SILENT = logging.getLogger(f"{__name__}.nbclient")
+SILENT.addHandler(logging.NullHandler())
+SILENT.propagate = False
+
+PATIENCE = 10  # seconds in which a stopped kernel is waited for
 
 BAR_WIDTH = 110  # columns of a progress bar on the terminal
 
@@ -60,9 +73,13 @@ class Runner(NotebookClient):
 
     Attributes:
         watch: Called at every output of the notebook; None for none.
+        exit_status: Of a kernel that has ended by itself: negative for a signal; None else.
     """
 
     watch: Stopwatch | None = None
+    exit_status: int | None = None
+    _loop: asyncio.AbstractEventLoop | None = None
+    _task: asyncio.Task | None = None
 
     def output(self, outs, msg, display_id, cell_index):
         """Pass progress bars on to the terminal, as one line that is overwritten."""
@@ -73,6 +90,86 @@ class Runner(NotebookClient):
             line = content["text"].rstrip().rsplit("\r", 1)[-1]
             print(f"\r  {line[:BAR_WIDTH]:<{BAR_WIDTH}}", end="", file=sys.stderr, flush=True)
         return super().output(outs, msg, display_id, cell_index)
+
+    async def async_execute(self, reset_kc=False, **kwargs):
+        """Execute the notebook, and remember what `stop` needs."""
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        return await super().async_execute(reset_kc, **kwargs)
+
+    execute = run_sync(async_execute)
+
+    async def _async_check_alive(self):
+        try:
+            await super()._async_check_alive()
+        except DeadKernelError:
+            process = getattr(self.km.provisioner, "process", None)
+            self.exit_status = process.poll() if process is not None else None
+            raise
+
+    def stop(self) -> None:
+        """End the execution, from another thread; the kernel is killed."""
+        self.shutdown_kernel = "immediate"
+        if self._loop is not None and self._task is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(self._task.cancel)
+
+    def kill(self) -> None:
+        """Kill the kernel where it is still there."""
+        atexit.unregister(self._cleanup_kernel)
+        process = getattr(getattr(self.km, "provisioner", None), "process", None)
+        if process is not None and process.poll() is None:
+            process.kill()
+
+
+def _execute(runner: Runner) -> None:
+    """Execute a notebook on a thread of its own; what ends this thread ends the kernel too.
+
+    On the main thread nbclient would put handlers of its own in place of the program's, and leave
+    none behind: after the first notebook SIGTERM would kill the program where it stands.
+    """
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            runner.execute()
+        except BaseException as error:  # raised again below
+            errors.append(error)
+
+    thread = threading.Thread(target=work, name="notebook", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.5)  # Windows sees a signal between two waits only
+    except BaseException:
+        try:
+            runner.kill()  # first: one that is interrupted before would complain on the terminal
+            runner.stop()
+            thread.join(PATIENCE)
+        finally:
+            runner.kill()  # one that has just begun
+        raise
+    if errors:
+        raise errors[0]
+
+
+class KernelDied(RuntimeError):
+    """A notebook's kernel has ended by itself.
+
+    Attributes:
+        notebook: Its name.
+        exit_status: Of the kernel: negative for a signal; None where it is not known.
+    """
+
+    def __init__(self, notebook: str, exit_status: int | None):
+        super().__init__(f"the kernel of {notebook} has ended, exit status {exit_status}")
+        self.notebook = notebook
+        self.exit_status = exit_status
+
+
+def failed_copy(path: Path, folder: Path) -> Path:
+    """Return where the copy of a notebook is written in which a cell has failed."""
+    return (folder / path.name).with_suffix(".failed.ipynb")
 
 
 def run_notebook(path: Path, folder: Path, watch: Stopwatch | None = None) -> bool:
@@ -89,11 +186,13 @@ def run_notebook(path: Path, folder: Path, watch: Stopwatch | None = None) -> bo
     Raises:
         CellExecutionError: Where a cell fails. The notebook, with the error in it, is then in
             `folder` as <name>.failed.ipynb.
+        KernelDied: Where the kernel ends by itself, killed for memory say.
     """
+    resolve_folders()  # the kernel has another working directory
     notebook = nbformat.read(path, as_version=4)
     source = _source_hash(notebook)
     target = folder / path.name
-    failed = target.with_suffix(".failed.ipynb")
+    failed = failed_copy(path, folder)
     if target.exists():
         executed = nbformat.read(target, as_version=4)
         if executed.metadata.get("lab", {}).get("source") == source:
@@ -105,12 +204,16 @@ def run_notebook(path: Path, folder: Path, watch: Stopwatch | None = None) -> bo
         resources={"metadata": {"path": str(path.parent)}},
         extra_arguments=["--log-level=ERROR"],  # else every kernel that starts prints a warning
     )
+    runner.log = SILENT
     runner.watch = watch
     try:
-        runner.execute()
+        _execute(runner)
     except CellExecutionError:
-        nbformat.write(notebook, failed)
+        with atomic_file(failed) as temporary:
+            nbformat.write(notebook, temporary)
         raise
+    except DeadKernelError as error:
+        raise KernelDied(path.stem, runner.exit_status) from error
 
     notebook.metadata["lab"] = {"source": source}
     with atomic_file(target) as temporary:

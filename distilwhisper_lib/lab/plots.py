@@ -50,6 +50,12 @@ HIGHEST_WER = 250  # per cent; a few loops would make all other bars too short t
 WER_AXIS = "WER (%), 95 % interval"
 
 
+def _needs(things, what: str) -> None:
+    """Raise ValueError where there is nothing to draw."""
+    if len(things) == 0:
+        raise ValueError(f"there is nothing to draw: no {what}")
+
+
 # ---- audio
 
 
@@ -103,6 +109,7 @@ def plot_gap(table: pd.DataFrame) -> Figure:
         table: Rows of comparison.csv. Rows without a WER, those of translation, are left out.
     """
     table = table[table["wer"].notna()]
+    _needs(table, "rows with a WER")
     tests = list(dict.fromkeys(zip(table["language"], table["test_set"], strict=True)))
     scores = {}
     for system, rows in table.groupby("system", sort=False):
@@ -143,6 +150,7 @@ def plot_error_kinds(counts: dict[str, pd.DataFrame]) -> Figure:
     Args:
         counts: Label of a bar -> counts, as `count_errors` returns them.
     """
+    _needs(counts, "counts")
     figure, (ax,) = new_figure((9, 1.4 + 0.45 * len(counts)))
     summaries = [summarise(table) for table in counts.values()]
     totals = np.zeros(len(counts))
@@ -172,10 +180,12 @@ def plot_wer_by(counts: dict[str, pd.DataFrame], by: str = "length") -> Figure:
         by: "length" or "speaker".
 
     Raises:
-        ValueError: For another `by`.
+        ValueError: For another `by`, or without utterances that can be scored.
     """
+    _needs(counts, "counts")
     scored = {name: table.dropna(subset=["words"]) for name, table in counts.items()}
     first = next(iter(scored.values()))
+    _needs(first, "utterances that can be scored")
     groups = _groups(first, by)
 
     scores = {}
@@ -219,6 +229,10 @@ def plot_curves(logs: dict[str, list[dict]], keys: Sequence[str] = ("loss",)) ->
         logs: System -> "log" of its run.json.
         keys: What to draw: keys of the log's entries.
     """
+    if isinstance(keys, str):
+        keys = (keys,)
+    _needs(keys, "keys")
+    _needs(logs, "logs")
     columns = min(2, len(keys))
     rows = -(-len(keys) // columns)  # rounded up
     figure, axes = new_figure((9, 0.6 + 3.2 * rows), columns, rows)
@@ -257,6 +271,7 @@ def plot_gate_layers(
         budgets: Shares to mark by a line, such as the budgets of training.
         line: What these lines are called in the legend.
     """
+    _needs(shares, "shares")
     figure, axes = new_figure(WIDE, 2, sharey=True)
     for ax, stack in zip(axes, ("encoder", "decoder"), strict=True):
         depth = max(len(share[stack]) for share in shares.values())
@@ -287,6 +302,11 @@ def plot_gate_positions(matrix, tokens: list[str]) -> Figure:
         tokens: The label of each position.
     """
     matrix = np.asarray(matrix, dtype=float)
+    if matrix.ndim != 2 or matrix.shape[1] != len(tokens):
+        raise ValueError(
+            f"gates of shape {matrix.shape} do not fit {len(tokens)} tokens: (layers, positions) "
+            "is needed"
+        )
     figure, (ax,) = new_figure((9, 1.8 + 0.28 * len(matrix)))
     image = ax.imshow(np.ma.masked_invalid(matrix), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     ax.set_facecolor(MISSING)
@@ -310,6 +330,7 @@ def plot_comparison(table: pd.DataFrame, language: str) -> Figure:
     table = table[(table["language"] == language) & table["test_set"].isin(DOMAINS)]
     systems = ordered(table["system"].unique())
     tested = set(table["test_set"])
+    _needs(tested, f"rows of a test of {' or '.join(DOMAINS)} in {language!r}")
     domains = [name for name in DOMAINS if name in tested]
     figure, axes = new_figure(WIDE, len(domains), sharey=True)
     for ax, domain in zip(axes, domains, strict=True):
@@ -351,10 +372,23 @@ def forgetting_matrix(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     Returns:
         Two tables of systems x (other languages, translation), in points: the change against the
         student, and how much worse that is. In the second, forgetting is positive in all columns.
+
+    Raises:
+        ValueError: For a table without such tests, or without the student.
     """
+    table = table[table["test_set"].isin(["retention", "translation"])]
+    _needs(table, "rows of retention or translation")
+    for (name, language), rows in table.groupby(["test_set", "language"]):
+        if "student" not in set(rows["system"]):
+            raise ValueError(
+                f"the table has no row of the student on {language}/{name}, which the others are "
+                "compared with"
+            )
+    changes = pd.DataFrame(index=pd.Index(table["system"].unique(), name="system"))
     retention = table[table["test_set"] == "retention"]
-    wer = retention.pivot_table("wer", "system", "language", sort=False)
-    changes = wer - wer.loc["student"]
+    if not retention.empty:
+        wer = retention.pivot_table("wer", "system", "language", sort=False)
+        changes = wer - wer.loc["student"]
     worse = changes.copy()
 
     translation = table[table["test_set"] == "translation"]

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..checks import check_flag, check_number
+
 
 @dataclass(frozen=True)
 class ExpertSettings:
@@ -28,6 +30,9 @@ class ExpertSettings:
         hard: Gates are 0 or 1 in training too, with the gradient of soft gates (straight-through).
         always_open: The gate is bypassed: every position goes to its expert (an ablation).
         rank: Rank of the experts' difference to the shared block; 0: experts are full copies of it.
+
+    Raises:
+        ValueError: For a value of another type or out of range, also from JSON.
     """
 
     gate_dim: int = 64
@@ -38,6 +43,16 @@ class ExpertSettings:
     hard: bool = False
     always_open: bool = False
     rank: int = 0
+
+    def __post_init__(self):
+        check_number("gate_dim", self.gate_dim, low=1, whole=True)
+        check_number("expert_dropout", self.expert_dropout, low=0, below=1)
+        check_number("gate_dropout", self.gate_dropout, low=0, below=1)
+        check_number("skip_gate", self.skip_gate, low=0, high=1)
+        check_number("noise", self.noise, low=0)
+        check_flag("hard", self.hard)
+        check_flag("always_open", self.always_open)
+        check_number("rank", self.rank, low=0, whole=True)
 
 
 class Gate(nn.Module):

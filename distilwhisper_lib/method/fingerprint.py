@@ -16,6 +16,7 @@ So a copy that was rounded twice, to fp16 and then to bf16, is in general anothe
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -364,6 +365,10 @@ def write_fingerprints(path: Path, of_weights: Fingerprints) -> None:
         save_file(tensors, temporary, metadata={"weights": json.dumps(weights)})
 
 
+# What reading a damaged file of fingerprints leads to.
+DAMAGE = (AttributeError, KeyError, OverflowError, RuntimeError, TypeError, ValueError)
+
+
 def read_fingerprints(path: Path) -> Fingerprints:
     """Return the fingerprints in a file.
 
@@ -378,7 +383,7 @@ def read_fingerprints(path: Path) -> Fingerprints:
         raise FileNotFoundError(f"{path} is missing: copy the folder again")
     try:
         return _read(path)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (*DAMAGE, SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read ({error}): copy the folder again") from error
 
 
@@ -393,6 +398,10 @@ def _read(path: Path) -> Fingerprints:
     of_weights = {}
     stored = zip(weights.items(), digests.tolist(), norms, sketches, strict=True)
     for (name, weight), rows, norm, sums in stored:
+        if weight["dtype"] not in DTYPES or not torch.Size(weight["shape"]).numel():
+            raise ValueError(f"{name} cannot be of shape {weight['shape']} in {weight['dtype']!r}")
+        if not (math.isfinite(norm) and sums.isfinite().all()):
+            raise ValueError(f"the fingerprint of {name} is not finite")
         by_dtype = {dtype: bytes(row).hex() for dtype, row in zip(DTYPES, rows, strict=True)}
         shape = tuple(weight["shape"])
         of_weights[name] = WeightFingerprint(shape, weight["dtype"], by_dtype, norm, sums)

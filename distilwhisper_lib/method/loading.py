@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..whisper.checkpoint import check_finite, is_finite
 from ..whisper.tokens import language_codes
 from .attach import Model, attach_experts
 from .blocks import clsr_blocks, expert_parameters, shared_block, whisper_layers
@@ -42,8 +43,9 @@ def load_experts(
 
     Raises:
         FileNotFoundError: For a folder, repository, revision, file or language that is not there.
-        ValueError: For experts that were trained on another Whisper, or a damaged file. Folders in
-            formats 1 and 2 cannot tell in all cases: see `check_base`.
+        ValueError: For experts that were trained on another Whisper, a damaged file, or weights
+            that are not finite, also in the model's dtype. Folders in formats 1 and 2 cannot tell
+            another Whisper in all cases: see `check_base`.
         OSError: Where the hub cannot be reached.
     """
     source = str(folder)
@@ -57,7 +59,7 @@ def load_experts(
     experts: dict[str, Tensors] = {}
     differences: dict[str, set[str]] = {}
     for language in wanted:
-        tensors, of_differences = read_tensors(expert_file(folder, language))
+        tensors, of_differences = read_tensors(expert_file(folder, language), description)
         experts[language] = _of_stacks(tensors, stacks)
         differences[language] = of_differences & set(experts[language])
 
@@ -70,7 +72,23 @@ def load_experts(
         shared = shared_tensors(model, language)
         for name in differences[language]:
             tensors[name] += shared[name].float()
+        path = expert_file(folder, language)
+        check_finite(tensors.items(), str(path))
+        _check_fits_dtype(model, tensors, path)
     return attach_trained(model, settings, experts)
+
+
+def _check_fits_dtype(model: nn.Module, tensors: Tensors, path: Path) -> None:
+    """Raise ValueError where a weight would become infinite in the dtype of a model."""
+    _, _, layer = next(whisper_layers(model))
+    dtype = shared_block(layer).fc1.get_parameter("weight").dtype
+    for name, tensor in tensors.items():
+        if not is_finite(tensor.to(dtype)):
+            kind = str(dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{path}: {name} has values that {kind} does not hold: load Whisper with "
+                "dtype=torch.float32 or torch.bfloat16"
+            )
 
 
 def _of_stacks(tensors: Tensors, stacks: set[str]) -> Tensors:
@@ -183,7 +201,13 @@ def check_shapes(
         ValueError: Where they do not fit; the message compares the sizes.
     """
     for language, tensors in experts.items():
-        needed = _needed_shapes(model, settings, language)
+        try:
+            needed = _needed_shapes(model, settings, language)
+        except (RuntimeError, TypeError, OverflowError) as error:
+            raise ValueError(
+                f"the experts in {source} have settings that no model can have "
+                f"(gate_dim {settings.gate_dim}, rank {settings.rank}): copy the folder again"
+            ) from error
         found = {name: tensor.shape for name, tensor in tensors.items()}
         if found != needed:
             raise ValueError(

@@ -12,6 +12,8 @@ import math
 import torch
 from torch.nn import functional as F
 
+from ..checks import check_choice, check_number
+
 IGNORED = -100  # label of a padded position
 
 # The release's weights: 0.5 * ((CE + gate) / SIGMA_CE^2 + KD / SIGMA_KD^2).
@@ -83,7 +85,11 @@ def kl_divergence(
         teacher_logits: (N, V).
         student_logits: (N, V).
         temperature: By which both logits are divided.
+
+    Raises:
+        ValueError: For a temperature of 0 or below.
     """
+    check_number("temperature", temperature, above=0)
     log_teacher = F.log_softmax(teacher_logits.float() / temperature, -1)
     log_student = F.log_softmax(student_logits.float() / temperature, -1)
     return _kl(log_teacher, log_student).mean() * temperature**2
@@ -98,7 +104,11 @@ def js_divergence(
         teacher_logits: (N, V).
         student_logits: (N, V).
         temperature: By which both logits are divided.
+
+    Raises:
+        ValueError: For a temperature of 0 or below.
     """
+    check_number("temperature", temperature, above=0)
     log_teacher = F.log_softmax(teacher_logits.float() / temperature, -1)
     log_student = F.log_softmax(student_logits.float() / temperature, -1)
     return _js(log_teacher, log_student).mean() * temperature**2
@@ -121,7 +131,11 @@ def top_k_log_probs(
         Token ids (N, k), the student's where there is a mapping, and log-probabilities (N, k + 1).
         The last column is the log of the mass of all other tokens, so that the probabilities of a
         position still sum to one.
+
+    Raises:
+        ValueError: For a k below 1.
     """
+    check_number("k", k, low=1, whole=True)
     log_probs = F.log_softmax(logits.float(), -1)
     if mapping is None:
         top, token_ids = log_probs.topk(min(k, log_probs.shape[-1]), -1)
@@ -158,7 +172,12 @@ def top_k_divergence(
         student_logits: (N, V), not divided by the temperature.
         kind: "js" or "kl".
         temperature: By which the student's logits are divided here.
+
+    Raises:
+        ValueError: For an unknown kind, or a temperature of 0 or below.
     """
+    check_choice("kind", kind, DIVERGENCES)
+    check_number("temperature", temperature, above=0)
     log_student = F.log_softmax(student_logits.float() / temperature, -1).gather(-1, token_ids)
     log_student = torch.cat([log_student, _log_tail(log_student)], -1)  # (N, k + 1)
     per_position = DIVERGENCES[kind](teacher_log_probs.float(), log_student)
@@ -185,7 +204,11 @@ def gate_budget_loss(
         masks: {"encoder": (B, S), "decoder": (B, T)}, true where there is sound or text.
         budget: Share of positions that may go to experts.
         per_stack: Return the mean of one such term per stack instead of a pooled one.
+
+    Raises:
+        ValueError: For a budget that is no share.
     """
+    check_number("budget", budget, low=0, high=1)
     sums = []
     counts = []
     for stack, layers in gates.items():

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from transformers import WhisperForConditionalGeneration
 
+from ..whisper.checkpoint import EXPERT_KEY, check_finite
 from ..whisper.per_call import Mixin
 from .blocks import is_reentrant, is_wrapped, routing_of
 from .routing import AUTO, Choice, ClsrFeedForward, Routing
@@ -32,9 +33,6 @@ WITHOUT_TOKENS = (
     'set_language(model, "auto") takes the language from generate, or from the language tokens in '
     "decoder_input_ids or labels, and this call has none of them: set a language"
 )
-
-# Names of experts and gates in a model's state.
-EXPERT_KEY = re.compile(r"\.layers\.\d+\.fc1\.(experts|gates)\.")
 
 
 # ---- the way of a choice
@@ -208,7 +206,7 @@ class ExpertModel(Mixin):
             **kwargs: As for transformers.
 
         Raises:
-            ValueError: For `push_to_hub`.
+            ValueError: For `push_to_hub`, or weights that are not finite; nothing is written then.
         """
         if push_to_hub:
             raise ValueError(
@@ -218,6 +216,9 @@ class ExpertModel(Mixin):
         model: Any = self
         whole = state_dict is None
         state = model.state_dict() if state_dict is None else state_dict
+        if is_main_process:
+            tensors = ((name, value) for name, value in state.items() if torch.is_tensor(value))
+            check_finite(tensors, "this model")
         of_trainer = TRAINERS_CHECKPOINT.fullmatch(Path(save_directory).name)
         # With an adapter of `add_adapter` transformers writes that alone, also where it is on
         # experts.

@@ -7,12 +7,21 @@ quantisation scale of int8 fine and the error of a low-rank approximation small.
 
 import torch
 
+from ..whisper.checkpoint import is_finite
+
 Tensors = dict[str, torch.Tensor]
 
 FORMS = ("fp16", "fp32", "int8", "low-rank")
 
 # Formats that store weight matrices as differences to the shared block's.
 DIFFERENCES = ("int8", "low-rank")
+
+# Endings of the names of a packed tensor's two parts: the second by the first, and back.
+PART_OF = {"int8": "step", "left": "right"}
+OF_PART = {second: first for first, second in PART_OF.items()}
+
+# Dtypes of tensors that are not packed.
+WHOLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def pack(tensors: Tensors, form: str, shared: Tensors, rank: int = 64) -> Tensors:
@@ -31,26 +40,42 @@ def pack(tensors: Tensors, form: str, shared: Tensors, rank: int = 64) -> Tensor
         rank: Rank of the approximation, for "low-rank".
 
     Raises:
-        ValueError: For an unknown format, or a rank that is not a positive integer.
+        ValueError: For an unknown format, a rank that is not a positive integer, or a weight that
+            is not finite or becomes so in this format.
     """
     if form not in FORMS:
         raise ValueError(f"unknown form {form!r} of experts: one of {', '.join(FORMS)}")
-    if form == "low-rank" and (not isinstance(rank, int) or rank < 1):
+    is_number = isinstance(rank, int) and not isinstance(rank, bool)
+    if form == "low-rank" and (not is_number or rank < 1):
         raise ValueError(f"rank {rank!r} of stored experts: a whole number from 1 on is needed")
 
     packed: Tensors = {}
     for name, tensor in tensors.items():
-        if form in DIFFERENCES and name in shared and tensor.dim() == 2:
-            difference = tensor.float() - shared[name].float()
-            if form == "int8":
-                packed.update(_int8(name, difference))
-            else:
-                packed.update(_low_rank(name, difference, rank))
-        elif form == "fp32":
-            packed[name] = tensor.contiguous()
-        else:
-            packed[name] = tensor.half().contiguous()
+        if not is_finite(tensor):
+            raise ValueError(
+                f"{name} is not finite (NaN or infinite), so these experts are not saved: their "
+                "training has diverged; train again with a lower learning rate"
+            )
+        parts = _parts(name, tensor, form, shared, rank)
+        if not all(is_finite(part) for part in parts.values()):
+            raise ValueError(
+                f"{name} is too large for the form {form!r} of experts, which holds numbers up to "
+                '65504: save them with form="fp32"'
+            )
+        packed.update(parts)
     return packed
+
+
+def _parts(name: str, tensor: torch.Tensor, form: str, shared: Tensors, rank: int) -> Tensors:
+    """Return what is stored of one tensor; arguments as for `pack`."""
+    if form in DIFFERENCES and name in shared and tensor.dim() == 2:
+        difference = tensor.float() - shared[name].float()
+        if not is_finite(difference):  # no eigenvectors then
+            return {name: difference}
+        return _int8(name, difference) if form == "int8" else _low_rank(name, difference, rank)
+    if form == "fp32":
+        return {name: tensor.contiguous()}
+    return {name: tensor.half().contiguous()}
 
 
 def _int8(name: str, difference: torch.Tensor) -> Tensors:
@@ -89,19 +114,55 @@ def unpack(stored: Tensors) -> tuple[Tensors, set[str]]:
         the shared block.
 
     Raises:
-        KeyError: Where a part of a tensor is missing.
-        RuntimeError: Where two parts do not fit together.
+        ValueError: Where a part of a tensor is missing or left over, a tensor is there twice, or
+            one has a dtype or a shape that `pack` does not write, or a value that is not finite.
     """
     tensors: Tensors = {}
     differences = set()
     for name, tensor in stored.items():
         whole, _, part = name.rpartition(".")
-        if part == "int8":
-            tensors[whole] = tensor.float() * stored[f"{whole}.step"]
+        if part in OF_PART:
+            _check_pair(stored, f"{whole}.{OF_PART[part]}", name)
+            continue
+        if part in PART_OF:
+            other = _check_pair(stored, f"{whole}.{PART_OF[part]}", name)
+            if not _fit_together(tensor, other, part):
+                raise ValueError(f"{name} and its .{PART_OF[part]} do not fit together")
+            if part == "int8":
+                value = tensor.float() * other
+            else:
+                value = tensor.float() @ other.float()
             differences.add(whole)
-        elif part == "left":
-            tensors[whole] = tensor.float() @ stored[f"{whole}.right"].float()
-            differences.add(whole)
-        elif part not in ("step", "right"):
-            tensors[name] = tensor
+        else:
+            whole = name
+            value = tensor
+            if tensor.dtype not in WHOLE:
+                kind = str(tensor.dtype).removeprefix("torch.")
+                raise ValueError(f"{name} is in {kind}, which no form of experts is")
+
+        if whole in tensors:
+            raise ValueError(f"{whole} is there twice, as a whole and packed")
+        if not is_finite(value):
+            raise ValueError(f"{whole} is not finite (NaN or infinite)")
+        tensors[whole] = value
     return tensors, differences
+
+
+def _fit_together(tensor: torch.Tensor, other: torch.Tensor, part: str) -> bool:
+    """Return whether two parts have the dtypes and shapes that `pack` gives them."""
+    if tensor.dim() != 2 or other.dim() != 2:
+        return False
+    if part == "int8":
+        dtypes = (torch.int8, torch.float32)
+        shapes_fit = other.shape == (len(tensor), 1)
+    else:
+        dtypes = (torch.float16, torch.float16)
+        shapes_fit = tensor.shape[1] == other.shape[0]
+    return (tensor.dtype, other.dtype) == dtypes and shapes_fit
+
+
+def _check_pair(stored: Tensors, other: str, name: str) -> torch.Tensor:
+    """Return the other part of a packed tensor; raises ValueError where it is missing."""
+    if other not in stored:
+        raise ValueError(f"{other} is missing, which belongs to {name}")
+    return stored[other]

@@ -15,6 +15,7 @@ import torch
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
 from ..files import read_json
+from ..whisper.checkpoint import check_finite, refused_as_damaged
 from ..whisper.conversion import fill
 from ..whisper.hub import REVISIONS, fetch_files, list_files, local_folder
 from ..whisper.loading import fastest_attention
@@ -22,6 +23,12 @@ from ..whisper.tokens import LANGUAGES, language_codes
 from .experts import ExpertSettings
 from .loading import attach_trained, check_shapes
 from .packing import Tensors
+
+# Commits on the hub, where they are known to us: not for -3k and -10k. Their main branch is taken,
+# and the model's configuration says which commit that was (`_commit_hash`).
+PINNED = {
+    "naver/multilingual-distilwhisper-28k": "dfc7ed43e46c90d235fb2b4a19f4a98192b4d26d",
+}
 
 # The release's student: the settings of `generate` come from it where the folder has none.
 STUDENT = "openai/whisper-small"
@@ -44,31 +51,43 @@ def load_released(
     Args:
         name: A hub id, or a folder in the release's format.
         languages: Codes or English names.
-        revision: Branch, tag or commit on the hub; None: the main branch. A folder has none.
+        revision: Branch, tag or commit on the hub; None: the commit in PINNED, or else the main
+            branch. A folder has none.
 
     Returns:
-        The model, in fp32. No language is set: see `set_language`.
+        The model, in fp32. No language is set: see `set_language`. The commit that was fetched is
+        `model.config._commit_hash`, also for a folder in the hub's cache.
 
     Raises:
         OSError: Where the hub cannot be reached.
         FileNotFoundError: For a repository, revision or file that is not there; for a file the
             message lists the languages that are.
-        ValueError: For a damaged file, one that holds more than tensors, experts that do not fit,
-            or a folder with a revision.
+        ValueError: For a damaged file, one that holds more than tensors, weights that are not
+            finite, experts that do not fit, or a folder with a revision.
     """
     codes = language_codes(languages)
     folder = released_folder(name, codes, revision)
     model, config = read_whisper(folder, REVISIONS[STUDENT])
     model.set_attn_implementation(fastest_attention())
     model.config._name_or_path = str(name)
-    if not Path(name).expanduser().is_dir():
-        model.config._commit_hash = folder.name  # the hub's cache names folders by commit
+    in_hubs_cache = folder.parent.name == "snapshots" or not Path(name).expanduser().is_dir()
+    model.config._commit_hash = folder.name if in_hubs_cache else None  # it is the folder's name
     model.name_or_path = str(name)
 
-    settings = ExpertSettings(gate_dim=config["clsr_gate_dim"], skip_gate=config["skip_gate_prob"])
+    settings = _settings(folder, config)
     experts = {code: read_expert(folder, code) for code in codes}
     check_shapes(model, settings, experts, str(folder))
     return attach_trained(model, settings, experts)
+
+
+def _settings(folder: Path, config: dict[str, Any]) -> ExpertSettings:
+    """Return the settings of experts and gates in a released config.json."""
+    try:
+        return ExpertSettings(gate_dim=config["clsr_gate_dim"], skip_gate=config["skip_gate_prob"])
+    except KeyError as error:
+        raise ValueError(f"{folder / 'config.json'} lacks {error}: fetch it again") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder / 'config.json'}: {error}: fetch it again") from error
 
 
 def released_folder(name: str | Path, codes: list[str], revision: str | None = None) -> Path:
@@ -77,7 +96,7 @@ def released_folder(name: str | Path, codes: list[str], revision: str | None = N
     Args:
         name: A hub id, or a folder, which is returned as it is.
         codes: Codes of the languages whose experts are wanted.
-        revision: Branch, tag or commit on the hub; None: the main branch. A folder has none.
+        revision: As for `load_released`.
 
     Raises:
         OSError: Where the files cannot be fetched.
@@ -90,6 +109,7 @@ def released_folder(name: str | Path, codes: list[str], revision: str | None = N
     if local is not None:
         return local
 
+    revision = revision or PINNED.get(str(name))
     expert_files = [_expert_file(code) for code in codes]
     files = ["config.json", "generation_config.json", "pytorch_model.bin", *expert_files]
     folder = fetch_files(str(name), revision, files)
@@ -136,7 +156,7 @@ def read_whisper(
         ValueError: For a damaged checkpoint or one of another kind.
     """
     path = folder / "config.json"
-    released_config = read_json(path)
+    released_config = read_json(path, strict=True)
     if released_config.get("model_type") != "distilwhisper":
         raise ValueError(
             f"{path} is not that of a released 'distilwhisper': this kit's own experts are loaded "
@@ -145,10 +165,9 @@ def read_whisper(
 
     not_taken = {"model_type", "architectures", "dtype", "transformers_version"}
     of_whisper = set(WhisperConfig().to_dict()) - not_taken
-    config = WhisperConfig(
-        **{key: value for key, value in released_config.items() if key in of_whisper}
-    )
-    model = WhisperForConditionalGeneration(config)
+    settings = {key: value for key, value in released_config.items() if key in of_whisper}
+    with refused_as_damaged(folder):
+        model = WhisperForConditionalGeneration(WhisperConfig(**settings))
     released_state = _read_tensors(folder / "pytorch_model.bin")
     state = {
         name.replace("ffn_clsr.proj.shared.", ""): tensor for name, tensor in released_state.items()
@@ -156,6 +175,7 @@ def read_whisper(
     fill(model, state, str(folder))
 
     if (folder / "generation_config.json").is_file():
+        read_json(folder / "generation_config.json", strict=True)
         model.generation_config = GenerationConfig.from_pretrained(folder)
     elif model.config.vocab_size == WHISPER_VOCABULARY:
         model.generation_config = GenerationConfig.from_pretrained(STUDENT, revision=revision)
@@ -188,10 +208,17 @@ def _read_tensors(path: Path) -> Tensors:
             f"{path} is missing; the folder has experts for {_languages(os.listdir(path.parent))}"
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0][:80]
+        lines = str(error).splitlines() or [type(error).__name__]
         raise ValueError(
             f"{path} can't be read: it is damaged, or holds more than tensors; fetch it again "
-            f"({reason})"
+            f"({lines[0][:80]})"
         ) from error
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor)
+        for name, tensor in tensors.items()
+    ):
+        raise ValueError(f"{path} can't be read: it is no dict of tensors by name; fetch it again")
+    check_finite(tensors.items(), str(path))
+    return tensors

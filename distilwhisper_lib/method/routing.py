@@ -6,6 +6,7 @@ batch, T positions, d the width of the model.
 Source: paper, section 3; Zhang et al., "Share or Not?", ICLR 2021; the authors' release (CLSRFFN).
 """
 
+import math
 from contextlib import AbstractContextManager
 
 import torch
@@ -186,6 +187,10 @@ class ClsrFeedForward(nn.Module):
     of the two blocks. A subclass can compute that in another way: it overrides `_select`, and is
     given to `attach_experts` as `block_class`.
 
+    NaN >= 0 is false, so that a gate whose logit is NaN would be shut in silence, as if the experts
+    brought nothing. In evaluation a logit that is not finite raises ValueError; where the CPU would
+    have to wait for a GPU to see it, and in graphs, the output becomes NaN at that position.
+
     Attributes:
         shared: The layer's own feed-forward block, frozen.
         routing: The state that all blocks of the model share.
@@ -266,7 +271,13 @@ class ClsrFeedForward(nn.Module):
             y, g = self._mix(h, language, logit)
         else:
             g = logit >= 0
+            can_look = _can_look(h)
+            # A sum is infinite or NaN where a part of it is, and faster than to ask for each part.
+            if can_look and not math.isfinite(logit.sum(dtype=torch.float32).item()):
+                raise ValueError(_not_finite(language))
             y = self._select(h, language, g)
+            if not can_look:  # 0 * NaN and 0 * inf are NaN
+                y = torch.add(y, logit, alpha=0).to(y.dtype)
             g = g.to(h.dtype)
         return y, g.squeeze(-1)
 
@@ -345,6 +356,25 @@ class ClsrFeedForward(nn.Module):
         has_experts = any(language is not None for language in sequences)
         self.last_gate = gate if has_experts else None
         return y
+
+
+def _can_look(h: torch.Tensor) -> bool:
+    """Return whether values may be looked at where the block has the input h (B, T, d).
+
+    Not in graphs, nor for few positions on a GPU, where the CPU would wait in every layer.
+    """
+    few_on_gpu = h.is_cuda and h.shape[:-1].numel() < MIN_ROUTED_ON_GPU
+    traced = torch.jit.is_tracing() or torch.compiler.is_exporting()
+    return not (few_on_gpu or traced or torch.compiler.is_compiling())
+
+
+def _not_finite(language: str) -> str:
+    """Return the message about a gate's logit that is not finite."""
+    return (
+        f"a gate of the {language} experts has a logit that is not finite: its weights, those of a "
+        "layer before it, or the input are infinite or NaN, as after a training that diverged; "
+        "load the experts again, or train them with a lower learning rate"
+    )
 
 
 def _apply_at(block: nn.Module, positions: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:

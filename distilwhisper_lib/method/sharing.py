@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from ..files import write_json
 from ..whisper.hub import (
     check_upload,
     create_repository,
@@ -21,7 +20,7 @@ from ..whisper.hub import (
 from ..whisper.tokens import language_codes
 from .blocks import expert_languages
 from .card import REPOSITORY, base_on_hub, plain_card, title_end
-from .storage import expert_file, read_description, save_experts
+from .storage import expert_file, read_description, save_experts, write_description
 
 # Files beside those of the languages, as patterns.
 SMALL_FILES = ["experts.json", "base*.safetensors"]
@@ -142,7 +141,7 @@ def push_experts(
     with TemporaryDirectory(prefix="push-experts-") as temporary:
         folder = save_experts(model, temporary, form)
         description = _without_path(read_description(folder))
-        write_json(folder / "experts.json", description)
+        write_description(folder / "experts.json", description)
         text = str(plain_card(description) if card is None else card)
         text = text.replace(REPOSITORY, repo_id)
         (folder / "README.md").write_text(text, encoding="utf-8")

@@ -2,17 +2,25 @@
 
 experts.json says which Whisper the experts belong to, and with which settings they were trained.
 Beside it are fingerprints of all weights of that Whisper; nothing of Whisper itself is stored.
+
+A folder that is damaged in any way is refused: experts.json holds the SHA-256 of the other files,
+and a hash of itself.
 """
 
 import json
+import math
+import re
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..files import atomic_file, write_json
+from ..files import atomic_file, file_sha256, short_hash, write_json
+from ..whisper.tokens import LANGUAGES
 from ..whisper.unwrap import unwrap
 from .blocks import (
     clsr_blocks,
@@ -21,6 +29,7 @@ from .blocks import (
     shared_block,
     whisper_layers,
 )
+from .experts import ExpertSettings
 from .fingerprint import (
     Fingerprints,
     combined,
@@ -28,13 +37,21 @@ from .fingerprint import (
     read_fingerprints,
     write_fingerprints,
 )
-from .packing import Tensors, pack, unpack
+from .packing import FORMS, Tensors, pack, unpack
 
-# 1: always in fp32, without "form"; 1 and 2: "base_fingerprint" is of fc1 alone, in fp16.
+# 1: always in fp32, without "form"; 1 and 2: "base_fingerprint" is of fc1 alone, in fp16, and there
+# are no hashes of files ("sha256") and of experts.json ("check").
 FORMAT = 3
 READABLE_FORMATS = (1, 2, 3)
 
+DESCRIPTION_FILE = "experts.json"
 BASE_FILE = "base_fingerprint.safetensors"
+
+# The keys of experts.json. "rank" is there in the form "low-rank" alone.
+NEEDED_KEYS = ("format", "base_model", "base_fingerprint", "languages", "settings")
+KNOWN_KEYS = (*NEEDED_KEYS, "revision", "form", "rank", "sha256", "check")
+
+COPY_AGAIN = "copy it again, or train the experts again"
 
 
 # ---- save
@@ -43,7 +60,8 @@ BASE_FILE = "base_fingerprint.safetensors"
 def save_experts(model: nn.Module, folder: str | Path, form: str = "fp16", rank: int = 64) -> Path:
     """Write experts and gates of all languages of a model, and nothing of Whisper itself.
 
-    Each file is an atomic write, so a stopped save leaves no incomplete file.
+    All files are written under temporary names first, so a save that is stopped or fails leaves
+    what was there.
 
     Args:
         model: A Whisper with experts.
@@ -57,8 +75,8 @@ def save_experts(model: nn.Module, folder: str | Path, form: str = "fp16", rank:
         The folder.
 
     Raises:
-        ValueError: Where no experts are attached, for an unknown form or rank, or for a quantised
-            Whisper.
+        ValueError: Where no experts are attached, for an unknown form or rank, for a quantised
+            Whisper, or for weights that are not finite, or not in this form.
         OSError: Where the disk is full or may not be written to.
     """
     languages = expert_languages(model)
@@ -67,28 +85,48 @@ def save_experts(model: nn.Module, folder: str | Path, form: str = "fp16", rank:
 
     folder = Path(folder)
     of_base = fingerprints(model)
-    for language in languages:
-        parameters = expert_parameters(model, language)
-        tensors = {name: parameter.detach().cpu() for name, parameter in parameters}
-        packed = pack(tensors, form, shared_tensors(model, language), rank)
-        with atomic_file(expert_file(folder, language)) as temporary:
-            save_file(packed, temporary)
+    bad = [name for name, of in of_base.items() if not math.isfinite(of.norm)]
+    if bad:
+        raise ValueError(
+            f"{bad[0]} of Whisper itself is not finite (NaN or infinite), so its experts are not "
+            "saved: load another checkpoint"
+        )
 
-    write_fingerprints(folder / BASE_FILE, of_base)
-    config = unwrap(model).config
-    description = {
-        "format": FORMAT,
-        "base_model": config._name_or_path,
-        "revision": getattr(config, "_commit_hash", None),
-        "base_fingerprint": combined(of_base),
-        "languages": languages,
-        "settings": asdict(clsr_blocks(model)[0].routing.settings),
-        "form": form,
-    }
-    if form == "low-rank":
-        description["rank"] = rank
-    write_json(folder / "experts.json", description)
+    with ExitStack() as files:
+        # What is entered first is renamed last: experts.json, which names all others.
+        description_part = files.enter_context(atomic_file(folder / DESCRIPTION_FILE))
+        sha256 = {}
+        for language in languages:
+            path = expert_file(folder, language)
+            parameters = expert_parameters(model, language)
+            tensors = {name: parameter.detach().cpu() for name, parameter in parameters}
+            packed = pack(tensors, form, shared_tensors(model, language), rank)
+            part = files.enter_context(atomic_file(path))
+            save_file(packed, part)
+            sha256[path.name] = file_sha256(part)
+
+        write_fingerprints(folder / BASE_FILE, of_base)
+        sha256[BASE_FILE] = file_sha256(folder / BASE_FILE)
+        config = unwrap(model).config
+        description = {
+            "format": FORMAT,
+            "base_model": config._name_or_path,
+            "revision": getattr(config, "_commit_hash", None),
+            "base_fingerprint": combined(of_base),
+            "languages": languages,
+            "settings": asdict(clsr_blocks(model)[0].routing.settings),
+            "form": form,
+        }
+        if form == "low-rank":
+            description["rank"] = rank
+        write_description(description_part, description | {"sha256": sha256})
     return folder
+
+
+def write_description(path: Path, description: dict[str, Any]) -> None:
+    """Write the content of experts.json, with a hash of it, atomically."""
+    content = {key: value for key, value in description.items() if key != "check"}
+    write_json(path, content | {"check": short_hash(content)})
 
 
 def expert_file(folder: Path, language: str) -> Path:
@@ -108,27 +146,141 @@ def shared_tensors(model: nn.Module, language: str) -> Tensors:
 # ---- read
 
 
-def read_description(folder: Path) -> dict:
-    """Return the content of experts.json; raises FileNotFoundError or ValueError."""
-    path = folder / "experts.json"
+def read_description(folder: Path) -> dict[str, Any]:
+    """Return the content of experts.json.
+
+    Raises:
+        FileNotFoundError: Where it is missing.
+        ValueError: Where it is damaged in any way, of another version, or changed since it was
+            written.
+    """
+    path = folder / DESCRIPTION_FILE
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing: {folder} is not a folder that save_experts has written"
         )
     try:
-        description = json.loads(path.read_text())
-    except ValueError as error:
+        description = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}): {COPY_AGAIN}") from error
+    if not isinstance(description, dict):
+        kind = type(description).__name__
+        raise ValueError(f"{path} is damaged (a JSON object is needed, not {kind}): {COPY_AGAIN}")
+
+    version = description.get("format")
+    if isinstance(version, bool) or version not in READABLE_FORMATS:
+        raise ValueError(f"{path} has format {version!r}, this version reads 1, 2 and 3")
+    problem = _problem(description)
+    if problem:
+        raise ValueError(f"{path} is damaged ({problem}): {COPY_AGAIN}")
+
+    content = {key: value for key, value in description.items() if key != "check"}
+    if "check" in description and description["check"] != short_hash(content):
         raise ValueError(
-            f"{path} is damaged ({error}): copy it again, or train the experts again"
-        ) from error
-    if description.get("format") not in READABLE_FORMATS:
-        raise ValueError(
-            f"{path} has format {description.get('format')!r}, this version reads 1, 2 and 3"
+            f"{path} is not as it was written: {COPY_AGAIN}; if you have changed it on purpose, "
+            'remove its line "check"'
         )
     return description
 
 
-def read_base(folder: Path, description: dict) -> Fingerprints:
+def _problem(description: dict[str, Any]) -> str:
+    """Return what is wrong with the content of experts.json; "" where nothing is."""
+    missing = [key for key in NEEDED_KEYS if key not in description]
+    if missing:
+        return f"it lacks {', '.join(missing)}"
+    unknown = [key for key in description if key not in KNOWN_KEYS]
+    if unknown:
+        return f"unknown key {unknown[0]!r}; known are {', '.join(KNOWN_KEYS)}"
+    if type(description["format"]) is not int:
+        return f"format {description['format']!r} is no whole number"
+
+    for key in ("base_model", "base_fingerprint"):
+        if not isinstance(description[key], str):
+            return f"{key} is {description[key]!r}, a text is needed"
+    revision = description.get("revision")
+    if revision is not None and not isinstance(revision, str):
+        return f"revision is {revision!r}, a text or null is needed"
+    if description.get("form", "fp32") not in FORMS:
+        return f"form is {description['form']!r}, one of {', '.join(FORMS)} is needed"
+    rank = description.get("rank", 1)
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        return f"rank is {rank!r}, a whole number from 1 on is needed"
+    return (
+        _problem_of_languages(description["languages"])
+        or _problem_of_settings(description["settings"])
+        or _problem_of_hashes(description)
+    )
+
+
+def _problem_of_languages(languages: Any) -> str:
+    """Return what is wrong with the languages in experts.json; "" where nothing is."""
+    if not isinstance(languages, list) or not languages:
+        return f"languages is {languages!r}, a list of codes is needed"
+    for code in languages:
+        if not isinstance(code, str) or code not in LANGUAGES:
+            return f"unknown language {code!r}"
+        if languages.count(code) > 1:
+            return f"language {code!r} is listed twice"
+    return ""
+
+
+def _problem_of_settings(settings: Any) -> str:
+    """Return what is wrong with the settings in experts.json; "" where nothing is."""
+    if not isinstance(settings, dict):
+        return f"settings is {settings!r}, an object is needed"
+    try:
+        ExpertSettings(**settings)
+    except (TypeError, ValueError) as error:
+        return f"settings: {error}"
+    return ""
+
+
+def _problem_of_hashes(description: dict[str, Any]) -> str:
+    """Return what is wrong with the hashes in experts.json; "" where nothing is."""
+    if "sha256" not in description:  # written before there were hashes
+        return ""
+    hashes = description["sha256"]
+    if not isinstance(hashes, dict):
+        return f"sha256 is {hashes!r}, an object is needed"
+    names = [expert_file(Path(), code).name for code in description["languages"]]
+    missing = [name for name in (*names, BASE_FILE) if name not in hashes]
+    if missing:
+        return f"sha256 lacks {', '.join(missing)}"
+    for name, digest in hashes.items():
+        if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+            return f"sha256 of {name} is {digest!r}"
+    return ""
+
+
+def _check_there(path: Path) -> None:
+    """Raise FileNotFoundError where a file is missing."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: copy the folder again, or train the experts again"
+        )
+
+
+def check_file(path: Path, description: dict[str, Any]) -> None:
+    """Check that a file beside experts.json is the one that was written with it.
+
+    Args:
+        path: The file.
+        description: Content of experts.json; one without hashes accepts every file.
+
+    Raises:
+        FileNotFoundError: Where it is missing.
+        ValueError: Where it is another one.
+    """
+    _check_there(path)
+    digest = description.get("sha256", {}).get(path.name)
+    if digest is not None and file_sha256(path) != digest:
+        raise ValueError(
+            f"{path} is not the file that {DESCRIPTION_FILE} beside it names: it is damaged, or of "
+            f"another save; {COPY_AGAIN}"
+        )
+
+
+def read_base(folder: Path, description: dict[str, Any]) -> Fingerprints:
     """Return the fingerprints of the Whisper that the experts in a folder belong to.
 
     Args:
@@ -146,18 +298,25 @@ def read_base(folder: Path, description: dict) -> Fingerprints:
             f"{path} does not belong to experts.json beside it, or is damaged: copy the folder "
             "again, or save the experts again"
         )
+    check_file(path, description)
     return of_base
 
 
-def read_tensors(path: Path) -> tuple[Tensors, set[str]]:
-    """Return a file's tensors, and the names of those that are differences to the shared block."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: copy the folder again, or train the experts again"
-        )
+def read_tensors(path: Path, description: dict[str, Any]) -> tuple[Tensors, set[str]]:
+    """Return a file's tensors, and the names of those that are differences to the shared block.
+
+    Args:
+        path: Of a language's experts.
+        description: Content of experts.json beside it.
+
+    Raises:
+        FileNotFoundError: Where the file is missing.
+        ValueError: Where it is damaged, of another save, or holds weights that are not finite.
+    """
+    _check_there(path)
     try:
-        return unpack(load_file(path))
-    except (SafetensorError, OSError, KeyError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}): copy it again, or train the experts again"
-        ) from error
+        unpacked = unpack(load_file(path))
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): {COPY_AGAIN}") from error
+    check_file(path, description)
+    return unpacked

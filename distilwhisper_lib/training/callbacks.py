@@ -1,16 +1,22 @@
 """Callbacks of the trainer: gate noise, progress, and checkpoints to resume from."""
 
+import json
+import re
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..device import RANK, release_memory
-from ..files import atomic_file
+from ..files import set_aside, write_json
 from ..method.blocks import clsr_blocks, set_noise
+from .stored import HASHES, changed_file, folder_hashes, folder_problem
+
+MARK = "complete"  # the file that marks a checkpoint
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 class GateNoise(TrainerCallback):
@@ -77,19 +83,27 @@ class MarkComplete(TrainerCallback):
     """Marks a checkpoint once all of it is on disk, then removes the others but the best.
 
     Whenever a run is killed, a marked checkpoint is complete. The mark is the file `complete`; it
-    holds the seconds of training so far.
+    holds the seconds of training so far, the run that it belongs to, and hashes of its files.
 
     Args:
         resumed: The checkpoint that the run goes on from, None for a new run.
+        run: What the run is known by, see `last_complete_checkpoint`.
     """
 
-    def __init__(self, resumed: str | None):
-        self.seconds_before = float((Path(resumed) / "complete").read_text()) if resumed else 0.0
+    def __init__(self, resumed: str | None, run: str = ""):
+        self.seconds_before = float(_read_mark(Path(resumed))["seconds"]) if resumed else 0.0
+        self.run = run
         self.began = time.perf_counter()
 
     def elapsed(self) -> float:
         """Return the seconds of training so far, those before the run was stopped included."""
         return self.seconds_before + time.perf_counter() - self.began
+
+    def on_train_begin(self, args, state, control, **_):
+        """Look for the best checkpoint where the run is now, should its folder have been moved."""
+        if state.best_model_checkpoint:
+            best = Path(state.best_model_checkpoint).name
+            state.best_model_checkpoint = str(Path(args.output_dir) / best)
 
     def on_epoch_end(self, args, state, control, **_):
         """Log at each checkpoint: the running means start anew there, resumed or not."""
@@ -102,19 +116,114 @@ class MarkComplete(TrainerCallback):
             return
         folder = Path(args.output_dir)
         newest = f"checkpoint-{state.global_step}"
-        with atomic_file(folder / newest / "complete") as part:
-            part.write_text(f"{self.elapsed():.1f}")
+        mark = {
+            "seconds": round(self.elapsed(), 1),
+            "run": self.run,
+            HASHES: folder_hashes(folder / newest),
+        }
+        write_json(folder / newest / MARK, mark)
 
         best = Path(state.best_model_checkpoint or newest).name
         for path in folder.glob("checkpoint-*"):
             if path.name not in (newest, best):
-                (path / "complete").unlink(missing_ok=True)
+                (path / MARK).unlink(missing_ok=True)
                 shutil.rmtree(path)
 
 
-def last_complete_checkpoint(folder: Path) -> str | None:
-    """Return the newest complete checkpoint in `folder`, or None; incomplete ones are removed."""
+# ---- the checkpoints of a run that was stopped
+
+
+def last_complete_checkpoint(folder: Path, run: str = "") -> str | None:
+    """Return the newest checkpoint in `folder` that is complete and intact, or None.
+
+    Incomplete ones are removed. Damaged ones, and those of another run, are set aside.
+
+    Args:
+        folder: Of the checkpoints.
+        run: What the run is known by; "", also in a mark: any run.
+    """
+    found = None
+    for checkpoint in _by_step(folder):
+        if not (checkpoint / MARK).exists():
+            shutil.rmtree(checkpoint)
+            continue
+        problem = _problem(checkpoint, run)
+        if problem:
+            set_aside(checkpoint, problem)
+        else:
+            found = checkpoint
+
+    # A checkpoint without the best one that it refers to would end in other weights.
+    if found is not None and not _has_its_best(found):
+        set_aside(found, "the best checkpoint that it refers to is gone")
+        return last_complete_checkpoint(folder, run)
+    return None if found is None else str(found)
+
+
+def last_marked(folder: Path) -> Path | None:
+    """Return the newest checkpoint in `folder` that is complete; nothing is removed or checked."""
+    marked = [path for path in _by_step(folder) if (path / MARK).exists()]
+    return marked[-1] if marked else None
+
+
+def _by_step(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, the newest last."""
+    steps = {}
     for path in folder.glob("checkpoint-*"):
-        if not (path / "complete").exists():
-            shutil.rmtree(path)
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+        name = CHECKPOINT.fullmatch(path.name)
+        if name:
+            steps[path] = int(name[1])
+    return sorted(steps, key=lambda path: steps[path])
+
+
+def _read_mark(checkpoint: Path) -> dict[str, Any]:
+    """Return the content of a mark, which in earlier versions was the seconds alone.
+
+    Raises:
+        ValueError: For a damaged mark.
+    """
+    mark = json.loads((checkpoint / MARK).read_bytes())
+    if isinstance(mark, (int, float)):
+        mark = {"seconds": mark}
+    if not isinstance(mark, dict) or not isinstance(mark.get("seconds"), (int, float)):
+        raise ValueError("no seconds")
+    return mark
+
+
+def _problem(checkpoint: Path, run: str) -> str:
+    """Return what is wrong with a marked checkpoint, or ""."""
+    try:
+        mark = _read_mark(checkpoint)
+    except (ValueError, RecursionError) as error:
+        return f"its mark cannot be read: {error}"
+    if run and mark.get("run") and mark["run"] != run:
+        return "it is of a run with another configuration"
+    if HASHES not in mark:  # of an earlier version
+        return folder_problem(checkpoint) or _state_problem(checkpoint)
+    if not isinstance(mark[HASHES], dict):
+        return "its mark has no hashes"
+    return changed_file(checkpoint, mark[HASHES])
+
+
+def _state_problem(checkpoint: Path) -> str:
+    """Return what is wrong with the trainer's state in a checkpoint, or ""."""
+    try:
+        _read_state(checkpoint)
+    except (ValueError, RecursionError) as error:
+        return f"trainer_state.json cannot be read: {error}"
+    return ""
+
+
+def _read_state(checkpoint: Path) -> dict[str, Any]:
+    """Return the trainer's state in a checkpoint, empty where there is none."""
+    path = checkpoint / "trainer_state.json"
+    state = json.loads(path.read_bytes()) if path.exists() else {}
+    if not isinstance(state, dict):
+        raise ValueError("no JSON object")
+    return state
+
+
+def _has_its_best(checkpoint: Path) -> bool:
+    """Return whether the best checkpoint that a checkpoint refers to, if any, is beside it."""
+    best = _read_state(checkpoint).get("best_model_checkpoint")
+    return best is None or (checkpoint.parent / Path(best).name).is_dir()

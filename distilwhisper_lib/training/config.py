@@ -4,13 +4,16 @@ import hashlib
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+from ..checks import check_choice, check_number, check_text
+from ..data.normalisers import NORMALISERS
 from ..fidelity import Fidelity
-from ..files import file_sha256, short_hash
+from ..files import short_hash
 from ..method.experts import ExpertSettings
 from ..whisper.hub import REVISIONS
 from ..whisper.loading import find_weights
 from ..whisper.mirror import MIRRORED
 from .objective import Objective
+from .stored import remembered_sha256
 
 BATCH_ORDERS = ("by length", "random")
 OWN_FIELDS = ("seed", "precision")  # of a run, beside its parts
@@ -50,7 +53,7 @@ def identify(name: str | Path) -> ModelIdentity:
     digest = hashlib.sha256()
     for pattern in CHECKPOINT_FILES:
         for path in sorted(source.folder.glob(pattern)):
-            digest.update(f"{path.name} {file_sha256(path)}\n".encode())
+            digest.update(f"{path.name} {remembered_sha256(path)}\n".encode())
     return ModelIdentity(str(name), f"sha256:{digest.hexdigest()}")
 
 
@@ -64,6 +67,9 @@ class TrainingData:
         training: Hash of the training clips' texts and sounds, in their order.
         validation: The same of the validation clips.
         margin_seconds: Silence after the longest clip of a batch; None: Whisper's 30 s window.
+
+    Raises:
+        ValueError: For a value of another type or out of range.
     """
 
     language: str
@@ -71,6 +77,13 @@ class TrainingData:
     training: str
     validation: str
     margin_seconds: float | None
+
+    def __post_init__(self):
+        check_text("language", self.language)
+        check_number("clips", self.clips, low=1, whole=True)
+        check_text("training", self.training)
+        check_text("validation", self.validation)
+        _check_margin(self.margin_seconds)
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,8 @@ class Optimisation:
     Source of what is not a field: the release (Adam beta2 0.98, no weight decay, linear decay).
 
     Attributes:
-        learning_rate: At its highest, after the warm-up.
+        learning_rate: At its highest, after the warm-up. Adam moves a weight by about as much in a
+            step: above 1 a training can only diverge.
         epochs: Passes over the training clips.
         batch_size: Clips of a forward pass.
         accumulation: Batches whose gradients make one step.
@@ -88,7 +102,7 @@ class Optimisation:
         batches: "by length": clips of similar length together; "random": clips drawn at random.
 
     Raises:
-        ValueError: For an unknown order of batches.
+        ValueError: For an unknown order of batches, or a value of another type or out of range.
     """
 
     learning_rate: float
@@ -102,6 +116,11 @@ class Optimisation:
         if self.batches not in BATCH_ORDERS:
             known = ", ".join(map(repr, BATCH_ORDERS))
             raise ValueError(f"unknown order of batches {self.batches!r}: one of {known}")
+        check_number("learning_rate", self.learning_rate, above=0, high=1)
+        check_number("epochs", self.epochs, low=1, whole=True)
+        check_number("batch_size", self.batch_size, low=1, whole=True)
+        check_number("accumulation", self.accumulation, low=1, whole=True)
+        check_number("warmup_ratio", self.warmup_ratio, low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -113,12 +132,39 @@ class Decoding:
         max_new_tokens: The longest prediction.
         eval_batch_size: Clips decoded together.
         normaliser: Of texts before they are compared, a name in `NORMALISERS`.
+
+    Raises:
+        ValueError: For an unknown normaliser, or a value of another type or out of range.
     """
 
     margin_seconds: float | None
     max_new_tokens: int
     eval_batch_size: int
     normaliser: str
+
+    def __post_init__(self):
+        _check_margin(self.margin_seconds)
+        check_number("max_new_tokens", self.max_new_tokens, low=1, whole=True)
+        check_number("eval_batch_size", self.eval_batch_size, low=1, whole=True)
+        check_choice("normaliser", self.normaliser, NORMALISERS)
+
+
+def _check_margin(seconds: float | None) -> None:
+    """Raise ValueError for a margin that is neither None nor a number of seconds."""
+    if seconds is not None:
+        check_number("margin_seconds", seconds, low=0)
+
+
+# The parts of a run's configuration: their class, and whether there may be none.
+PARTS = {
+    "student": (ModelIdentity, False),
+    "data": (TrainingData, False),
+    "objective": (Objective, False),
+    "optimisation": (Optimisation, False),
+    "experts": (ExpertSettings, True),
+    "choose_epoch": (Decoding, True),
+    "fidelity": (Fidelity, False),
+}
 
 
 @dataclass(frozen=True)
@@ -140,7 +186,7 @@ class RunConfig:
         precision: Of mixed precision: "bf16", "fp16" or "no".
 
     Raises:
-        ValueError: For an unknown precision.
+        ValueError: For an unknown precision, or a value of another type or out of range.
     """
 
     method: str
@@ -159,6 +205,14 @@ class RunConfig:
         if self.precision not in PRECISIONS:
             known = ", ".join(PRECISIONS)
             raise ValueError(f"unknown precision {self.precision!r}: one of {known}")
+        check_text("method", self.method)
+        check_number("seed", self.seed, low=0, below=2**32, whole=True)  # as numpy takes it
+        if self.teacher is not None:
+            check_text("teacher", self.teacher)
+        for name, (kind, may_be_none) in PARTS.items():
+            part = getattr(self, name)
+            if not (isinstance(part, kind) or (part is None and may_be_none)):
+                raise ValueError(f"{name} is {part!r}: a {kind.__name__} is needed")
 
     @property
     def identity(self) -> str:

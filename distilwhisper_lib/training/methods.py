@@ -25,7 +25,9 @@ from ..method.storage import save_experts
 from ..whisper.loading import load_whisper
 from ..whisper.shapes import WhisperShape
 from .config import RunConfig
+from .diverged import check_weights
 from .objective import Objective
+from .stored import not_finite
 
 LORA_RANK = 64
 # Of the 34 bytes of activations that a position, layer and unit of width keeps in fp16 without
@@ -243,7 +245,11 @@ class LoRA(Method):
         model = load_whisper(config.student.name)
         if config.fidelity.lora_on_both:
             attach_experts(model, [config.data.language], config.experts)
-        return PeftModel.from_pretrained(model, folder).eval()
+        adapted = PeftModel.from_pretrained(model, folder).eval()
+        bad = not_finite(adapted.named_parameters())
+        if bad:
+            raise ValueError(f"{bad} in {folder} is not finite: train the adapter again")
+        return adapted
 
     def count(self, shape):
         """Two thin matrices beside each of fc1 and fc2."""
@@ -359,7 +365,13 @@ def trained_methods() -> list[str]:
 
 
 def save_trained(model: nn.Module, method: Method, folder: Path) -> Path:
-    """Write what was trained into `folder` in place of what is there; all or nothing."""
+    """Write what was trained into `folder` in place of what is there; all or nothing.
+
+    Raises:
+        ValueError: Where a trained weight is not finite: nothing is written.
+    """
+    trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    check_weights(trained, "at the end of the training")
     with atomic_folder(folder) as part:
         method.save(model, part)
     return folder

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ..checks import check_flag, check_number
 from ..method.losses import DIVERGENCES
 
 NO_DIVERGENCE = "none"
@@ -20,7 +21,7 @@ class Objective:
         uniformity: Weight of `gate_uniformity_loss`, which is added to the budget's.
 
     Raises:
-        ValueError: For an unknown divergence.
+        ValueError: For an unknown divergence, or a value of another type or out of range.
     """
 
     label_smoothing: float = 0.1
@@ -35,6 +36,12 @@ class Objective:
         if self.divergence not in kinds:
             known = ", ".join(kinds)
             raise ValueError(f"unknown divergence {self.divergence!r}: one of {known}")
+        check_number("label_smoothing", self.label_smoothing, low=0, below=1)
+        if self.budget is not None:
+            check_number("budget", self.budget, low=0, high=1)
+        check_flag("per_stack", self.per_stack)
+        check_number("temperature", self.temperature, above=0)
+        check_number("uniformity", self.uniformity, low=0)
 
     @property
     def distils(self) -> bool:

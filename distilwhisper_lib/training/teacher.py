@@ -1,24 +1,40 @@
-"""Cached teacher distributions: the k most likely tokens at each label position."""
+"""Cached teacher distributions: the k most likely tokens at each label position.
 
+Each file holds those of a batch, and in its metadata a hash of them. A damaged file is set aside,
+told in one line, and its clips count as not computed. Files of earlier versions have no hash: they
+must be readable, whole and finite.
+"""
+
+import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers import WhisperProcessor
 
+from ..checks import check_number
 from ..data.batches import Clips, Collator, length_batches
-from ..files import atomic_file, short_hash
+from ..files import atomic_file, one_at_a_time, set_aside, short_hash
 from ..method.losses import EPSILON, labelled, top_k_divergence, top_k_log_probs
 from ..whisper.loading import load_processor
 from ..whisper.logits import teacher_forced_logits
 from ..whisper.tokens import vocabulary_map
+from .stored import file_state, not_finite
 
 KINDS = ("token_ids", "log_probs")
+HASH = "sha256"  # in the metadata of a file: of its tensors
+
+LOWEST = torch.finfo(torch.float16).min  # of a log-probability; that of a probability of 0
+
+Tensors = dict[str, torch.Tensor]
+
+# What is wrong ("") with files that this process has read, by the state of the file.
+_known_problems: dict[tuple, str] = {}
 
 
 class TeacherDistributions:
@@ -30,16 +46,25 @@ class TeacherDistributions:
     Args:
         folder: As `cache_teacher_distributions` has written it.
         digests: The clips to read, {id: digest of text and sound}; None: all of the folder.
+
+    Raises:
+        ValueError: Without digests, where the folder holds a clip with several texts or sounds.
     """
 
     def __init__(self, folder: str | Path, digests: dict[str, str] | None = None):
         self.folder = Path(folder)
-        self._clips: dict[str, dict[str, torch.Tensor]] = {}
-        for path in _batch_files(self.folder):
-            for key, tensor in load_file(path).items():
-                kind, digest, clip = key.split("|", 2)
-                if digests is None or digests.get(clip) == digest:
-                    self._clips.setdefault(clip, {})[kind] = tensor
+        self._clips: dict[str, Tensors] = {}
+        digest_of: dict[str, str] = {}
+        for path in _intact_files(self.folder):
+            for (clip, digest), tensors in _by_clip(_read_tensors(path)).items():
+                if digests is not None and digests.get(clip) != digest:
+                    continue
+                if digest_of.setdefault(clip, digest) != digest:
+                    raise ValueError(
+                        f"{self.folder} holds distributions of several versions of {clip}: give "
+                        "the digests of your clips, dict(zip(clips.ids, clips.digests))"
+                    )
+                self._clips[clip] = tensors
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -89,20 +114,99 @@ class TeacherDistributions:
         return {"bytes": total, "bytes_per_1000_clips": round(1000 * total / max(1, clips))}
 
 
+def stored_clips(folder: str | Path) -> set[tuple[str, str]]:
+    """Return (id, digest) of each clip whose distributions a folder holds; damaged files aside."""
+    found = set()
+    for path in _intact_files(Path(folder)):
+        with safe_open(path, "pt") as file:
+            found |= {_clip_of(key) for key in file.keys()}  # noqa: SIM118 (no dictionary)
+    return found
+
+
+# ---- files
+
+
 def _batch_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("batch-*.safetensors"))
 
 
-def stored_clips(folder: str | Path) -> set[tuple[str, str]]:
-    """Return (id, digest) of each clip whose distributions a folder holds."""
-    found = set()
-    for path in _batch_files(Path(folder)):
+def _intact_files(folder: Path) -> list[Path]:
+    """Return the files of a folder that are intact, and set the others aside.
+
+    Each file is read for it once in a process, unless it is written to.
+    """
+    intact = []
+    for path in _batch_files(folder):
+        try:
+            state = file_state(path)
+            if state not in _known_problems:
+                _known_problems[state] = _problem(path)
+        except FileNotFoundError:  # set aside by another process
+            continue
+        if _known_problems[state]:
+            set_aside(path, _known_problems[state])
+        else:
+            intact.append(path)
+    return intact
+
+
+def _problem(path: Path) -> str:
+    """Return what is wrong with a file, or ""."""
+    try:
         with safe_open(path, "pt") as file:
-            keys = file.keys()
-        for key in keys:
-            _, digest, clip = key.split("|", 2)
-            found.add((clip, digest))
-    return found
+            expected = (file.metadata() or {}).get(HASH)
+        tensors = _read_tensors(path)
+        clips = _by_clip(tensors)
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, RuntimeError, ValueError) as error:
+        return f"it cannot be read: {error}"
+
+    if expected is not None and expected != _hash_of(tensors):
+        return "it is not what was written"
+    if not clips:
+        return "it is empty"
+    for (clip, _), of_clip in clips.items():
+        if set(of_clip) != set(KINDS) or len(of_clip[KINDS[0]]) != len(of_clip[KINDS[1]]):
+            return f"the distributions of {clip} are not whole"
+    bad = not_finite(tensors.items())
+    return f"{bad} is not finite" if bad else ""
+
+
+def _read_tensors(path: Path) -> Tensors:
+    """Return the tensors of a file."""
+    with safe_open(path, "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no dictionary)
+
+
+def _clip_of(key: str) -> tuple[str, str]:
+    """Return (id, digest) of the clip that a tensor belongs to.
+
+    Raises:
+        ValueError: For a name that no tensor of these files has.
+    """
+    _, digest, clip = key.split("|", 2)
+    return clip, digest
+
+
+def _by_clip(tensors: Tensors) -> dict[tuple[str, str], Tensors]:
+    """Return the tensors of each clip by their kind, by (id, digest) of the clip."""
+    clips: dict[tuple[str, str], Tensors] = {}
+    for key, tensor in tensors.items():
+        clips.setdefault(_clip_of(key), {})[key.split("|", 1)[0]] = tensor
+    return clips
+
+
+def _hash_of(tensors: Tensors) -> str:
+    """Return the SHA-256 of tensors: names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+# ---- computing them
 
 
 def cache_teacher_distributions(
@@ -135,24 +239,31 @@ def cache_teacher_distributions(
         temperature: By which the teacher's logits are divided.
 
     Raises:
-        ValueError: Where the two vocabularies do not fit (`vocabulary_map`).
+        ValueError: Where the two vocabularies do not fit (`vocabulary_map`), for a number of tokens
+            or clips below 1 or a temperature of 0 or below, and where the teacher's outputs are not
+            finite.
+        OSError: Where the disk is full or may not be written to.
     """
+    check_number("k", k, low=1, whole=True)
+    check_number("batch_size", batch_size, low=1, whole=True)
+    check_number("temperature", temperature, above=0)
     mapping = vocabulary_map(collator.tokenizer, student_tokenizer or collator.tokenizer)
     if padded:
         collator = replace(collator, width=max(map(len, clips.labels)))
 
     digests = dict(zip(clips.ids, clips.digests, strict=True))
-    stored = stored_clips(folder)
-    missing = [i for i, clip in enumerate(clips.ids) if (clip, digests[clip]) not in stored]
-
-    model.eval()
-    batches = length_batches([clips.durations[i] for i in missing], batch_size)
-    for indices in tqdm(batches, desc="teacher distributions", unit="batch"):
-        batch = collator([clips[missing[i]] for i in indices])
-        named = [(digests[clip], clip) for clip in batch["ids"]]
-        tensors = _teacher_batch(model, batch, named, k, mapping, padded, temperature)
-        with atomic_file(Path(folder) / f"batch-{short_hash(named)}.safetensors") as part:
-            save_file(tensors, part)
+    if not digests.items() <= stored_clips(folder):
+        with one_at_a_time(Path(folder)):
+            stored = stored_clips(folder)  # another process may have computed them meanwhile
+            missing = [i for i, clip in enumerate(clips.ids) if (clip, digests[clip]) not in stored]
+            batches = length_batches([clips.durations[i] for i in missing], batch_size)
+            model.eval()
+            for indices in tqdm(batches, desc="teacher distributions", unit="batch"):
+                batch = collator([clips[missing[i]] for i in indices])
+                named = [(digests[clip], clip) for clip in batch["ids"]]
+                tensors = _teacher_batch(model, batch, named, k, mapping, padded, temperature)
+                with atomic_file(Path(folder) / f"batch-{short_hash(named)}.safetensors") as part:
+                    save_file(tensors, part, {HASH: _hash_of(tensors)})
     return TeacherDistributions(folder, digests)
 
 
@@ -165,7 +276,11 @@ def _teacher_batch(
     padded: bool,
     temperature: float,
 ) -> dict[str, torch.Tensor]:
-    """Return the tensors of a batch's file; named: (digest, id) of each clip."""
+    """Return the tensors of a batch's file; named: (digest, id) of each clip.
+
+    Raises:
+        ValueError: Where a distribution is not finite.
+    """
     logits = teacher_forced_logits(model, batch) / temperature  # (B, T, V)
     labels = batch["labels"].to(logits.device)
     tensors = {}
@@ -174,9 +289,23 @@ def _teacher_batch(
         if not padded:
             kept, _ = labelled(kept, labels[index])
         token_ids, log_probs = top_k_log_probs(kept, k, mapping)  # (T, k), (T, k + 1)
+        if not_finite([(clip, log_probs), (clip, batch["input_features"][index])]):
+            raise ValueError(_not_finite(batch["input_features"][index], clip, temperature))
         tensors[f"token_ids|{digest}|{clip}"] = token_ids.to("cpu", torch.int32)
-        tensors[f"log_probs|{digest}|{clip}"] = log_probs.to("cpu", torch.float16)
+        tensors[f"log_probs|{digest}|{clip}"] = log_probs.clamp_min(LOWEST).to("cpu", torch.float16)
     return tensors
+
+
+def _not_finite(features: torch.Tensor, clip: str, temperature: float) -> str:
+    """Return the message about a teacher whose outputs for a clip are not finite."""
+    if not_finite([(clip, features)]):
+        cause = "its sound has samples that are not finite: mend it, or leave the clip out"
+    else:
+        cause = (
+            "the teacher's weights are damaged, its numbers overflow in half precision, or the "
+            f"temperature {temperature:g} is too low"
+        )
+    return f"the teacher's distributions of {clip} are not finite, and are not kept: {cause}"
 
 
 def teacher_processor(name: str, student: WhisperProcessor) -> WhisperProcessor:

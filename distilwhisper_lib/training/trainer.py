@@ -1,13 +1,15 @@
 """One trainer for every method: transformers' Trainer with our loss and safe resuming."""
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
@@ -24,7 +26,7 @@ from ..device import (
 from ..evaluation.scoring import count_errors, summarise
 from ..evaluation.transcription import transcribe
 from ..fidelity import Fidelity
-from ..files import disk_errors, write_json
+from ..files import disk_errors, one_at_a_time, read_json, tell, write_json
 from ..method.blocks import last_gates
 from ..method.losses import (
     IGNORED,
@@ -39,8 +41,10 @@ from ..whisper.logits import logits_at
 from ..whisper.window import use_window
 from .callbacks import GateNoise, MarkComplete, Progress, last_complete_checkpoint
 from .config import Decoding, Optimisation, RunConfig
-from .methods import get_method, save_trained
+from .diverged import check_weights, kept, likely_cause
+from .methods import Method, get_method, save_trained
 from .objective import Objective
+from .stored import HASHES, differing_settings, folder_hashes, stored_run
 from .teacher import TeacherDistributions
 
 
@@ -100,11 +104,18 @@ class LabTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         # frozen weights are loaded anew on resuming
-        super()._save(output_dir, self.trained_state())
+        state = self.trained_state()
+        check_weights(state.items(), f"after step {self.state.global_step}, {self._at_rate()}")
+        super()._save(output_dir, state)
 
     def _issue_warnings_after_load(self, load_result) -> None:
         # frozen weights are missing on purpose
-        missing = self.trained_state().keys() & load_result.missing_keys
+        missing = sorted(self.trained_state().keys() & load_result.missing_keys)
+        if missing:
+            raise ValueError(
+                f"a checkpoint in {self.args.output_dir} lacks {len(missing)} trained weights, "
+                f"such as {missing[0]}: remove that folder, and train again"
+            )
         super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
 
     def _load_scaler(self, checkpoint: str | None) -> None:
@@ -122,11 +133,64 @@ class LabTrainer(Trainer):
         batches = length_batches(clips.durations, self.args.eval_batch_size)
         return [index for batch in batches for index in batch]
 
+    # ---- what is not finite ends the training
+
+    def _at_rate(self) -> str:
+        """Return the learning rate, for a message."""
+        highest = self.args.learning_rate
+        now = highest if self.lr_scheduler is None else self._get_learning_rate()
+        return f"at a learning rate of {now:g} (its highest is {highest:g})"
+
+    def _stop(self, what: str, step: int, cause: str) -> NoReturn:
+        """Raise ValueError about something that is not finite."""
+        raise ValueError(
+            f"{what} in step {step} of {self.state.max_steps}, {self._at_rate()}: "
+            f"{cause}. {kept(Path(str(self.args.output_dir)))}"
+        )
+
+    def _check_loss(self, inputs: dict, parts: dict[str, float]) -> None:
+        """Raise ValueError where a part of the training loss is not finite."""
+        bad = [name for name, value in parts.items() if not math.isfinite(value)]
+        if bad:
+            cause = likely_cause(self, inputs)
+            values = ", ".join(f"{name} {parts[name]}" for name in bad)
+            self._stop(f"the loss is not finite ({values})", self._step_now(), cause)
+
+    def _check_sound(self, inputs: dict) -> None:
+        """Raise ValueError where the features of a validation batch are not finite."""
+        if not inputs["input_features"].isfinite().all():
+            cause = likely_cause(self, inputs)
+            self._stop("the loss on validation is not finite", self.state.global_step, cause)
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """Return the norm of the gradient; raise ValueError where it is not finite.
+
+        In fp16 a gradient that overflows is expected: the scaler leaves that step out, and lowers
+        its scale. Below a scale of 1 the gradient itself is what overflows.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        if math.isfinite(float(norm)):
+            return norm
+        scaler = self.accelerator.scaler
+        if scaler is None or scaler.get_scale() < 1:
+            cause = likely_cause(self, {})
+            self._stop(f"the gradient is not finite ({float(norm)})", self._step_now(), cause)
+        return norm
+
+    def _step_now(self) -> int:
+        """Return the number of the step that is being computed, from 1 on."""
+        return self.state.global_step + 1
+
     # ---- loss
 
     def evaluation_loop(self, *args, **kwargs):
         """Return transformers' scores, with `eval_wer` where it chooses the best epoch."""
         output = super().evaluation_loop(*args, **kwargs)
+        loss = output.metrics.get("eval_loss", 0.0)
+        if not math.isfinite(loss):
+            cause = likely_cause(self, {})
+            what = f"the loss on validation is not finite ({loss})"
+            self._stop(what, self.state.global_step, cause)
         if self.args.load_best_model_at_end:
             output.metrics["eval_wer"] = self.wer(self.model, self.state.global_step)
         return output
@@ -145,6 +209,8 @@ class LabTrainer(Trainer):
         if model.training and self.fidelity.padding_in_divergence:
             positions = torch.ones_like(positions)
 
+        if not model.training:
+            self._check_sound(inputs)
         frames = inputs["input_features"].shape[-1]
         with use_window(self.model, frames), logits_at(self.model, positions):
             outputs = model(
@@ -161,6 +227,7 @@ class LabTrainer(Trainer):
         parts = self._loss_parts(inputs, logits, labels)
         tokens = int((labels != IGNORED).sum())
         values = {name: value.detach().float().item() for name, value in parts.items()}
+        self._check_loss(inputs, values)
         self._logged_parts.append((tokens, values))
         loss = parts["loss"] * self._batch_share(tokens, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
@@ -295,6 +362,7 @@ def training_arguments(
         metric_for_best_model="eval_wer" if keep_best else None,
         greater_is_better=False,
         logging_steps=max(1, min(5, steps // 4)),
+        logging_nan_inf_filter=False,  # a loss that is not finite ends the training
         report_to=[],
         disable_tqdm=True,
     )
@@ -364,7 +432,8 @@ def train_run(
     Args:
         config: Everything that the result depends on.
         folder: For the run. Written are `model/` (what was trained), `run.json` (configuration,
-            log, seconds, peak memory) and, only while it trains, `checkpoints/`.
+            log, seconds, peak memory, hashes of the files in `model/`) and, only while it trains,
+            `checkpoints/`.
         clips: Training clips, those that the configuration was made from.
         validation: Validation clips.
         collator: Makes batches, in the window of training.
@@ -374,30 +443,67 @@ def train_run(
         The folder.
 
     Raises:
-        ValueError: For an unknown method, or distillation without a teacher.
-        OSError: Where the disk is full.
+        ValueError: For an unknown method, distillation without a teacher, a folder that holds
+            another run, or a loss, gradient or weight that is not finite. The message names the
+            step, the learning rate and the likely cause, and the last good checkpoint is kept.
+        OSError: Where the disk is full or may not be written to.
     """
-    checkpoints = folder / "checkpoints"
-    if (folder / "run.json").exists():
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        return folder
-
     method = get_method(config.method)
-    torch.manual_seed(config.seed)  # new gates and adapters are drawn from it
-    model = method.prepare(load_whisper(config.student.name), config.data.language, config)
-    model.config.use_cache = False
-
     arguments = training_arguments(
-        checkpoints,
+        folder / "checkpoints",
         config.optimisation,
         len(clips),
         config.seed,
         config.precision,
         keep_best=config.choose_epoch is not None,
     )
+    if _is_finished(config, folder):
+        return folder
+    with one_at_a_time(folder):
+        if not _is_finished(config, folder):  # else another process has made it
+            _train(config, method, arguments, folder, clips, validation, collator, teacher)
+    return folder
+
+
+def _is_finished(config: RunConfig, folder: Path) -> bool:
+    """Return whether a folder holds the finished run; process 0 decides for all processes.
+
+    Raises:
+        ValueError: Where it holds another one.
+    """
+    found = [RANK == 0 and stored_run(folder)]
+    if PROCESSES > 1:
+        broadcast_object_list(found)
+    if not found[0]:
+        return False
+    if read_json(folder / "run.json").get("identity") not in (None, config.identity):
+        differing = ", ".join(differing_settings(folder, asdict(config)))
+        raise ValueError(
+            f"{folder} holds another run, with {differing}: give another folder, or remove that one"
+        )
+    return True
+
+
+def _train(
+    config: RunConfig,
+    method: Method,
+    arguments: TrainingArguments,
+    folder: Path,
+    clips: Clips,
+    validation: Clips,
+    collator: Collator,
+    teacher: TeacherDistributions | None,
+) -> None:
+    """Train a run, or go on where it was stopped; arguments as for `train_run`."""
+    torch.manual_seed(config.seed)  # new gates and adapters are drawn from it
+    model = method.prepare(load_whisper(config.student.name), config.data.language, config)
+    model.config.use_cache = False
+
+    checkpoints = folder / "checkpoints"
+    known_by = replace(config, precision="no").identity  # a run may go on in another precision
     with arguments.distributed_state.main_process_first():  # which removes incomplete checkpoints
-        resumed = last_complete_checkpoint(checkpoints)
-    clock = MarkComplete(resumed)
+        resumed = last_complete_checkpoint(checkpoints, known_by)
+    clock = MarkComplete(resumed, known_by)
     disable_progress_bar()  # of each checkpoint's files; that of the steps stays
     trainer = make_trainer(
         model,
@@ -417,9 +523,20 @@ def train_run(
         trainer.train(resume_from_checkpoint=resumed)
         if RANK == 0:
             save_trained(model, method, folder / "model")
-            write_json(folder / "run.json", _run_facts(config, trainer, clock.elapsed()))
+            facts = _run_facts(config, trainer, clock.elapsed())
+            write_json(folder / "run.json", facts | {HASHES: folder_hashes(folder, "model")})
+            _tell_of_shut_gates(config, trainer)
             shutil.rmtree(checkpoints, ignore_errors=True)
-    return folder
+
+
+def _tell_of_shut_gates(config: RunConfig, trainer: LabTrainer) -> None:
+    """Say so where a training has shut all gates, so that its experts are never used."""
+    rows = [row for row in trainer.state.log_history if "gate_encoder" in row]
+    if rows and rows[-1]["gate_encoder"] == 0 and rows[-1]["gate_decoder"] == 0:
+        tell(
+            f"train {config.method}: all gates are shut at the end, so the experts are never used; "
+            f"most likely the learning rate of {config.optimisation.learning_rate:g} is too high"
+        )
 
 
 def _validation_wer(

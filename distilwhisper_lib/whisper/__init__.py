@@ -2,6 +2,7 @@
 
 tokens        language codes and token ids
 loading       models and processors by name
+checkpoint    checkpoint folders: complete, undamaged, loaded whole
 hub           checkpoints on the hub
 mirror        whisper-base where the hub cannot be reached
 conversion    CTranslate2's Whisper to transformers' Whisper

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+from .checkpoint import check_finite
+
 # CTranslate2's type ids
 DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 
@@ -152,9 +154,14 @@ def fill(
         source: Where the tensors come from, for the error message.
 
     Raises:
-        ValueError: Where tensors are missing or unknown.
+        ValueError: Where tensors are missing, unknown, of another shape or not finite.
     """
-    missing, unexpected = model.load_state_dict(state, strict=False)
+    check_finite(state.items(), source)
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # of another shape
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise ValueError(f"{source} does not fit Whisper: {lines[-1]}") from error
     if set(missing) - {"proj_out.weight"} or unexpected:
         raise ValueError(f"{source} does not fit Whisper: missing {missing}, unknown {unexpected}")
 

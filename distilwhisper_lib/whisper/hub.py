@@ -4,12 +4,12 @@ All access to the hub goes through this module. `huggingface_hub` is imported by
 need it, so that a model in a folder is loaded without it.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .checkpoint import check_checkpoint
 from .mirror import MIRRORED
 
 # Commits on the hub; a model that is not here is taken as it is on its main branch.
@@ -165,25 +165,22 @@ def hub_message(error: Exception) -> str:
 # ---- Whisper checkpoints
 
 
-def check_checkpoint(folder: Path) -> Path:
-    """Return the folder if it holds a complete checkpoint in safetensors.
+@contextmanager
+def damaged_in_cache(folder: Path, name: str) -> Iterator[None]:
+    """Add what to do to a ValueError about a checkpoint in the hub's cache.
 
-    Raises:
-        FileNotFoundError: Where files are missing; the message lists them.
+    Args:
+        folder: In the hub's cache, of one commit.
+        name: Hub id of the model.
     """
-    index = folder / "model.safetensors.index.json"
-    weights = ["model.safetensors"]
-    if index.is_file() and not (folder / "model.safetensors").is_file():
-        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        weights = sorted(set(shards.values()))
-
-    missing = [name for name in ["config.json", *weights] if not (folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{folder} is not a Whisper checkpoint: it lacks {', '.join(missing)}; save one there "
-            "with save_pretrained of the model and of its processor"
-        )
-    return folder
+    try:
+        yield
+    except ValueError as error:
+        repository = folder.parent.parent  # it holds all commits, and the files that they share
+        raise ValueError(
+            f"{name}, in the hub's cache on this machine: {error}. If it is damaged, remove "
+            f"{repository}, and it is fetched again"
+        ) from error
 
 
 def find_in_cache(name: str, revision: str | None) -> Path | None:
@@ -194,7 +191,8 @@ def find_in_cache(name: str, revision: str | None) -> Path | None:
         folder = snapshot_download(
             name, revision=revision, allow_patterns=FILES, local_files_only=True
         )
-        return check_checkpoint(Path(folder))
+        with damaged_in_cache(Path(folder), name):
+            return check_checkpoint(Path(folder))
     except FileNotFoundError:  # also the hub's LocalEntryNotFoundError
         return None
 

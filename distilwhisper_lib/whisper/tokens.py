@@ -1,5 +1,8 @@
 """Language codes, and the token ids that Whisper is trained on."""
 
+import difflib
+import re
+
 import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
@@ -21,24 +24,77 @@ NEEDED = (
 # ---- languages
 
 
+# Codes and names that others use for Whisper's languages: older and newer codes of ISO 639-1, codes
+# with three letters in the names of corpora, and English names.
+OTHER_NAMES = {
+    "iw": "he",
+    "in": "id",
+    "ji": "yi",
+    "jv": "jw",
+    "mo": "ro",
+    "nb": "no",
+    "fil": "tl",
+    "cmn": "zh",
+    "zh yue": "yue",
+    "nob": "no",
+    "nno": "nn",
+    "filipino": "tl",
+    "farsi": "fa",
+    "bangla": "bn",
+    "norwegian bokmål": "no",
+    "norwegian bokmal": "no",
+    "norwegian nynorsk": "nn",
+}
+
+# What may follow a code: a script of four letters, a region, variants.
+SUBTAGS = re.compile(
+    r"([a-z]{2,3})( [a-z]{4})?( ([a-z]{2}|[0-9]{3}))?( ([a-z0-9]{5,8}|[0-9]\w{3}))*"
+)
+
+
 def language_code(language: str) -> str:
     """Return Whisper's code of a language.
 
     Args:
-        language: A code, an English name or a language token, in any case: "cs", "Czech" and
-            "<|cs|>" give "cs".
+        language: A code, an English name or a language token, in upper or lower case: "cs",
+            "Czech" and "<|cs|>" give "cs". A code may have a script and a region, with "-" or "_":
+            "ca-ES" gives "ca", "zh_Hant_TW" gives "zh". Other codes for the same language are
+            known: "iw", "jv", "fil", "nb".
 
     Raises:
-        ValueError: For a language that Whisper does not know.
+        ValueError: For a language that Whisper does not know. The message names the nearest ones.
     """
-    name = language.lower().removeprefix("<|").removesuffix("|>")
-    code = TO_LANGUAGE_CODE.get(name, name)
-    if code not in LANGUAGES:
+    if not isinstance(language, str):
+        raise ValueError(f"a language is needed, a code such as 'cs', not {language!r}")
+    name = language.strip().lower().removeprefix("<|").removesuffix("|>")
+    name = re.sub(r"[\s_-]+", " ", name)
+    code = _known_code(name)
+    if code is None and (tag := SUBTAGS.fullmatch(name)):
+        code = _known_code(tag[1])
+    if code is None:
         raise ValueError(
-            f"Whisper does not know the language {language!r}: use a code such as 'cs', or a name "
-            f"such as 'czech'; known codes: {' '.join(sorted(LANGUAGES))}"
+            f"Whisper does not know the language {language!r}{_nearest(name)}: use a code such as "
+            f"'cs', or a name such as 'czech'; known codes: {' '.join(sorted(LANGUAGES))}"
         )
     return code
+
+
+def _known_code(name: str) -> str | None:
+    """Return the code that has a name, or is it; None for an unknown one."""
+    if name in LANGUAGES:
+        return name
+    return TO_LANGUAGE_CODE.get(name) or OTHER_NAMES.get(name)
+
+
+def _nearest(name: str) -> str:
+    """Return what may be meant by an unknown name, for a message; "" where nothing is near."""
+    codes = {**TO_LANGUAGE_CODE, **OTHER_NAMES}
+    near = [known for known in codes if len(name) > 1 and known.startswith(name)]
+    near += difflib.get_close_matches(name, [*codes, *LANGUAGES], n=3, cutoff=0.7)
+    found = list(dict.fromkeys(codes.get(known, known) for known in near))[:3]
+    if not found:
+        return ""
+    return f" (nearest: {', '.join(f'{code} {LANGUAGES[code].title()}' for code in found)})"
 
 
 def language_codes(languages: str | list[str]) -> list[str]:
@@ -121,7 +177,7 @@ def encode_labels(
     if not fidelity.labels_without_language:
         labels.append(language_id)
     labels += task_and_timestamps
-    labels += tokenizer(text, add_special_tokens=False).input_ids
+    labels += text_tokens(tokenizer, text)
     labels.append(tokenizer.eos_token_id)
 
     if limit is not None and len(labels) > limit:
@@ -130,6 +186,36 @@ def encode_labels(
             f"{text[:60]!r}…"
         )
     return labels
+
+
+def text_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the token ids of a text, in which the name of a special token is text as well.
+
+    Args:
+        tokenizer: A Whisper's.
+        text: The text, such as "a tag <|endoftext|> in a transcript".
+
+    Raises:
+        ValueError: For what is no text.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"a transcript is needed, not {text!r}")
+    try:
+        token_ids = tokenizer(text, add_special_tokens=False).input_ids
+    except (UnicodeEncodeError, TypeError) as error:  # half of a pair of surrogates
+        raise ValueError(f"the transcript is no valid Unicode: {text[:60]!r}…") from error
+
+    end = token_id(tokenizer, "<|endoftext|>")
+    others = tokenizer.convert_ids_to_tokens([index for index in token_ids if index >= end])
+    if not any(name.startswith("<|") for name in others):  # others: words added to the vocabulary
+        return token_ids
+
+    # The tokenizer's own steps without the one that looks for special tokens.
+    backend = tokenizer.backend_tokenizer
+    if backend.normalizer is not None:
+        text = backend.normalizer.normalize_str(text)
+    pieces = backend.pre_tokenizer.pre_tokenize_str(text)
+    return [token.id for piece, _ in pieces for token in backend.model.tokenize(piece)]
 
 
 def decoder_inputs(tokenizer: PreTrainedTokenizerBase, labels: list[int]) -> list[int]:

@@ -2,12 +2,14 @@
 
 import io
 import lzma
+import shutil
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -29,6 +31,10 @@ DAMAGE = (  # what the unpackers raise for a damaged archive
 )
 
 SUFFIXES = (".deb", ".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
+
+# What an archive may unpack to: sound and text become some four times as large at most.
+SMALL = 200 << 20  # bytes that any archive may unpack to
+MOST_TIMES = 20  # times the archive's own size, where that is more
 
 COMPLETE = "whole"  # the file that marks a completely unpacked temporary folder
 
@@ -120,19 +126,21 @@ def unpack(path: Path, target: Path, wanted: Callable[[str], bool]) -> None:
         wanted: Whether a file is wanted, given its path in the archive.
 
     Raises:
-        ValueError: For a damaged archive, and for one with a file that leads outside `target`
-            (that file is not written).
+        ValueError: For a damaged archive, for one with a file that leads outside `target` (that
+            file is not written), and for one that unpacks to far more than its own size.
     """
+    budget = _Budget(path)
     with damage_named(path.name):
-        if path.name.endswith(".zip"):
+        name = path.name.lower()
+        if name.endswith(".zip"):
             with zipfile.ZipFile(path) as archive:
-                _unpack_zip(archive, path.name, target, wanted)
-        elif path.name.endswith(".deb"):
+                _unpack_zip(archive, budget, target, wanted)
+        elif name.endswith(".deb"):
             with _open_deb_tar(*deb_member(path, "data.tar")) as tar:
-                _unpack_tar(tar, path.name, target, wanted)
+                _unpack_tar(tar, budget, target, wanted)
         else:
             with tarfile.open(path, "r:*") as tar:
-                _unpack_tar(tar, path.name, target, wanted)
+                _unpack_tar(tar, budget, target, wanted)
 
 
 def unpack_once(path: Path, target: Path, wanted: Callable[[str], bool]) -> None:
@@ -156,18 +164,37 @@ def unpack_once(path: Path, target: Path, wanted: Callable[[str], bool]) -> None
         (partial / COMPLETE).touch()
 
 
+class _Budget:
+    """The bytes that may still be unpacked of an archive."""
+
+    def __init__(self, archive: Path):
+        self.name = archive.name
+        self.most = max(SMALL, MOST_TIMES * archive.stat().st_size)
+        self.left = self.most
+
+    def spend(self, size: int) -> None:
+        """Count a file; ValueError where that is too much."""
+        self.left -= size
+        if self.left < 0:
+            raise ValueError(
+                f"refused {self.name}: it unpacks to more than {self.most >> 20} MB, "
+                "far more than speech would: is it what you think it is? Unpack it yourself"
+            )
+
+
 def _unpack_tar(
-    tar: tarfile.TarFile, name: str, target: Path, wanted: Callable[[str], bool]
+    tar: tarfile.TarFile, budget: _Budget, target: Path, wanted: Callable[[str], bool]
 ) -> None:
-    for member in tqdm(tar, f"reading {name}", unit=" files", delay=10):
+    for member in tqdm(tar, f"reading {budget.name}", unit=" files", delay=10):
         tar.members = []  # otherwise they are kept: a gigabyte for the million of Common Voice
         if not member.isfile():
             continue
         try:
             safe = tarfile.data_filter(member, str(target))
         except tarfile.FilterError as error:
-            raise _outside(name, member.name) from error
+            raise _outside(budget.name, member.name) from error
         if wanted(safe.name):
+            budget.spend(safe.size)
             tar.extract(safe, target, set_attrs=False, filter="data")
 
     # Read to the end of the stream, where its checksum is.
@@ -176,15 +203,27 @@ def _unpack_tar(
 
 
 def _unpack_zip(
-    archive: zipfile.ZipFile, name: str, target: Path, wanted: Callable[[str], bool]
+    archive: zipfile.ZipFile, budget: _Budget, target: Path, wanted: Callable[[str], bool]
 ) -> None:
     for member in archive.infolist():
         path = PurePosixPath(member.filename.replace("\\", "/"))
         has_drive = ":" in path.parts[0]
         if path.is_absolute() or ".." in path.parts or has_drive:
-            raise _outside(name, member.filename)
-        if not member.is_dir() and wanted(member.filename):
-            archive.extract(member, target)
+            raise _outside(budget.name, member.filename)
+        if not member.is_dir() and wanted(str(path)):
+            budget.spend(member.file_size)
+            place = target / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with _open_in_zip(archive, member, budget.name) as packed, open(place, "wb") as file:
+                shutil.copyfileobj(packed, file, 1 << 20)
+
+
+def _open_in_zip(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> IO[bytes]:
+    """Return an open member of a zip; ValueError for one that Python cannot unpack."""
+    try:
+        return archive.open(member)
+    except (RuntimeError, NotImplementedError) as error:  # a password; a rare compression
+        raise ValueError(f"{name} cannot be unpacked here ({error}): unpack it yourself") from error
 
 
 def _outside(archive: str, member: str) -> ValueError:

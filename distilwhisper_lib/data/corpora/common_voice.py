@@ -10,9 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ...files import data_dir, short_hash
+from ...whisper.tokens import LANGUAGES
 from .archives import is_archive, unpack_once
-from .items import Item
-from .tables import Reading, find_folder, only_one, read_table, scratch_folder
+from .items import Item, distinct_ids
+from .tables import (
+    Reading,
+    Sounds,
+    find_folders,
+    only_one,
+    path_key,
+    read_table,
+    scratch_folder,
+)
 
 # Corpus -> clips of (training, validation). Source: the id lists of the authors' release
 # (data/generated_ids).
@@ -33,13 +42,36 @@ LOCALES = {
     "zh": "zh-CN",
 }
 
+# Whisper's code of a language -> further names that a release may have for it.
+OTHER_LOCALES = {
+    "he": ("iw",),
+    "jw": ("jav",),
+    "no": ("nb-NO", "nb", "no-NO"),
+    "tl": ("fil",),
+}
+
 TABLES = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}  # by split
 
 COLUMNS = ("client_id", "path", "sentence", "up_votes", "down_votes")
 
+# The first release of all (2017, English) has CSVs, and a folder of sounds for each of them.
+FIRST_TABLES = {
+    "train": "cv-valid-train.csv",
+    "validation": "cv-valid-dev.csv",
+    "test": "cv-valid-test.csv",
+}
+
+FIRST_NAMES = {"path": ("filename",), "sentence": ("text",)}  # columns
+
+FIRST_FOLDER = "cv_corpus_v1"
+
+PLACE = "file:line"  # an additional column of a row
+
 RELEASE = re.compile(
-    r"cv-corpus-[\w.]+(?:-delta)?-\d{4}-\d\d-\d\d|mcv-scripted-[\w-]+-v\d+(?:\.\d+)*"
+    r"cv-corpus-[\w.]+(?:-delta)?-\d{4}-\d\d-\d\d|mcv-scripted-[\w-]+-v\d+(?:\.\d+)*|cv_corpus_v1"
 )
+
+DELTA = re.compile(r"(?:cv-corpus|mcv)-[\w.-]*?-delta(?![^\W_])", re.IGNORECASE)
 
 
 def read_common_voice(name: str, language: str, source: str | Path | None) -> Reading:
@@ -66,9 +98,9 @@ def read_common_voice(name: str, language: str, source: str | Path | None) -> Re
             what to do.
     """
     locale = LOCALES.get(language, language)
-    release = find_release(name, locale, source)
-    tables = [release.folder / table for table in TABLES.values()]
-    missing = [path.name for path in tables if not path.is_file()]
+    release = find_release(name, language, source)
+    tables = release.tables()
+    missing = [path.name for path in tables.values() if not path.is_file()]
     if missing:
         place = release.archive or release.folder
         raise FileNotFoundError(f"{place} has no {', '.join(missing)}: give the whole release")
@@ -79,26 +111,36 @@ def read_common_voice(name: str, language: str, source: str | Path | None) -> Re
     listed = _read_id_list(list_path, flaws) if list_path else {}
     training_limit, validation_limit = SIZES[name]
     limits = {"train": training_limit, "validation": validation_limit, "test": None}
-    chosen = {
-        split: _choose(path, limits[split], listed.get(split), flaws)
-        for split, path in zip(TABLES, tables, strict=True)
-    }
+    chosen = {}
+    for split, path in tables.items():
+        rows = _of_language(_read_rows(path, release, flaws), language)
+        chosen[split] = _choose(path, rows, limits[split], listed.get(split), flaws)
 
-    # Their lines.
-    clips = _clips_folder(release, locale, chosen)
+    # Their sounds.
+    files = {split: [release.clip(row) for row in rows] for split, rows in chosen.items()}
+    all_files = [file for split in chosen for file in files[split]]
+    ids = iter(distinct_ids(f"common-voice/{locale}/", [release.named(file) for file in all_files]))
+    sounds = Sounds(_unpacked(release, all_files), ())
+
     items = []
     for split, rows in chosen.items():
-        for row in rows:
-            sound = clips / PurePosixPath(row["path"]).name  # never outside this folder
+        for row, file in zip(rows, files[split], strict=True):
+            item_id = next(ids)
+            try:
+                sound = _find_sound(sounds, file)
+            except ValueError as error:
+                flaws.append(f"{row[PLACE]}: {error}")
+                continue
             item = Item(
-                id=f"common-voice/{locale}/{sound.stem}",
-                sound=sound if sound.is_file() else None,
+                id=item_id,
+                sound=sound,
                 text=row["sentence"].strip(),
                 language=language,
-                speaker=row["client_id"],
+                speaker=row.get("client_id", "unknown"),
                 room_or_category="common-voice",
                 translation_en="",
                 split=split,
+                looked_for="" if sound else sounds.looked_for(str(file)),
             )
             items.append(item)
 
@@ -108,8 +150,8 @@ def read_common_voice(name: str, language: str, source: str | Path | None) -> Re
         "release": release.name(),
         "chosen_by": list_path.name if list_path else "votes",
     }
-    files = [*tables, list_path] if list_path else tables
-    return Reading(items, files, flaws, about, release.scratch)
+    read = [*tables.values(), *([list_path] if list_path else [])]
+    return Reading(items, read, flaws, about, release.scratch)
 
 
 # ---- the release
@@ -129,6 +171,25 @@ class Release:
     archive: Path | None = None
     scratch: Path | None = None
 
+    def is_first(self) -> bool:
+        """Return whether it is the release of 2017, which has another layout."""
+        return (self.folder / FIRST_TABLES["train"]).is_file()
+
+    def tables(self) -> dict[str, Path]:
+        """Return the paths of the tables by split; the files need not exist."""
+        names = FIRST_TABLES if self.is_first() else TABLES
+        return {split: self.folder / name for split, name in names.items()}
+
+    def clip(self, row: dict[str, str]) -> PurePosixPath:
+        """Return where a clip is in the folder of the release, never outside it."""
+        path = PurePosixPath(row["path"].replace("\\", "/"))
+        folder = PurePosixPath(path.parent.name) if self.is_first() else PurePosixPath("clips")
+        return folder / path.name
+
+    def named(self, clip: PurePosixPath) -> PurePosixPath:
+        """Return what the id of a clip is made of; the first release counts anew in each folder."""
+        return clip if self.is_first() else PurePosixPath(clip.name)
+
     def name(self) -> str:
         """Return the name that the folder has, or else the archive; "unknown" without one."""
         names = RELEASE.findall(str(self.folder))
@@ -137,66 +198,157 @@ class Release:
         return names[-1] if names else "unknown"
 
 
-def find_release(name: str, locale: str, source: str | Path | None = None) -> Release:
+def find_release(name: str, language: str, source: str | Path | None = None) -> Release:
     """Return the release in a language; of an archive the tables are unpacked.
 
     Args:
         name: Of the corpus, one of SIZES.
-        locale: Common Voice's code of the language.
+        language: Whisper's code of the language.
         source: As for `read_common_voice`.
 
     Raises:
-        FileNotFoundError: If there is no release.
+        FileNotFoundError: If there is no release, or only a delta release.
         ValueError: For a damaged archive, or several releases. Each message says what to do.
     """
     root = Path(source or data_dir() / "common-voice").expanduser()
-    folder = find_folder(root, locale, "train.tsv")
+    names = _names(language)
+    locale = names[0]
+
+    # An unpacked release.
+    folders = _folders(root, language, has_source=source is not None)
+    folder = only_one(_complete(folders), f"folders {locale}", root)
     if folder:
         return Release(folder)
 
-    archive = _find_archive(root, locale)
+    # An archive.
+    archives = _archives(root, names)
+    archive = only_one(_complete(archives), f"archives with {locale} in their names", root)
     if archive is None:
-        raise FileNotFoundError(
-            f"no Common Voice in {locale!r}: looked for {locale}/train.tsv and for an archive with "
-            f"{locale} in its name (such as cv-corpus-13.0-2023-03-09-{locale}.tar.gz) under "
-            f"{root}. It needs an account: log in at Mozilla Data Collective, accept the terms of "
-            "Common Voice Scripted Speech in this language, download it, and put the archive there "
-            "as it is (LAB_DATA names another folder)"
-        )
+        raise _not_found(root, language, [*folders, *archives])
 
     scratch = scratch_folder(f"{name}-{locale}", [archive])
-    wanted = {(locale, file) for file in (*TABLES.values(), _id_list_name(name))}
-    unpack_once(
-        archive, scratch / "tables", lambda member: PurePosixPath(member).parts[-2:] in wanted
-    )
-    folder = find_folder(scratch / "tables", locale, "train.tsv")
+    tables = {*TABLES.values(), *FIRST_TABLES.values(), _id_list_name(name)}
+    unpack_once(archive, scratch / "tables", lambda member: PurePosixPath(member).name in tables)
+    folders = _folders(scratch / "tables", language, has_source=True)
+    folder = only_one(folders, f"folders {locale}", archive)
     if folder is None:
+        there = [path.name for path in find_folders(scratch / "tables", None, "train.tsv")]
+        has = f" (it has {', '.join(there)})" if there else ""
         raise FileNotFoundError(
-            f"{archive} has no {locale}/train.tsv: is it Common Voice in {locale!r}?"
+            f"{archive} has no {locale}/train.tsv: is it Common Voice in {locale!r}?{has}"
         )
     return Release(folder, archive, scratch)
 
 
-def _find_archive(root: Path, locale: str) -> Path | None:
-    """Return `root` if it is an archive, or the one below it with the locale in its name."""
+def _names(language: str) -> list[str]:
+    """Return Common Voice's code of a language, then others that a release may have for it."""
+    names = [LOCALES.get(language, language), language, *OTHER_LOCALES.get(language, ())]
+    return list(dict.fromkeys(names))
+
+
+def _folders(root: Path, language: str, has_source: bool) -> list[Path]:
+    """Return the folders of a language with tables at or below `root`.
+
+    Args:
+        root: Where the search starts.
+        language: Whisper's code of the language.
+        has_source: `root` was given for this language: tables that lie in it directly, as in the
+            archives of release 1, are taken unless its name is that of another language.
+    """
+    folders = find_folders(root, _names(language), TABLES["train"])
+    if language == "en":
+        folders += find_folders(root, [FIRST_FOLDER], FIRST_TABLES["train"])
+    if folders or not has_source:
+        return folders
+
+    marks = [TABLES["train"], *([FIRST_TABLES["train"]] if language == "en" else [])]
+    other_locales = {*LANGUAGES, *LOCALES.values()}
+    if root.name not in other_locales and any((root / mark).is_file() for mark in marks):
+        return [root]
+    return [
+        folder
+        for folder in find_folders(root, None, TABLES["train"])
+        if RELEASE.fullmatch(folder.name)
+    ]
+
+
+def _archives(root: Path, names: list[str]) -> list[Path]:
+    """Return `root` if it is an archive, or those below it with a name of the language."""
     if root.is_file():
-        found = [root]
-    else:
-        named = re.compile(rf"(?<![^\W_]){re.escape(locale)}(?![^\W_])", re.IGNORECASE)
+        return [root] if is_archive(root) else []
+    for name in names:
+        pattern = re.escape(name).replace(r"\-", "[-_]")
+        named = re.compile(rf"(?<![^\W_]){pattern}(?![^\W_])", re.IGNORECASE)
         found = sorted(path for path in root.rglob("*.*") if named.search(path.name))
-    archives = [path for path in found if is_archive(path)]
-    return only_one(archives, f"archives with {locale} in their names", root)
+        archives = [path for path in found if is_archive(path) and path.is_file()]
+        if archives:
+            return archives
+    return []
 
 
-def _clips_folder(release: Release, locale: str, chosen: dict[str, list[dict]]) -> Path:
-    """Return the folder with the sounds of the chosen clips, unpacked if there is an archive."""
+def _complete(found: list[Path]) -> list[Path]:
+    """Return what is no delta release."""
+    return [path for path in found if not DELTA.search(str(path))]
+
+
+def _not_found(root: Path, language: str, deltas: list[Path]) -> FileNotFoundError:
+    """Return the error for a language without a release: what is there, and how to get it."""
+    locale = _names(language)[0]
+    if deltas:
+        return FileNotFoundError(
+            f"{deltas[0]} is a delta release of Common Voice: it has only the clips that are new "
+            "since the release before, without train, dev and test. Download the full release in "
+            f"{locale!r}, and put the archive there as it is"
+        )
+
+    # Releases in other languages, those of the same language with another name first.
+    there = find_folders(root, None, TABLES["train"])
+    if root.is_dir():
+        there += sorted(path for path in root.rglob("*.*") if is_archive(path))
+    base = locale.split("-")[0].casefold()
+    variant = re.compile(rf"(?<![^\W_]){re.escape(base)}[-_][a-z]{{2,4}}(?![^\W_])", re.IGNORECASE)
+    variants = [path for path in there if variant.search(path.name)]
+    hint = ""
+    if variants:
+        hint = (
+            f". There is {variants[0]}, which is not {locale}: to use it for {language!r} all the "
+            f"same, unpack it and rename its folder {variant.search(variants[0].name)[0]} to "
+            f"{locale}"
+        )
+    elif there:
+        hint = f". There is: {', '.join(map(str, there[:5]))}"
+
+    return FileNotFoundError(
+        f"no Common Voice in {locale!r}: looked for {locale}/train.tsv and for an archive with "
+        f"{locale} in its name (such as cv-corpus-13.0-2023-03-09-{locale}.tar.gz) under "
+        f"{root}{hint}. It needs an account: log in at Mozilla Data Collective, accept the terms "
+        "of Common Voice Scripted Speech in this language, download it, and put the archive there "
+        "as it is (LAB_DATA names another folder)"
+    )
+
+
+# ---- its clips
+
+
+def _unpacked(release: Release, clips: list[PurePosixPath]) -> Path:
+    """Return the folder of the release with the chosen clips, unpacked if there is an archive."""
     if release.archive is None or release.scratch is None:
-        return release.folder / "clips"
+        return release.folder
 
-    wanted = {(locale, "clips", row["path"]) for rows in chosen.values() for row in rows}
+    inner = release.folder.relative_to(release.scratch / "tables")
+    wanted = {path_key(str(inner / clip)) for clip in clips}
+    wanted |= {f"{path}.mp3" for path in wanted}
     target = release.scratch / f"clips-{short_hash(sorted(wanted))}"
-    unpack_once(release.archive, target, lambda member: PurePosixPath(member).parts[-3:] in wanted)
-    return target / release.folder.relative_to(release.scratch / "tables") / "clips"
+    unpack_once(release.archive, target, lambda member: path_key(member) in wanted)
+    return target / inner
+
+
+def _find_sound(sounds: Sounds, clip: PurePosixPath) -> Path | None:
+    """Return the sound file of a clip, or None; release 1 leaves out the ending in its tables."""
+    with_ending = clip.with_name(f"{clip.name}.mp3")
+    if not clip.suffix and len(with_ending.name) < 200 and (sounds.folder / with_ending).is_file():
+        return sounds.folder / with_ending
+    return sounds.find(str(clip))
 
 
 # ---- the choice of clips
@@ -217,15 +369,44 @@ def _rank(row: dict) -> tuple[int, int]:
     return -int(row["up_votes"]), int(row["down_votes"])
 
 
+def _read_rows(path: Path, release: Release, flaws: list[str]) -> Iterator[tuple[str, dict]]:
+    """Yield place and cells of each row of a table that names a clip."""
+    if release.is_first():
+        rows = read_table(path, COLUMNS[1:], flaws, None, other_names=FIRST_NAMES)
+    else:
+        rows = read_table(path, COLUMNS, flaws)
+    for place, row in rows:
+        if PurePosixPath(row["path"]).name in ("", ".."):
+            flaws.append(f"{place}: no path of a sound file")
+        else:
+            yield place, row | {PLACE: place}
+
+
+def _of_language(rows: Iterable[tuple[str, dict]], language: str) -> Iterator[tuple[str, dict]]:
+    """Yield the rows; ValueError where the first one says that they are of another language."""
+    names = [name.casefold() for name in _names(language)]
+    for index, (place, row) in enumerate(rows):
+        locale = row.get("locale") or names[0]
+        if index == 0 and locale.casefold() not in names:
+            raise ValueError(
+                f"{place}: the table is of the locale {locale!r}, not of {_names(language)[0]!r}: "
+                "is it in the right folder?"
+            )
+        yield place, row
+
+
 def _choose(
-    path: Path, limit: int | None, listed: list[str] | None, flaws: list[str]
+    path: Path,
+    rows: Iterable[tuple[str, dict]],
+    limit: int | None,
+    listed: list[str] | None,
+    flaws: list[str],
 ) -> list[dict]:
     """Return the rows of a table that are used.
 
     These are the ones that an id list names, in its order; without a list (None) the most voted
     ones; without a limit (None) all.
     """
-    rows = read_table(path, COLUMNS, flaws)
     if listed is not None:
         return _listed_rows(path, rows, listed, flaws)
     if limit is not None:
@@ -236,16 +417,24 @@ def _choose(
 def _listed_rows(
     path: Path, rows: Iterable[tuple[str, dict]], listed: list[str], flaws: list[str]
 ) -> list[dict]:
-    """Return the rows that an id list names, in its order."""
-    wanted = set(listed)
-    row_of = {}
+    """Return the rows that an id list names, with or without ending, in its order."""
+    wanted = {*listed, *(PurePosixPath(name).stem for name in listed)}
+    row_of: dict[str, dict] = {}
     for _, row in rows:
-        stem = PurePosixPath(row["path"]).stem
-        if stem in wanted:
-            row_of[stem] = row
+        file = PurePosixPath(row["path"])
+        for name in (file.stem, file.name):
+            if name in wanted:
+                row_of[name] = row
 
-    flaws.extend(f"id list: {stem} is not in {path.name}" for stem in listed if stem not in row_of)
-    return [row_of[stem] for stem in listed if stem in row_of]
+    found = []
+    for name in listed:
+        stem = PurePosixPath(name).stem
+        row = row_of.get(name) or row_of.get(stem)
+        if row is None:
+            flaws.append(f"id list: {stem} is not in {path.name}")
+        else:
+            found.append(row)
+    return found
 
 
 def _with_votes(rows: Iterable[tuple[str, dict]], flaws: list[str]) -> Iterator[dict]:
@@ -282,12 +471,12 @@ def _find_id_list(release: Release, name: str, locale: str) -> Path | None:
 
 
 def _read_id_list(path: Path, flaws: list[str]) -> dict[str, list[str]]:
-    """Return the file stems of an id list by split; ValueError for a split that does not exist."""
+    """Return the file names of an id list by split; ValueError for a split that does not exist."""
     listed: dict[str, list[str]] = {}
-    for place, row in read_table(path, ("split", "id"), flaws, ","):
+    for place, row in read_table(path, ("split", "id"), flaws, None):
         split = row["split"]
         if split not in TABLES:
             known = ", ".join(TABLES)
             raise ValueError(f"{place}: split {split!r} in the id list: use one of {known}")
-        listed.setdefault(split, []).append(PurePosixPath(row["id"]).stem)
+        listed.setdefault(split, []).append(PurePosixPath(row["id"]).name)
     return listed

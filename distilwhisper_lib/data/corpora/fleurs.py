@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 from huggingface_hub import snapshot_download
 
 from ...files import data_dir, disk_errors
+from ..audio import READABLE
 from .archives import damage_named, unpack_once
-from .items import Item
-from .tables import Reading, find_folder, read_table, scratch_folder
+from .items import Item, distinct_ids
+from .tables import Reading, find_folders, only_one, path_key, read_table, scratch_folder
 
 REVISION = "70bb2e84b976b7e960aa89f1c648e09c59f894dd"  # commit of google/fleurs
 
@@ -69,7 +70,7 @@ def read_fleurs(name: str, language: str, source: str | Path | None) -> Reading:
     """
     code = CODES[language]
     folder, origin = _find(code, source)
-    archives = sorted(folder.glob("audio/*.tar.gz"))
+    archives = [path for table in TABLES if (path := _archive(folder, table)) is not None]
     parquet = [path for table in TABLES for path in _parquet_files(folder, table)]
     scratch = scratch_folder(f"{name}-{code}", archives + parquet)
 
@@ -79,17 +80,21 @@ def read_fleurs(name: str, language: str, source: str | Path | None) -> Reading:
     for table, split in TABLES.items():
         rows = _read_rows(folder, table, flaws)
         sounds = _find_sounds(folder, table, scratch)
-        for row in rows:
-            file = PurePosixPath(row["file_name"])
+        names = [PurePosixPath(row["file_name"].replace("\\", "/")).name for row in rows]
+        files = [PurePosixPath(name) for name in names]
+        ids = distinct_ids(f"fleurs/{code}/{split}/", files)
+        for item_id, file, row in zip(ids, files, rows, strict=True):
+            sound = sounds.get(file.name) or sounds.get(path_key(file.name))
             item = Item(
-                id=f"fleurs/{code}/{split}/{file.stem}",
-                sound=sounds.get(file.name),
+                id=item_id,
+                sound=sound,
                 text=row["transcription"].strip(),
                 language=language,
                 speaker=row["gender"].lower(),
                 room_or_category="fleurs",
                 translation_en=english.get(row["id"], ""),
                 split=split,
+                looked_for="" if sound else _looked_for(folder, table, file.name, sounds),
             )
             items.append(item)
 
@@ -116,7 +121,7 @@ def _english_sentences(folder: Path, flaws: list[str]) -> dict[str, str]:
 def _find(code: str, source: str | Path | None) -> tuple[Path, str]:
     """Return the folder of a language, and "folder" or "hub" as its origin."""
     root = Path(source or data_dir() / "fleurs").expanduser()
-    folder = find_folder(root, code)
+    folder = _one_folder(root, code)
     origin = "folder"
     if folder is None and source is None:
         folder = _download(code, root)
@@ -133,6 +138,28 @@ def _find(code: str, source: str | Path | None) -> tuple[Path, str]:
             "fetch it again, or remove the folder to have it fetched from the hub"
         )
     return folder, origin
+
+
+def _one_folder(root: Path, code: str) -> Path | None:
+    """Return the folder of a language at or below `root`, or None; ValueError for several.
+
+    A copy of the hub's repository has the tables in one folder of the language, and may have
+    parquet files in another: the one with tables counts.
+    """
+    folders = find_folders(root, [code])
+    with_data = [folder for folder in folders if _has_data(folder)]
+    with_tables = [folder for folder in folders if (folder / "test.tsv").is_file()]
+    return only_one(with_tables or with_data or folders, f"folders {code}", root)
+
+
+def _has_data(folder: Path) -> bool:
+    """Return whether a folder has a table, a parquet file or a sound of any split."""
+    return any(
+        (folder / f"{table}.tsv").is_file()
+        or _parquet_files(folder, table)
+        or _archive(folder, table) is not None
+        for table in TABLES
+    )
 
 
 def _download(code: str, root: Path) -> Path:
@@ -161,16 +188,27 @@ def _download(code: str, root: Path) -> Path:
 def _read_rows(folder: Path, table: str, flaws: list[str]) -> list[dict[str, str]]:
     """Return the rows of a published table, or of the split's parquet files, without sound."""
     path = folder / f"{table}.tsv"
-    if path.is_file():
-        return [row for _, row in read_table(path, COLUMNS, flaws, header=COLUMNS)]
-
     rows = []
-    for row in _read_parquet(folder, table, ["id", "path", "gender", "transcription"]):
+    if path.is_file():
+        for place, row in read_table(path, COLUMNS, flaws, header=COLUMNS):
+            if PurePosixPath(row["file_name"]).name in ("", ".."):
+                flaws.append(f"{place}: no name of a sound file")
+            else:
+                rows.append(row)
+        return rows
+
+    columns = ["id", "path", "gender", "transcription"]
+    for number, row in enumerate(_read_parquet(folder, table, columns), 1):
+        if not row["path"]:
+            flaws.append(f"{folder.name}/{table}:{number}: no name of a sound file")
+            continue
+        gender = row["gender"]
+        is_known = isinstance(gender, int) and 0 <= gender < len(GENDERS)
         rows.append(
             {
                 "id": str(row["id"]),
                 "file_name": PurePosixPath(row["path"]).name,
-                "gender": GENDERS[row["gender"]],
+                "gender": GENDERS[gender] if is_known else "other",
                 "transcription": row["transcription"] or "",
             }
         )
@@ -178,31 +216,64 @@ def _read_rows(folder: Path, table: str, flaws: list[str]) -> list[dict[str, str
 
 
 def _find_sounds(folder: Path, table: str, scratch: Path) -> dict[str, Path]:
-    """Return the sound files of a table by name, unpacked where they are in archives or parquet."""
+    """Return the sound files of a table by name and by `path_key` of the name.
+
+    They are unpacked where they are in archives or parquet files.
+    """
     unpacked = scratch / table
-    archive = folder / "audio" / f"{table}.tar.gz"
-    if archive.is_file():
-        unpack_once(archive, unpacked, lambda member: member.endswith(".wav"))
+    archive = _archive(folder, table)
+    if archive is not None:
+        unpack_once(archive, unpacked, lambda member: member.lower().endswith(READABLE))
     with disk_errors(unpacked, "TMPDIR"):
         for row in _read_parquet(folder, table, ["path", "audio"]):
+            if not row["path"]:
+                continue
             unpacked.mkdir(parents=True, exist_ok=True)
             sound = unpacked / PurePosixPath(row["path"]).name
-            sound.write_bytes(row["audio"]["bytes"] or b"")
+            sound.write_bytes((row["audio"] or {}).get("bytes") or b"")
 
-    sounds = {}
+    sounds: dict[str, Path] = {}
+    by_key: dict[str, Path] = {}
     for place in (folder / "audio" / table, folder / table, unpacked):
-        for path in place.rglob("*.wav"):
-            sounds[path.name] = path
-    return sounds
+        for path in place.rglob("*.*"):
+            if path.suffix.lower() in READABLE:
+                sounds[path.name] = path
+                by_key[path_key(path.name)] = path
+                by_key[path_key(path.stem)] = path  # for a table that leaves out the ending
+    return by_key | sounds
+
+
+def _archive(folder: Path, table: str) -> Path | None:
+    """Return the archive with the sounds of a table, or None."""
+    for place in (folder / "audio", folder):
+        for ending in (".tar.gz", ".tgz", ".tar", ".zip"):
+            path = place / f"{table}{ending}"
+            if path.is_file():
+                return path
+    return None
+
+
+def _looked_for(folder: Path, table: str, name: str, sounds: dict[str, Path]) -> str:
+    """Return where a sound was looked for."""
+    archive = _archive(folder, table)
+    if archive is not None:
+        return f"looked for {name} in {archive}"
+    if sounds:
+        return f"looked for {next(iter(sounds.values())).parent / name}"
+    return (
+        f"looked for {folder / 'audio' / table / name} and for {folder / 'audio' / table}.tar.gz; "
+        "there are no sounds of this table: download them as well"
+    )
 
 
 def _parquet_files(folder: Path, table: str) -> list[Path]:
-    """Return the parquet files of a split, in either of the layouts that the hub has."""
+    """Return the parquet files of a split, in any of the layouts that the hub has."""
     split = TABLES[table]
-    in_folder = sorted(folder.glob(f"{split}/*.parquet"))
-    if in_folder:
-        return in_folder
-    return sorted(folder.glob(f"fleurs-{split}*.parquet"))
+    for pattern in (f"{split}/*.parquet", f"fleurs-{split}*.parquet", f"{split}*.parquet"):
+        found = sorted(folder.glob(pattern))
+        if found:
+            return found
+    return []
 
 
 def _read_parquet(folder: Path, table: str, columns: list[str]) -> Iterator[dict]:
@@ -210,8 +281,14 @@ def _read_parquet(folder: Path, table: str, columns: list[str]) -> Iterator[dict
     for path in _parquet_files(folder, table):
         with damage_named(path.name):
             file = pq.ParquetFile(path)
-            missing = [column for column in columns if column not in file.schema_arrow.names]
+            there = file.schema_arrow.names
+            missing = [column for column in columns if column not in (*there, "path")]
             if missing:
                 raise ValueError(f"{path} lacks the column {', '.join(missing)}: is it FLEURS?")
-            for batch in file.iter_batches(64, columns=columns):
-                yield from batch.to_pylist()
+
+            # Without the column `path` the sound's own one counts.
+            has_path = "path" in there
+            wanted = [column if column in there else "audio.path" for column in columns]
+            for batch in file.iter_batches(64, columns=wanted):
+                for row in batch.to_pylist():
+                    yield row if has_path else row | {"path": row["audio"]["path"]}

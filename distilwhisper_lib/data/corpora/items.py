@@ -2,16 +2,16 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from tqdm import tqdm
 
-from ..audio import SAMPLE_RATE, EmptyAudioError, encode_flac, read_audio
+from ..audio import SAMPLE_RATE, EmptyAudioError, LongAudioError, encode_flac, read_audio
 from ..normalisers import normalise
 
 # Where two splits have the same text, the one that is named first here keeps it.
@@ -57,6 +57,7 @@ class Item:
         translation_en: The text in English; "" where there is none.
         split: One of SPLITS, or None: the line is dropped.
         reason: Why it is dropped, where `split` is None.
+        looked_for: Where `sound` is None: in words, the path that was looked for and what is there.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Item:
     translation_en: str
     split: str | None
     reason: str = ""
+    looked_for: str = ""
 
 
 def stable_hash(text: str) -> str:
@@ -78,6 +80,26 @@ def stable_hash(text: str) -> str:
 def hash_share(text: str) -> float:
     """Return a number in [0, 1) that depends on `text` alone, evenly spread over texts."""
     return int(stable_hash(text)[:8], 16) / 0x1_0000_0000
+
+
+def distinct_ids(start: str, files: Sequence[PurePosixPath]) -> list[str]:
+    """Return the id of each recording: `start` and its path without ending.
+
+    Where that would be the id of different files (`1.wav` and `1.flac`, `rec.1` and `rec.2`), each
+    of them keeps its ending. The same file has the same id each time.
+
+    Args:
+        start: What all ids begin with.
+        files: Paths of the recordings in their folder.
+    """
+    whole: set[PurePosixPath] = set()  # the files that keep their ending
+    while True:
+        names = {file: str(file if file in whole else file.with_suffix("")) for file in files}
+        counts = Counter(names.values())
+        clashing = {file for file, name in names.items() if counts[name] > 1} - whole
+        if not clashing:
+            return [f"{start}{names[file]}" for file in files]
+        whole |= clashing
 
 
 # ---- items to rows
@@ -96,33 +118,48 @@ def reason_to_drop(item: Item, rules: Rules = GAME_RULES) -> str:
     return ""
 
 
-def to_row(item: Item, rules: Rules = GAME_RULES) -> dict | str:
-    """Return the item as a row of the corpus, or the reason why it is dropped.
+@dataclass(frozen=True)
+class Loss:
+    """Why a clip is left out.
+
+    Attributes:
+        reason: In a few words, the same for all clips with the same fault.
+        problem: What is wrong with this one; "" where the reason says it all.
+    """
+
+    reason: str
+    problem: str = ""
+
+
+def to_row(item: Item, rules: Rules = GAME_RULES) -> dict | Loss:
+    """Return the item as a row of the corpus, or why it is dropped.
 
     Args:
         item: An item with a sound.
         rules: Which clips are dropped.
 
     Returns:
-        The columns of a corpus, the sound as FLAC with 16 kHz; or the reason, a str.
+        The columns of a corpus, the sound as FLAC with 16 kHz; or the reason.
     """
     try:
         if isinstance(item.sound, np.ndarray):
             audio = item.sound
         else:
             audio = read_audio(item.sound)
-    except EmptyAudioError:
-        return "empty audio"
-    except (ValueError, OSError):
-        return "unreadable audio"
+    except EmptyAudioError as error:
+        return Loss("empty audio", str(error))
+    except LongAudioError as error:
+        return Loss(_too_long(rules), str(error))
+    except (ValueError, OSError) as error:
+        return Loss("unreadable audio", str(error))
 
     duration = len(audio) / SAMPLE_RATE
     if duration < SHORTEST:
-        return "empty audio"
+        return Loss("empty audio", f"{duration:.3f} s of sound")
     if duration > rules.longest:
-        return f"longer than {rules.longest:.0f} s"
+        return Loss(_too_long(rules), f"{duration:.1f} s")
     if rules.fastest and len(normalise(item.text)) > rules.fastest * duration:
-        return f"text too long for the sound (over {rules.fastest:.0f} characters a second)"
+        return Loss(f"text too long for the sound (over {rules.fastest:.0f} characters a second)")
 
     return {
         "id": item.id,
@@ -137,9 +174,14 @@ def to_row(item: Item, rules: Rules = GAME_RULES) -> dict | str:
     }
 
 
+def _too_long(rules: Rules) -> str:
+    """Return the reason for which a long clip is dropped."""
+    return f"longer than {rules.longest:.0f} s"
+
+
 def read_rows(
     items: list[Item], title: str | None, rules: Rules = GAME_RULES
-) -> tuple[list[dict], dict[str, list[str]]]:
+) -> tuple[list[dict], dict[str, list[str]], dict[str, str]]:
     """Decode the items, in two threads.
 
     Args:
@@ -148,9 +190,11 @@ def read_rows(
         rules: Which clips are dropped.
 
     Returns:
-        The usable rows in the order of the items, and the ids of the dropped items by reason.
+        The usable rows in the order of the items, the ids of the dropped items by reason, and what
+        is wrong with each of these, by id, where there is more to say than the reason.
     """
     dropped: dict[str, list[str]] = {}
+    problems: dict[str, str] = {}
 
     # Items that can be judged without decoding audio.
     usable = []
@@ -158,6 +202,8 @@ def read_rows(
         reason = reason_to_drop(item, rules)
         if reason:
             dropped.setdefault(reason, []).append(item.id)
+            if item.sound is None and item.looked_for:
+                problems[item.id] = item.looked_for
         else:
             usable.append(item)
 
@@ -167,11 +213,13 @@ def read_rows(
         found = pool.map(lambda item: to_row(item, rules), usable)
         progress = tqdm(found, title, len(usable), unit=" clips", disable=title is None)
         for item, row in zip(usable, progress, strict=True):
-            if isinstance(row, str):
-                dropped.setdefault(row, []).append(item.id)
+            if isinstance(row, Loss):
+                dropped.setdefault(row.reason, []).append(item.id)
+                if row.problem:
+                    problems[item.id] = row.problem
             else:
                 rows.append(row)
-    return rows, dropped
+    return rows, dropped, problems
 
 
 # ---- sets of rows

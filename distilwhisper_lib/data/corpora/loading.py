@@ -1,5 +1,6 @@
 """The corpora: one `datasets.Dataset` per corpus and language, prepared once, then kept on disk."""
 
+import re
 import shutil
 import warnings
 from collections import Counter
@@ -12,17 +13,26 @@ import pandas as pd
 import pyarrow as pa
 import soundfile
 import soxr
-from datasets import Audio, Dataset, Features, Value, load_from_disk
-from filelock import FileLock
+from datasets import Audio, Dataset, DatasetInfo, Features, Value, load_from_disk
 
-from ...files import atomic_folder, cache_dir, disk_errors, file_sha256, read_json, write_json
+from ...files import (
+    atomic_folder,
+    cache_dir,
+    disk_errors,
+    file_sha256,
+    one_at_a_time,
+    read_json,
+    set_aside,
+    tell,
+    write_json,
+)
 from ...whisper.tokens import LANGUAGES, language_code
 from . import fillets, stamps, toy
 from .common_voice import LOCALES, SIZES, find_release, read_common_voice
 from .fleurs import CODES, read_fleurs
 from .items import SPLITS, Item, fingerprint, read_rows, stable_hash, summary, without_duplicates
 from .packages import Package, find_package
-from .recorded import read_recordings
+from .recorded import find_recordings, read_recordings
 from .shards import load_shards, write_shards
 from .tables import Reading
 
@@ -49,11 +59,20 @@ READERS: dict[str, Callable[[str, str, str | Path | None], Reading]] = {
     "recordings": read_recordings,
 }
 
-# Reasons for which a large corpus leaves out intact clips: no warning.
-INTENDED = ("empty text", "longer than 30 s")
+# What to do about clips that are left out, by the start of the reason.
+ADVICE = {
+    "longer than": (
+        "Whisper hears 30 s at once: cut longer sounds at pauses into parts of at most 30 s, each "
+        "with its own text in a row of its own (for instance `ffmpeg -i long.wav -ss 0 -to 25 "
+        "part-1.wav`, or Audacity's export of labelled parts)"
+    ),
+    "named twice": "A recording has one row: of several rows the first one counts",
+}
 
 # Raise it when rows or splits change: corpora that an older builder prepared are prepared anew.
 BUILDER = 1
+
+HASHED = 1 << 30  # bytes of a corpus up to which its files are hashed when it is opened
 
 TEXT = Value("string")
 
@@ -94,9 +113,10 @@ def load_corpus(name: str, language: str, source: str | Path | None = None) -> D
     The first call prepares the corpus in the cache folder. Common Voice, FLEURS and recordings: it
     warns of missing or damaged clips and rows, which are left out.
 
-    A prepared corpus is loaded whatever the source, also where the archive has changed or another
-    release lies there (`corpus_release` names the one that was used). Delete its folder to prepare
-    it anew.
+    Recordings follow their table and their sounds: where one of these has changed, the corpus is
+    prepared anew, and a line on stderr says why. Of the other corpora a prepared one is loaded also
+    where the archive has changed or another release lies there (`corpus_release` names the one that
+    was used), with a warning where another source is given. Delete its folder to prepare it anew.
 
     As long as the prepared corpus stays the same, all calls in a process return the same object.
     Do not change it in place (`set_format`); methods such as `select` and `with_format` return a
@@ -115,8 +135,10 @@ def load_corpus(name: str, language: str, source: str | Path | None = None) -> D
     """
     name, language = check_names(name, language)
     folder = corpus_folder(name, language).absolute()
+    _warn_of_another_source(name, language, folder, source)
     opened = _OPENED.get(folder)
-    if opened and opened.state is not None and opened.state == _report_state(folder):
+    is_the_same = opened and opened.state is not None and opened.state == _report_state(folder)
+    if opened and is_the_same and not _what_has_changed(name, language, folder, source):
         return opened.dataset
 
     _ensure_prepared(name, language, folder, source)
@@ -140,20 +162,151 @@ def _report_state(folder: Path) -> tuple[int, int] | None:
 
 def _ensure_prepared(name: str, language: str, folder: Path, source: str | Path | None) -> None:
     """Prepare a corpus, unless it is prepared already; one process at a time."""
-    if _is_prepared(folder):
+    remembered = _remembered_source(folder)  # before a damaged folder is set aside
+    if _is_usable(name, language, folder, source):
         return
-    with disk_errors(folder.parent), FileLock(f"{folder}.lock"):
-        if _is_prepared(folder):  # by another process, while this one waited
+    with one_at_a_time(folder):
+        if _is_usable(name, language, folder, source):  # another process has prepared it meanwhile
             return
+        changed = _what_has_changed(name, language, folder, source) if _is_prepared(folder) else ""
+        if changed:
+            tell(f"{name} in {language}: {changed}: the corpus is prepared anew")
+        if source is None:
+            source = remembered
         if name in READERS:
-            _prepare_in_shards(name, language, folder, source)
+            reading = READERS[name](name, language, source)
+            with disk_errors(folder.parent):
+                _prepare_in_shards(name, language, folder, source, reading)
         else:
             _prepare(name, language, folder, source)
+
+
+def _is_usable(name: str, language: str, folder: Path, source: str | Path | None) -> bool:
+    """Return whether a corpus is prepared, whole and what its source has.
+
+    A damaged one is set aside.
+    """
+    if not _is_prepared(folder):
+        return False
+    damage = _damage(folder)
+    if damage:
+        set_aside(folder, damage)
+        return False
+    return not _what_has_changed(name, language, folder, source)
 
 
 def _is_prepared(folder: Path) -> bool:
     """Return whether this version of the builder has prepared a corpus."""
     return read_json(folder / "report.json").get("builder") == BUILDER
+
+
+# ---- what a prepared corpus was made from, and whether it is whole
+
+SOURCE = "source.json"  # beside report.json
+
+
+def _write_source(
+    folder: Path, source: str | Path | None, followed: list[Path] | None = None
+) -> None:
+    """Write from what a corpus is prepared, and the sizes and hashes of its own files.
+
+    Args:
+        folder: That of the corpus, complete but for its report.
+        source: As for `load_corpus`.
+        followed: Files whose change makes the corpus outdated: the table, then the sounds.
+    """
+    files = {}
+    for path in sorted(folder.glob("*.arrow")):
+        files[path.name] = [path.stat().st_size, file_sha256(path)]
+    about: dict = {"source": _absolute(source), "files": files}
+    if followed is not None:
+        table, *sounds = followed
+        about["table"] = [str(table), file_sha256(table)]
+        about["sounds"] = {str(path.absolute()): _file_state(path) for path in sounds}
+    write_json(folder / SOURCE, about)
+
+
+def _remembered_source(folder: Path) -> str | None:
+    """Return the source that a corpus was prepared from, if it was given and is still there."""
+    about = read_json(folder / SOURCE)
+    table, _ = about.get("table", (None, None))
+    for path in (table, about.get("source")):
+        if path is not None and Path(path).exists():
+            return path
+    return None
+
+
+def _absolute(source: str | Path | None) -> str | None:
+    return None if source is None else str(Path(source).expanduser().absolute())
+
+
+def _file_state(path: Path) -> list[int] | None:
+    """Return the size and the time of a file; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _damage(folder: Path) -> str:
+    """Return what is wrong with the files of a prepared corpus, or "".
+
+    Hashes are compared where all files together have less than HASHED bytes, else sizes alone.
+    """
+    files = read_json(folder / SOURCE).get("files", {})
+    is_hashed = sum(size for size, _ in files.values()) < HASHED
+    for name, (size, digest) in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes instead of {size}"
+        if is_hashed and file_sha256(path) != digest:
+            return f"the bytes of {name} are not those that were written"
+    return ""
+
+
+def _what_has_changed(name: str, language: str, folder: Path, source: str | Path | None) -> str:
+    """Return why recordings are no longer what their corpus was prepared from, or ""."""
+    if name != "recordings":
+        return ""
+    about = read_json(folder / SOURCE)
+    path, digest = about.get("table", (None, None))
+    if source is not None or path is None:
+        try:
+            path = find_recordings(name, language, source)
+        except (FileNotFoundError, ValueError):
+            return ""  # the source is gone: the prepared corpus does without it
+    table = Path(path)
+    if not table.is_file():
+        return ""
+
+    digests = {digest, *read_json(folder / "report.json").get("tables", {}).values()}
+    if file_sha256(table) not in digests:
+        return f"{table} has changed"
+    if str(table.absolute()) != about.get("table", [None])[0]:
+        return ""  # a copy elsewhere, or a corpus from before the sounds were noted
+    for sound, state in about.get("sounds", {}).items():
+        if _file_state(Path(sound)) != state:
+            return f"{sound} has changed"
+    return ""
+
+
+def _warn_of_another_source(
+    name: str, language: str, folder: Path, source: str | Path | None
+) -> None:
+    """Warn where a source is given and the corpus was prepared from another one."""
+    if source is None or name == "recordings" or not _is_prepared(folder):
+        return
+    about = read_json(folder / SOURCE)
+    if about and about["source"] != _absolute(source):
+        warnings.warn(
+            f"{name} in {language} was prepared before, from "
+            f"{about['source'] or 'where it is looked for without a source'}: {source} is not "
+            f"read. Delete {folder} to prepare it from there",
+            stacklevel=3,  # the caller of load_corpus
+        )
 
 
 def _open(name: str, language: str, folder: Path) -> Dataset:
@@ -197,7 +350,7 @@ def has_common_voice(name: str, language: str) -> bool:
     if (corpus_folder(name, language) / "report.json").is_file():
         return True
     try:
-        find_release(name, LOCALES.get(language, language))
+        find_release(name, language)
     except FileNotFoundError:
         return False
     return True
@@ -221,7 +374,33 @@ def check_names(name: str, language: str) -> tuple[str, str]:
     if code not in CORPORA[name]:
         known = ", ".join(CORPORA[name])
         raise ValueError(f"the corpus {name} has no language {language!r}: it has {known}")
+    _check_region(name, code, language)
     return name, code
+
+
+def _check_region(name: str, code: str, asked: str) -> None:
+    """Raise ValueError where a language is asked for in another region than the corpus has it in.
+
+    Args:
+        name: Of the corpus.
+        code: Whisper's code of the language.
+        asked: What the caller has written, "zh-TW" say.
+    """
+    if name in SIZES:
+        own = LOCALES.get(code, code)
+    elif name == "fleurs":
+        own = CODES[code]
+    else:
+        return
+    _, *regions = re.split("[-_]", asked.lower().removeprefix("<|").removesuffix("|>"))
+    parts = set(re.split("[-_]", own.lower())[1:])  # region and script
+    if "cn" in parts:
+        parts.add("hans")
+    others = [region for region in regions if region not in parts]
+    if others and parts:
+        raise ValueError(
+            f"{name} has {own} for {code!r}, not {asked!r}: give {code!r} for it, or another corpus"
+        )
 
 
 def corpus_folder(name: str, language: str) -> Path:
@@ -239,17 +418,18 @@ def _prepare(name: str, language: str, folder: Path, source: str | Path | None) 
     else:
         package = find_package(name, source, language)
     items = ITEMS[name](package.folder, language)
-    rows, unusable = read_rows(items, f"{name} {language}")
+    rows, unusable, problems = read_rows(items, f"{name} {language}")
     rows, duplicates = without_duplicates(rows)
     dropped = unusable | duplicates
     if not rows:
         raise ValueError(
             f"{name} has nothing to hear in {language!r} under {package.folder}: "
-            f"{_counts(dropped)}; is the package with the voices there?"
+            f"{_counts(dropped)}; is the package with the voices there?{_first(dropped, problems)}"
         )
 
     about = {"source": package.source, "packages": package.versions}
     report = _report(name, language, about, items, rows, dropped, fingerprint(rows))
+    report["problems"] = problems
 
     # Not by Dataset.from_dict: it would need torchcodec.
     data = Dataset(pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema))
@@ -257,21 +437,27 @@ def _prepare(name: str, language: str, folder: Path, source: str | Path | None) 
     data.info.config_name = language
     with atomic_folder(folder) as partial:
         data.save_to_disk(str(partial))
+        _write_source(partial, source)
         write_json(partial / "report.json", report)
+    long = {reason: ids for reason, ids in dropped.items() if reason.startswith("longer than")}
+    _warn_of_losses(report, _counts(long), len(items), folder / "report.json")
 
 
-def _prepare_in_shards(name: str, language: str, folder: Path, source: str | Path | None) -> None:
+def _prepare_in_shards(
+    name: str, language: str, folder: Path, source: str | Path | None, reading: Reading
+) -> None:
     """Prepare a large corpus in a folder beside `folder`; shards of a killed run are used."""
-    reading = READERS[name](name, language, source)
     items = _first_of_each_id(reading.items)
     partial = folder.with_name(f"{folder.name}.partial")
     shards = write_shards(list(items.values()), partial, FEATURES, f"{name} {language}")
     dropped = _all_dropped(reading.items, items, shards)
+    problems = {key: text for shard in shards for key, text in shard.get("problems", {}).items()}
     if not any(shard["clips"] for shard in shards):
         shutil.rmtree(partial, ignore_errors=True)
         raise ValueError(
             f"{name} has nothing to hear in {language!r} ({', '.join(map(str, reading.tables))}): "
             f"{_counts(dropped)}, malformed rows: {len(reading.flaws)} {reading.flaws[:3]}"
+            f"{_first(dropped, problems)}"
         )
 
     # The report.
@@ -284,6 +470,7 @@ def _prepare_in_shards(name: str, language: str, folder: Path, source: str | Pat
         "dropped_by_split": _dropped_by_split(items, dropped),
         "malformed": len(reading.flaws),
         "malformed_rows": reading.flaws[:1000],
+        "problems": dict(list(problems.items())[:1000]),
         "shards": prints,
         "tables": {f"{path.parent.name}/{path.name}": file_sha256(path) for path in reading.tables},
     }
@@ -291,12 +478,16 @@ def _prepare_in_shards(name: str, language: str, folder: Path, source: str | Pat
     # The folder under its own name, complete.
     ids = [(item.split, item.id) for item in reading.items]
     pd.DataFrame(ids, columns=["split", "id"]).to_csv(partial / "ids.csv", index=False)
+    _write_source(partial, source, reading.followed)
     write_json(partial / "report.json", report)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     if reading.scratch:
         shutil.rmtree(reading.scratch, ignore_errors=True)
-    _warn_of_losses(report, folder / "report.json")
+    report["follows"] = reading.followed is not None
+    lost = {**report["dropped"], "malformed row": report["malformed"]}
+    lines = report["items"] + report["malformed"]
+    _warn_of_losses(report, lost, lines, folder / "report.json")
 
 
 def _first_of_each_id(items: list[Item]) -> dict[str, Item]:
@@ -339,20 +530,48 @@ def _dropped_by_split(
     return counts
 
 
-def _warn_of_losses(report: dict, path: Path) -> None:
-    """Warn of lines that were left out because something is missing or damaged."""
-    left_out = {**report["dropped"], "malformed row": report["malformed"]}
-    lost = {reason: count for reason, count in left_out.items() if count and reason not in INTENDED}
+def _warn_of_losses(report: dict, lost: dict[str, int], lines: int, path: Path) -> None:
+    """Warn of lines that were left out, with what to do about them.
+
+    Args:
+        report: That of the corpus.
+        lost: Number of lines by reason.
+        lines: Number of all lines.
+        path: Of the report.
+    """
+    lost = {reason: count for reason, count in lost.items() if count}
     if not lost:
         return
     reasons = ", ".join(f"{reason}: {count}" for reason, count in lost.items())
-    lines = report["items"] + report["malformed"]
+    advice = [text for start, text in ADVICE.items() if any(key.startswith(start) for key in lost)]
+    then = "" if report.get("follows") else " and delete that folder"
+    ids = {reason: report["dropped_ids"].get(reason, []) for reason in lost}
     warnings.warn(
         f"{report['corpus']} in {report['language']}: {sum(lost.values())} of {lines} lines are "
-        f"left out ({reasons}); {path} names them: to have them after all, put them right and "
-        "delete that folder",
+        f"left out ({reasons}); {path} names them: to have them after all, put them right"
+        f"{then}{_first(ids, report['problems'])}"
+        f"{_first_flaw(report)}{''.join(f'. {text}' for text in advice)}",
         stacklevel=5,  # the caller of load_corpus
     )
+
+
+def _first(dropped: dict[str, list[str]], problems: dict[str, str]) -> str:
+    """Return what is wrong with the first clip of each reason, as further sentences."""
+    sentences = []
+    for reason, ids in sorted(dropped.items()):
+        known = [item_id for item_id in ids if item_id in problems]
+        if known:
+            longest = max(known[:1000], key=lambda item_id: len(problems[item_id]))
+            first = longest if reason == "no sound file" else known[0]
+            problem = problems[first].rstrip(". ")
+            sentences.append(f". {reason.capitalize()}, for instance {first}: {problem}")
+    return "".join(sentences)
+
+
+def _first_flaw(report: dict) -> str:
+    """Return the first malformed row, as a further sentence; "" without one."""
+    rows = report.get("malformed_rows", [])
+    return f". The first malformed row: {rows[0]}" if rows else ""
 
 
 def _counts(dropped: dict[str, list[str]]) -> dict[str, int]:
@@ -431,10 +650,20 @@ def select(dataset: Dataset, split: str, limit: int | None = None, seed: int = 0
         with_clips = [name for name in SPLITS if name in set(splits)]
         raise ValueError(
             f"the split {split!r} of {info.dataset_name or 'the corpus'} in {info.config_name!r} "
-            f"is empty: splits with clips: {', '.join(with_clips) or 'none'}"
+            f"is empty: splits with clips: {', '.join(with_clips) or 'none'}{_split_advice(info)}"
         )
     chosen.sort(key=lambda index: stable_hash(f"{seed}:{ids[index]}"))
     return dataset.select(chosen[:limit])
+
+
+def _split_advice(info: DatasetInfo) -> str:
+    """Return what to do about an empty split of recordings; "" for other corpora."""
+    if info.dataset_name != "recordings":
+        return ""
+    return (
+        ". The split is drawn by speaker: with few of them give recordings.csv a column split "
+        "(train, validation or test in each row)"
+    )
 
 
 def held_out_lead(dataset: Dataset, lead: str) -> Dataset:

@@ -6,10 +6,18 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock
 from tqdm import tqdm
 
-from ...files import atomic_folder, cache_dir, disk_errors, file_sha256, read_json, write_json
+from ...files import (
+    atomic_folder,
+    cache_dir,
+    disk_errors,
+    file_sha256,
+    one_at_a_time,
+    read_json,
+    set_aside,
+    write_json,
+)
 from .apt import apt_download
 from .archives import deb_fields, is_archive, unpack
 
@@ -70,6 +78,8 @@ SPOKEN = {  # pattern of a sound file in a language
 
 KEPT_FILES = (".lua", ".ogg", ".txt")  # pictures, fonts and music are not unpacked
 
+ABOUT = "package.json"  # in an unpacked folder: origin, versions, number and bytes of the files
+
 FROM_APT = "apt-get download"  # a Package's source
 
 
@@ -120,19 +130,35 @@ def find_package(
     if installed:
         return Package(installed, "installed package", _installed_versions(corpus))
 
-    store = cache_dir() / "packages"
-    for folder in sorted(store.glob(f"{corpus}-*")):
-        if not (folder / "package.json").is_file():
-            continue
-        data = find_data(corpus, folder, language)
-        if data:
-            return _unpacked_package(folder, data)
+    found = _find_unpacked(corpus, language)
+    if found:
+        return found
 
-    with FileLock(store / f"{corpus}.lock"), tempfile.TemporaryDirectory() as name:
+    with one_at_a_time(_store() / corpus), tempfile.TemporaryDirectory() as name:
+        found = _find_unpacked(corpus, language)  # by the process that was waited for
+        if found:
+            return found
         downloads = Path(name)
         with disk_errors(downloads, "TMPDIR"):
             debs = apt_download(corpus, list(PACKAGES[corpus]), download_size(corpus), downloads)
         return _unpack_all(corpus, debs, language, FROM_APT)
+
+
+def _store() -> Path:
+    """Return the folder of the unpacked packages."""
+    return cache_dir() / "packages"
+
+
+def _find_unpacked(corpus: str, language: str | None) -> Package | None:
+    """Return what an earlier call has unpacked, or None; damaged folders count as absent."""
+    for folder in sorted(_store().glob(f"{corpus}-*")):
+        if ".damaged-" in folder.name:
+            continue
+        about = _about(folder)
+        data = find_data(corpus, folder, language) if about else None
+        if about and data:
+            return Package(data, about["source"], about["versions"])
+    return None
 
 
 def find_data(corpus: str, folder: Path, language: str | None) -> Path | None:
@@ -182,7 +208,7 @@ def _from_source(corpus: str, source: Path, language: str | None) -> Package:
             f"{source.name} is not an archive that can be read: give a folder, .deb, .tar.gz or "
             ".zip"
         )
-    with FileLock(cache_dir() / "packages" / f"{corpus}.lock"):
+    with one_at_a_time(_store() / corpus):
         return _unpack_all(corpus, archives, language, "archive")
 
 
@@ -207,29 +233,53 @@ def _unpack_all(corpus: str, archives: list[Path], language: str | None, source:
         name, about = describe(corpus, path, trusted=source == FROM_APT)
         versions[name] = about
     key = "-".join(sorted(about["sha256"][:8] for about in versions.values()))
-    folder = cache_dir() / "packages" / f"{corpus}-{key}"
+    folder = _store() / f"{corpus}-{key}"
 
     names = ", ".join(path.name for path in archives)
     incomplete = FileNotFoundError(_incomplete(corpus, names, language))
-    if not (folder / "package.json").is_file():
+    about = _about(folder)
+    if not about:
         with atomic_folder(folder) as partial:
             partial.mkdir()
             for path in tqdm(archives, f"unpacking {corpus}", unit=" archives"):
                 unpack(path, partial, lambda name: name.endswith(KEPT_FILES))
             if not find_data(corpus, partial, language):
                 raise incomplete
-            write_json(partial / "package.json", {"source": source, "versions": versions})
+            about = {"source": source, "versions": versions, "files": _count(partial)}
+            write_json(partial / ABOUT, about)
 
     data = find_data(corpus, folder, language)
     if data is None:
         raise incomplete
-    return _unpacked_package(folder, data)
-
-
-def _unpacked_package(folder: Path, data: Path) -> Package:
-    """Return the package in `folder` as its package.json describes it; `data` is inside it."""
-    about = read_json(folder / "package.json")
     return Package(data, about["source"], about["versions"])
+
+
+def _about(folder: Path) -> dict:
+    """Return what package.json says of an unpacked folder; {} where that is absent or damaged."""
+    if not (folder / ABOUT).is_file():
+        return {}
+    about = read_json(folder / ABOUT)
+    if not about:
+        return {}  # package.json was damaged, and is set aside
+    if not {"source", "versions"} <= set(about):
+        set_aside(folder, f"its {ABOUT} lacks source or versions")
+        return {}
+    stated = about.get("files")  # not stated by earlier versions
+    found = _count(folder)
+    if stated and found != stated:
+        set_aside(
+            folder,
+            f"it has {found['number']} files with {found['bytes']} bytes, not "
+            f"{stated['number']} with {stated['bytes']}",
+        )
+        return {}
+    return about
+
+
+def _count(folder: Path) -> dict[str, int]:
+    """Return the number of files of the corpus in a folder, and their bytes."""
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.suffix in KEPT_FILES]
+    return {"number": len(sizes), "bytes": sum(sizes)}
 
 
 # ---- versions

@@ -1,16 +1,44 @@
 """Your own recordings: a folder with recordings.csv for each language."""
 
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ...files import data_dir
-from ...whisper.tokens import LANGUAGES
+from ...whisper.tokens import LANGUAGES, language_code
 from ..normalisers import normalise
-from .items import Item, hash_share
-from .tables import Reading, read_table
+from .items import Item, distinct_ids, hash_share
+from .tables import Reading, Sounds, only_one, read_table
+
+TABLE = "recordings.csv"
 
 NEEDED = ("path", "text")  # columns
 
+# Column -> other names under which it is read: those of the hub's folders of sound, mostly.
+OTHER_NAMES = {
+    "path": ("file_name", "filename", "file", "audio", "audio_path", "audio_filepath"),
+    "text": ("transcription", "transcript", "sentence"),
+    "speaker": ("speaker_id", "client_id"),
+    "language": (),
+    "split": (),
+    "translation_en": (),
+}
+
 SPLITS = {"train": "train", "validation": "validation", "dev": "validation", "test": "test"}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row that can be used.
+
+    Attributes:
+        cells: Column -> text.
+        sound: The file, or None where there is none.
+        name: Path of the recording in the folder, which its id is made of.
+    """
+
+    cells: dict[str, str]
+    sound: Path | None
+    name: PurePosixPath
 
 
 def read_recordings(name: str, language: str, source: str | Path | None) -> Reading:
@@ -22,35 +50,73 @@ def read_recordings(name: str, language: str, source: str | Path | None) -> Read
     Args:
         name: Of the corpus.
         language: Code of the language.
-        source: A folder with `<language>/recordings.csv` or recordings.csv itself; None:
-            `recordings` in the data folder, where only the former is looked for.
+        source: A folder with `<language>/recordings.csv` or recordings.csv itself, or the table;
+            None: `recordings` in the data folder, where only the first is looked for.
 
     Raises:
         FileNotFoundError: If there is no recordings.csv.
         ValueError: If a column is missing. Each message says what to do.
     """
-    root = Path(source or data_dir() / name).expanduser()
-    places = [root / language / "recordings.csv"]
-    if source:
-        places.append(root / "recordings.csv")
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        looked_for = " and ".join(map(str, places))
-        raise FileNotFoundError(
-            f"no recordings in {language!r}: looked for {looked_for}; write a CSV there with the "
-            "columns path and text, and put the sound beside it"
-        )
+    path = find_recordings(name, language, source)
+    sounds = Sounds(path.parent, ("clips", path.parent.name.casefold()))
 
     flaws: list[str] = []
-    items = []
-    for place, cells in read_table(path, NEEDED, flaws, ","):
+    rows = []
+    for place, cells in read_table(path, NEEDED, flaws, None, other_names=OTHER_NAMES):
         row = {column: cell.strip() for column, cell in cells.items()}
-        problem = _problem(row, language)
-        if problem:
-            flaws.append(f"{place}: {problem}")
-        else:
-            items.append(_item(path.parent, row, language))
-    return Reading(items, [path], flaws, {"source": "folder"})
+        try:
+            _check(row, language)
+            sound = sounds.find(row["path"])
+            if sound is None:
+                _check_as_of_windows(row["path"])
+        except ValueError as error:
+            flaws.append(f"{place}: {error}")
+            continue
+        rows.append(_Row(row, sound, _name(row["path"], sound, path.parent)))
+
+    ids = distinct_ids(f"recordings/{language}/", [row.name for row in rows])
+    items = [
+        _item(item_id, row, language, "" if row.sound else sounds.looked_for(row.cells["path"]))
+        for item_id, row in zip(ids, rows, strict=True)
+    ]
+    files = [row.sound or path.parent / row.cells["path"] for row in rows]
+    return Reading(items, [path], flaws, {"source": "folder"}, followed=[path.absolute(), *files])
+
+
+def find_recordings(name: str, language: str, source: str | Path | None) -> Path:
+    """Return the table of a language, as `read_recordings` describes it.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If there are several folders of the language.
+    """
+    root = Path(source or data_dir() / name).expanduser()
+    if source and root.is_file():
+        return root
+
+    places = [root / language / TABLE]
+    if source:
+        places.append(root / TABLE)
+    for place in places:
+        if place.is_file():
+            return place
+
+    # Other spellings: a folder "Galician" or "gl-ES", a table "Recordings.CSV".
+    folders = [folder for folder in _folders(root) if _is_of(folder.name, language)]
+    if source:
+        folders.append(root)
+    tables = [table for folder in folders if (table := _table_in(folder)) is not None]
+    table = only_one(tables, f"tables of recordings in {language!r}", root)
+    if table:
+        return table
+
+    looked_for = " and ".join(map(str, places))
+    others = [path for folder in folders for path in sorted(folder.glob("*.[ctCT][sS][vV]"))]
+    hint = f" (there is {others[0]}: rename it to {TABLE})" if others else ""
+    raise FileNotFoundError(
+        f"no recordings in {language!r}: looked for {looked_for}{hint}; write a CSV there with the "
+        "columns path and text, and put the sound beside it"
+    )
 
 
 def split_of(key: str) -> str:
@@ -66,36 +132,80 @@ def split_of(key: str) -> str:
     return "test"
 
 
-def _problem(row: dict[str, str], language: str) -> str:
-    """Return why a row cannot be used, or ""."""
-    file = PurePosixPath(row["path"])
-    split = row.get("split", "")
-    if row.get("language", "").lower() not in ("", language, LANGUAGES[language]):
-        return f"language {row['language']!r} in the folder of {language!r}"
-    if file.is_absolute() or ".." in file.parts:
-        return f"{row['path']!r} leads outside the folder"
+# ---- the table of a language
+
+
+def _folders(root: Path) -> list[Path]:
+    """Return the folders in a folder, sorted; none where it does not exist."""
+    if not root.is_dir():
+        return []
+    return sorted(path for path in root.iterdir() if path.is_dir())
+
+
+def _is_of(text: str, language: str) -> bool:
+    """Return whether a text is the code, name or region of a language."""
+    try:
+        return language_code(text) == language
+    except ValueError:
+        return False
+
+
+def _table_in(folder: Path) -> Path | None:
+    """Return the table in a folder, whatever the case of its name; None where there is none."""
+    if not folder.is_dir():
+        return None
+    return next((path for path in folder.iterdir() if path.name.casefold() == TABLE), None)
+
+
+# ---- its rows
+
+
+def _check(row: dict[str, str], language: str) -> None:
+    """Raise ValueError with the reason for which a row cannot be used."""
+    stated = row.get("language", "")
+    split = row.get("split", "").casefold()
+    posix = PurePosixPath(row["path"])
+    if not posix.name:
+        raise ValueError("no path of a sound file")
+    if stated and stated.lower() != LANGUAGES[language] and not _is_of(stated, language):
+        raise ValueError(f"language {stated!r} in the folder of {language!r}")
+    if posix.is_absolute() or ".." in posix.parts:
+        raise ValueError(f"{row['path']!r} leads outside the folder")
     if split and split not in SPLITS:
         known = ", ".join(SPLITS)
-        return f"unknown split {split!r}: use one of {known}, or leave it empty"
-    return ""
+        raise ValueError(f"unknown split {row['split']!r}: use one of {known}, or leave it empty")
 
 
-def _item(folder: Path, row: dict[str, str], language: str) -> Item:
-    """Return a row as an item; `folder` is that of the table."""
-    file = PurePosixPath(row["path"])
-    sound = folder / file
-    speaker = row.get("speaker", "")
-    if row.get("split"):
-        split = SPLITS[row["split"]]
-    else:
-        split = split_of(speaker or normalise(row["text"]))
+def _check_as_of_windows(path: str) -> None:
+    """Raise ValueError for a path that leads outside the folder as Windows writes it."""
+    windows = PureWindowsPath(path)
+    if windows.drive or windows.root or ".." in windows.parts:
+        raise ValueError(f"{path!r} leads outside the folder")
+
+
+def _name(written: str, sound: Path | None, folder: Path) -> PurePosixPath:
+    """Return the path that a recording's id is made of.
+
+    It is the one that the table has, or that of the file where it is found under another spelling.
+    """
+    if sound is None or sound == folder / written:
+        return PurePosixPath(written)
+    return PurePosixPath(sound.relative_to(folder).as_posix())
+
+
+def _item(item_id: str, row: _Row, language: str, looked_for: str) -> Item:
+    """Return a row as an item."""
+    speaker = row.cells.get("speaker", "")
+    split = row.cells.get("split", "").casefold()
+    text = row.cells["text"]
     return Item(
-        id=f"recordings/{language}/{file.with_suffix('')}",
-        sound=sound if sound.is_file() else None,
-        text=row["text"],
+        id=item_id,
+        sound=row.sound,
+        text=text,
         language=language,
         speaker=speaker or "unknown",
         room_or_category="recordings",
-        translation_en=row.get("translation_en", ""),
-        split=split,
+        translation_en=row.cells.get("translation_en", ""),
+        split=SPLITS[split] if split else split_of(speaker or normalise(text)),
+        looked_for=looked_for,
     )

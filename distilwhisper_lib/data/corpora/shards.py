@@ -32,8 +32,8 @@ def write_shards(items: list[Item], folder: Path, features: Features, title: str
         title: The text beside the progress bar.
 
     Returns:
-        For each shard: clips (their number), fingerprint (of its rows) and dropped (ids by
-        reason).
+        For each shard: clips (their number), fingerprint (of its rows), dropped (ids by reason)
+        and problems (by id, where there is more to say than the reason).
     """
     plan = folder / f"plan-{_plan_hash(items)}"
     if not plan.is_file():
@@ -46,8 +46,13 @@ def write_shards(items: list[Item], folder: Path, features: Features, title: str
         path = folder / f"shard-{start // SHARD:05d}.arrow"
         about = path.with_suffix(".json")
         if not path.is_file():
-            rows, dropped = read_rows(items[start : start + SHARD], None, RULES)
-            shard = {"clips": len(rows), "fingerprint": fingerprint(rows), "dropped": dropped}
+            rows, dropped, problems = read_rows(items[start : start + SHARD], None, RULES)
+            shard = {
+                "clips": len(rows),
+                "fingerprint": fingerprint(rows),
+                "dropped": dropped,
+                "problems": problems,
+            }
             write_json(about, shard)
             _write_arrow(pa.Table.from_pylist(rows, schema=features.arrow_schema), path)
         shards.append(read_json(about))

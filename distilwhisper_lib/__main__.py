@@ -1,0 +1,45 @@
+"""`python -m distilwhisper_lib NAME ...`: run a program of the library, as the Makefile does.
+
+course       fetch weights and speech, run the notebooks, print the main table
+study        tuning, variants, fidelity, seeds
+grid         the paper's experiments as jobs
+estimates    hours and memory, computed
+smaller      smaller forms of experts
+convergence  what cheap training changes
+"""
+
+import argparse
+import importlib
+import sys
+
+from .programs import run_program
+
+PROGRAMS = {
+    "course": "lab.course",
+    "study": "experiments.study",
+    "grid": "experiments.grid",
+    "estimates": "experiments.estimates",
+    "smaller": "experiments.smaller",
+    "convergence": "experiments.convergence",
+}
+
+
+def main() -> int | None:
+    """Run the program that the first argument names with the others.
+
+    Its module is imported here, so that a signal while torch is being imported ends it in order.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m distilwhisper_lib",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("program", choices=list(PROGRAMS), metavar="NAME")
+    given = parser.parse_args(sys.argv[1:2])
+    arguments = sys.argv[2:]
+    module = importlib.import_module(f"distilwhisper_lib.{PROGRAMS[given.program]}")
+    return module.main(arguments)
+
+
+if __name__ == "__main__":
+    run_program(main)
