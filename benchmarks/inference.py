@@ -43,6 +43,8 @@ from distilwhisper_lib.method.attach import attach_experts
 from distilwhisper_lib.method.blocks import clsr_blocks, expert_parameters
 from distilwhisper_lib.method.languages import use_language
 from distilwhisper_lib.method.routing import ClsrFeedForward
+from distilwhisper_lib.presets import MOST_NEW_TOKENS
+from distilwhisper_lib.programs import number_option, run_program
 from distilwhisper_lib.whisper.loading import fastest_attention, load_whisper
 from distilwhisper_lib.whisper.tiny import tiny_whisper
 
@@ -353,23 +355,26 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    whole = number_option(low=1, whole=True)
+    tokens = number_option(low=1, high=MOST_NEW_TOKENS, whole=True)
     parser.add_argument(
-        "--quick", action="store_true", help="whisper-base, batch 1: under a minute"
+        "--quick",
+        action="store_true",
+        help="whisper-base, batch 1, 8 tokens, 2 rounds unless other options say otherwise: under "
+        "a minute",
     )
-    parser.add_argument("--sizes", nargs="*", choices=[*SHAPES, "tiny"], default=["base", "small"])
-    parser.add_argument("--batches", nargs="*", type=int, default=[1, 16], help="clips")
-    parser.add_argument("--dtypes", nargs="*", choices=[*DTYPES, "autocast"], default=["fp32"])
-    parser.add_argument("--tokens", type=int, default=30, help="decoder positions of a clip")
-    parser.add_argument("--repeats", type=int, default=9, help="rounds")
+    parser.add_argument("--sizes", nargs="+", choices=[*SHAPES, "tiny"], default=["base", "small"])
+    parser.add_argument("--batches", nargs="+", type=whole, default=[1, 16], help="clips")
+    parser.add_argument("--dtypes", nargs="+", choices=[*DTYPES, "autocast"], default=["fp32"])
+    parser.add_argument("--tokens", type=tokens, default=30, help="decoder positions of a clip")
+    parser.add_argument("--repeats", type=whole, default=9, help="rounds")
     parser.add_argument(
         "--compile", action="store_true", help="measure each setting with torch.compile as well"
     )
     options = parser.parse_args(arguments)
     if options.quick:
-        options.sizes = options.sizes[:1]
-        options.batches = [1]
-        options.repeats = 2
-        options.tokens = min(options.tokens, 8)
+        parser.set_defaults(sizes=["base"], batches=[1], repeats=2, tokens=8)
+        options = parser.parse_args(arguments)
 
     torch.manual_seed(0)
     # Without it the library's blocks break the graph
@@ -377,13 +382,13 @@ def main(arguments: list[str] | None = None) -> None:
     set_verbosity_error()
 
     rows = []
-    for size in options.sizes:
-        for dtype in options.dtypes:
-            for batch in options.batches:
+    for size in dict.fromkeys(options.sizes):
+        for dtype in dict.fromkeys(options.dtypes):
+            for batch in dict.fromkeys(options.batches):
                 for compiled in (False, True) if options.compile else (False,):
                     rows += measure(size, dtype, batch, options.tokens, options.repeats, compiled)
     report("inference", rows, ("size", "dtype", "batch", "compiled", "work"))
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

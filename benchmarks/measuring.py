@@ -1,6 +1,5 @@
 """Shared by all benchmarks: interleaved medians, the machine's speed, the table and its file."""
 
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ import torch
 import transformers
 
 from distilwhisper_lib.device import describe_machine
-from distilwhisper_lib.files import REPOSITORY, atomic_file
+from distilwhisper_lib.files import atomic_file, one_at_a_time, results_dir, set_aside
 
 HALF_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 
@@ -121,21 +120,37 @@ def report(name: str, rows: list[dict], setting: tuple[str, ...]) -> pd.DataFram
     machine = describe_machine()
     table = shown.assign(**machine, torch=torch.__version__, transformers=transformers.__version__)
 
-    results = Path(os.environ.get("LAB_RESULTS") or REPOSITORY / "results").expanduser()
-    path = results / "benchmarks" / f"{name}.csv"
-    if path.exists():
-        earlier = pd.read_csv(path)
-        measured = set(_settings(table, setting))
-        others = ~_settings(earlier, setting).isin(measured)
-        table = pd.concat([earlier[others], table])
-    with atomic_file(path) as part:
-        table.to_csv(part, index=False, float_format="%.4g")
-
     processor = machine["gpu"] or machine["processor"]
     print(f"{processor}, {machine['threads']} threads, torch {torch.__version__}")
     print(shown.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+
+    path = results_dir("benchmarks") / f"{name}.csv"
+    with one_at_a_time(path):
+        earlier = _read_earlier(path, setting)
+        if earlier is not None:
+            measured = set(_settings(table, setting))
+            others = ~_settings(earlier, setting).isin(measured)
+            table = pd.concat([earlier[others], table])
+        with atomic_file(path) as part:
+            table.to_csv(part, index=False, float_format="%.4g")
     print(f"written to benchmarks/{path.name}")
     return table
+
+
+def _read_earlier(path: Path, setting: tuple[str, ...]) -> pd.DataFrame | None:
+    """Return the table that is there already; None without one. A damaged one is set aside."""
+    if not path.exists():
+        return None
+    try:
+        earlier = pd.read_csv(path)
+        missing = [column for column in setting if column not in earlier]
+        reason = f"no column {', '.join(missing)}" if missing else ""
+    except ValueError as error:  # of pandas, and of bytes that are no UTF-8
+        reason = str(error)
+    if not reason:
+        return earlier
+    set_aside(path, reason)
+    return None
 
 
 def _settings(table: pd.DataFrame, columns: tuple[str, ...]) -> pd.Series:

@@ -19,10 +19,11 @@ from pathlib import Path
 import psutil
 
 from distilwhisper_lib.device import peak_memory_gb, pick_device, release_memory, reset_peak_memory
+from distilwhisper_lib.programs import Failed, number_option, run_program
 
 from .inference import SHAPES
 from .measuring import report
-from .training import Training, steps_here
+from .training import Training, check_teacher, steps_here
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -71,16 +72,19 @@ def measure(size: str, teacher: str, batch: int) -> list[dict]:
     """Return a row per run: peak in GB, its ratio to the baseline's, floor.
 
     Raises:
-        RuntimeError: Where the process of a run fails; the message holds the end of its errors.
+        Failed: Where the process of a run fails; the message holds the end of its errors.
     """
     rows: list[dict] = []
     for run in ("baseline", "library"):
         command = [sys.executable, "-m", "benchmarks.memory", "--one", run]
         command += ["--size", size, "--teacher", teacher, "--batch", str(batch)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+        if done.returncode == -9:  # SIGKILL
+            killed = f"the run {run!r} of benchmarks.memory was killed"
+            raise Failed(f"{killed}, most likely because memory ran out: lower --batch")
         if done.returncode:
-            errors = done.stderr.strip()[-500:]
-            raise RuntimeError(f"the run {run!r} of benchmarks.memory failed: {errors}")
+            errors = done.stderr.strip()[-500:] or f"exit status {done.returncode}"
+            raise Failed(f"the run {run!r} of benchmarks.memory failed: {errors}")
 
         row = {"size": size, "teacher": teacher, "batch": batch, "run": run}
         row |= json.loads(done.stdout)
@@ -97,17 +101,23 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    whole = number_option(low=1, whole=True)
     parser.add_argument(
-        "--quick", action="store_true", help="whisper-base from itself, two clips: under a minute"
+        "--quick",
+        action="store_true",
+        help="a teacher of the student's size, two clips unless other options say otherwise: under "
+        "a minute",
     )
     parser.add_argument("--size", choices=[*SHAPES, "tiny"], default="base")
     parser.add_argument("--teacher", choices=[*SHAPES, "tiny"], default="small")
-    parser.add_argument("--batch", type=int, default=8, help="clips")
+    parser.add_argument("--batch", type=whole, default=8, help="clips")
     parser.add_argument("--one", choices=["baseline", "library"], help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    size, teacher, batch = options.size, options.teacher, options.batch
     if options.quick:
-        teacher, batch = size, 2
+        parser.set_defaults(teacher=options.size, batch=2)
+        options = parser.parse_args(arguments)
+    size, teacher, batch = options.size, options.teacher, options.batch
+    check_teacher(parser, size, teacher)
 
     if options.one:
         print(json.dumps(measure_here(options.one, size, teacher, batch)))
@@ -116,4 +126,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

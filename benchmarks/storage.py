@@ -21,6 +21,7 @@ from distilwhisper_lib.method.attach import attach_experts, detach_experts
 from distilwhisper_lib.method.blocks import expert_parameters
 from distilwhisper_lib.method.loading import load_experts
 from distilwhisper_lib.method.storage import save_experts
+from distilwhisper_lib.programs import run_program
 
 from .inference import SHAPES, whisper_of
 from .measuring import report, seconds
@@ -99,20 +100,24 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--quick", action="store_true", help="whisper-base, one rank: under a minute"
+        "--quick",
+        action="store_true",
+        help="one rank, and whisper-base unless --sizes says otherwise: under a minute",
     )
-    parser.add_argument("--sizes", nargs="*", choices=[*SHAPES, "tiny"], default=["base", "small"])
+    parser.add_argument("--sizes", nargs="+", choices=[*SHAPES, "tiny"], default=["base", "small"])
     options = parser.parse_args(arguments)
-    sizes, forms = options.sizes, FORMS
+    forms = FORMS
     if options.quick:
-        sizes, forms = sizes[:1], forms[:4]
+        forms = FORMS[:4]
+        parser.set_defaults(sizes=["base"])
+        options = parser.parse_args(arguments)
 
     torch.manual_seed(0)
     rows = []
-    for size in sizes:
+    for size in dict.fromkeys(options.sizes):
         rows += measure(size, forms)
     report("storage", rows, ("size",))
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -53,6 +53,7 @@ from distilwhisper_lib.method.losses import (
     top_k_log_probs,
     total_loss,
 )
+from distilwhisper_lib.programs import number_option, run_program
 from distilwhisper_lib.training.objective import Objective
 from distilwhisper_lib.training.trainer import LabTrainer
 from distilwhisper_lib.whisper.logits import logits_at
@@ -293,6 +294,15 @@ def measure(size: str, teacher: str, batch: int, repeats: int, epochs: int) -> l
     return rows
 
 
+def check_teacher(parser: argparse.ArgumentParser, size: str, teacher: str) -> None:
+    """End the program unless student and teacher have the same tokens: the tiny one has its own."""
+    if (size == "tiny") != (teacher == "tiny"):
+        parser.error(
+            f"--teacher {teacher} has other tokens than --size {size}: the tiny Whisper learns "
+            "from the tiny one alone, and teaches no other"
+        )
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measure from the command line."""
     parser = argparse.ArgumentParser(
@@ -300,23 +310,29 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    whole = number_option(low=1, whole=True)
     parser.add_argument(
-        "--quick", action="store_true", help="whisper-base from itself, two clips: about a minute"
+        "--quick",
+        action="store_true",
+        help="a teacher of the student's size, two clips, one round unless other options say "
+        "otherwise: about a minute",
     )
     parser.add_argument("--size", choices=[*SHAPES, "tiny"], default="base")
     parser.add_argument("--teacher", choices=[*SHAPES, "tiny"], default="small")
-    parser.add_argument("--batch", type=int, default=8, help="clips")
-    parser.add_argument("--epochs", type=int, default=10, help="of the whole run")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds")
+    parser.add_argument("--batch", type=whole, default=8, help="clips")
+    parser.add_argument("--epochs", type=whole, default=10, help="of the whole run")
+    parser.add_argument("--repeats", type=whole, default=5, help="rounds")
     options = parser.parse_args(arguments)
-    teacher, batch, repeats = options.teacher, options.batch, options.repeats
     if options.quick:
-        teacher, batch, repeats = options.size, 2, 1
+        parser.set_defaults(teacher=options.size, batch=2, repeats=1)
+        options = parser.parse_args(arguments)
+    size, teacher, batch = options.size, options.teacher, options.batch
+    check_teacher(parser, size, teacher)
 
     set_verbosity_error()
-    rows = measure(options.size, teacher, batch, repeats, options.epochs)
+    rows = measure(size, teacher, batch, options.repeats, options.epochs)
     report("training", rows, ("size", "teacher", "batch"))
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -8,8 +8,10 @@ returns the value, so that it can stand where the value is used:
 
 import difflib
 import math
+import os
 from collections.abc import Iterable
 from numbers import Integral, Real
+from pathlib import Path
 
 # As many known names are listed in a message; beyond it the nearest ones and their number.
 LISTED = 20
@@ -28,7 +30,7 @@ def check_number(
     """Return `value` if it is a finite number in its range; a bool or a text is no number.
 
     Args:
-        name: The option, as whoever gave it knows it: "epochs", "--epochs", "LAB_SEED".
+        name: The option, as whoever gave it knows it: "epochs", "--epochs", "RANK".
         value: What was given.
         low: The least value allowed.
         high: The greatest value allowed.
@@ -100,6 +102,29 @@ def check_text(name: str, value: str) -> str:
     return value
 
 
+def check_path(name: str, value: str | Path) -> Path:
+    """Return the path that `value` is: a text that is not empty, or a path.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    is_path = isinstance(value, str | os.PathLike) and bool(str(value).strip())
+    if not is_path or "\0" in str(value):
+        raise ValueError(f"{name} is {_shown(value)}: a name or a path is needed.")
+    return Path(value)
+
+
+def check_list(name: str, values: Iterable) -> list:
+    """Return the values of a list, a tuple or the like; a single text is none.
+
+    Raises:
+        ValueError: If it is no list.
+    """
+    if isinstance(values, str | bytes | dict) or not isinstance(values, Iterable):
+        raise ValueError(f"{name} is {_shown(values)}: a list is needed.")
+    return list(values)
+
+
 def nearest(value: object, known: Iterable[str]) -> str:
     """Return ". Did you mean NAME?" for the known name nearest to `value`, or an empty text."""
     if not isinstance(value, str):
@@ -113,7 +138,7 @@ def number_in(name: str, text: str, *, whole: bool = False, **limits: float) -> 
     """Return the number in a text (of an environment variable or a command line), checked.
 
     Args:
-        name: The variable or option, as it is written: "LAB_SEED", "--epochs".
+        name: The variable or option, as it is written: "RANK", "--epochs".
         text: What was given.
         whole: Whether it must be a whole number.
         limits: `low`, `high`, `above`, `below`, as for `check_number`.

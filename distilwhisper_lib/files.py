@@ -12,7 +12,7 @@ import stat
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,17 +34,19 @@ def resolve_folders() -> None:
     changes nothing.
 
     Raises:
-        NotADirectoryError: Where a variable names something that is no folder.
+        NotADirectoryError: Where a variable names something that is no folder, or lies below it.
     """
     for variable in FOLDER_VARIABLES:
         value = os.environ.get(variable)
         if not value:
             continue
         folder = Path(value).expanduser().absolute()
-        if os.path.exists(folder) and not os.path.isdir(folder):
-            raise NotADirectoryError(
-                errno.ENOTDIR, f"{variable} is {value!r}, which is no folder: name a folder"
-            )
+        for parent in (folder, *folder.parents):
+            if os.path.exists(parent) and not os.path.isdir(parent):
+                below = "" if parent == folder else f"below {str(parent)!r}, "
+                raise NotADirectoryError(
+                    errno.ENOTDIR, f"{variable} is {value!r}, {below}which is no folder: name one"
+                )
         if str(folder) != value:
             os.environ[variable] = str(folder)
 
@@ -94,27 +96,41 @@ def results_dir(preset: str) -> Path:
 # ---- JSON
 
 
-def write_json(path: Path, value: Any) -> None:
+SEAL = "check"  # key in a sealed JSON object: the hash of all its other keys
+
+
+def write_json(path: Path, value: Any, sealed: bool = False) -> None:
     """Write `value` as JSON, atomically.
 
     Args:
         path: The file. Its folder is made where it is missing.
         value: Anything that `json` can write; other objects are written as their `str`.
+        sealed: Add a hash of the content, so that `read_json` notices damage: for objects that
+            results are taken from.
 
     Raises:
         OSError: As `disk_errors` does.
     """
+    if sealed:
+        content = json.loads(json.dumps(value, default=str))  # as it will be read
+        value = content | {SEAL: seal(content)}
     text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
     with atomic_file(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: Path, strict: bool = False) -> dict:
+def seal(content: dict) -> str:
+    """Return the hash of a JSON object without its seal."""
+    return short_hash({key: value for key, value in content.items() if key != SEAL})
+
+
+def read_json(path: Path, strict: bool = False, needs: Sequence[str] = ()) -> dict:
     """Return the content of a JSON file, or an empty dict where the file does not exist.
 
     Args:
         path: The file. A damaged one is set aside and counts as absent.
         strict: Refuse a damaged file instead: for files that the library has not written.
+        needs: Keys without which the file is damaged.
 
     Raises:
         ValueError: Where `strict` is set and the file is damaged.
@@ -124,20 +140,38 @@ def read_json(path: Path, strict: bool = False) -> dict:
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return {}
 
-    reason = ""
-    try:
-        value = json.loads(content.decode("utf-8"))
-        if not isinstance(value, dict):
-            reason = f"a JSON object is needed, not {type(value).__name__}"
-    except (ValueError, RecursionError) as error:  # both decoders raise a ValueError
-        reason = f"no valid JSON: {error}" if content.strip() else "it is empty"
-
-    if not reason:
+    value, problem = parse_json(content, needs)
+    if not problem:
         return value
     if strict:
-        raise ValueError(f"{path} is damaged ({reason}): get it again")
-    set_aside(path, reason)
+        raise ValueError(f"{path} is damaged ({problem}): get it again")
+    set_aside(path, problem)
     return {}
+
+
+def parse_json(content: bytes, needs: Sequence[str] = ()) -> tuple[dict, str]:
+    """Return the JSON object in the bytes of a file, without its seal, and what is wrong with it.
+
+    Args:
+        content: The bytes.
+        needs: Keys that the object must have.
+
+    Returns:
+        The object, and ""; or an empty one, and the problem.
+    """
+    try:
+        value = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # both decoders raise a ValueError
+        return {}, f"no valid JSON: {error}" if content.strip() else "it is empty"
+    if not isinstance(value, dict):
+        return {}, f"a JSON object is needed, not {type(value).__name__}"
+    if SEAL in value and value[SEAL] != seal(value):
+        return {}, "it is not what was written"
+    missing = [key for key in needs if key not in value]
+    if missing:
+        return {}, f"it lacks {', '.join(missing)}"
+    value.pop(SEAL, None)
+    return value, ""
 
 
 # ---- hashes
@@ -291,6 +325,26 @@ def _file_size_is_limited() -> bool:
     return soft != resource.RLIM_INFINITY
 
 
+def make_folder(folder: Path) -> Path:
+    """Make a folder and those above it, where they are missing; return it.
+
+    Raises:
+        OSError: As `disk_errors` does; and for a path where no folder can be, such as one below a
+            file (NotADirectoryError, FileExistsError) or in /proc (FileNotFoundError).
+    """
+    with disk_errors(folder.parent):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileNotFoundError, NotADirectoryError, FileExistsError) as error:
+            raise OSError(
+                error.errno,
+                f"the folder {folder} cannot be made ({os.strerror(error.errno)}: "
+                f"{error.filename}): remove what is in its way, or set {_variable_of(folder)} to a "
+                "folder elsewhere",
+            ) from error
+    return folder
+
+
 # ---- atomic writes
 
 PART_DAYS = 1  # after which the unfinished part of another machine's process counts as left over
@@ -317,7 +371,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     temporary = _new_part(path)
     try:
         with disk_errors(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             _remove_leftovers(path.parent)
             _remove_old_part(path.with_name(path.name + ".part"))
             mode = _usual_mode(temporary)
@@ -350,7 +404,7 @@ def atomic_folder(path: Path, new: bool = False) -> Iterator[Path]:
     temporary = _new_part(path)
     try:
         with disk_errors(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             _remove_leftovers(path.parent)
             _remove_old_part(path.with_name(f".{path.name}.partial"))
             mode = _usual_mode(temporary)
@@ -494,7 +548,7 @@ def check_writable(folder: Path) -> None:
     probe = _new_part(folder / "probe")
     try:
         with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             probe.write_bytes(b"probe")
     finally:
         _drop_part(probe)
@@ -530,12 +584,33 @@ def one_at_a_time(path: Path) -> Iterator[None]:
             lock.release()
 
 
+def is_being_made(path: Path) -> bool:
+    """Return whether a process, or another thread, is in `one_at_a_time` for a result.
+
+    Where the folder cannot be written, nobody here can tell: False.
+    """
+    name = _lock_of(path)
+    if not name.exists():
+        return False
+    try:
+        with warnings.catch_warnings(), FileLock(str(name), timeout=0):
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return False
+
+
+def _lock_of(path: Path) -> Path:
+    """Return the file that is locked while a result is made."""
+    return path.absolute().with_name(f".{path.name}.lock")
+
+
 def _acquired_lock(path: Path):
     """Return the lock of a result once this thread holds it; None where there can be none."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        name = path.absolute().with_name(f".{path.name}.lock")
-        lock = FileLock(str(name), is_singleton=True)
+        lock = FileLock(str(_lock_of(path)), is_singleton=True)
         _acquire(lock, path)
     except NotImplementedError:
         return None

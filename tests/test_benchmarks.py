@@ -2,7 +2,10 @@
 
 import importlib
 import inspect
+import os
 import pkgutil
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -16,6 +19,7 @@ from distilwhisper_lib.method import attach, experts, routing
 from distilwhisper_lib.method.attach import attach_experts
 from distilwhisper_lib.method.blocks import clsr_blocks, expert_parameters
 from distilwhisper_lib.method.languages import use_language
+from distilwhisper_lib.programs import Failed
 from distilwhisper_lib.whisper.tiny import tiny_whisper
 from distilwhisper_lib.whisper.window import use_window
 
@@ -318,5 +322,115 @@ def test_memory_writes_the_peak_of_both_runs(tmp_path, monkeypatch):
 def test_a_run_that_fails_in_the_memory_benchmark_is_named(monkeypatch):
     failed = memory.subprocess.CompletedProcess([], 1, "", "oh no")
     monkeypatch.setattr(memory.subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(RuntimeError, match="'baseline' of benchmarks.memory failed: oh no"):
+    with pytest.raises(Failed, match="'baseline' of benchmarks.memory failed: oh no"):
         memory.measure("tiny", "tiny", 2)
+
+    killed = memory.subprocess.CompletedProcess([], -9, "", "")
+    monkeypatch.setattr(memory.subprocess, "run", lambda *_, **__: killed)
+    with pytest.raises(Failed, match="was killed, most likely because memory ran out: lower"):
+        memory.measure("tiny", "tiny", 2)
+
+
+# ---- options
+
+TINY = "--size tiny --teacher tiny"
+
+
+@pytest.mark.parametrize(
+    ("program", "line", "told"),
+    [
+        (inference, "--sizes", "argument --sizes: expected at least one argument"),
+        (inference, "--sizes tiniest", "argument --sizes: invalid choice: 'tiniest'"),
+        (inference, "--batches", "argument --batches: expected at least one argument"),
+        (inference, "--batches 1 0", "argument --batches: it is 0: a whole number from 1 on"),
+        (inference, "--batches x", "argument --batches: it is 'x': a whole number from 1 on"),
+        (inference, "--dtypes", "argument --dtypes: expected at least one argument"),
+        (inference, "--dtypes fp8", "argument --dtypes: invalid choice: 'fp8'"),
+        (inference, "--tokens 0", "argument --tokens: it is 0: a whole number from 1 to 444"),
+        (inference, "--tokens 445", "argument --tokens: it is 445: a whole number from 1 to 444"),
+        (inference, "--tokens 2.5", "argument --tokens: it is '2.5': a whole number from 1 to 444"),
+        (inference, "--repeats 0", "argument --repeats: it is 0: a whole number from 1 on"),
+        (inference, "--quick=1", "argument --quick: ignored explicit argument '1'"),
+        (inference, "--compile=1", "argument --compile: ignored explicit argument '1'"),
+        (storage, "--sizes", "argument --sizes: expected at least one argument"),
+        (storage, "--sizes tiniest", "argument --sizes: invalid choice: 'tiniest'"),
+        (training, "--size tiniest", "argument --size: invalid choice: 'tiniest'"),
+        (training, "--teacher none", "argument --teacher: invalid choice: 'none'"),
+        (training, "--size tiny", "--teacher small has other tokens than --size tiny"),
+        (training, "--teacher tiny", "--teacher tiny has other tokens than --size base"),
+        (training, f"{TINY} --batch 0", "argument --batch: it is 0: a whole number from 1 on"),
+        (training, f"{TINY} --epochs -1", "argument --epochs: it is -1: a whole number from 1 on"),
+        (training, f"{TINY} --repeats 0", "argument --repeats: it is 0: a whole number from 1 on"),
+        (memory, "--size tiniest", "argument --size: invalid choice: 'tiniest'"),
+        (memory, "--teacher none", "argument --teacher: invalid choice: 'none'"),
+        (memory, "--size tiny", "--teacher small has other tokens than --size tiny"),
+        (memory, f"{TINY} --batch 0", "argument --batch: it is 0: a whole number from 1 on"),
+        (memory, f"{TINY} --one plain", "argument --one: invalid choice: 'plain'"),
+    ],
+    ids=lambda value: value.__name__ if inspect.ismodule(value) else value,
+)
+def test_a_wrong_option_ends_a_benchmark_with_its_name(program, line, told, monkeypatch, capsys):
+    monkeypatch.setattr(program, "measure", lambda *_: pytest.fail("something was measured"))
+    with pytest.raises(SystemExit) as end:
+        program.main(line.split())
+    assert end.value.code == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("program", "line", "measured"),
+    [
+        (inference, "", [("base", "fp32", 1, 8, 2, False)]),
+        (
+            inference,
+            "--sizes tiny base tiny --batches 4 --tokens 30 --repeats 1",
+            [("tiny", "fp32", 4, 30, 1, False), ("base", "fp32", 4, 30, 1, False)],
+        ),
+        (storage, "", [("base", storage.FORMS[:4])]),
+        (storage, "--sizes tiny tiny small", [(n, storage.FORMS[:4]) for n in ("tiny", "small")]),
+        (training, "", [("base", "base", 2, 1, 10)]),
+        (training, "--size small --teacher base --batch 4", [("small", "base", 4, 1, 10)]),
+        (memory, "--size tiny", [("tiny", "tiny", 2)]),
+        (memory, "--teacher small --batch 4", [("base", "small", 4)]),
+    ],
+    ids=lambda value: value.__name__ if inspect.ismodule(value) else None,
+)
+def test_a_quick_benchmark_keeps_to_the_options_that_are_given(
+    program, line, measured, monkeypatch
+):
+    found = []
+    monkeypatch.setattr(program, "measure", lambda *given: found.append(given) or [])
+    monkeypatch.setattr(program, "report", lambda *_: None)
+    program.main(["--quick", *line.split()])
+    assert found == measured
+
+
+@pytest.mark.parametrize("program", [inference, memory, storage, training])
+def test_a_benchmark_that_fails_ends_with_one_sentence(program, tmp_path):
+    command = [sys.executable, "-m", program.__name__, "--quick", "--size", "tiny"]
+    if program in (inference, storage):
+        command[-2] = "--sizes"
+    (tmp_path / "file").touch()
+    environment = os.environ | {"LAB_RESULTS": str(tmp_path / "file")}
+    if program is memory:  # it starts a process of its own
+        environment["LAB_PRECISION"] = "fp7"
+    done = subprocess.run(
+        command, cwd=memory.ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    named = "LAB_PRECISION" if program is memory else "LAB_RESULTS"
+    assert named in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe,\x00", b"size\n1,2,3\n1\n", b"run\nplain\n"])
+def test_a_damaged_table_of_a_benchmark_is_set_aside(content, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
+    path = tmp_path / "benchmarks" / "storage.csv"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    rows = [{"size": "tiny", "form": "fp32", "megabytes": 1.0}]
+    measuring.report("storage", rows, ("size", "form"))
+    assert list(pd.read_csv(path)["megabytes"]) == [1.0]
+    assert path.with_name("storage.csv.damaged-1").read_bytes() == content
+    assert "storage.csv is damaged" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import math
 from dataclasses import fields, replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from distilwhisper_lib.checks import (
     nearest,
     number_in,
 )
+from distilwhisper_lib.experiments import study
 from distilwhisper_lib.experiments.study import systems_of
 from distilwhisper_lib.fidelity import DIFFERENCES, Fidelity, get_fidelity
 from distilwhisper_lib.lab.lab import Lab
@@ -193,8 +195,44 @@ def test_a_study_takes_trained_methods_alone():
         systems_of("tune", ["student"])
     with pytest.raises(ValueError, match="unknown method 'lorra'"):
         systems_of("tune", ["lorra"])
-    with pytest.raises(ValueError, match="the study variants is of distilwhisper alone"):
-        systems_of("variants", ["lora"])
+    for one in ("variants", "top-k"):
+        told = f"the study {one} is of distilwhisper alone.*which tune, fidelity and seeds take"
+        with pytest.raises(ValueError, match=told):
+            systems_of(one, ["lora"])
+
+
+@pytest.mark.parametrize("name", ["tune", "variants", "fidelity", "top-k"])
+def test_a_study_refuses_seeds_that_it_does_not_use(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        study.main([name, "--preset", "smoke", "--seeds", "80"])
+    assert end.value.code == 2
+    assert f"--seeds belongs to the study seeds: leave it out for {name}" in capsys.readouterr().err
+
+
+def test_a_study_passes_on_every_option_that_it_takes(monkeypatch):
+    found = []
+    monkeypatch.setattr(study, "preflight", lambda *_: None)
+
+    def noting(lab, *given):
+        found.append((lab.preset.name, lab.preset.epochs, *given))
+        return pd.DataFrame()
+
+    for name in ("tune", "variants", "fidelity", "top_k", "seeds"):
+        monkeypatch.setattr(study, name, noting)
+    common = ["--preset", "smoke", "--epochs", "3"]
+    lora = ["--systems", "lora"]
+    for line in (["variants"], ["top-k"], ["tune", *lora], ["fidelity", *lora], ["seeds", *lora]):
+        study.main([*line, *common])
+    study.main(["seeds", *lora, *common, "--seeds", "80", "0"])
+    about = ("smoke", 3)
+    assert found == [
+        about,
+        about,
+        (*about, ["lora"]),
+        (*about, "lora"),
+        (*about, ["lora"], [77, 78, 79]),
+        (*about, ["lora"], [80, 0]),
+    ]
 
 
 def test_a_tensor_is_no_number():

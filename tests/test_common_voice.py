@@ -451,6 +451,26 @@ def test_a_killed_run_continues_whatever_is_left_of_the_temporary_folder(
     assert len(unpacked) == (0 if left == "all" else 2)  # tables, clips
 
 
+@pytest.mark.parametrize("name", ["shard-00000.arrow", "shard-00000.json"])
+@pytest.mark.parametrize("damage", ["cut", "emptied", "flipped", "deleted"])
+def test_a_damaged_shard_of_a_killed_run_is_decoded_anew(folder, monkeypatch, name, damage):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_at(patch, shards, "read_rows", 3)
+        load_corpus(NAME, "ca")
+    path = corpus_folder(NAME, "ca").with_name("common-voice-3k-ca.partial") / name
+    content = path.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    path.write_bytes({"cut": content[:middle], "flipped": flipped}.get(damage, b""))
+    if damage == "deleted":
+        path.unlink()
+    calls = killed_at(monkeypatch, shards, "read_rows", 9)
+    resumed = rows_of(load_corpus(NAME, "ca"))
+    assert len(calls) == 2  # the damaged one, and the one that was not begun
+    monkeypatch.setenv("LAB_CACHE", str(cache_dir().parent / "second"))
+    assert rows_of(load_corpus(NAME, "ca")) == resumed
+
+
 def test_the_error_for_a_full_temporary_folder_names_tmpdir(folder, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -162,6 +162,25 @@ def test_a_damaged_corpus_is_set_aside_and_prepared_anew(fillets, tmp_path, caps
     assert corpus_folder("fillets", "cs").with_name("fillets-cs.damaged-1").is_dir()
 
 
+@pytest.mark.parametrize("name", ["state.json", "dataset_info.json", "report.json", "source.json"])
+@pytest.mark.parametrize("damage", ["cut", "emptied", "flipped", "other"])
+def test_damaged_metadata_of_a_corpus_does_no_harm(name, damage, fillets, capsys):
+    first = fillets.to_list()
+    report = corpus_report("fillets", "cs")
+    path = corpus_folder("fillets", "cs") / name
+    content = path.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    changed = {"cut": content[:middle], "emptied": b"", "flipped": flipped, "other": b"{}"}[damage]
+    path.unlink()  # the opened corpus keeps its file
+    path.write_bytes(changed)
+    loading._OPENED.clear()
+    assert load_corpus("fillets", "cs").to_list() == first
+    assert corpus_report("fillets", "cs") == report
+    if damage != "other":  # which looks like one of an earlier version
+        assert "is damaged (" in capsys.readouterr().err
+
+
 def row(name: str, split: str, text: str, sound: bytes) -> dict:
     return {"id": name, "split": split, "text": text, "audio": {"bytes": sound}}
 
@@ -270,7 +289,7 @@ def test_without_any_usable_clip_there_is_no_corpus(tmp_path):
 
 
 def test_a_full_disk_leaves_no_incomplete_corpus(tmp_path, monkeypatch):
-    def full(path, report):
+    def full(path, report, sealed):
         path.write_text(f"half of {report}")
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -252,6 +252,17 @@ def test_settings_do_not_change_predictions_with_experts_adapters_and_all_at_onc
     assert sorted(overridden_settings(model.generation_config)) == sorted(SETTINGS)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_no_text(value, model, clips, collator, tmp_path):
+    with torch.no_grad():
+        model.model.decoder.layer_norm.bias[0] = value
+    with pytest.raises(ValueError, match="scores of the next token are not finite .* float32"):
+        decode(model, clips, collator)
+    with pytest.raises(ValueError, match="so nothing is transcribed"):
+        run(model, clips, collator, tmp_path / "cs.csv")
+    assert not (tmp_path / "cs.csv").exists()
+
+
 def test_suppressed_tokens_stay(model, clips, collator):
     (usual, _) = decode(model, clips, collator)
     first = collator.tokenizer.encode(usual[0], add_special_tokens=False)

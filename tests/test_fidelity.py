@@ -39,6 +39,7 @@ from distilwhisper_lib.method.losses import (
 from distilwhisper_lib.presets import PRESETS, get_preset
 from distilwhisper_lib.training.callbacks import GateNoise
 from distilwhisper_lib.training.methods import (
+    FineTuning,
     count_parameters,
     get_method,
     lora_config,
@@ -622,6 +623,23 @@ def test_study_of_fidelity_leaves_out_what_changes_nothing(monkeypatch):
     assert trials[0][3][-1].preset.fidelity == "corrected"
     assert "equal_batches" in asked(Lab("smoke", accumulation=2))
     assert asked(Lab("smoke"), "clsr-ft") == expected
+    assert asked(Lab("smoke", fidelity="released")) == expected
+    assert trials[0][3][-1].preset.fidelity == "corrected"
+    of_labels = ["corrected", "released", *LABELS, "corrected, another seed"]
+    assert asked(Lab("smoke"), "fine-tuning") == of_labels
+
+
+def test_study_of_fidelity_refuses_a_method_on_which_no_difference_acts(monkeypatch):
+    monkeypatch.setattr(FineTuning, "fidelity_switches", ())
+    monkeypatch.setattr(study, "compare_trials", lambda *_: pytest.fail("something was trained"))
+    told = "no difference to the release acts on fine-tuning.*tune and seeds take it"
+    with pytest.raises(ValueError, match=told):
+        study.main(["fidelity", "--preset", "smoke", "--systems", "lora", "fine-tuning"])
+    with pytest.raises(ValueError, match=told):
+        study.fidelity(Lab("smoke"), "fine-tuning")
+    assert study.acting_differences(Lab("smoke", accumulation=2), "fine-tuning") == {
+        "equal_batches"
+    }
 
 
 def test_lora_of_a_released_lab_transcribes():

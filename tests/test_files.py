@@ -119,6 +119,58 @@ def test_damaged_json_counts_as_absent_and_is_kept(name, tmp_path, capsys):
     assert read_json(path) == {"a": "kůň"} == json.loads(path.read_text(encoding="utf-8"))
 
 
+def test_a_sealed_file_tells_any_change(tmp_path, capsys):
+    path = tmp_path / "run.json"
+    value = {"log": [{"loss": 0.1, "step": 1}], 3: (1, 2), "none": None, "path": tmp_path}
+    write_json(path, value, sealed=True)
+    written = path.read_text()
+    assert read_json(path) == json.loads(json.dumps(value, default=str))  # without the seal
+    for changed in (written.replace("0.1", "0.2"), written.replace('"log"', '"lob"')):
+        path.write_text(changed)
+        assert read_json(path) == {}
+        assert "it is not what was written" in capsys.readouterr().err
+    path.write_text(written.replace('"check"', '"chick"'))  # what it holds is whole
+    assert read_json(path)["log"] == value["log"]
+
+
+def test_a_file_without_a_key_that_is_needed_counts_as_absent(tmp_path, capsys):
+    path = tmp_path / "results.json"
+    write_json(path, {"rowr": []})
+    assert read_json(path) == {"rowr": []}
+    assert read_json(path, needs=("rows", "record")) == {}
+    assert "it lacks rows, record" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("below", ["file/cache", "file/a/cache"])
+def test_a_folder_below_a_file_is_told_by_its_variable(below, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for variable in files.FOLDER_VARIABLES:
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, str(tmp_path / below))
+            message = f"{variable} is .*, below .*file', which is no folder: name one"
+            with pytest.raises(NotADirectoryError, match=message):
+                files.cache_dir()
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    for call in (
+        lambda: files.make_folder(tmp_path / "file" / "below"),
+        lambda: write_json(tmp_path / "file" / "below" / "run.json", {}),
+        lambda: files.make_folder(tmp_path / "file"),
+    ):
+        with pytest.raises(OSError, match="the folder .*file.* cannot be made .*set LAB_CACHE"):
+            call()
+
+
+def test_who_makes_a_result_is_seen_from_outside(tmp_path):
+    result = tmp_path / "run"
+    assert not files.is_being_made(result)
+    with files.one_at_a_time(result):
+        assert files.is_being_made(result)
+    assert not files.is_being_made(result)
+
+
 def test_each_damaged_file_or_folder_has_a_name_of_its_own(tmp_path):
     for number in (1, 2, 3):
         (tmp_path / "model").mkdir()

@@ -1,6 +1,7 @@
 """The paper's experiments as jobs: the list, killed and failed ones, table, script, estimates."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,6 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
-from filelock import FileLock
 
 from distilwhisper_lib import files, presets
 from distilwhisper_lib.data.corpora.loading import corpus_report
@@ -46,7 +46,7 @@ def done(job, about=None, **scores):
         if test == "in_domain":
             row |= {"corpus": "common-voice-3k", "release": CV13}
         rows.append(row | (about or {}))
-    write_json(job.folder / "results.json", {"rows": rows})
+    write_json(job.folder / "results.json", {"rows": rows, "record": {}})
     job.note("done")
 
 
@@ -124,6 +124,29 @@ def test_numbers_on_the_command_line_are_checked(capsys):
     with pytest.raises(SystemExit):
         grid.main(["list", *SMALL, "--job", "0"])
     assert "--job belongs to the command run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("list --gpus 2", "--gpus belongs to the command run without --job"),
+        ("slurm --gpus 2", "--gpus belongs to the command run without --job"),
+        ("run --gpus 2 --job 0", "--gpus belongs to the command run without --job"),
+        ("status --cpu", "--cpu belongs to the commands run and slurm"),
+        ("pairs --systems lora distilwhisper", "--systems of pairs is of student, .*: not distil"),
+    ],
+)
+def test_an_option_that_a_command_does_not_use_is_refused(line, told, capsys):
+    command, *options = line.split()
+    with pytest.raises(SystemExit) as end:
+        grid.main([command, *SMALL, *options])
+    assert end.value.code == 2
+    assert re.search(told, capsys.readouterr().err)
+
+
+def test_estimates_of_a_model_without_a_known_shape_are_refused():
+    with pytest.raises(ValueError, match="the student tiny of the preset smoke has no known shape"):
+        estimates.main(["--preset", "smoke"])
     for clips in (0, -5, 2.5, True):
         with pytest.raises(ValueError, match=f"clips is {clips}: a whole number from 1 on"):
             estimate("lora", presets.COLAB, clips)
@@ -280,7 +303,7 @@ def test_running_without_its_process_is_killed_and_done_with_other_settings_is_w
     job = Job("smoke", "cs", "4", "student")
     assert job.state() == {"state": "waiting"}
     job.note("running", pid=1)
-    with FileLock(job.folder / "lock"):  # as its process holds it
+    with files.one_at_a_time(job.folder):  # as its process does
         assert job.state()["state"] == "running"
     assert job.state()["state"] == "killed"
     done(job)
@@ -292,6 +315,63 @@ def test_running_without_its_process_is_killed_and_done_with_other_settings_is_w
     other = replace(presets.SMOKE, max_new_tokens=9)
     monkeypatch.setattr(jobs_module, "get_preset", lambda name: other)
     assert job.state() == {"state": "waiting"}
+
+
+@pytest.mark.parametrize("name", ["results.json", "state.json"])
+@pytest.mark.parametrize("damage", ["cut", "emptied", "a letter of a key", "other"])
+def test_a_job_with_a_damaged_file_is_done_again(name, damage, capsys):
+    job = Job("smoke", "cs", "4", "student")
+    run_job(job)
+    expected = job.results()["rows"]
+    path = job.folder / name
+    text = path.read_text()
+    key = {"results.json": '"rows"', "state.json": '"state"'}[name]
+    changed = {"cut": text[: len(text) // 2], "emptied": "", "other": '{"other": []}'}
+    path.write_text(changed.get(damage, text.replace(key, key.replace("t", "u").replace("w", "v"))))
+    assert job.state() == {"state": "waiting"}
+    assert f"{name} is damaged (" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no job that scores anything is done"):
+        grid_tables.all_scores([job])
+    run_job(job)
+    assert job.done and job.results()["rows"] == expected
+
+
+def test_a_second_process_waits_for_a_job_and_uses_what_the_first_has_made(monkeypatch, capsys):
+    job = Job("smoke", "cs", "4", "student")
+    inside = threading.Event()
+    go_on = threading.Event()
+    times = []
+
+    def slow(given):
+        times.append(given)
+        inside.set()
+        go_on.wait(60)
+        return {"rows": [], "record": {}}
+
+    monkeypatch.setattr(jobs_module, "_work", slow)
+    first = threading.Thread(target=run_job, args=[job])
+    second = threading.Thread(target=run_job, args=[job])
+    first.start()
+    inside.wait(60)
+    assert job.state()["state"] == "running"
+    second.start()
+    second.join(1.5)
+    assert second.is_alive()
+    assert f"waiting for another process that makes {job.folder}" in capsys.readouterr().err
+    go_on.set()
+    first.join(60)
+    second.join(60)
+    assert len(times) == 1 and job.done
+
+
+def test_the_state_of_jobs_is_read_from_a_folder_that_cannot_be_written(monkeypatch):
+    job = Job("smoke", "cs", "4", "student")
+    run_job(job)
+    monkeypatch.setattr(files, "FileLock", lambda *_, **__: pytest.fail("a lock was taken"))
+    monkeypatch.setattr(files, "write_json", lambda *_, **__: pytest.fail("it was written to"))
+    assert job.done
+    run_job(job)
+    assert grid_tables.table([job])["row"].to_list() == ["student"] * 3  # a row per test
 
 
 # ---- running jobs

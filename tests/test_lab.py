@@ -1215,7 +1215,7 @@ def test_seeds_are_other_runs(lab):
     assert set(pairs["first"]) == {"distilwhisper-released"}
     assert list(pairs["other"]) == ["clsr-ft", "clsr-ft"]
 
-    found = study.seeds(lab, ["lora", "distilwhisper"], [77, 78])
+    found = study.seeds(lab, ["lora", "distilwhisper"], [77, 78, 77])  # 77 counts once
     pairs = saved_study(lab, "seeds-paired")
     assert list(pairs["other"]) == ["lora", "lora"]
     assert list(pairs["test_set"]) == ["in-domain", "out-of-domain"]

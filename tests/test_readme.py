@@ -1,6 +1,7 @@
 """README and docs say what is so: commands, links, examples that run, stored numbers."""
 
 import ast
+import importlib.util
 import json
 import re
 import sys
@@ -15,6 +16,7 @@ from random_data import shake_experts
 
 import distilwhisper_lib
 from distilwhisper_lib import attach_experts, load_whisper, save_experts
+from distilwhisper_lib.__main__ import PROGRAMS
 from distilwhisper_lib.whisper import loading
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,6 +115,26 @@ def test_arguments_of_make_commands_are_known(page):
         assert (ROOT / "benchmarks" / f"{name}.py").is_file()
     for preset in re.findall(r"PRESET=(\w+)", PAGES[page]):
         assert preset in distilwhisper_lib.PRESETS
+
+
+def test_programs_that_are_named_can_be_run():
+    """Behind `-m` stands a program of the library, a benchmark or a tool of the tests."""
+    pages = PAGES | {"CONTRIBUTING.md": (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")}
+    for path in (ROOT / "notebooks" / "source").glob("*.py"):
+        pages[path.name] = path.read_text(encoding="utf-8")
+    found = set()
+    for page, text in pages.items():
+        for module, word in re.findall(
+            r" -m ((?:distilwhisper_lib|benchmarks|tests)[\w.]*) ?(\S*)", text
+        ):
+            found.add(module)
+            if module == "distilwhisper_lib":
+                assert word in PROGRAMS, f"{page}: {word}"
+            else:
+                told = f"{page}: write python -m distilwhisper_lib NAME, not {module}"
+                assert not module.startswith("distilwhisper_lib."), told
+                assert importlib.util.find_spec(module), f"{page}: {module}"
+    assert "distilwhisper_lib" in found
 
 
 def test_variables_are_those_of_the_code():

@@ -13,6 +13,8 @@ import soundfile
 import soxr
 import torch
 
+from ..checks import check_number
+
 SAMPLE_RATE = 16_000  # Whisper's, in Hz
 
 # Whisper clamps the log-mel of a clip at 8 (in log10) below its maximum, then computes (x + 4) / 4.
@@ -383,7 +385,12 @@ def add_noise(audio: np.ndarray, snr_db: float, seed: int) -> np.ndarray:
 
     Returns:
         float32 (n,).
+
+    Raises:
+        ValueError: For an empty clip, or for a ratio that is no number from -100 to 200.
     """
+    check_number("snr_db", snr_db, low=-100, high=200)
+    _check_not_empty(audio)
     spectrum = np.fft.rfft(audio)
     phases = np.random.default_rng(seed).uniform(0, 2 * np.pi, len(spectrum))
     noise = np.fft.irfft(np.abs(spectrum) * np.exp(1j * phases), n=len(audio))
@@ -411,10 +418,10 @@ def add_reverberation(audio: np.ndarray, rt60: float, seed: int) -> np.ndarray:
         float32 (n,): what would sound on after the end of the clip is cut off.
 
     Raises:
-        ValueError: Unless rt60 > 0.
+        ValueError: For an empty clip, or unless rt60 is a number above 0.
     """
-    if not 0 < rt60 < math.inf:
-        raise ValueError(f"rt60 must be above 0 s, not {rt60}")
+    check_number("rt60", rt60, above=0)
+    _check_not_empty(audio)
 
     # The impulse response: 1 for the direct sound, then the decaying noise.
     time = np.arange(1, max(2, round(rt60 * SAMPLE_RATE))) / SAMPLE_RATE
@@ -431,6 +438,12 @@ def add_reverberation(audio: np.ndarray, rt60: float, seed: int) -> np.ndarray:
 
     gain = np.sqrt(np.mean(audio**2) / max(np.mean(wet**2), 1e-20))
     return (wet * gain).astype(np.float32)
+
+
+def _check_not_empty(audio: np.ndarray) -> None:
+    """Raise ValueError for a clip without samples."""
+    if not len(audio):
+        raise ValueError("the clip is empty: it has no samples")
 
 
 # ---- features

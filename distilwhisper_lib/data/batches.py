@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Sampler
 
+from ..checks import check_number
 from ..fidelity import Fidelity
 from ..method.losses import IGNORED
 from ..whisper.tokens import MOST_TOKENS, decoder_inputs, encode_labels
@@ -253,7 +254,11 @@ def length_batches(durations: list[float], batch_size: int) -> list[list[int]]:
 
     Returns:
         The indices of the clips of each batch.
+
+    Raises:
+        ValueError: For a batch size that is no whole number from 1 on.
     """
+    check_number("batch_size", batch_size, low=1, whole=True)
     order = sorted(range(len(durations)), key=lambda index: (-durations[index], index))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 

@@ -115,6 +115,6 @@ def normalise(text: str, name: str = "whisper-basic") -> str:
     """
     if not isinstance(text, str):
         raise ValueError(f"a text is needed, not {text!r}")
-    if name not in NORMALISERS:
+    if not isinstance(name, str) or name not in NORMALISERS:
         raise ValueError(f"unknown normaliser {name!r}: one of {', '.join(NORMALISERS)}")
     return " ".join(NORMALISERS[name](text).split())

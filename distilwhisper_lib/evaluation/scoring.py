@@ -8,6 +8,7 @@ import pandas as pd
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.metrics.base import Metric
 
+from ..checks import check_list
 from ..data.normalisers import normalise
 
 LOOP_RATIO = 2.4  # compression ratio above which a text repeats itself (source: openai/whisper)
@@ -53,12 +54,24 @@ def count_errors(
     Raises:
         ValueError: Where the two lists differ in length, or for an unknown normaliser.
     """
+    _check_lengths(references, predictions)
     rows = []
     for reference, prediction in zip(references, predictions, strict=True):
         row = _count(normalise(reference, normaliser), normalise(prediction, normaliser))
         row["loop"] = is_loop(prediction)
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*COUNTS, "loop"])
+
+
+def _check_lengths(references: list[str], predictions: list[str]) -> None:
+    """Raise ValueError unless there is a prediction for each reference, both in lists."""
+    for name, texts in (("references", references), ("predictions", predictions)):
+        check_list(name, texts)
+    if len(references) != len(predictions):
+        raise ValueError(
+            f"there are {len(references)} references and {len(predictions)} predictions: each "
+            "utterance needs one of both"
+        )
 
 
 def _count(reference: str, prediction: str) -> dict[str, float]:
@@ -104,7 +117,8 @@ def summarise(counts: pd.DataFrame, seed: int = 0) -> dict[str, float]:
     """
     scored = counts.dropna(subset=["words"])
     if scored.empty:
-        raise ValueError("nothing to score: every reference is empty after normalisation")
+        reason = "every reference is empty after normalisation" if len(counts) else "no utterances"
+        raise ValueError(f"nothing to score: {reason}")
 
     summary: dict[str, float] = {"n": len(scored)}
     draws = _draws(len(scored), seed)
@@ -217,11 +231,14 @@ def translation_scores(
         <name>_high and <name>_signature, which is sacrebleu's.
 
     Raises:
-        ValueError: Where the two lists differ in length, or for an unknown normaliser.
+        ValueError: Where the two lists differ in length or are empty, or for an unknown normaliser.
 
     Source:
         The authors' release normalises both sides (load_st_dataset).
     """
+    _check_lengths(references, predictions)
+    if not len(references):
+        raise ValueError("nothing to score: there are no utterances")
     scores: dict[str, float | str] = {}
     if normaliser:
         scores["normaliser"] = normaliser

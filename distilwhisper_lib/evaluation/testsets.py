@@ -91,9 +91,13 @@ def test_sets(preset: Preset) -> dict[str, TestSet]:
     Raises:
         ValueError: As `corpus_of` does.
     """
-    others = [preset.other_corpus] if preset.other_corpus else []
-    for name in (*others, *(corpus for corpus, _ in preset.retention)):
+    named = [preset.corpus, preset.second_corpus]
+    named += [preset.other_corpus] if preset.other_corpus else []
+    named += [corpus for corpus, _ in preset.retention]
+    for name in named:
         check_choice(f"a corpus of preset {preset.name}", name, CORPORA)
+    for corpus, language in preset.retention:
+        check_choice(f"a language of retention in {corpus}", language, CORPORA[corpus])
     sets = [
         *_domain_tests(preset),
         *_distorted_tests(preset),

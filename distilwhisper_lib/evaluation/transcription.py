@@ -10,6 +10,7 @@ from typing import Protocol
 import pandas as pd
 import torch
 from tqdm import tqdm
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from ..checks import check_choice, check_number
 from ..data.batches import Clips, Collator, length_batches
@@ -123,9 +124,13 @@ def generate_batch(
 
     Returns:
         B texts, each on one line.
+
+    Raises:
+        ValueError: Where the model's scores of the next token are not finite.
     """
     device = device_of(model)
     dtype = model.dtype
+    watch = _FiniteScores()
     with (
         torch.no_grad(),
         use_window(model, features.shape[-1]),
@@ -136,6 +141,7 @@ def generate_batch(
         token_ids = model.generate(
             input_features=features.to(device, dtype),
             generation_config=settings,
+            logits_processor=LogitsProcessorList([watch]),
             language=language,
             task=task,
             return_timestamps=False,
@@ -144,8 +150,35 @@ def generate_batch(
             max_new_tokens=decoding.max_new_tokens,
             use_cache=True,
         )
+    watch.check(dtype)
     texts = tokenizer.batch_decode(token_ids, skip_special_tokens=True)
     return [" ".join(text.split()) for text in texts]
+
+
+class _FiniteScores(LogitsProcessor):
+    """Leaves scores as they are, and remembers whether the highest of any step was not finite.
+
+    The flag stays on the device until the end, so that a GPU is not waited for at each token.
+    """
+
+    def __init__(self):
+        self._wrong = torch.tensor(False)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return the scores (B, V)."""
+        wrong = (~scores.amax(-1).isfinite()).any()
+        self._wrong = self._wrong.to(wrong.device) | wrong
+        return scores
+
+    def check(self, dtype: torch.dtype) -> None:
+        """Raise ValueError where scores were not finite; dtype: of the weights, for the message."""
+        if bool(self._wrong):
+            kind = str(dtype).removeprefix("torch.")
+            raise ValueError(
+                "the model's scores of the next token are not finite (NaN or infinite), so nothing "
+                f"is transcribed: its weights are damaged, or its numbers overflow in {kind} (load "
+                "it in torch.float32, or set LAB_PRECISION=no)"
+            )
 
 
 def _in_order(clips: Clips, predictions: dict[str, str]) -> pd.DataFrame:

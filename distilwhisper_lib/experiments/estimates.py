@@ -138,6 +138,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     preset = get_preset(given.preset)
     names = (TEACHER_OUTPUTS, *compared_methods())
     rows = {name: estimate(name, preset, given.clips) for name in names}
+    if not any(rows.values()):
+        raise ValueError(
+            f"the student {preset.student} of the preset {preset.name} has no known shape: "
+            f"estimates are of presets with {', '.join(SHAPES)}"
+        )
     cards = ", ".join(f"{card} {size} GB" for card, (_, size) in CARDS.items())
     print(
         f"Estimates, not measured: {given.clips} clips, {preset.epochs} epochs, batches of "

@@ -28,11 +28,11 @@ import pandas as pd
 import torch
 
 from ..checks import check_number
-from ..files import REPOSITORY, atomic_file, resolve_folders, results_dir
+from ..files import REPOSITORY, atomic_file, make_folder, resolve_folders, results_dir
 from ..presets import LARGEST_SEED, get_preset
 from ..programs import number_option, out_of_memory, run_program
 from .estimates import CARDS, TEACHER_OUTPUTS, estimate
-from .grid_tables import all_scores, pairs, table
+from .grid_tables import COMPARED, all_scores, pairs, table
 from .jobs import ROWS, SEEDS, Job, check_jobs, make_jobs, run_job
 
 PROGRAM = ("distilwhisper_lib", "grid")  # for `python -m`
@@ -228,7 +228,7 @@ def _run_here(jobs: list[Job], wanted: str) -> None:
 
     job = by_key[wanted]
     print(f"{job.name}: log in {os.path.relpath(job.folder / 'log.txt')}", flush=True)
-    job.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(job.folder)
     own = [os.dup(1), os.dup(2)]
     try:
         with open(job.folder / "log.txt", "ab") as log:
@@ -386,6 +386,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.job is not None and given.command != "run":
         parser.error("--job belongs to the command run")
+    if given.gpus is not None and (given.command != "run" or given.job is not None):
+        parser.error("--gpus belongs to the command run without --job")
+    if given.cpu and given.command not in ("run", "slurm"):
+        parser.error("--cpu belongs to the commands run and slurm")
+    if given.command == "pairs" and given.systems is not ROWS:
+        left_out = [row for row in given.systems if row not in COMPARED]
+        if left_out:
+            parser.error(f"--systems of pairs is of {', '.join(COMPARED)}: not {left_out[0]}")
     jobs = make_jobs(given.preset, given.languages, given.sizes, given.seeds, given.systems)
 
     if given.command == "run":

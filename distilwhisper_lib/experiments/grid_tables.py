@@ -5,7 +5,7 @@ import re
 import pandas as pd
 from tqdm import tqdm
 
-from ..files import REPOSITORY, read_json
+from ..files import REPOSITORY
 from ..lab.comparison import paired
 from ..lab.lab import Lab
 from .jobs import BY_KL, ONCE, ROWS, TESTS, Job
@@ -33,6 +33,7 @@ PAPER_DATA = re.compile(
 BLOCK = ["test_set", "train_clips", "corpus", "release", "normaliser"]
 
 FIRST = "distilwhisper-released"  # the row that the others are compared with in pairs
+COMPARED = [row for row in ROWS if not row.endswith(BY_KL)]  # the rows of pairs
 
 ONE_DECIMAL = "{:.1f}".format
 DEVIATION = " ± {:.1f}".format
@@ -47,7 +48,7 @@ def all_scores(jobs: list[Job]) -> pd.DataFrame:
     rows = []
     for job in jobs:
         if job.done:
-            rows += read_json(job.folder / "results.json")["rows"]
+            rows += job.results()["rows"]
     if not rows:
         raise ValueError(
             "no job that scores anything is done, so there is no table: see the command `status`"
@@ -75,8 +76,8 @@ def pairs(jobs: list[Job]) -> pd.DataFrame:
         own = [job for job in done if (job.language, job.size) == (language, size)]
         lab = Lab(own[0].settings())
         first_seeds = [job.seed for job in own if job.row == FIRST]
-        for other in ROWS:
-            if other == FIRST or other.endswith(BY_KL):
+        for other in COMPARED:
+            if other == FIRST:
                 continue
             other_seeds = [job.seed for job in own if job.row == other]
             if other_seeds == [None]:  # a model as it is: compared with every seed

@@ -5,7 +5,6 @@ or failed job has trained or transcribed is kept too, so that it goes on from th
 again.
 """
 
-import contextlib
 import os
 import signal
 import traceback
@@ -14,12 +13,17 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from ..checks import check_number
+from ..checks import check_list, check_number, check_text
 from ..device import RANK
 from ..evaluation.testsets import TestSet, corpus_of
-from ..files import cache_dir, read_json, short_hash, write_json
+from ..files import (
+    cache_dir,
+    is_being_made,
+    one_at_a_time,
+    read_json,
+    short_hash,
+    write_json,
+)
 from ..lab.comparison import fingerprints, score
 from ..lab.lab import Lab
 from ..lab.metadata import run_metadata
@@ -139,23 +143,24 @@ class Job:
 
         Returns:
             "state": running, done, failed, killed (its process is gone, or was stopped) or waiting,
-            which a job that was done with other settings of the preset is too; and what `note` was
-            given.
+            which a job that was done with other settings of the preset, or whose results are
+            damaged, is too; and what `note` was given.
         """
-        noted = read_json(self.folder / "state.json")
+        noted = read_json(self.folder / "state.json", needs=("state", "settings"))
         if noted.get("settings") != self._settings_hash():
             return {"state": "waiting"}
-        if noted["state"] == "running" and self._is_unlocked():
+        if noted["state"] == "running" and not is_being_made(self.folder):
             return noted | {"state": "killed", "error": "its process is gone"}
+        if noted["state"] == "done" and not self.results():
+            return {"state": "waiting"}
         return noted
 
-    def _is_unlocked(self) -> bool:
-        """Return whether no process works on the job: it holds the lock as long as it lives."""
-        try:
-            with FileLock(self.folder / "lock", timeout=0):
-                return True
-        except Timeout:
-            return False
+    def results(self) -> dict:
+        """Return the content of results.json: "rows" of `score`, and the run metadata as "record".
+
+        {} where there is none. A damaged file is set aside.
+        """
+        return read_json(self.folder / "results.json", needs=("rows", "record"))
 
     @property
     def done(self) -> bool:
@@ -172,7 +177,7 @@ class Job:
         before = {} if state == "running" else read_json(self.folder / "state.json")
         now = datetime.now(UTC).isoformat(timespec="seconds")
         own = {"state": state, "settings": self._settings_hash(), state: now}
-        write_json(self.folder / "state.json", before | facts | own)
+        write_json(self.folder / "state.json", before | facts | own, sealed=True)
 
     def _settings_hash(self) -> str:
         """Return a hash of all settings that a result depends on."""
@@ -205,11 +210,13 @@ def make_jobs(
     if languages is None:
         languages = LANGUAGES if paper else [base.language]
     if sizes is None:
-        sizes = SIZES if paper else ["all"]
-    languages = list(dict.fromkeys(language_codes(list(languages))))
-    sizes = [checked_size(size) for size in sizes]
+        sizes = list(SIZES) if paper else ["all"]
+    languages = list(dict.fromkeys(language_codes(check_list("languages", languages))))
+    sizes = [checked_size(size) for size in check_list("sizes", sizes)]
+    seeds = check_list("seeds", seeds)
     for seed in seeds:
         check_number("a seed", seed, low=0, high=LARGEST_SEED, whole=True)
+    rows = check_list("rows", rows)
     for row in rows:
         _check_row(row)
 
@@ -252,6 +259,7 @@ def checked_size(size: str) -> str:
 
 def _check_row(row: str) -> None:
     """Raise ValueError for a row that is none, or one distilled by KL that is not distilled."""
+    check_text("a row", row)
     if row == TEACHER_OUTPUTS:
         return
     method = get_method(row.removesuffix(BY_KL))
@@ -299,19 +307,22 @@ def _tests_of(lab: Lab, job: Job) -> list[TestSet]:
 def run_job(job: Job) -> None:
     """Do a job in this process unless it is done, and note its state; an error is noted and raised.
 
+    Where another process does it at the moment, this one waits for it.
+
     Of several processes (accelerate launch) the first does the job, and the others train with it.
 
     Raises:
         RuntimeError: Where a job that it needs is not done.
-        filelock.Timeout: Where another process works on it.
     """
     if RANK:
         if job.row not in ONCE and not job.done:
             Lab(job.settings()).train(job.method, **job.changes)
         return
 
-    with FileLock(job.folder / "lock", timeout=10):
-        if job.done:
+    if job.done:
+        return
+    with one_at_a_time(job.folder):
+        if job.done:  # another process has done it meanwhile
             return
         job.note("running", pid=os.getpid())
         try:
@@ -320,7 +331,7 @@ def run_job(job: Job) -> None:
                 raise RuntimeError(
                     f"{job.name} needs {', '.join(missing)}, which is not done: run that first"
                 )
-            write_json(job.folder / "results.json", _work(job))
+            write_json(job.folder / "results.json", _work(job), sealed=True)
         except KeyboardInterrupt as error:
             number = error.number if isinstance(error, Stopped) else signal.SIGINT
             job.note("killed", exit_code=128 + number, error="stopped: `run` goes on from there")
@@ -340,22 +351,14 @@ def _work(job: Job) -> dict:
     about = {"row": job.row, "train_clips": job.clips or lab.preset.train_clips or 0}  # 0: all
 
     rows = []
-    with _shared_results(job):
-        if job.row == TEACHER_OUTPUTS:
-            lab.teacher_distributions()
-        for test in tests:
-            experts = "encoder" if test.task == "translate" else True  # as released
-            scores = score(lab, job.method, test.key, experts, **job.changes)
-            rows.append(scores | about | {"corpus": test.corpus})
+    if job.row == TEACHER_OUTPUTS:
+        lab.teacher_distributions()
+    for test in tests:
+        experts = "encoder" if test.task == "translate" else True  # as released
+        scores = score(lab, job.method, test.key, experts, **job.changes)
+        rows.append(scores | about | {"corpus": test.corpus})
     data, models = _hashes(lab, job, tests)
     return {"rows": rows, "record": run_metadata(lab.preset, lab.steps(), data, models)}
-
-
-def _shared_results(job: Job) -> contextlib.AbstractContextManager:
-    """Return a lock on the files that jobs of a language share, whatever their size; or no lock."""
-    if job.row in ONCE:
-        return FileLock(job.folder.parent / f"{job.language}-{job.row}.lock")
-    return contextlib.nullcontext()
 
 
 def _hashes(lab: Lab, job: Job, tests: list[TestSet]) -> tuple[dict, dict]:
@@ -381,5 +384,5 @@ def _hashes(lab: Lab, job: Job, tests: list[TestSet]) -> tuple[dict, dict]:
     training_ids = list(lab.rows("train", limit=p.train_clips)["id"])
     data["ids of training clips"] = short_hash(training_ids)
     for need in job.needs:
-        models |= read_json(need.folder / "results.json")["record"]["models"]
+        models |= need.results()["record"]["models"]
     return data, models

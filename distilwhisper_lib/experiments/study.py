@@ -8,6 +8,8 @@
     variants  our variant with one setting of gates or loss changed at a time, on validation too
     seeds     every method with further seeds, scored on the whole tests of both domains
 
+--systems is for tune, fidelity and seeds, --seeds for seeds, --preset and --epochs for all.
+
 Runs are kept like the course's own, so that a stopped study goes on and the course reuses what
 fits.
 """
@@ -37,6 +39,7 @@ OURS = "distilwhisper"
 POOLED = "distilwhisper-released"
 LOW_RANK = "distilwhisper-low-rank"
 
+SEEDS = (77, 78, 79)
 FACTORS = (0.5, 1, 2)  # of the preset's learning rate: three trials a method
 EVERY_TOKEN = 51_864  # all of Whisper's tokens but one, so that nothing is approximated
 CHANGES = (
@@ -127,13 +130,13 @@ def fidelity(lab: Lab, name: str = POOLED) -> pd.DataFrame:
 
     Returns:
         The columns of `compare_trials`.
+
+    Raises:
+        ValueError: As `acting_differences` does.
     """
-    method = get_method(name)
-    acting = {"corrected", "released", *method.fidelity_switches}
+    acting = {"corrected", "released", *acting_differences(lab, name)}
     if "unscaled_loss" in acting:  # the paper's loss is this difference alone
         acting = acting - {"unscaled_loss"} | {"paper"}
-    if lab.preset.accumulation > 1:
-        acting.add("equal_batches")
 
     trials = [
         Trial({"fidelity": each}, replace(lab.preset, fidelity=each))
@@ -141,9 +144,31 @@ def fidelity(lab: Lab, name: str = POOLED) -> pd.DataFrame:
         if each in acting
     ]
     another = {"seed": lab.preset.seed + 1}
-    trials.append(Trial({"fidelity": "corrected, another seed"}, lab.preset, another))
+    corrected = replace(lab.preset, fidelity="corrected")
+    trials.append(Trial({"fidelity": "corrected, another seed"}, corrected, another))
     study = "fidelity" if name == POOLED else f"fidelity-{name}"
     return compare_trials(lab, study, name, trials)
+
+
+def acting_differences(lab: Lab, name: str) -> set[str]:
+    """Return the differences between paper and release that act on a method's training.
+
+    Args:
+        lab: Whose preset counts: equal weights of batches act where batches are accumulated.
+        name: Of the method.
+
+    Raises:
+        ValueError: Where there is none, so that there is nothing to compare.
+    """
+    acting = set(get_method(name).fidelity_switches)
+    if lab.preset.accumulation > 1:
+        acting.add("equal_batches")
+    if not acting:
+        raise ValueError(
+            f"no difference to the release acts on {name}, so the study fidelity has nothing to "
+            "compare: leave it out of --systems (tune and seeds take it)"
+        )
+    return acting
 
 
 def teacher_forced_predictions(lab: Lab, name: str, key: str, **changes) -> list[str]:
@@ -244,6 +269,7 @@ def seeds(lab: Lab, names: list[str], numbers: list[int]) -> pd.DataFrame:
     """
     for seed in numbers:
         check_number("a seed", seed, low=0, high=LARGEST_SEED, whole=True)
+    numbers = list(dict.fromkeys(numbers))  # a seed that counts twice would narrow the intervals
     domains = tests_of(lab, "seeds")
     rows = []
     curves = []
@@ -295,23 +321,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--systems", nargs="+", help="names of methods; else all, for fidelity the pooled budget"
     )
     seed = number_option(low=0, high=LARGEST_SEED, whole=True)
-    parser.add_argument("--seeds", nargs="+", type=seed, default=[77, 78, 79])
+    default = " ".join(map(str, SEEDS))
+    parser.add_argument("--seeds", nargs="+", type=seed, help=f"default: {default}")
     epochs = number_option(low=1, whole=True)
     parser.add_argument("--epochs", type=epochs, help="instead of the preset's")
     given = parser.parse_args(arguments)
+    if given.seeds is not None and given.study != "seeds":
+        parser.error(f"--seeds belongs to the study seeds: leave it out for {given.study}")
 
     preset = get_preset(given.preset)
     names = systems_of(given.study, given.systems)
     # whole tests, not the preset's share of them
     changes = {} if given.epochs is None else {"epochs": given.epochs}
     lab = Lab(preset, test_clips=None, **changes)
+    if given.study == "fidelity":
+        for name in names:
+            acting_differences(lab, name)
     preflight(lab, names, tests_of(lab, given.study))
 
     studies = {
         "tune": lambda: tune(lab, names),
         "variants": lambda: variants(lab),
         "fidelity": lambda: pd.concat(fidelity(lab, name) for name in names),
-        "seeds": lambda: seeds(lab, names, given.seeds),
+        "seeds": lambda: seeds(lab, names, given.seeds or list(SEEDS)),
         "top-k": lambda: top_k(lab),
     }
     print(studies[given.study]().to_string(index=False))
@@ -333,7 +365,10 @@ def systems_of(study: str, asked: list[str] | None) -> list[str]:
         own = {"variants": [OURS], "top-k": [OURS], "fidelity": [POOLED]}
         return own.get(study) or trained_methods()
     if of_ours and asked != [OURS]:
-        raise ValueError(f"the study {study} is of {OURS} alone: leave out --systems")
+        raise ValueError(
+            f"the study {study} is of {OURS} alone: leave out --systems, which tune, fidelity and "
+            "seeds take"
+        )
     for name in asked:
         if not get_method(name).is_trained:
             raise ValueError(f"{name} is not trained, so there is nothing to study in it")

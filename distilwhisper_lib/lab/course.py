@@ -1,4 +1,4 @@
-"""`python -m distilwhisper_lib.lab.course`: run the whole course, as `make course` does.
+"""`python -m distilwhisper_lib course`: run the whole course, as `make course` does.
 
 It fetches weights and speech, runs the notebooks in order, writes a report and prints the main
 table.

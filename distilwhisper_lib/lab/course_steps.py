@@ -15,6 +15,7 @@ from ..files import (
     REPOSITORY,
     cache_dir,
     check_writable,
+    make_folder,
     read_json,
     resolve_folders,
     write_json,
@@ -117,7 +118,7 @@ def announce(lab: Lab) -> None:
     )
 
     cache = cache_dir()
-    cache.mkdir(parents=True, exist_ok=True)
+    make_folder(cache)
     free = shutil.disk_usage(cache).free / 1e9
     needed = disk_needed(preset)
     print(f"disk: about {needed:.1f} GB in {cache} ({free:.0f} GB free)", flush=True)
@@ -186,7 +187,7 @@ def run_course(lab: Lab, only: list[str] | None = None) -> None:
     in the preset's results.
     """
     folder = lab.results / "notebooks"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     timing = lab.results / "timing.json"
     expected = _expected_seconds(lab)
     paths = course_notebooks(only)

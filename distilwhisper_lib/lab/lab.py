@@ -14,6 +14,7 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from ..checks import check_choice, check_flag, check_number
 from ..data.batches import Clips, Collator, JoinedClips
 from ..data.corpora.loading import held_out_lead, load_corpus, select
+from ..data.normalisers import NORMALISERS
 from ..device import describe_machine, mixed_precision, pick_device, release_memory
 from ..evaluation.testsets import CHANGES, TestSet, corpus_of, test_sets
 from ..evaluation.transcription import stored_predictions, transcribe
@@ -125,6 +126,7 @@ class Lab:
         self.folder: Path = cache_dir() / "runs" / self.preset.name
         self.results: Path = results_dir(self.preset.name)
         self.test_sets: dict[str, TestSet] = test_sets(self.preset)
+        check_choice("normaliser", self.preset.normaliser, NORMALISERS)
         self.used: set[str] = set()  # names of the results that this lab was asked for
         # errors of predictions, see `comparison.counts`
         self.counted: dict[tuple, pd.DataFrame] = {}

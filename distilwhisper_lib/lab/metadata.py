@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..device import RANK, describe_machine, peak_memory_gb, pick_device, reset_peak_memory
 from ..evaluation.greedy import overridden_in
-from ..files import REPOSITORY, can_write, disk_errors, read_json
+from ..files import REPOSITORY, can_write, disk_errors, make_folder, read_json
 from ..presets import Preset
 from ..training.config import identify
 from ..whisper.hub import REVISIONS
@@ -75,7 +75,7 @@ def note_missing_step(folder: Path, name: str, run: Path) -> None:
 def _append_line(path: Path, line: str) -> None:
     """Append a line to a file, by one write; after a line that was cut off by a kill, a new one."""
     with disk_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with open(path, "a+b", buffering=0) as lines:
             cut_off = False
             if lines.tell():

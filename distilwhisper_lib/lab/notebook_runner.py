@@ -95,7 +95,10 @@ class Runner(NotebookClient):
         """Execute the notebook, and remember what `stop` needs."""
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
-        return await super().async_execute(reset_kc, **kwargs)
+        try:
+            return await super().async_execute(reset_kc, **kwargs)
+        finally:
+            await _end_other_tasks()
 
     execute = run_sync(async_execute)
 
@@ -120,6 +123,14 @@ class Runner(NotebookClient):
         process = getattr(getattr(self.km, "provisioner", None), "process", None)
         if process is not None and process.poll() is None:
             process.kill()
+
+
+async def _end_other_tasks() -> None:
+    """End what nbclient has left in this loop: it waits for replies of a kernel that is gone."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def _execute(runner: Runner) -> None:

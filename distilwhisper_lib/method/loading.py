@@ -51,7 +51,7 @@ def load_experts(
     source = str(folder)
     folder = experts_folder(folder, languages, revision)
     description = read_description(folder)
-    wanted = language_codes(languages or description["languages"])
+    wanted = language_codes(description["languages"] if languages is None else languages)
     check_languages(source, wanted, description)
 
     # Each file says its own form: a save in another form that was stopped leaves both.

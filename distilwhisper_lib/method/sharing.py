@@ -64,7 +64,7 @@ def experts_folder(
             "experts.json (the authors' published checkpoints are loaded by load_released)"
         )
     description = read_description(folder)
-    codes = language_codes(languages or description["languages"])
+    codes = language_codes(description["languages"] if languages is None else languages)
     check_languages(name, codes, description)
 
     # From the same commit, though somebody may push another one meanwhile.

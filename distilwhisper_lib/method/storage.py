@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..files import atomic_file, file_sha256, short_hash, write_json
+from ..checks import check_path
+from ..files import SEAL, atomic_file, file_sha256, seal, write_json
 from ..whisper.tokens import LANGUAGES
 from ..whisper.unwrap import unwrap
 from .blocks import (
@@ -49,7 +50,7 @@ BASE_FILE = "base_fingerprint.safetensors"
 
 # The keys of experts.json. "rank" is there in the form "low-rank" alone.
 NEEDED_KEYS = ("format", "base_model", "base_fingerprint", "languages", "settings")
-KNOWN_KEYS = (*NEEDED_KEYS, "revision", "form", "rank", "sha256", "check")
+KNOWN_KEYS = (*NEEDED_KEYS, "revision", "form", "rank", "sha256", SEAL)
 
 COPY_AGAIN = "copy it again, or train the experts again"
 
@@ -79,11 +80,11 @@ def save_experts(model: nn.Module, folder: str | Path, form: str = "fp16", rank:
             Whisper, or for weights that are not finite, or not in this form.
         OSError: Where the disk is full or may not be written to.
     """
+    folder = check_path("folder", folder)
     languages = expert_languages(model)
     if not languages:
         raise ValueError("no experts are attached, so there is nothing to save")
 
-    folder = Path(folder)
     of_base = fingerprints(model)
     bad = [name for name, of in of_base.items() if not math.isfinite(of.norm)]
     if bad:
@@ -125,8 +126,7 @@ def save_experts(model: nn.Module, folder: str | Path, form: str = "fp16", rank:
 
 def write_description(path: Path, description: dict[str, Any]) -> None:
     """Write the content of experts.json, with a hash of it, atomically."""
-    content = {key: value for key, value in description.items() if key != "check"}
-    write_json(path, content | {"check": short_hash(content)})
+    write_json(path, description, sealed=True)
 
 
 def expert_file(folder: Path, language: str) -> Path:
@@ -174,11 +174,10 @@ def read_description(folder: Path) -> dict[str, Any]:
     if problem:
         raise ValueError(f"{path} is damaged ({problem}): {COPY_AGAIN}")
 
-    content = {key: value for key, value in description.items() if key != "check"}
-    if "check" in description and description["check"] != short_hash(content):
+    if SEAL in description and description[SEAL] != seal(description):
         raise ValueError(
             f"{path} is not as it was written: {COPY_AGAIN}; if you have changed it on purpose, "
-            'remove its line "check"'
+            f'remove its line "{SEAL}"'
         )
     return description
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from ..device import RANK, release_memory
-from ..files import set_aside, write_json
+from ..files import parse_json, set_aside, write_json
 from ..method.blocks import clsr_blocks, set_noise
 from .stored import HASHES, changed_file, folder_hashes, folder_problem
 
@@ -121,7 +121,7 @@ class MarkComplete(TrainerCallback):
             "run": self.run,
             HASHES: folder_hashes(folder / newest),
         }
-        write_json(folder / newest / MARK, mark)
+        write_json(folder / newest / MARK, mark, sealed=True)
 
         best = Path(state.best_model_checkpoint or newest).name
         for path in folder.glob("checkpoint-*"):
@@ -182,11 +182,13 @@ def _read_mark(checkpoint: Path) -> dict[str, Any]:
     Raises:
         ValueError: For a damaged mark.
     """
-    mark = json.loads((checkpoint / MARK).read_bytes())
-    if isinstance(mark, (int, float)):
-        mark = {"seconds": mark}
-    if not isinstance(mark, dict) or not isinstance(mark.get("seconds"), (int, float)):
-        raise ValueError("no seconds")
+    content = (checkpoint / MARK).read_bytes()
+    try:
+        return {"seconds": float(content)}
+    except ValueError:
+        mark, problem = parse_json(content, ("seconds",))
+    if problem or not isinstance(mark["seconds"], int | float):
+        raise ValueError(problem or "no seconds")
     return mark
 
 

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from ..checks import check_choice, check_number, check_text
+from ..checks import check_choice, check_number, check_path, check_text
 from ..data.normalisers import NORMALISERS
 from ..fidelity import Fidelity
 from ..files import short_hash
@@ -41,7 +41,7 @@ def identify(name: str | Path) -> ModelIdentity:
     A model that is pinned to a commit of the hub is not fetched for it: a run can be named, and its
     results found, after a large teacher has left the disk.
     """
-    is_folder = Path(name).expanduser().is_dir()
+    is_folder = check_path("the model's name", name).expanduser().is_dir()
     if not is_folder and name in REVISIONS and name != MIRRORED:  # else from its mirror
         return ModelIdentity(str(name), f"{name}@{REVISIONS[str(name)]}")
 

@@ -335,8 +335,10 @@ def register(method: Method) -> Method:
     """Make a method known by its name: it is trained, scored, drawn and estimated like the others.
 
     Raises:
-        ValueError: Where the name, label or colour is another method's.
+        ValueError: For what is no `Method`, and where the name, label or colour is another's.
     """
+    if not isinstance(method, Method):
+        raise ValueError(f"{method!r} is no method: give an object of a subclass of Method")
     for other in METHODS.values():
         for field in ("name", "label", "colour"):
             if getattr(other, field) == getattr(method, field):
@@ -349,7 +351,7 @@ def register(method: Method) -> Method:
 
 def get_method(name: str) -> Method:
     """Return a method by name; raises ValueError with the known names."""
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise ValueError(f"unknown method {name!r}: one of {', '.join(METHODS)}")
     return METHODS[name]
 

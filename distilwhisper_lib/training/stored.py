@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..files import file_sha256, one_at_a_time, read_json, set_aside
+from ..files import file_sha256, one_at_a_time, parse_json, read_json, set_aside
 
 HASHES = "files"  # in run.json and in the mark of a checkpoint: SHA-256 by path
 
@@ -149,12 +149,9 @@ def _run_problem(folder: Path) -> str:
 
 def _problem_of_files(folder: Path) -> str:
     """Return what is wrong with the files of a finished run, or ""."""
-    try:
-        facts = json.loads((folder / "run.json").read_bytes())
-    except (ValueError, RecursionError) as error:
-        return f"run.json cannot be read: {error}"
-    if not isinstance(facts, dict) or not facts:
-        return "run.json does not describe a run"
+    facts, problem = parse_json((folder / "run.json").read_bytes(), ("identity", "config", "log"))
+    if problem:
+        return f"run.json: {problem}"
 
     hashes = facts.get(HASHES)
     if hashes is None:  # of an earlier version

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers import WhisperProcessor
 
-from ..checks import check_number
+from ..checks import check_number, check_path
 from ..data.batches import Clips, Collator, length_batches
 from ..files import atomic_file, one_at_a_time, set_aside, short_hash
 from ..method.losses import EPSILON, labelled, top_k_divergence, top_k_log_probs
@@ -48,11 +48,17 @@ class TeacherDistributions:
         digests: The clips to read, {id: digest of text and sound}; None: all of the folder.
 
     Raises:
+        FileNotFoundError: Where there is no such folder.
         ValueError: Without digests, where the folder holds a clip with several texts or sounds.
     """
 
     def __init__(self, folder: str | Path, digests: dict[str, str] | None = None):
-        self.folder = Path(folder)
+        self.folder = check_path("folder", folder)
+        if not self.folder.is_dir():
+            raise FileNotFoundError(
+                f"{self.folder} is not there: compute teacher distributions into it with "
+                "cache_teacher_distributions, or Lab.teacher_distributions"
+            )
         self._clips: dict[str, Tensors] = {}
         digest_of: dict[str, str] = {}
         for path in _intact_files(self.folder):

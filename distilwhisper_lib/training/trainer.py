@@ -524,7 +524,8 @@ def _train(
         if RANK == 0:
             save_trained(model, method, folder / "model")
             facts = _run_facts(config, trainer, clock.elapsed())
-            write_json(folder / "run.json", facts | {HASHES: folder_hashes(folder, "model")})
+            facts |= {HASHES: folder_hashes(folder, "model")}
+            write_json(folder / "run.json", facts, sealed=True)
             _tell_of_shut_gates(config, trainer)
             shutil.rmtree(checkpoints, ignore_errors=True)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..checks import check_path
 from .checkpoint import check_checkpoint
 from .mirror import MIRRORED
 
@@ -46,9 +47,9 @@ def local_folder(name: str | Path, revision: str | None) -> Path | None:
 
     Raises:
         FileNotFoundError: For what is neither a folder nor a hub id.
-        ValueError: For a folder with a revision.
+        ValueError: For a folder with a revision, or for what is no path.
     """
-    folder = Path(name).expanduser()
+    folder = check_path("folder", name).expanduser()
     if folder.is_dir():
         if revision is not None:
             raise ValueError(

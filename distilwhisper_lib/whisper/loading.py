@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
+from ..checks import check_path
 from .checkpoint import check_checkpoint, load_checkpoint, load_checkpoint_processor
 from .hub import (
     REVISIONS,
@@ -136,7 +137,7 @@ def find_weights(name: str | Path) -> Source:
     Raises:
         OSError: This and all other errors as `load_whisper`.
     """
-    name = str(name)
+    name = str(check_path("the model's name", name))
     if name == "tiny":
         return Source(name, "tiny")
 

@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
+from ..checks import check_list
 from ..fidelity import FIDELITIES, Fidelity
 
 MOST_TOKENS = 448  # positions of Whisper's decoder
@@ -98,9 +99,16 @@ def _nearest(name: str) -> str:
 
 
 def language_codes(languages: str | list[str]) -> list[str]:
-    """Return the codes of several languages, or of one, as `language_code` does."""
+    """Return the codes of several languages, or of one.
+
+    Raises:
+        ValueError: As `language_code` does; for an empty list, or what is no list.
+    """
     if isinstance(languages, str):
         languages = [languages]
+    languages = check_list("languages", languages)
+    if not languages:
+        raise ValueError("languages is an empty list: give at least one, such as 'cs'")
     return [language_code(language) for language in languages]
 
 

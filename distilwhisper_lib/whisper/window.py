@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from torch import nn
@@ -99,9 +100,10 @@ def use_window(model: nn.Module, frames: int) -> Iterator[None]:
     """
     whisper = unwrap(model)
     longest = 2 * len(whisper.get_encoder().embed_positions.weight)
-    if frames % 2 or not 0 < frames <= longest:
+    is_whole = isinstance(frames, Integral) and not isinstance(frames, bool)
+    if not is_whole or frames % 2 or not 0 < frames <= longest:
         raise ValueError(
-            f"a window of {frames} frames does not fit: an even number up to {longest} is needed"
+            f"a window of {frames!r} frames does not fit: an even number up to {longest} is needed"
         )
 
     config = copy.copy(whisper.config)

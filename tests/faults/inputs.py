@@ -564,7 +564,11 @@ _LINES = {
         "tune --preset smoke --epochs -1",
         "tune --preset smoke --epochs 1.5",
         "seeds --preset smoke --seeds --systems lora",
-        "fidelity --preset smoke --systems fine-tuning",
+        "fidelity --preset smoke --systems student",
+        "variants --preset smoke --systems lora",
+        "top-k --preset smoke --systems lora",
+        "tune --preset smoke --systems lora --seeds 78",
+        "fidelity --preset smoke --seeds 78",
     ),
     "distilwhisper_lib.experiments.estimates": (
         "--preset unknown",
@@ -584,15 +588,18 @@ _LINES = {
         "--tokens 0 --sizes tiny",
         "--tokens -1 --sizes tiny",
         "--repeats 0 --sizes tiny",
+        "--tokens 445 --sizes tiny",
+        "--batches",
     ),
     "benchmarks.training": (
         "--size unknown",
         "--batch 0 --size tiny --teacher tiny",
         "--epochs 0 --size tiny --teacher tiny",
         "--repeats 0 --size tiny --teacher tiny",
+        "--size tiny --batch 1 --repeats 1",
     ),
     "benchmarks.memory": ("--size unknown", "--batch 0 --size tiny --teacher tiny"),
-    "benchmarks.storage": ("--sizes unknown",),
+    "benchmarks.storage": ("--sizes unknown", "--sizes"),
 }
 
 

@@ -34,6 +34,7 @@ SUFFIXES = (".deb", ".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 
 # What an archive may unpack to: sound and text become some four times as large at most.
 SMALL = 200 << 20  # bytes that any archive may unpack to
+LARGEST_CONTROL = 1 << 20  # bytes of a .deb's control file, which usually has some hundreds
 MOST_TIMES = 20  # times the archive's own size, where that is more
 
 COMPLETE = "whole"  # the file that marks a completely unpacked temporary folder
@@ -98,6 +99,8 @@ def deb_fields(path: Path) -> dict[str, str]:
     with damage_named(path.name), _open_deb_tar(*deb_member(path, "control.tar")) as tar:
         for member in tar:
             if PurePosixPath(member.name).name == "control":
+                if member.size > LARGEST_CONTROL:
+                    raise EOFError(f"its control file has {member.size} bytes")
                 lines = tar.extractfile(member).read().decode("utf-8").splitlines()
                 break
         else:

@@ -203,6 +203,7 @@ def _is_prepared(folder: Path) -> bool:
 # ---- what a prepared corpus was made from, and whether it is whole
 
 SOURCE = "source.json"  # beside report.json
+OWN_FILES = (".arrow", ".json", ".csv")  # of a prepared corpus, by the ends of their names
 
 
 def _write_source(
@@ -211,19 +212,20 @@ def _write_source(
     """Write from what a corpus is prepared, and the sizes and hashes of its own files.
 
     Args:
-        folder: That of the corpus, complete but for its report.
+        folder: That of the corpus, complete but for this.
         source: As for `load_corpus`.
         followed: Files whose change makes the corpus outdated: the table, then the sounds.
     """
     files = {}
-    for path in sorted(folder.glob("*.arrow")):
-        files[path.name] = [path.stat().st_size, file_sha256(path)]
+    for path in sorted(folder.iterdir()):
+        if path.suffix in OWN_FILES:
+            files[path.name] = [path.stat().st_size, file_sha256(path)]
     about: dict = {"source": _absolute(source), "files": files}
     if followed is not None:
         table, *sounds = followed
         about["table"] = [str(table), file_sha256(table)]
         about["sounds"] = {str(path.absolute()): _file_state(path) for path in sounds}
-    write_json(folder / SOURCE, about)
+    write_json(folder / SOURCE, about, sealed=True)
 
 
 def _remembered_source(folder: Path) -> str | None:
@@ -366,7 +368,7 @@ def check_names(name: str, language: str) -> tuple[str, str]:
     Raises:
         ValueError: For an unknown corpus or language. The message lists the known ones.
     """
-    if name not in CORPORA:
+    if not isinstance(name, str) or name not in CORPORA:
         raise ValueError(f"unknown corpus {name!r}: one of {', '.join(CORPORA)}")
     code = language
     with suppress(ValueError):
@@ -437,8 +439,8 @@ def _prepare(name: str, language: str, folder: Path, source: str | Path | None) 
     data.info.config_name = language
     with atomic_folder(folder) as partial:
         data.save_to_disk(str(partial))
+        write_json(partial / "report.json", report, sealed=True)
         _write_source(partial, source)
-        write_json(partial / "report.json", report)
     long = {reason: ids for reason, ids in dropped.items() if reason.startswith("longer than")}
     _warn_of_losses(report, _counts(long), len(items), folder / "report.json")
 
@@ -478,8 +480,8 @@ def _prepare_in_shards(
     # The folder under its own name, complete.
     ids = [(item.split, item.id) for item in reading.items]
     pd.DataFrame(ids, columns=["split", "id"]).to_csv(partial / "ids.csv", index=False)
+    write_json(partial / "report.json", report, sealed=True)
     _write_source(partial, source, reading.followed)
-    write_json(partial / "report.json", report)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     if reading.scratch:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, concatenate_datasets
 from tqdm import tqdm
 
-from ...files import atomic_file, read_json, short_hash, write_json
+from ...files import atomic_file, file_sha256, read_json, set_aside, short_hash, write_json
 from .items import Item, Rules, fingerprint, read_rows
 
 SHARD = 500  # clips: about 60 MB of FLAC
@@ -32,8 +32,8 @@ def write_shards(items: list[Item], folder: Path, features: Features, title: str
         title: The text beside the progress bar.
 
     Returns:
-        For each shard: clips (their number), fingerprint (of its rows), dropped (ids by reason)
-        and problems (by id, where there is more to say than the reason).
+        For each shard: clips (their number), fingerprint (of its rows), dropped (ids by reason),
+        problems (by id, where there is more to say than the reason) and sha256 (of its file).
     """
     plan = folder / f"plan-{_plan_hash(items)}"
     if not plan.is_file():
@@ -44,19 +44,34 @@ def write_shards(items: list[Item], folder: Path, features: Features, title: str
     shards = []
     for start in tqdm(range(0, len(items), SHARD), title, unit=f" parts of {SHARD} clips"):
         path = folder / f"shard-{start // SHARD:05d}.arrow"
-        about = path.with_suffix(".json")
-        if not path.is_file():
+        shard = _written_shard(path)
+        if not shard:
             rows, dropped, problems = read_rows(items[start : start + SHARD], None, RULES)
+            _write_arrow(pa.Table.from_pylist(rows, schema=features.arrow_schema), path)
             shard = {
                 "clips": len(rows),
                 "fingerprint": fingerprint(rows),
                 "dropped": dropped,
                 "problems": problems,
+                "sha256": file_sha256(path),
             }
-            write_json(about, shard)
-            _write_arrow(pa.Table.from_pylist(rows, schema=features.arrow_schema), path)
-        shards.append(read_json(about))
+            write_json(path.with_suffix(".json"), shard, sealed=True)
+        shards.append(shard)
     return shards
+
+
+def _written_shard(path: Path) -> dict:
+    """Return what is known of a shard that a killed run has written; {} where it is not whole.
+
+    Its JSON file is written last. A damaged shard is set aside.
+    """
+    if not path.is_file():
+        return {}
+    shard = read_json(path.with_suffix(".json"), needs=("clips", "fingerprint", "dropped"))
+    if shard and shard.get("sha256") != file_sha256(path):
+        set_aside(path, "it is not what was written")
+        return {}
+    return shard
 
 
 def _plan_hash(items: list[Item]) -> str:
