@@ -57,18 +57,38 @@ def _numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
+def pins_of(missing: list[str], root: Path = ROOT) -> list[str]:
+    """Return the pins of constraints.txt for what is installed now: the missing, and their needs.
+
+    What is there already, and new enough, keeps its version.
+    """
+    names = {_name(requirement) for requirement in missing}
+    lines = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    return [pin for pin in pins if _name(pin) in names or not _is_installed(_name(pin))]
+
+
 def install_missing() -> None:
-    """Install what is missing, with the present versions of numpy and torch as constraints."""
+    """Install what is missing in the pinned versions; numpy and torch keep theirs."""
     missing = missing_requirements()
     if not missing:
         return
-    constraints = [
-        f"{name}=={importlib.metadata.version(name)}\n" for name in UNTOUCHED if _is_installed(name)
+    kept = [
+        f"{name}=={importlib.metadata.version(name)}" for name in UNTOUCHED if _is_installed(name)
     ]
+    print("installing", *missing)
+    try:
+        _install(missing, [*kept, *pins_of(missing)])
+    except subprocess.CalledProcessError:
+        print("the pinned versions do not fit what is installed here: installing those that fit")
+        _install(missing, kept)
+
+
+def _install(missing: list[str], constraints: list[str]) -> None:
+    """Install packages by pip, under constraints; raises CalledProcessError where that fails."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "constraints.txt"
-        path.write_text("".join(constraints), encoding="utf-8")
-        print("installing", *missing)
+        path.write_text("".join(f"{line}\n" for line in constraints), encoding="utf-8")
         command = [sys.executable, "-m", "pip", "install", "--quiet", "-c", path, *missing]
         subprocess.run(command, check=True)
 

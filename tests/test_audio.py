@@ -157,10 +157,13 @@ def test_kinds_of_file_that_lead_to_others_are_not_opened(tmp_path):
         lambda sound: written(sound, "WAV"),
         lambda sound: written(sound, "AIFF"),
         lambda sound: written(sound, "MP3"),
+        lambda sound: written(sound, "WAV", "GSM610"),
+        lambda sound: written(sound, "OGG", "VORBIS"),
+        lambda sound: written(sound, "OGG", "OPUS"),
     ],
 )
 def test_a_file_that_is_cut_off_is_refused(cut):
-    content = cut(tone(1.0, SAMPLE_RATE))
+    content = cut(tone(2.0, SAMPLE_RATE))
     read_audio(content)
     with pytest.raises(ValueError, match="x.bin: cannot decode the sound"):
         read_audio({"bytes": content[: len(content) * 2 // 3], "path": "x.bin"})
@@ -207,7 +210,8 @@ def test_samples_far_outside_the_range_are_refused_and_a_little_overshoot_is_not
 
 
 def test_nothing_but_silence_is_refused():
-    for silence in (np.zeros(SAMPLE_RATE), np.full(SAMPLE_RATE, 1e-6)):
+    for silence in (0.0, 1e-6, 0.3):  # the last as of a microphone that is off, with an offset
+        silence = np.full(SAMPLE_RATE, silence)
         with pytest.raises(EmptyAudioError, match=r"a\.wav: .*digital silence"):
             read_audio({"bytes": written(silence, "WAV", "FLOAT"), "path": "a.wav"})
     with pytest.raises(EmptyAudioError, match="digital silence"):
@@ -250,7 +254,27 @@ def test_arrays_of_either_order_give_the_same_sound():
         assert np.array_equal(read_audio({"array": array, "sampling_rate": SAMPLE_RATE}), sound)
 
 
-@pytest.mark.parametrize("scale", ["int16", "int32", "uint8"])
+@pytest.mark.parametrize("part", [0.995, 0.9, 0.6])
+@pytest.mark.parametrize("codec", ["VORBIS", "OPUS"])
+def test_an_ogg_that_is_cut_off_within_a_page_is_refused(codec, part):
+    """It states no length, and libsndfile leaves out the last second or so without a word."""
+    noise = 0.1 * np.random.default_rng(0).standard_normal(4 * SAMPLE_RATE)
+    content = written(noise, "OGG", codec)
+    assert len(read_audio(content)) == 4 * SAMPLE_RATE
+    with pytest.raises(ValueError, match=r"it is cut off after [123]\.\d s, within a page of Ogg"):
+        read_audio(content[: int(part * len(content))])
+
+
+@pytest.mark.parametrize("part", [0.99, 0.9, 0.5])
+def test_what_a_browser_records_without_a_length_is_refused_where_it_is_cut_off(part):
+    noise = 0.1 * np.random.default_rng(0).standard_normal(2 * 48_000).astype(np.float32)
+    content = recorded("webm", "libopus", noise, 48_000, live="1")
+    assert len(read_audio(content)) == pytest.approx(2 * SAMPLE_RATE, abs=500)
+    with pytest.raises(ValueError, match=r"it is cut off after [012]\.\d s, within an element of"):
+        read_audio(content[: int(part * len(content))])
+
+
+@pytest.mark.parametrize("scale", ["int16", ">i2", "int32", "uint8"])
 def test_integers_are_scaled_by_their_range(scale):
     sound = tone(0.5, SAMPLE_RATE)
     limits = np.iinfo(scale)

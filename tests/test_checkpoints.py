@@ -98,10 +98,30 @@ def test_tied_output_projection_may_be_missing_or_there(folder):
     assert torch.equal(load_whisper(folder).proj_out.weight, embeddings)
 
 
+def test_output_projection_of_its_own_may_not_be_missing(folder):
+    embeddings = load_file(folder / "model.safetensors")["model.decoder.embed_tokens.weight"]
+    change_json(folder / "config.json", tie_word_embeddings=False)
+    refused(folder, "lacks proj_out.weight; get the checkpoint again")
+    change_weights(folder, proj_out__weight=2 * embeddings)
+    assert torch.equal(load_whisper(folder).proj_out.weight, 2 * embeddings)
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_weights_that_are_not_finite_are_refused_by_name(folder, value):
     change_weights(folder, **{BIAS: torch.full((64,), value)})
     refused(folder, r"not finite \(NaN or infinite\): model.encoder.layers.1.fc1.bias;.*diverged")
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int8, torch.bool])
+def test_weights_that_are_whole_numbers_are_refused_by_name(folder, dtype):
+    change_weights(folder, **{BIAS: torch.ones(64, dtype=dtype)})
+    refused(folder, r"no floating-point numbers: model.encoder.layers.1.fc1.bias \((I|BOOL)")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_every_floating_point_type_are_read(folder, dtype):
+    change_weights(folder, **{BIAS: torch.full((64,), 0.5, dtype=dtype)})
+    assert load_whisper(folder).model.encoder.layers[1].fc1.bias.eq(0.5).all()
 
 
 def test_weights_that_half_precision_does_not_hold_are_refused(folder):

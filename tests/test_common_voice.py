@@ -257,6 +257,37 @@ def test_an_archive_is_read_whatever_the_case_of_its_ending_and_the_signs_in_its
     assert rows_of(load_corpus(NAME, "ca", archive.parent)) == first
 
 
+def test_a_clip_that_an_archive_lacks_is_told_by_the_place_in_the_archive(folder, tmp_path):
+    (folder / "clips" / "common_voice_ca_6.mp3").unlink()
+    archive = pack(folder, tmp_path / "ca.tar.gz", root=folder.parent.parent)
+    with pytest.warns(
+        UserWarning,
+        match=rf"looked for {archive}/cv-corpus-13.0-2023-03-09/ca/clips/common_voice_ca_6.mp3; "
+        r"the nearest name there is clips/common_voice_ca_\d+.mp3",
+    ):
+        load_corpus(NAME, "ca", archive)
+
+
+def test_folders_among_the_members_of_a_zip_do_no_harm(folder, tmp_path):
+    archive = pack_zip(folder, tmp_path / "ca.zip", folder.parent.parent)
+    with zipfile.ZipFile(archive, "a") as file:
+        for name in ("./", "/", "cv-corpus-13.0-2023-03-09/", "../"):
+            file.writestr(name, b"")
+        file.writestr(".", b"no name")
+    assert len(load_corpus(NAME, "ca", archive)) == 8
+
+
+@pytest.mark.parametrize("ending", ["tar.zst", "7z", "rar", "tar.gz.1"])
+def test_an_archive_of_another_kind_is_said_to_be_one(tmp_path, ending):
+    archive = tmp_path / f"cv-corpus-13.0-2023-03-09-ca.{ending}"
+    archive.write_bytes(b"packed")
+    with pytest.raises(ValueError, match=f"-ca.{ending} is not an archive that can be read: give"):
+        load_corpus(NAME, "ca", archive)
+    if ending != "tar.gz.1":
+        with pytest.raises(FileNotFoundError, match=f"is .*-ca.{ending}, which cannot be read her"):
+            load_corpus(NAME, "ca", tmp_path)
+
+
 def test_an_encrypted_zip_says_what_to_do(folder, tmp_path):
     archive = pack_zip(folder, tmp_path / "ca.zip")
     content = bytearray(archive.read_bytes())

@@ -242,6 +242,10 @@ def test_unknown_names_list_the_known():
         load_corpus("fillets", "ca")
     with pytest.raises(ValueError, match="no language 'klingon': it has ca, ro"):
         load_corpus("stamps", "klingon")
+    with pytest.raises(
+        ValueError, match=r"no language 'Czehc' \(nearest: cs Czech\): it has cs, nl"
+    ):
+        load_corpus("fillets", "Czehc")
     with pytest.raises(FileNotFoundError, match="toy-cs is not prepared yet"):
         corpus_report("toy", "cs")
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 
+from distilwhisper_lib.data.corpora.loading import load_corpus
 from distilwhisper_lib.lab import course, course_steps, notebook_runner
 from distilwhisper_lib.lab.lab import Lab
 from distilwhisper_lib.lab.notebook_runner import Stopwatch, run_notebook, write_report
@@ -47,7 +48,7 @@ def test_the_time_of_a_notebook_includes_its_stopped_run(clock, tmp_path, monkey
     lab = Lab("smoke")
     stops = iter([True, False])
 
-    def run(path, folder, watch):
+    def run(path, folder, watch, contents):
         clock[0] += 40
         watch.tick()
         if next(stops):
@@ -79,6 +80,46 @@ def test_a_notebook_is_written_completely_or_not_at_all(tmp_path, monkeypatch):
     assert run_notebook(path, folder)
     assert not run_notebook(path, folder)
     assert sorted(file.name for file in folder.iterdir()) == [path.name]
+
+
+def test_a_notebook_runs_again_where_settings_models_or_clips_have_changed(
+    tmp_path, monkeypatch, capsys
+):
+    path = tmp_path / "00_a.ipynb"
+    folder = tmp_path / "results"
+    nbformat.write(nbformat.v4.new_notebook(), path)
+    monkeypatch.setattr(notebook_runner.Runner, "execute", lambda self: None)
+    assert run_notebook(path, folder, contents="first")
+    assert not run_notebook(path, folder, contents="first")
+    assert not run_notebook(path, folder)  # not known
+    assert run_notebook(path, folder, contents="second")
+    assert "00_a: settings, models or clips have changed since it ran" in capsys.readouterr().err
+
+    lab = Lab("smoke")
+    assert course_steps._contents_of(lab) is None  # nothing is prepared
+    for test in lab.test_sets.values():
+        load_corpus(test.corpus, test.language)
+    usual = course_steps._contents_of(lab)
+    assert usual == course_steps._contents_of(Lab("smoke", minutes="9 min"))
+    assert usual != course_steps._contents_of(Lab("smoke", batch_size=2))
+
+
+@pytest.mark.parametrize("content", ["", '{"cells": ', "{}", "[]", "null", '{"cells": 3}'])
+def test_a_damaged_executed_notebook_is_set_aside_and_run_again(
+    content, tmp_path, monkeypatch, capsys
+):
+    path = tmp_path / "00_a.ipynb"
+    folder = tmp_path / "results"
+    nbformat.write(nbformat.v4.new_notebook(), path)
+    monkeypatch.setattr(notebook_runner.Runner, "execute", lambda self: None)
+    run_notebook(path, folder)
+    executed = (folder / path.name).read_text()
+    (folder / path.name).write_text(content)
+    assert run_notebook(path, folder)
+    assert (folder / path.name).read_text() == executed
+    assert (folder / "00_a.ipynb.damaged-1").read_text() == content
+    assert "kept as 00_a.ipynb.damaged-1, computed anew" in capsys.readouterr().err
+    assert not run_notebook(path, folder)
 
 
 def test_the_disk_that_a_preset_needs_grows_with_its_student(monkeypatch):
@@ -124,6 +165,12 @@ def test_what_would_stop_a_later_notebook_is_told_before_the_first(monkeypatch):
     with pytest.raises(ValueError, match=rf"(?s){message}"):
         course_steps.check(lab)
     course_steps.check(lab, ["00"])  # a notebook that trains nothing
+
+
+def test_notebooks_with_a_finished_cache_that_cannot_be_written_are_not_refused(monkeypatch):
+    monkeypatch.setattr(course_steps, "can_write", lambda folder: False)
+    monkeypatch.setattr(course_steps, "preflight", lambda *_: pytest.fail("it was looked for more"))
+    course_steps.check(Lab("smoke"), ["00"])
 
 
 def test_a_relative_folder_reaches_the_kernels_as_an_absolute_one(tmp_path, monkeypatch):

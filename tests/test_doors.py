@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from distilwhisper_lib import (
+    Clips,
     Lab,
     TeacherDistributions,
     add_noise,
@@ -26,6 +27,8 @@ from distilwhisper_lib import (
     use_window,
 )
 from distilwhisper_lib.evaluation.scoring import translation_scores
+from distilwhisper_lib.lab.card import model_card
+from distilwhisper_lib.method.blocks import clsr_blocks
 
 AUDIO = np.sin(np.arange(8000)).astype(np.float32)
 NO_WORDS: list[str] = []
@@ -170,3 +173,21 @@ def test_jobs_are_made_from_lists(given, message):
 def test_teacher_distributions_of_a_missing_folder_are_told(tmp_path):
     with pytest.raises(FileNotFoundError, match="none is not there: compute teacher distributions"):
         TeacherDistributions(tmp_path / "none")
+
+
+@pytest.mark.parametrize("source", ["", 0, False, [], " "])
+def test_a_source_that_is_none_is_not_the_usual_one(source):
+    with pytest.raises(ValueError, match="source is .*: a name or a path is needed"):
+        load_corpus("recordings", "cs", source)
+
+
+@pytest.mark.parametrize("wrong", ["", 0, False, {}, {"rank": 2}])
+def test_what_is_false_is_not_taken_for_nothing_given(wrong, model):
+    lab = Lab("smoke")
+    with pytest.raises(ValueError, match="settings is .*: ExpertSettings"):
+        attach_experts(model, ["cs"], wrong)
+    assert not clsr_blocks(model)
+    with pytest.raises(ValueError, match="fidelity is .*: Fidelity"):
+        Clips(lab.rows("train"), lab.processor, "cs", fidelity=wrong)
+    with pytest.raises(ValueError, match="language"):
+        model_card(lab, "distilwhisper", wrong)

@@ -12,7 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from made_corpora import ENGLISH_ROWS, make_fleurs, make_fleurs_parquet, pack, pack_zip, tar_bytes
 
 from distilwhisper_lib.data.audio import read_audio
-from distilwhisper_lib.data.corpora import fleurs, shards
+from distilwhisper_lib.data.corpora import archives, fleurs, shards
 from distilwhisper_lib.data.corpora.fleurs import CODES, REVISION
 from distilwhisper_lib.data.corpora.loading import (
     CORPORA,
@@ -259,6 +259,50 @@ def test_a_row_of_parquet_without_a_name_or_gender_does_not_lose_the_others(tmp_
     assert data["speaker"][3:] == ["other", "male"]
 
 
+@pytest.mark.parametrize("path", ["..", "a\0.wav", f"{'x' * 300}.wav", "", None])
+def test_a_row_of_parquet_with_a_name_that_no_file_can_have_is_a_flaw(tmp_path, path):
+    hub = make_fleurs_parquet(tmp_path / "hub", make_fleurs(tmp_path / "own", packed=False))
+    change_row(hub / "test" / "0000.parquet", path=path)
+    with pytest.warns(UserWarning, match="1 of 6 lines .*ca_es/test:1: no name of a sound file"):
+        assert len(load_corpus("fleurs", "ca", hub)) == 5
+
+
+def test_a_path_of_windows_in_parquet_is_found(tmp_path):
+    hub = make_fleurs_parquet(tmp_path / "hub", make_fleurs(tmp_path / "own", packed=False))
+    first = change_row(hub / "test" / "0000.parquet")
+    name = first["path"].split("/")[-1]
+    change_row(hub / "test" / "0000.parquet", path=f"C:\\cache\\{name}")
+    assert len(load_corpus("fleurs", "ca", hub)) == 6
+
+
+def test_a_row_of_parquet_without_path_and_sound_is_a_flaw(tmp_path):
+    hub = make_fleurs_parquet(tmp_path / "hub", make_fleurs(tmp_path / "own", packed=False))
+    for path in hub.rglob("*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["path"]), path)
+    change_row(hub / "test" / "0000.parquet", audio=None)
+    with pytest.warns(UserWarning, match="1 of 6 lines .*ca_es/test:1: no name of a sound file"):
+        assert len(load_corpus("fleurs", "ca", hub)) == 5
+
+
+def test_a_parquet_file_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "SMALL", 1 << 20)
+    hub = make_fleurs_parquet(tmp_path / "hub", make_fleurs(tmp_path / "own", packed=False))
+    sound = {"bytes": bytes(2 << 20), "path": "700.wav"}
+    change_row(hub / "train" / "0000.parquet", audio=sound)
+    with pytest.raises(ValueError, match="refused 0000.parquet: it unpacks to more than 1 MB"):
+        load_corpus("fleurs", "ca", hub)
+
+
+def change_row(file, **cells):
+    """Change cells of the first row of a parquet file; returns the row as it was."""
+    table = pq.read_table(file)
+    rows = table.to_pylist()
+    before = dict(rows[0])
+    rows[0] |= cells
+    pq.write_table(table.from_pylist(rows, schema=table.schema), file)
+    return before
+
+
 @pytest.mark.parametrize("asked", ["es-ES", "pt-PT", "en_GB"])
 def test_a_region_that_the_corpus_does_not_have_is_refused(asked):
     with pytest.raises(ValueError, match=f"(has .* not|has no language) '{asked}'"):
@@ -315,6 +359,20 @@ def test_sounds_and_rows_that_cannot_be_used_are_counted_by_name(tmp_path):
     ]
     assert report["items"] == 6
     assert report["kept"] == 3
+
+
+def test_a_missing_sound_is_told_with_the_nearest_name_there(tmp_path):
+    folder = make_fleurs(tmp_path / "own", packed=False)
+    sounds = folder / "audio" / "test"
+    (sounds / "701.wav").rename(sounds / "7O1.wav")
+    pack(sounds, folder / "audio" / "test.tar.gz")
+    shutil.rmtree(sounds)
+    with pytest.warns(
+        UserWarning,
+        match=r"no sound file: 1.*: looked for 701.wav in .*test.tar.gz; the nearest name there is "
+        "7O1.wav",
+    ):
+        load_corpus("fleurs", "ca", folder)
 
 
 def test_a_damaged_archive_is_named_and_replacing_it_is_enough(folder):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from distilwhisper_lib import files, presets
-from distilwhisper_lib.data.corpora.loading import corpus_report
+from distilwhisper_lib.data.corpora.loading import corpus_folder, corpus_report
 from distilwhisper_lib.experiments import estimates, grid, grid_tables
 from distilwhisper_lib.experiments import jobs as jobs_module
 from distilwhisper_lib.experiments.estimates import CARDS, estimate
@@ -23,6 +24,7 @@ from distilwhisper_lib.files import file_sha256, read_json, short_hash, write_js
 from distilwhisper_lib.lab.lab import Lab
 from distilwhisper_lib.training.methods import Cost, compared_methods, get_method
 from distilwhisper_lib.whisper.shapes import SHAPES, WhisperShape
+from distilwhisper_lib.whisper.tiny import tiny_processor, tiny_whisper
 
 SMALL = ["--preset", "smoke", "--seeds", "77", "--sizes", "4"]
 WHISPER_SMALL = SHAPES["openai/whisper-small"]
@@ -334,6 +336,30 @@ def test_a_job_with_a_damaged_file_is_done_again(name, damage, capsys):
         grid_tables.all_scores([job])
     run_job(job)
     assert job.done and job.results()["rows"] == expected
+
+
+def test_a_job_is_done_again_where_models_or_clips_have_changed(tmp_path, monkeypatch):
+    student = tmp_path / "student"
+    tiny_whisper().save_pretrained(student)
+    tiny_processor().save_pretrained(student)
+    preset = replace(presets.SMOKE, student=str(student))
+    monkeypatch.setattr(jobs_module, "get_preset", lambda name: preset)
+    job = Job("smoke", "cs", "4", "student")
+    run_job(job)
+    assert job.done
+    tiny_whisper(seed=1).save_pretrained(student)  # trained further, at the same path
+    assert job.state() == {"state": "waiting"}
+    run_job(job)
+    assert job.done
+
+    report = corpus_folder("toy", "cs") / "report.json"
+    facts = read_json(report)
+    write_json(report, facts | {"fingerprint": "another"}, sealed=True)  # prepared anew
+    assert job.state() == {"state": "waiting"}
+    write_json(report, facts, sealed=True)
+    assert job.done
+    shutil.rmtree(student)  # nobody knows any more what it was
+    assert job.done
 
 
 def test_a_second_process_waits_for_a_job_and_uses_what_the_first_has_made(monkeypatch, capsys):

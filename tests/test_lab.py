@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made_corpora import write_sound
 from random_data import logits, random_batch, random_counts
 
 from distilwhisper_lib.data.audio import encode_flac, read_audio
@@ -673,6 +674,48 @@ def test_models_that_were_moved_or_copied_give_the_same_results(tmp_path, proces
     assert torch.equal(logits(after.model("distilwhisper"), random_batch()), expected)
 
 
+def test_an_open_lab_follows_a_student_that_is_trained_further(tmp_path, processor):
+    student = save_whisper(tmp_path / "mine", processor)
+    lab = Lab("smoke", student=student, **CHANGES)
+    first = counts(lab, "student", "cs/in-domain")
+    run = lab.train("lora").name
+    save_whisper(tmp_path / "mine", processor, seed=2)
+    fresh = Lab("smoke", student=student, **CHANGES)
+    assert run_of(lab, "lora") == run_of(fresh, "lora") != run
+    second = counts(lab, "student", "cs/in-domain")
+    assert list(second["prediction"]) != list(first["prediction"])
+    pd.testing.assert_frame_equal(second, counts(fresh, "student", "cs/in-domain"))
+
+    assert lab.processor is lab.processor
+    path = tmp_path / "mine" / "processor_config.json"
+    settings = read_json(path)
+    settings["feature_extractor"]["dither"] = 0.5
+    path.write_text(json.dumps(settings))
+    assert lab.processor.feature_extractor.dither == 0.5
+    assert lab.clips("train", limit=2).extractor.dither == 0.5
+
+
+def test_an_open_lab_follows_own_recordings(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_DATA", str(tmp_path / "data"))
+    folder = tmp_path / "data" / "recordings" / "cs"
+    folder.mkdir(parents=True)
+    lines = ["path,text,split"]
+    for index, split in enumerate(["train", "train", "validation", "test"]):
+        write_sound(folder / f"{index}.wav", 0.3, 200 + 5 * index, "WAV")
+        lines.append(f"{index}.wav,Věta {index}.,{split}")
+    (folder / "recordings.csv").write_text("\n".join(lines), encoding="utf-8")
+    corpora = {"corpus": "recordings", "second_corpus": "recordings", "second_language": "cs"}
+    lab = Lab("smoke", **corpora, retention=())
+    run = run_of(lab, "lora")
+    assert counts(lab, "student", "cs/in-domain")["text"].tolist() == ["Věta 3."]
+    assert lab.clips("train") is lab.clips("train")
+
+    text = "\n".join(lines).replace("Věta", "Jiná věta")
+    (folder / "recordings.csv").write_text(text, encoding="utf-8")
+    assert counts(lab, "student", "cs/in-domain")["text"].tolist() == ["Jiná věta 3."]
+    assert run_of(lab, "lora") == run_of(Lab("smoke", **corpora, retention=()), "lora") != run
+
+
 def test_it_is_said_why_something_is_computed_anew(monkeypatch, capsys):
     before = Lab("smoke", **CHANGES)
     run = before.train("lora").name
@@ -704,7 +747,8 @@ def test_what_a_checkpoint_says_of_generation_is_overridden_and_stands_in_the_me
     assert run_metadata(plain.preset, [], {}, {})["decoding"]["overridden"] == {}
 
     path = tmp_path / "mine" / "generation_config.json"
-    own = {"repetition_penalty": 3.0, "no_repeat_ngram_size": 1}
+    watermark = {"bias": 5.0, "greenlist_ratio": 0.5}
+    own = {"repetition_penalty": 3.0, "no_repeat_ngram_size": 1, "watermarking_config": watermark}
     path.write_text(json.dumps(read_json(path) | own))
     lab = Lab("smoke", student=student, **CHANGES)
     pd.testing.assert_frame_equal(lab.transcribe("student", "cs/in-domain"), usual)
@@ -744,6 +788,15 @@ def test_unknown_settings_are_refused_also_where_nothing_is_trained(lab):
     for function in (lab.transcribe, lambda *a, **b: score(lab, *a, **b)):
         with pytest.raises(ValueError, match="'sede': known are .* Did you mean seed"):
             function("student", "cs/in-domain", sede=3)
+        for change, message in {
+            "learning_rate": (0, "learning_rate is 0"),
+            "always_open": ("false", "always_open is 'false'"),
+            "seed": (True, "seed is True"),
+            "precision": ("int8", "precision is 'int8'"),
+            "language": ("xx", "does not know the language 'xx'"),
+        }.items():
+            with pytest.raises(ValueError, match=message[1]):
+                function("student", "cs/in-domain", **{change: message[0]})
     with pytest.raises(ValueError, match="no setting learning_rat: it has .*learning_rates"):
         Lab("smoke", learning_rat=3)
 
@@ -1172,6 +1225,16 @@ def test_smaller_scores_forms_and_baked_models_beside_the_trained_one(lab):
     assert small["difference"]["fp32, routed"] == pytest.approx(difference)
     assert found[found["form"] == "baked"]["difference"].notna().all()
     assert (lab.results / "studies" / "smaller.json").is_file()
+
+    # predictions of another decoding or another calibration are others
+    def tables(**changes):
+        other = Lab("smoke", **CHANGES | changes)
+        model = other.student()
+        folder = lab.folder / "smaller" / "student"
+        smaller._in_domain(other, model, folder, "baked", counts(other, "student", "cs/in-domain"))
+        return len(list(folder.glob("baked-*.csv")))
+
+    assert [tables(), tables(), tables(max_new_tokens=2), tables(retention_clips=1)] == [1, 1, 2, 3]
 
 
 def test_convergence_trains_in_fp32_and_in_random_batches_from_the_same_teacher(lab, monkeypatch):

@@ -255,6 +255,7 @@ def test_size_is_that_of_the_files(model, processor, tmp_path):
     tokens = sum(len(item["labels"]) for item in clips.items)
     position = top_k_errors(torch.randn(2, 9), torch.randn(2, 9), [K])["bytes"][0]
     assert 0 < total - position * tokens < 2000  # the files' headers
+    (tmp_path / "none").mkdir()
     assert TeacherDistributions(tmp_path / "none").size() == {"bytes": 0, "bytes_per_1000_clips": 0}
 
 

@@ -92,6 +92,27 @@ def test_all_that_is_wrong_is_told_at_once():
             {"lang_to_id": {"<|de|>": 3}},
             "no token for the language 'ca'",
         ),
+        (
+            "generation_config.json",
+            {"task_to_id": {"transcribe": 358}},
+            "lack the task 'translate'",
+        ),
+        (
+            "generation_config.json",
+            {"lang_to_id": {"<|ca|>": 271, "<|cs|>": 282, "<|nl|>": 270}},
+            r"have the id 271 for <\|ca\|>, and its tokenizer 269: they are of two models; copy",
+        ),
+        (
+            "generation_config.json",
+            {"task_to_id": {"transcribe": 357, "translate": 358}},
+            r"have the id 357 for <\|transcribe\|>, and its tokenizer 358",
+        ),
+        (
+            "generation_config.json",
+            {"no_timestamps_token_id": 361},
+            r"have the id 361 for <\|notimestamps\|>, and its tokenizer 362",
+        ),
+        ("generation_config.json", {"eos_token_id": [5]}, "with the token 5, and its .* with 256"),
     ],
 )
 def test_a_model_that_cannot_transcribe_is_told(role, file, changes, message, checkpoint):
@@ -167,6 +188,50 @@ def test_without_a_teacher_it_is_said_how_to_give_one_or_do_without(tmp_path, mo
     text = str(found.value)
     assert 'name one (teacher="openai/whisper-large-v2")' in text
     assert "or leave out what learns from it (distilwhisper)" in text
+
+
+def test_every_door_to_a_training_says_what_to_do_without_a_teacher(tmp_path, monkeypatch):
+    split = ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
+    lab = lab_of_recordings(monkeypatch, tmp_path, split)
+    for door in (
+        lambda: lab.train("distilwhisper"),
+        lambda: lab.model("distilwhisper"),
+        lambda: lab.transcribe("distilwhisper", "ca/in-domain"),
+        lambda: lab.teacher_distributions(),
+        lambda: lab.train_teacher(),
+    ):
+        with pytest.raises(ValueError, match="the split 'teacher'") as found:
+            door()
+        assert 'name one (teacher="openai/whisper-large-v2"), or leave out' in str(found.value)
+        assert "a column split" not in str(found.value)  # recordings have no split "teacher"
+
+
+def test_a_test_that_is_empty_is_told_before_a_method_is_trained_for_it(tmp_path, monkeypatch):
+    lab = lab_of_recordings(monkeypatch, tmp_path, ["train"] * 4 + ["validation"] * 2)
+    with pytest.raises(ValueError, match="the split 'test' of recordings in 'ca' is empty.*column"):
+        lab.transcribe("lora", "ca/in-domain")
+    assert not (lab.folder / "runs").exists()
+
+
+def test_a_student_that_cannot_transcribe_is_told_before_it_is_trained_for_a_test(checkpoint):
+    change(checkpoint / "generation_config.json", lang_to_id=None)
+    lab = Lab("smoke", student=str(checkpoint))
+    for door in (lambda: lab.transcribe("lora", "cs/in-domain"), lambda: lab.model("lora")):
+        with pytest.raises(ValueError, match="the student .* cannot be used: .*lang_to_id"):
+            door()
+    assert not (lab.folder / "runs").exists()
+
+
+def test_a_student_with_the_tokens_of_another_whisper_transcribes_nothing(checkpoint):
+    change(checkpoint / "generation_config.json", lang_to_id={"<|cs|>": 271})
+    with pytest.raises(ValueError, match=r"have the id 271 for <\|cs\|>, and its tokenizer 282"):
+        Lab("smoke", student=str(checkpoint)).transcribe("student", "cs/in-domain")
+
+
+def test_methods_and_tests_are_lists():
+    for lists in (("lora",), (["lora"], "cs/in-domain")):
+        with pytest.raises(ValueError, match="a list is needed"):
+            preflight(Lab("smoke"), *lists)
 
 
 def test_space_on_the_disk_is_that_of_weights_checkpoints_and_distributions(monkeypatch):

@@ -212,6 +212,9 @@ DIALECTS = {
     "UTF-16": PLAIN.encode("utf-16"),
     "UTF-16, big end first": b"\xfe\xff" + PLAIN.encode("utf-16-be"),
     "UTF-16 without a mark": PLAIN.encode("utf-16-le"),
+    "UTF-16 without a mark, other letters": (
+        ("язык," + PLAIN.replace("\n", "\nx,").removesuffix("x,")).encode("utf-16-be")
+    ),
     "UTF-16 with CRLF and tabs": PLAIN.replace("\n", "\r\n").replace(",", "\t").encode("utf-16"),
     "byte order mark": PLAIN.encode("utf-8-sig"),
     "two byte order marks": b"\xef\xbb\xbf" + PLAIN.encode("utf-8-sig"),
@@ -239,6 +242,11 @@ def test_a_table_is_read_as_people_write_it(tmp_path, dialect):
     ("table", "message"),
     [
         (b"PK\x03\x04 and more", "is a workbook or a zip, not a table: export it as CSV"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1", "is a workbook, not a table: export it as CSV"),
+        (b"PAR1\x15\x04", "is a parquet file, not a table: export it as CSV"),
+        ('{"file_name": "a.wav", "text": "Un"}\n', "is JSON, not a table: export it as CSV"),
+        ('\ufeff[{"file_name": "a.wav"}]', "is JSON, not a table: export it as CSV"),
+        ("<html>Log in</html>", "is HTML or XML, not a table: export it as CSV"),
         (PLAIN.encode("utf-32"), "is UTF-32: save it as UTF-8"),
         ("path,text,text\na.wav,Un,Un\n", "names the column text twice: rename one of them"),
         ("audio,file,text\na.wav,a.wav,Un\n", "has the columns file and audio: rename the one"),
@@ -251,6 +259,11 @@ def test_what_is_no_table_of_recordings_is_refused_with_what_to_do(tmp_path, tab
     with pytest.raises(ValueError, match=f"recordings.csv ?{message}"):
         own(tmp_path, table)
     assert not corpus_folder("recordings", "gl").exists()
+
+
+def test_a_line_end_in_quotes_is_none_of_a_table_whose_lines_end_in_cr(tmp_path):
+    table = 'path,text\ra.wav,"Un\nou dous"\rb.wav,Tres\r'
+    assert own(tmp_path, table) == {"a": "Un\nou dous", "b": "Tres"}
 
 
 FLAWS = {  # row -> why it cannot be read
@@ -363,6 +376,16 @@ def test_a_table_with_another_name_is_told_to_be_renamed(tmp_path):
     (tmp_path / "gl" / "metadata.csv").write_text("file_name,transcription\n")
     with pytest.raises(
         FileNotFoundError, match="there is .*gl/metadata.csv: rename it to recordings.csv"
+    ):
+        load_corpus("recordings", "gl", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "train.parquet", "Recordings.XLSX"])
+def test_a_table_of_another_kind_is_told_to_be_exported(tmp_path, name):
+    (tmp_path / "gl" / "recordings.csv").mkdir(parents=True)  # a folder is no table
+    (tmp_path / "gl" / name).write_text("{}")
+    with pytest.raises(
+        FileNotFoundError, match=f"there is .*gl/{name}: export it as CSV, as recordings.csv"
     ):
         load_corpus("recordings", "gl", tmp_path)
 

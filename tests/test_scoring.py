@@ -55,7 +55,7 @@ def test_normaliser_is_applied_to_both_sides():
 def test_nothing_to_score_is_an_error():
     with pytest.raises(ValueError, match="every reference is empty"):
         summarise(count_errors(["...", " "], ["a", "b"]))
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match="there are 2 references and 1 predictions"):
         count_errors(["a", "b"], ["a"])
 
 
@@ -129,6 +129,23 @@ def test_paired_difference_is_first_less_second_and_narrower_than_the_two_interv
 def test_system_compared_with_itself_does_not_differ():
     counts = count_errors(REFERENCES, PREDICTIONS)
     assert paired_difference(counts, counts) == {"difference": 0, "low": 0, "high": 0, "share": 1}
+
+
+def test_a_difference_over_no_utterance_is_no_number():
+    counts = count_errors(["", "–"], ["a", "b"])
+    assert all(np.isnan(value) for value in paired_difference(counts, counts).values())
+
+
+def test_half_a_surrogate_pair_in_a_prediction_is_an_error_like_any_other():
+    counts = count_errors(["one two"], ["one \ud800"])
+    assert counts["substitutions"].tolist() == [1]
+
+
+def test_invisible_characters_do_not_count_in_translations():
+    references = ["we have to find\u200b the cap\u00adtain"] * 2
+    found = translation_scores(references, ["\ufeffwe have to find the captain"] * 2)
+    assert found["bleu"] == pytest.approx(100)
+    assert found["chrf"] == pytest.approx(100)
 
 
 def test_paired_difference_needs_the_same_utterances():

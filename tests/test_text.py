@@ -105,6 +105,12 @@ def test_the_nearest_languages_are_named(given, nearest):
         language_code(given)
 
 
+@pytest.mark.parametrize("given", ["no speech", "is it", "so called", "no data", "he 1990"])
+def test_words_that_begin_with_a_code_are_no_language(given):
+    with pytest.raises(ValueError, match=f"does not know the language '{given}'"):
+        language_code(given)
+
+
 @pytest.mark.parametrize("given", ["nan-TW", "klingon", "q", "cs-!"])
 def test_a_language_with_nothing_near_is_refused_plainly(given):
     with pytest.raises(ValueError, match=rf"language '{given}'(: use| \(nearest: cs Czech\): use)"):

@@ -30,7 +30,7 @@ from distilwhisper_lib.method.languages import set_language
 from distilwhisper_lib.method.losses import cross_entropy, labelled
 from distilwhisper_lib.presets import get_preset
 from distilwhisper_lib.training import trainer as trainer_module
-from distilwhisper_lib.training.config import Decoding, ModelIdentity
+from distilwhisper_lib.training.config import Decoding, ModelIdentity, identify
 from distilwhisper_lib.training.methods import (
     METHODS,
     count_parameters,
@@ -41,7 +41,7 @@ from distilwhisper_lib.training.methods import (
 )
 from distilwhisper_lib.training.objective import Objective
 from distilwhisper_lib.training.teacher import cache_teacher_distributions
-from distilwhisper_lib.training.trainer import LabTrainer
+from distilwhisper_lib.training.trainer import LabTrainer, train_run
 from distilwhisper_lib.whisper.loading import load_whisper
 from distilwhisper_lib.whisper.shapes import WhisperShape
 from distilwhisper_lib.whisper.tiny import tiny_whisper
@@ -626,9 +626,30 @@ def test_a_gradient_that_overflows_in_fp16_is_left_to_the_scaler(clips, collator
     trainer, _ = trainer_of(experts(), clips, collator, tmp_path)
     trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
     assert trainer._get_grad_norm(trainer.model, torch.tensor(torch.inf)) == torch.inf
+    trainer.state.global_step = 2
+    trainer.check_steps()  # one of the two was made
+    trainer.state.global_step = 1
+    with pytest.raises(ValueError, match="nothing was trained: in each of the 1 steps the gradi"):
+        trainer.check_steps()
+    trainer.state.global_step = 0
     trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=0.5)
     with pytest.raises(ValueError, match=r"the gradient is not finite \(inf\) in step 1"):
         trainer._get_grad_norm(trainer.model, torch.tensor(torch.inf))
+
+
+def test_a_student_that_has_changed_since_it_was_named_is_not_trained(
+    clips, collator, processor, tmp_path
+):
+    load_whisper("tiny").save_pretrained(tmp_path / "mine")
+    processor.save_pretrained(tmp_path / "mine")
+    named = identify(tmp_path / "mine")
+    config = replace(config_of("lora", PRESET, clips), student=named)
+    settings = tmp_path / "mine" / "config.json"
+    settings.write_text(settings.read_text() + "\n")
+    with pytest.raises(ValueError, match="mine has changed since this run was configured: call it"):
+        train_run(config, tmp_path / "run", clips, clips, collator)
+    config = replace(config, student=identify(tmp_path / "mine"))
+    assert train_run(config, tmp_path / "run", clips, clips, collator) == tmp_path / "run"
 
 
 def test_teacher_distributions_that_are_not_finite_are_named(clips, collator, teacher, tmp_path):

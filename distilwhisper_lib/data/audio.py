@@ -47,6 +47,10 @@ CANCELLED = 1e-3  # peak of the mix over that of its channels, up to which they 
 
 COMPLETE = 0.99  # share of the stated length that a file must have; less was cut off
 PADDING = 0.1  # s that a compressed file may state beyond its samples
+OGG_PAGE = b"OggS"  # how each page of an Ogg file begins
+OGG_HEADER = 27  # bytes before the lengths of a page's segments; the last one is their number
+EBML = b"\x1a\x45\xdf\xa3"  # how a WebM or Matroska file begins
+ENTERED = (b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75")  # Segment and Cluster, which hold elements
 UNKNOWN_LENGTH = 1 << 60  # what libsndfile gives for a length that is not stated is above
 UNKNOWN_SIZE = 0x7FFF_0000  # sizes from here on stand in WAVs from pipes, whatever their length
 
@@ -201,7 +205,7 @@ def _check_silence(name: str, samples: np.ndarray, mono: np.ndarray) -> None:
     """
     peak = np.abs(samples).max()
     peak_of_mix = np.abs(mono).max()
-    if peak <= SILENCE:
+    if peak <= SILENCE or np.ptp(samples, axis=0).max() <= SILENCE:  # also one constant value
         raise EmptyAudioError(f"{name}: the sound is nothing but digital silence: record it anew")
     if samples.shape[1] > 1 and peak_of_mix <= max(SILENCE, CANCELLED * peak):
         raise EmptyAudioError(
@@ -235,7 +239,7 @@ def _samples_of_array(name: str, array: Any) -> np.ndarray:
     if samples.dtype.kind == "f":
         with np.errstate(over="ignore"):  # what overflows is refused as not finite
             return samples.astype(np.float32)
-    if samples.dtype in (np.int16, np.int32):
+    if samples.dtype.newbyteorder("=") in (np.int16, np.int32):
         return (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
     if samples.dtype == np.uint8:
         return ((samples - 128.0) / 128).astype(np.float32)
@@ -271,13 +275,16 @@ def _decode_with_libsndfile(
             return _decode_with_ffmpeg(name, content, longest, "flac")
         rate = _checked_rate(name, sound.samplerate)
         _check_length(name, sound.frames, rate, sound.channels, longest)
-        sound.seek(0)  # as soundfile.read does: the samples of an MP3 differ in the last bits
-        samples = sound.read(dtype="float32", always_2d=True)
+        if sound.seekable():
+            sound.seek(0)  # as soundfile.read does: the samples of an MP3 differ in the last bits
+        samples = sound.read(sound.frames, dtype="float32", always_2d=True)
         stated = sound.frames
         share = _share_of_file(sound.extra_info)
 
     if share < COMPLETE or len(samples) < COMPLETE * stated:
         raise _cut_off(name, len(samples) / rate, stated / (share * rate))
+    if not _ends_with_a_page(content):
+        raise _cut_off_within(name, len(samples) / rate, "a page of Ogg")
     return samples, rate
 
 
@@ -287,6 +294,49 @@ def _share_of_file(remarks: str) -> float:
         if int(found) < int(stated) < UNKNOWN_SIZE:
             return int(found) / int(stated)
     return 1.0
+
+
+def _ends_with_a_page(content: bytes) -> bool:
+    """Return whether the last page of an Ogg file is whole; True for other files.
+
+    An Ogg file does not state its length, and libsndfile leaves out a page that is cut off.
+    """
+    start = 0
+    while content.startswith(OGG_PAGE, start):
+        lengths_at = start + OGG_HEADER
+        if lengths_at > len(content):
+            return False
+        lengths = content[lengths_at : lengths_at + content[lengths_at - 1]]
+        start = lengths_at + content[lengths_at - 1] + sum(lengths)
+    return start <= len(content)
+
+
+def _ends_with_an_element(content: bytes) -> bool:
+    """Return whether the last element of a WebM or Matroska file is whole; True for other files.
+
+    What browsers record states no length, and FFmpeg leaves out a block that is cut off.
+    """
+    if not content.startswith(EBML):
+        return True
+    start = 0
+    while start < len(content):
+        size_at = start + 9 - content[start].bit_length()  # zeros in front state the bytes
+        if size_at >= len(content):
+            return False
+        size_bytes = 9 - content[size_at].bit_length()
+        inner = size_at + size_bytes
+        if content[start] == 0 or content[size_at] == 0:  # no element
+            return True
+        unknown = (1 << 7 * size_bytes) - 1
+        size = int.from_bytes(content[size_at:inner], "big") & unknown
+
+        if content[start:size_at] in ENTERED:
+            start = inner
+        elif size == unknown:
+            return True
+        else:
+            start = inner + size
+    return start == len(content)
 
 
 class _OtherFormatError(Exception):
@@ -329,6 +379,8 @@ def _decode_with_ffmpeg(
 
     if frames / rate < COMPLETE * stated - PADDING:
         raise _cut_off(name, frames / rate, stated)
+    if not _ends_with_an_element(content):
+        raise _cut_off_within(name, frames / rate, "an element of Matroska")
     return np.concatenate(parts or [np.zeros((0, 1), np.float32)]), _checked_rate(name, rate)
 
 
@@ -358,6 +410,13 @@ def _parts(container, stream) -> Iterator:
 def _cut_off(name: str, found: float, stated: float) -> ValueError:
     return ValueError(
         f"{name}: cannot decode the sound: it is cut off after {found:.1f} of {stated:.1f} s: copy "
+        "it again"
+    )
+
+
+def _cut_off_within(name: str, found: float, part: str) -> ValueError:
+    return ValueError(
+        f"{name}: cannot decode the sound: it is cut off after {found:.1f} s, within {part}: copy "
         "it again"
     )
 

@@ -100,7 +100,9 @@ class Clips(Dataset):
         self._features: dict[int, torch.Tensor] = {}
 
         self.labels: list[list[int]] = []
-        fidelity = fidelity or Fidelity()
+        fidelity = Fidelity() if fidelity is None else fidelity
+        if not isinstance(fidelity, Fidelity):
+            raise ValueError(f"fidelity is {fidelity!r}: Fidelity(...) or None is needed")
         for row_id, text in zip(self.ids, self.texts, strict=True):
             try:
                 token_ids = encode_labels(

@@ -62,9 +62,11 @@ def overridden_in(folder: Path | None) -> dict[str, Any]:
         return {}
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-        return overridden_settings(GenerationConfig(**settings))
+        found = overridden_settings(GenerationConfig(**settings))
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} holds no generation settings ({error}): get it again") from error
+    # as the file has them: transformers makes objects of some
+    return {name: settings.get(name, value) for name, value in found.items()}
 
 
 class _WithSettings(Mixin):

@@ -9,7 +9,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.metrics.base import Metric
 
 from ..checks import check_list
-from ..data.normalisers import normalise
+from ..data.normalisers import normalise, visible
 
 LOOP_RATIO = 2.4  # compression ratio above which a text repeats itself (source: openai/whisper)
 RESAMPLES = 2000  # of the bootstrap
@@ -31,7 +31,7 @@ def is_loop(text: str) -> bool:
     Source:
         openai/whisper, `compression_ratio_threshold` of `transcribe`.
     """
-    data = text.encode()
+    data = text.encode(errors="surrogatepass")
     return len(data) > LOOP_RATIO * len(zlib.compress(data))
 
 
@@ -172,7 +172,7 @@ def paired_difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) 
     Returns:
         difference (WER of the first less that of the second, in points), low and high (its 95 %
         bootstrap interval), and share (of the resamples in which the first system's WER is at or
-        above the second's).
+        above the second's); NaN where no utterance can be scored.
 
     Raises:
         ValueError: Where the two systems were not scored on the same utterances.
@@ -183,6 +183,8 @@ def paired_difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) 
     # Row 0 of the draws is the corpus itself; the resamples follow.
     scorable = first["words"].notna().to_numpy()
     n = int(scorable.sum())
+    if not n:
+        return dict.fromkeys(("difference", "low", "high", "share"), np.nan)
     draws = np.vstack([np.arange(n), _draws(n, seed)])
 
     rates = []
@@ -223,8 +225,9 @@ def translation_scores(
         references: The reference of each utterance.
         predictions: The prediction for each utterance, in the same order.
         normaliser: What is applied to both (a name in NORMALISERS); "" leaves the texts as they
-            are. References without case and punctuation, such as those of FLEURS, need one:
-            Whisper's own case and punctuation would count as errors.
+            are, without invisible characters (`visible`). References without case and punctuation,
+            such as those of FLEURS, need one: Whisper's own case and punctuation would count as
+            errors.
 
     Returns:
         normaliser (where one is given), and for each of bleu and chrf: the score, <name>_low,
@@ -244,6 +247,9 @@ def translation_scores(
         scores["normaliser"] = normaliser
         references = [normalise(text, normaliser) for text in references]
         predictions = [normalise(text, normaliser) for text in predictions]
+    else:
+        references = [visible(text) for text in references]
+        predictions = [visible(text) for text in predictions]
     pairs = np.array(list(zip(references, predictions, strict=True)), dtype=object)  # (n, 2)
     draws = _draws(len(pairs), seed=0)[:TRANSLATION_RESAMPLES]
 

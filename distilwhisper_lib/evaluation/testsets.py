@@ -9,6 +9,7 @@ from ..checks import check_choice
 from ..data.audio import add_noise, add_reverberation
 from ..data.corpora.loading import CORPORA, has_common_voice
 from ..presets import Preset
+from ..whisper.tokens import language_code
 
 # Distortions of the audio of a test set: (audio, seed) -> audio.
 CHANGES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
@@ -64,15 +65,16 @@ class TestSet:
 
 
 def corpus_of(preset: Preset, language: str) -> str:
-    """Return the corpus from which a preset takes a language.
+    """Return the corpus from which a preset takes a language, by code or name.
 
     Raises:
-        ValueError: For an unknown corpus, or where neither of the preset's two corpora has the
-            language. The message lists the languages that they have.
+        ValueError: For an unknown corpus or language, or where neither of the preset's two corpora
+            has the language. The message lists the languages that they have.
     """
+    code = language_code(language)
     for name in (preset.corpus, preset.second_corpus):
         check_choice(f"a corpus of preset {preset.name}", name, CORPORA)
-        if language in CORPORA[name]:
+        if code in CORPORA[name]:
             return name
     known = sorted({*CORPORA[preset.corpus], *CORPORA[preset.second_corpus]})
     raise ValueError(

@@ -26,7 +26,7 @@ from ..files import (
 )
 from ..lab.comparison import fingerprints, score
 from ..lab.lab import Lab
-from ..lab.metadata import run_metadata
+from ..lab.metadata import contents_now, run_metadata
 from ..lab.preflight import Step, find_problems, raise_problems
 from ..presets import LARGEST_SEED, Preset, get_preset
 from ..programs import Stopped
@@ -143,17 +143,29 @@ class Job:
 
         Returns:
             "state": running, done, failed, killed (its process is gone, or was stopped) or waiting,
-            which a job that was done with other settings of the preset, or whose results are
-            damaged, is too; and what `note` was given.
+            which a job is too that was done with other settings, models or clips than there are
+            now, or whose results are damaged; and what `note` was given.
         """
         noted = read_json(self.folder / "state.json", needs=("state", "settings"))
         if noted.get("settings") != self._settings_hash():
             return {"state": "waiting"}
         if noted["state"] == "running" and not is_being_made(self.folder):
             return noted | {"state": "killed", "error": "its process is gone"}
-        if noted["state"] == "done" and not self.results():
+        if noted["state"] == "done" and not (self.results() and self._is_up_to_date(noted)):
             return {"state": "waiting"}
         return noted
+
+    def _is_up_to_date(self, noted: dict) -> bool:
+        """Return whether models and clips are those that the job was done with, where known."""
+        now = self.contents()
+        return now is None or noted.get("contents") in (None, now)
+
+    def contents(self) -> str | None:
+        """Return a hash of the models and clips that the result depends on, see `contents_now`."""
+        lab = Lab(self.settings())
+        corpora = {(corpus_of(lab.preset, lab.preset.language), lab.preset.language)}
+        corpora.update((test.corpus, test.language) for test in _tests_of(lab, self))
+        return contents_now(lab.preset, corpora)
 
     def results(self) -> dict:
         """Return the content of results.json: "rows" of `score`, and the run metadata as "record".
@@ -340,7 +352,7 @@ def run_job(job: Job) -> None:
             text = traceback.format_exception_only(error)[-1].strip()
             job.note("failed", exit_code=1, error=text.splitlines()[-1])
             raise
-        job.note("done", exit_code=0)
+        job.note("done", exit_code=0, contents=job.contents())
 
 
 def _work(job: Job) -> dict:

@@ -8,6 +8,7 @@ import argparse
 import importlib.util
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +21,7 @@ from ..evaluation.bake import bake, gate_shares
 from ..evaluation.export import export_ctranslate2
 from ..evaluation.scoring import count_errors, paired_difference, summarise
 from ..evaluation.transcription import transcribe
+from ..files import short_hash
 from ..lab.comparison import counts
 from ..lab.lab import Lab
 from ..lab.preflight import preflight
@@ -136,7 +138,11 @@ def _has_engine(lab: Lab) -> bool:
 def _in_domain(lab: Lab, model, folder: Path, form: str, base: pd.DataFrame) -> dict:
     """Return a model's scores on the in-domain test, and their paired difference to `base`."""
     clips = lab.test_clips(_test(lab))
-    path = folder / f"{form.replace(' ', '-')}-{len(clips)}.csv"
+    calibration = lab.clips("validation", None, lab.preset.retention_clips)
+    decoding = asdict(lab.decoding)
+    del decoding["normaliser"]
+    depends = [clips.digests, calibration.digests, decoding, lab.precision]
+    path = folder / f"{form.replace(' ', '-')}-{short_hash(depends)}.csv"
     table = transcribe(
         model, clips, lab.collator, lab.decoding, path, lab.preset.language, label=form
     )

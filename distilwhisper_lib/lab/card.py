@@ -27,6 +27,7 @@ from ..method.card import (
 from ..method.storage import read_description
 from ..training.config import RunConfig
 from ..training.methods import METHODS, Weights, compared_methods, get_method
+from ..whisper.tokens import language_code
 from .comparison import counts, score
 from .lab import Lab
 from .metadata import commit
@@ -76,7 +77,7 @@ def model_card(
             corpus's card states none.
         FileNotFoundError: Where the lab has not trained the method with these settings.
     """
-    language = language or lab.preset.language
+    language = lab.preset.language if language is None else language_code(language)
     run = _find_run(lab, method, language, changes)
     corpus = _describe_corpus(lab, language)
     if licence == OF_THE_CORPUS:

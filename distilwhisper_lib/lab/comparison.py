@@ -63,11 +63,12 @@ def counts(lab: Lab, name: str, key: str, experts: bool | str = True, **changes)
         changes = {}  # nothing was trained
     if changes.get("seed") == lab.preset.seed:
         changes = {field: value for field, value in changes.items() if field != "seed"}
-    asked = (name, key, experts, lab.preset.normaliser, repr(sorted(changes.items())))
+    clips = lab.test_clips(key)  # which forgets what was counted of clips that have changed
+    models = (lab.student_identity, lab.teacher_identity)
+    asked = (name, key, experts, lab.preset.normaliser, models, repr(sorted(changes.items())))
 
     if asked not in lab.counted:
         table = lab.transcribe(name, key, experts, **changes)
-        clips = lab.test_clips(key)
         lab.counted[asked] = pd.DataFrame(
             {
                 "id": clips.ids,

@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,10 +15,12 @@ from ..device import mixed_precision, release_memory
 from ..files import (
     REPOSITORY,
     cache_dir,
+    can_write,
     check_writable,
     make_folder,
     read_json,
     resolve_folders,
+    short_hash,
     write_json,
 )
 from ..presets import Preset
@@ -26,6 +29,7 @@ from ..training.methods import compared_methods
 from ..whisper.loading import load_processor, load_whisper
 from .comparison import FIRST, main_table
 from .lab import Lab
+from .metadata import contents_now
 from .notebook_runner import (
     KernelDied,
     Stopwatch,
@@ -155,7 +159,7 @@ def check(lab: Lab, only: list[str] | None = None) -> None:
         preflight(lab, compared_methods())
         second = lab.preset.second_language
         preflight(lab, [FIRST], [f"{second}/second-language"], second)
-    else:  # what a notebook trains, it checks itself
+    elif can_write(lab.folder):  # else they may have all they need; what they lack, they tell
         preflight(lab, ["student"], [f"{lab.preset.language}/in-domain"])
 
 
@@ -191,6 +195,7 @@ def run_course(lab: Lab, only: list[str] | None = None) -> None:
     timing = lab.results / "timing.json"
     expected = _expected_seconds(lab)
     paths = course_notebooks(only)
+    contents = _contents_of(lab)
 
     began = time.perf_counter()
     spent: dict[str, float] = {}  # seconds of the notebooks that have run now
@@ -203,7 +208,7 @@ def run_course(lab: Lab, only: list[str] | None = None) -> None:
 
         watch = Stopwatch(lab.results / "timing-so-far.json", path.stem)
         try:
-            has_run = run_notebook(path, folder, watch)
+            has_run = run_notebook(path, folder, watch, contents)
         except (CellExecutionError, KernelDied) as error:
             raise _failed(error, path, folder) from error
         if not has_run:
@@ -214,6 +219,17 @@ def run_course(lab: Lab, only: list[str] | None = None) -> None:
         write_json(timing, read_json(timing) | spent)
         # The padding at the end covers the last progress bar.
         print(f"\r  done in {seconds / 60:.1f} min: {folder / path.name} {'':<60}", flush=True)
+
+
+def _contents_of(lab: Lab) -> str | None:
+    """Return a hash of all that the notebooks' results depend on beside their source."""
+    models_and_clips = contents_now(
+        lab.preset, {(test.corpus, test.language) for test in lab.test_sets.values()}
+    )
+    if models_and_clips is None:
+        return None
+    settings = asdict(replace(lab.preset, minutes="", memory=""))
+    return short_hash([settings, models_and_clips, lab.precision])
 
 
 def _failed(error: CellExecutionError | KernelDied, path: Path, folder: Path) -> BaseException:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from datasets import Dataset
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from ..checks import check_choice, check_flag, check_number
@@ -31,9 +32,10 @@ from ..files import (
 from ..method.blocks import clsr_blocks
 from ..method.experts import ExpertSettings
 from ..method.languages import get_language, set_language
-from ..presets import Preset, get_preset
+from ..presets import NUMBERS, Preset, get_preset
 from ..training.config import (
     OWN_FIELDS,
+    PRECISIONS,
     Decoding,
     ModelIdentity,
     Optimisation,
@@ -54,7 +56,7 @@ from ..training.trainer import train_run
 from ..whisper.loading import load_processor, load_whisper
 from ..whisper.tokens import MOST_TOKENS, encode_labels, language_code
 from .metadata import note_missing_step, overridden_of, read_steps, timed_step
-from .preflight import preflight
+from .preflight import preflight, without_teacher
 from .reasons import tell_changed_clips, tell_why_trained, tell_why_transcribed
 
 EXPERTS = (True, False, "encoder")  # which experts a prediction uses: all, none, the encoder's
@@ -67,14 +69,27 @@ def check_experts(experts: bool | str) -> None:
 
 
 def check_changes(changes: dict) -> None:
-    """Raise ValueError for a name that is no setting of any training.
+    """Raise ValueError for a name that is no setting of a training, or a value that none can have.
 
     A method that is not trained takes no settings: without this, a slip would go unnoticed there.
     """
-    parts = (Objective, Optimisation, ExpertSettings)
-    known = [field.name for part in parts for field in fields(part)]
+    needed = {"learning_rate": 1e-3, "epochs": 1}
+    own = {Objective: {}, Optimisation: needed, ExpertSettings: {}}
+    names = {part: [field.name for field in fields(part)] for part in own}
+    known = ["language", *OWN_FIELDS, *names[Objective], *names[Optimisation]]
     for name in changes:
-        check_choice("a setting of a training", name, ["language", *OWN_FIELDS, *known])
+        check_choice("a setting of a training", name, [*known, *names[ExpertSettings]])
+
+    # each part checks its values
+    given = {name: value for name, value in changes.items() if value is not None}
+    for part, values in own.items():
+        part(**values | {name: given[name] for name in names[part] if name in given})
+    if "seed" in given:
+        check_number("seed", given["seed"], **NUMBERS["seed"])
+    if "precision" in given:
+        check_choice("precision", given["precision"], PRECISIONS)
+    if "language" in given:
+        language_code(given["language"])
 
 
 def check_limit(limit: int | None) -> None:
@@ -100,7 +115,8 @@ def _changed_preset(preset: Preset, changes: dict) -> Preset:
     languages = {
         name: language_code(getattr(changed, name)) for name in ("language", "second_language")
     }
-    return replace(changed, **languages)
+    retention = tuple((corpus, language_code(language)) for corpus, language in changed.retention)
+    return replace(changed, **languages, retention=retention)
 
 
 class Lab:
@@ -130,6 +146,9 @@ class Lab:
         self.used: set[str] = set()  # names of the results that this lab was asked for
         # errors of predictions, see `comparison.counts`
         self.counted: dict[tuple, pd.DataFrame] = {}
+        self._identities: dict[str, ModelIdentity] = {}  # by name
+        self._processors: dict[str, WhisperProcessor] = {}  # by role and contents of the model
+        self._recordings: dict[str, Dataset] = {}  # own recordings as they were read, by language
         self._clips: dict[tuple, Clips] = {}
         self._held: tuple | None = None  # (name, model) used last
 
@@ -139,18 +158,26 @@ class Lab:
 
     # ---- data
 
-    @cached_property
+    @property
     def processor(self) -> WhisperProcessor:
         """The student's tokenizer and feature extractor."""
-        return load_processor(self.preset.student)
+        key = f"student {self.student_identity.content}"
+        if key not in self._processors:
+            self._processors[key] = load_processor(self.preset.student)
+        return self._processors[key]
 
-    @cached_property
+    @property
     def teacher_processor(self) -> WhisperProcessor:
         """The teacher's: the student's, unless large-v3 or turbo teaches, which have their own."""
         name = self.preset.teacher
-        return teacher_processor(name, self.processor) if name else self.processor
+        if name is None or self.teacher_identity is None:
+            return self.processor
+        key = f"teacher {self.teacher_identity.content} {self.student_identity.content}"
+        if key not in self._processors:
+            self._processors[key] = teacher_processor(name, self.processor)
+        return self._processors[key]
 
-    @cached_property
+    @property
     def collator(self) -> Collator:
         """The collator for tests, with the preset's window."""
         return Collator(self.processor.tokenizer, self.preset.margin_seconds)
@@ -249,11 +276,12 @@ class Lab:
         """
         check_limit(limit)
         language = self._language(language)
-        fidelity = fidelity or self.fidelity
+        fidelity = self.fidelity if fidelity is None else fidelity
         if processor not in (None, self.processor):
             return Clips(self.rows(split, language, limit), processor, language, fidelity=fidelity)
 
-        key = (split, language, limit, fidelity)
+        self._follow_recordings(language)
+        key = (split, language, limit, fidelity, self.student_identity.content)
         if key not in self._clips:
             rows = self.rows(split, language, limit)
             self._clips[key] = Clips(rows, self.processor, language, fidelity=fidelity)
@@ -290,8 +318,10 @@ class Lab:
             processor: The student's unless given; clips of another one are not kept in memory.
         """
         test = self.test_set(key)
+        self._follow_recordings(test.language)
         own = processor in (None, self.processor)
-        cached = self._clips.get(("test", key)) if own else None
+        known_by = ("test", key, self.student_identity.content)
+        cached = self._clips.get(known_by) if own else None
         if cached is not None:
             return cached
 
@@ -305,20 +335,39 @@ class Lab:
             label_limit=None,
         )
         if own:
-            self._clips["test", key] = clips
+            self._clips[known_by] = clips
         return clips
+
+    def _follow_recordings(self, language: str) -> None:
+        """Forget what was made of own recordings that have changed since they were read."""
+        if "recordings" not in (self.preset.corpus, self.preset.second_corpus):
+            return
+        for code in dict.fromkeys([language, *self._recordings]):
+            if corpus_of(self.preset, code) != "recordings":
+                continue
+            dataset = load_corpus("recordings", code)  # the same object while nothing has changed
+            if self._recordings.setdefault(code, dataset) is not dataset:
+                self._recordings[code] = dataset
+                self._clips.clear()
+                self.counted.clear()
 
     # ---- models
 
-    @cached_property
+    @property
     def student_identity(self) -> ModelIdentity:
         """The student's name and what its weights are."""
-        return identify(self.preset.student)
+        return self._identity(self.preset.student)
 
-    @cached_property
+    @property
     def teacher_identity(self) -> ModelIdentity | None:
         """The same of the preset's teacher; None where a stand-in is trained."""
-        return identify(self.preset.teacher) if self.preset.teacher else None
+        return None if self.preset.teacher is None else self._identity(self.preset.teacher)
+
+    def _identity(self, name: str) -> ModelIdentity:
+        """Return a model's identity; a folder is looked at each time, for it may change."""
+        if name not in self._identities or Path(name).expanduser().is_dir():
+            self._identities[name] = identify(name)
+        return self._identities[name]
 
     @cached_property
     def overridden(self) -> dict[str, dict]:
@@ -354,8 +403,9 @@ class Lab:
         if method.weights is Weights.TEACHER:
             return self.teacher(half=True)
 
+        folder = self.train(name, **changes)
         config = self.run_config(name, **changes)
-        model = method.load(self._train(config) / "model", config).to(self.device)
+        model = method.load(folder / "model", config).to(self.device)
         if clsr_blocks(model):
             set_language(model, config.data.language)
         return model
@@ -424,10 +474,9 @@ class Lab:
                 and any other field of `Optimisation`, `Objective` or, with experts,
                 `ExpertSettings`.
         """
-        config = self.run_config(name, language, **changes)
-        if not stored_run(self.folder / "runs" / config.name):
-            preflight(self, [name], [], language, **changes)
-        return self._train(config)
+        check_changes(changes)
+        preflight(self, [name], [], language, **changes)
+        return self._train(self.run_config(name, language, **changes))
 
     def train_teacher(self) -> Path:
         """Fine-tune the stand-in teacher, or return the folder of the run that exists.
@@ -443,9 +492,13 @@ class Lab:
             return self.clips("train", language, p.train_clips)
         languages = dict.fromkeys((p.language, p.second_language))
         plain = Fidelity()
-        return JoinedClips(
-            [self.clips("teacher", code, p.teacher_clips, fidelity=plain) for code in languages]
-        )
+        try:
+            parts = [
+                self.clips("teacher", code, p.teacher_clips, fidelity=plain) for code in languages
+            ]
+        except ValueError as error:
+            raise ValueError(f"{error}{without_teacher()}") from error
+        return JoinedClips(parts)
 
     def _train(self, config: RunConfig) -> Path:
         folder = self.folder / "runs" / config.name
@@ -580,6 +633,7 @@ class Lab:
             return self.transcribe("student", key)
         encoder_alone = method.has_experts and experts == "encoder"
 
+        self._check_before_training(method, key, changes)
         clips = self.test_clips(key, self._processor_of(method))
         result = self._predictions_name(name, test, clips, encoder_alone, changes)
         path = self.folder / "predictions" / result
@@ -589,6 +643,8 @@ class Lab:
             return table
 
         label = f"transcribe {name} {key}"
+        if method.weights is not Weights.RUN:  # of a training it has been checked
+            preflight(self, [name], [key])
         check_writable(path.parent)
         with one_at_a_time(path):
             table = stored_predictions(clips, path)
@@ -599,6 +655,12 @@ class Lab:
                 table = self._compute_predictions(name, test, clips, path, encoder_alone, changes)
         clips.forget_features()  # the clips of a test stay in memory, for their texts
         return table
+
+    def _check_before_training(self, method: Method, key: str, changes: dict) -> None:
+        """Call the preflight where a test's predictions need a training that is not there."""
+        run = self._run_of(method, changes)
+        if run is not None and not stored_run(self.folder / "runs" / run.name):
+            preflight(self, [method.name], [key], **changes)
 
     def _compute_predictions(
         self, name: str, test: TestSet, clips: Clips, path: Path, encoder_alone: bool, changes: dict

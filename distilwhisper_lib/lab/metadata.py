@@ -5,14 +5,15 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+from ..data.corpora.loading import corpus_report, load_corpus
 from ..device import RANK, describe_machine, peak_memory_gb, pick_device, reset_peak_memory
 from ..evaluation.greedy import overridden_in
-from ..files import REPOSITORY, can_write, disk_errors, make_folder, read_json
+from ..files import REPOSITORY, can_write, disk_errors, make_folder, read_json, short_hash
 from ..presets import Preset
 from ..training.config import identify
 from ..whisper.hub import REVISIONS
@@ -70,6 +71,29 @@ def note_missing_step(folder: Path, name: str, run: Path) -> None:
     row = {"step": name, "result": run.name}
     row |= {key: facts.get(key) for key in ("seconds", "peak_memory_gb")}
     _append_line(folder / "steps.jsonl", json.dumps(row))
+
+
+def contents_now(preset: Preset, corpora: Iterable[tuple[str, str]]) -> str | None:
+    """Return a hash of the models and the prepared corpora that results depend on, as they are.
+
+    Args:
+        preset: Names the models.
+        corpora: (corpus, language) pairs.
+
+    Returns:
+        None where any of them is gone: nobody can say whether it has changed.
+    """
+    names = [name for name in (preset.student, preset.teacher) if name]
+    try:
+        found: list = [identify(name).content for name in names]
+        for corpus, language in sorted(corpora):
+            if corpus == "recordings":
+                load_corpus(corpus, language)  # follows its table and sounds
+            report = corpus_report(corpus, language)
+            found.append([report.get(part) for part in ("fingerprint", "splits", "tables")])
+    except (ValueError, OSError):
+        return None
+    return short_hash(found)
 
 
 def _append_line(path: Path, line: str) -> None:

@@ -16,7 +16,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbclient.util import run_sync
 from nbconvert import HTMLExporter
 
-from ..files import atomic_file, read_json, resolve_folders, write_json
+from ..files import atomic_file, read_json, resolve_folders, set_aside, tell, write_json
 
 # nbclient logs what it raises as well.
 SILENT = logging.getLogger(f"{__name__}.nbclient")
@@ -183,13 +183,17 @@ def failed_copy(path: Path, folder: Path) -> Path:
     return (folder / path.name).with_suffix(".failed.ipynb")
 
 
-def run_notebook(path: Path, folder: Path, watch: Stopwatch | None = None) -> bool:
-    """Execute a notebook, unless a copy that has run with the same source exists.
+def run_notebook(
+    path: Path, folder: Path, watch: Stopwatch | None = None, contents: str | None = None
+) -> bool:
+    """Execute a notebook, unless a copy that has run with the same source and contents exists.
 
     Args:
         path: The notebook. It runs in its own folder.
         folder: Where the executed copy is written, atomically and under the same name.
         watch: Saves the seconds that the notebook takes.
+        contents: A hash of the settings, models and clips that its results depend on; None: these
+            are not known.
 
     Returns:
         Whether the notebook was executed.
@@ -204,10 +208,8 @@ def run_notebook(path: Path, folder: Path, watch: Stopwatch | None = None) -> bo
     source = _source_hash(notebook)
     target = folder / path.name
     failed = failed_copy(path, folder)
-    if target.exists():
-        executed = nbformat.read(target, as_version=4)
-        if executed.metadata.get("lab", {}).get("source") == source:
-            return False
+    if _has_run(target, source, contents):
+        return False
 
     runner = Runner(
         notebook,
@@ -226,10 +228,34 @@ def run_notebook(path: Path, folder: Path, watch: Stopwatch | None = None) -> bo
     except DeadKernelError as error:
         raise KernelDied(path.stem, runner.exit_status) from error
 
-    notebook.metadata["lab"] = {"source": source}
+    notebook.metadata["lab"] = {"source": source, "contents": contents}
     with atomic_file(target) as temporary:
         nbformat.write(notebook, temporary)
     failed.unlink(missing_ok=True)
+    return True
+
+
+def _has_run(path: Path, source: str, contents: str | None) -> bool:
+    """Return whether a notebook has run with a source and contents, of these hashes.
+
+    A damaged one is set aside.
+    """
+    if not path.exists():
+        return False
+    try:
+        executed = nbformat.read(path, as_version=4)
+        ran_with = executed.metadata.get("lab", {})
+        if ran_with.get("source") != source:
+            return False
+    except Exception as error:  # nbformat has no error of its own for all that may be wrong
+        lines = str(error).splitlines() or [type(error).__name__]
+        set_aside(path, lines[0][:100])
+        return False
+
+    before = ran_with.get("contents")
+    if None not in (before, contents) and before != contents:
+        tell(f"{path.stem}: settings, models or clips have changed since it ran: it is run again")
+        return False
     return True
 
 

@@ -11,7 +11,7 @@ import transformers
 
 from ..data.normalisers import NORMALISERS
 from ..device import RANK
-from ..evaluation.transcription import generate_batch
+from ..evaluation.transcription import TASKS, generate_batch
 from ..fidelity import Fidelity
 from ..files import can_write, check_writable, read_json, short_hash, write_json
 from ..training.methods import METHODS, Method, Weights, get_method
@@ -19,7 +19,7 @@ from ..training.stored import stored_run
 from ..training.teacher import stored_clips
 from ..whisper.loading import find_weights, load_processor, load_whisper
 from ..whisper.shapes import SHAPES, WhisperShape
-from ..whisper.tokens import prefix_tokens, vocabulary_map
+from ..whisper.tokens import prefix_tokens, token_id, vocabulary_map
 
 CHECKED = "preflight.json"  # in a lab's folder: models that have passed, by a hash of what they are
 
@@ -93,6 +93,9 @@ def preflight(
     """
     if RANK:  # of several processes of one training the first checks
         return
+    for option, names in {"methods": methods, "tests": tests}.items():
+        if isinstance(names, str):
+            raise ValueError(f"{option} is {names!r}: a list is needed")
     if language is not None:
         changes = {"language": language} | changes
     asked = None if tests is None else tuple(tests)
@@ -231,14 +234,23 @@ def _check_splits(lab, steps: list[Step], problems: _Problems) -> None:
         return
 
     learners = [step.name for step in steps if step.name is not None and step.distils]
-    without = f", or leave out what learns from it ({', '.join(learners)})" if learners else ""
-    hint = (
-        ". No teacher is named, so that a stand-in would be trained on the split 'teacher': name "
-        f'one (teacher="openai/whisper-large-v2"), give clips to that split{without}'
-    )
+    hint = without_teacher(dict.fromkeys(learners))
     for language in dict.fromkeys((p.language, p.second_language)):
         options = {"fidelity": Fidelity(), "hint": hint}
         problems.tried(lab.clips, "teacher", language, p.teacher_clips, **options)
+
+
+def without_teacher(learners: Iterable[str] = ()) -> str:
+    """Return what to do where a stand-in for the teacher cannot be trained, as a sentence.
+
+    Args:
+        learners: The methods that learn from it; none: they are not known.
+    """
+    names = f" ({', '.join(learners)})" if learners else ""
+    return (
+        ". No teacher is named, so that a stand-in would be trained on the split 'teacher': name "
+        f'one (teacher="openai/whisper-large-v2"), or leave out what learns from it{names}'
+    )
 
 
 # ---- what is there already
@@ -430,6 +442,44 @@ def _check_languages(settings, tokenizer, languages: list[str]) -> None:
                 f" take a model that knows it, or {remedy}"
             )
         prefix_tokens(tokenizer, language)
+    missing = [task for task in TASKS if task not in tasks]
+    if missing:
+        raise ValueError(f"its generation settings lack the task {missing[0]!r}: {remedy}")
+    _check_token_ids(settings, tokenizer, languages, remedy)
+
+
+def _check_token_ids(settings, tokenizer, languages: list[str], remedy: str) -> None:
+    """Raise ValueError where settings name other tokens than the tokenizer has.
+
+    With those of another Whisper (large-v3's ids are shifted) it would transcribe another language.
+
+    Args:
+        settings: The model's generation_config.
+        tokenizer: Its tokenizer.
+        languages: Codes.
+        remedy: What to do, for the message.
+    """
+    named = {
+        "<|startoftranscript|>": getattr(settings, "decoder_start_token_id", None),
+        "<|notimestamps|>": getattr(settings, "no_timestamps_token_id", None),
+    }
+    named |= {f"<|{task}|>": settings.task_to_id[task] for task in TASKS}
+    named |= {f"<|{code}|>": settings.lang_to_id[f"<|{code}|>"] for code in languages}
+    for token, found in named.items():
+        expected = token_id(tokenizer, token)
+        if found is not None and found != expected:
+            raise ValueError(
+                f"its generation settings have the id {found} for {token}, and its tokenizer "
+                f"{expected}: they are of two models; {remedy}"
+            )
+
+    ends = settings.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    if tokenizer.eos_token_id not in ends:
+        raise ValueError(
+            f"its generation settings end a text with the token {ends[0]}, and its tokenizer with "
+            f"{tokenizer.eos_token_id}: {remedy}"
+        )
 
 
 # ---- the disk

@@ -70,6 +70,8 @@ def attach_experts(
             (it would act in the wrong place).
     """
     codes = language_codes(languages)
+    if settings is not None and not isinstance(settings, ExpertSettings):
+        raise ValueError(f"settings is {settings!r}: ExpertSettings(...) or None is needed")
     _check_can_carry_experts(model)
     if not clsr_blocks(model):
         model.requires_grad_(False)

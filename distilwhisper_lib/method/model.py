@@ -22,6 +22,7 @@ from transformers import WhisperForConditionalGeneration
 
 from ..whisper.checkpoint import EXPERT_KEY, check_finite
 from ..whisper.per_call import Mixin
+from ..whisper.tokens import language_code
 from .blocks import is_reentrant, is_wrapped, routing_of
 from .routing import AUTO, Choice, ClsrFeedForward, Routing
 from .storage import save_experts
@@ -237,7 +238,15 @@ class ExpertGeneration(ExpertModel):
 
     @wraps(WhisperForConditionalGeneration.generate)
     def generate(self, *args, **kwargs):
-        """Generate as Whisper does, with one choice of experts from beginning to end."""
+        """Generate as Whisper does, with one choice of experts from beginning to end.
+
+        Languages are known by the same names as elsewhere: "ca-ES", "iw".
+        """
+        language = kwargs.get("language")
+        if isinstance(language, list | tuple):
+            kwargs["language"] = [language_code(one) for one in language]
+        elif language is not None:
+            kwargs["language"] = language_code(language)
         routing = routing_of(self)
         temperature = kwargs.get("temperature")
         one_pass = not isinstance(temperature, list | tuple) or len(temperature) == 1

@@ -109,7 +109,7 @@ def released_folder(name: str | Path, codes: list[str], revision: str | None = N
     if local is not None:
         return local
 
-    revision = revision or PINNED.get(str(name))
+    revision = PINNED.get(str(name)) if revision is None else revision
     expert_files = [_expert_file(code) for code in codes]
     files = ["config.json", "generation_config.json", "pytorch_model.bin", *expert_files]
     folder = fetch_files(str(name), revision, files)

@@ -40,7 +40,7 @@ from ..whisper.loading import load_whisper
 from ..whisper.logits import logits_at
 from ..whisper.window import use_window
 from .callbacks import GateNoise, MarkComplete, Progress, last_complete_checkpoint
-from .config import Decoding, Optimisation, RunConfig
+from .config import Decoding, Optimisation, RunConfig, identify
 from .diverged import check_weights, kept, likely_cause
 from .methods import Method, get_method, save_trained
 from .objective import Objective
@@ -84,6 +84,7 @@ class LabTrainer(Trainer):
         self.wer = wer
         # (label tokens, parts of the loss) of each batch since the last log
         self._logged_parts: list[tuple[int, dict[str, float]]] = []
+        self.overflows = 0  # steps that the scaler of fp16 has left out
         # the share of the tokens is applied in compute_loss
         self.model_accepts_loss_kwargs = True
 
@@ -175,7 +176,18 @@ class LabTrainer(Trainer):
         if scaler is None or scaler.get_scale() < 1:
             cause = likely_cause(self, {})
             self._stop(f"the gradient is not finite ({float(norm)})", self._step_now(), cause)
+        self.overflows += 1
         return norm
+
+    def check_steps(self) -> None:
+        """Raise ValueError where all steps were left out, so that nothing was trained."""
+        steps = self.state.global_step
+        if steps and self.overflows == steps:
+            raise ValueError(
+                f"nothing was trained: in each of the {steps} steps the gradient overflowed in "
+                "fp16, and the step was left out; set LAB_PRECISION=no, or train on more clips or "
+                "for more epochs"
+            )
 
     def _step_now(self) -> int:
         """Return the number of the step that is being computed, from 1 on."""
@@ -496,7 +508,9 @@ def _train(
 ) -> None:
     """Train a run, or go on where it was stopped; arguments as for `train_run`."""
     torch.manual_seed(config.seed)  # new gates and adapters are drawn from it
-    model = method.prepare(load_whisper(config.student.name), config.data.language, config)
+    student = load_whisper(config.student.name)
+    _check_student(config)
+    model = method.prepare(student, config.data.language, config)
     model.config.use_cache = False
 
     checkpoints = folder / "checkpoints"
@@ -521,6 +535,7 @@ def _train(
 
     with disk_errors(folder), deterministic_sums():
         trainer.train(resume_from_checkpoint=resumed)
+        trainer.check_steps()
         if RANK == 0:
             save_trained(model, method, folder / "model")
             facts = _run_facts(config, trainer, clock.elapsed())
@@ -528,6 +543,18 @@ def _train(
             write_json(folder / "run.json", facts, sealed=True)
             _tell_of_shut_gates(config, trainer)
             shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _check_student(config: RunConfig) -> None:
+    """Raise ValueError where a folder holds another student than when the run was configured.
+
+    Hours may lie between, in which the teacher's distributions are computed.
+    """
+    is_folder = Path(config.student.name).expanduser().is_dir()
+    if is_folder and identify(config.student.name).content != config.student.content:
+        raise ValueError(
+            f"{config.student.name} has changed since this run was configured: call it again"
+        )
 
 
 def _tell_of_shut_gates(config: RunConfig, trainer: LabTrainer) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from transformers.utils import logging as transformers_logging
 
@@ -54,17 +55,21 @@ def check_checkpoint(folder: Path) -> Path:
         FileNotFoundError: Where files are missing; the message lists them.
         ValueError: For a damaged index of weights, or one that names files elsewhere.
     """
-    weights = [WEIGHTS]
-    if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file():
-        weights = _shards(folder / INDEX)
-
-    missing = [name for name in ["config.json", *weights] if not (folder / name).is_file()]
+    needed = ["config.json", *_weight_files(folder)]
+    missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(
             f"{folder} is not a Whisper checkpoint: it lacks {', '.join(missing)}; save one there "
             "with save_pretrained of the model and of its processor"
         )
     return folder
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """Return the names of the files with weights; raises ValueError for a damaged index."""
+    if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file():
+        return _shards(folder / INDEX)
+    return [WEIGHTS]
 
 
 def _shards(index: Path) -> list[str]:
@@ -266,6 +271,7 @@ def load_checkpoint(
             )
 
     with refused_as_damaged(folder), _without_report():
+        check_kinds(folder)
         loaded: Any = WhisperForConditionalGeneration.from_pretrained(
             folder,
             dtype=dtype,
@@ -276,9 +282,31 @@ def load_checkpoint(
             **options,
         )
         model, report = loaded  # transformers' types do not know `output_loading_info`
-    check_report(folder, report)
+    check_report(folder, report, is_tied=model.config.tie_word_embeddings)
     check_finite(model.state_dict().items(), str(folder))
     return model
+
+
+def check_kinds(folder: Path) -> None:
+    """Check that the weights of a checkpoint are floating-point numbers, unless it is quantised.
+
+    transformers would take whole numbers for weights as they are.
+
+    Raises:
+        ValueError: Where they are not; the message names the weights.
+        SafetensorError: For a damaged file.
+    """
+    if "quantization_config" in read_settings(folder / "config.json"):
+        return
+    wrong = []
+    for weights in _weight_files(folder):
+        with safe_open(folder / weights, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 (no dictionary)
+                kind = file.get_slice(name).get_dtype()
+                if not kind.startswith(("F", "BF")):
+                    wrong.append(f"{name} ({kind})")
+    if wrong:
+        raise ValueError(f"weights that are no floating-point numbers: {_listed(sorted(wrong))}")
 
 
 @contextmanager
@@ -315,13 +343,14 @@ def _without_report() -> Iterator[None]:
         logger.removeFilter(is_wanted)
 
 
-def check_report(folder: Path, report: dict[str, Any]) -> None:
+def check_report(folder: Path, report: dict[str, Any], is_tied: bool = True) -> None:
     """Check that transformers has found all weights of a model, and no others.
 
     Args:
         folder: The checkpoint, for the message. Where experts are stored beside its weights, the
             weights may hold them too: a Trainer's checkpoint does.
         report: As `from_pretrained(..., output_loading_info=True)` returns it.
+        is_tied: Whether the output projection has the weights of the embeddings.
 
     Raises:
         ValueError: Where it has not; the message names the weights.
@@ -334,7 +363,7 @@ def check_report(folder: Path, report: dict[str, Any]) -> None:
         for name, found, needed in sorted(report["mismatched_keys"])
     ]
     problems = {
-        "lacks": sorted(set(report["missing_keys"]) - TIED),
+        "lacks": sorted(set(report["missing_keys"]) - (TIED if is_tied else set())),
         "has": shapes,
         "holds unknown": sorted(unknown),
     }

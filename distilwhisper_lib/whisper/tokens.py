@@ -47,9 +47,10 @@ OTHER_NAMES = {
     "norwegian nynorsk": "nn",
 }
 
-# What may follow a code: a script of four letters, a region, variants.
+# A code, and what may follow it: a script of four letters, a region, variants. Not with spaces
+# between them: "no speech" is not Norwegian.
 SUBTAGS = re.compile(
-    r"([a-z]{2,3})( [a-z]{4})?( ([a-z]{2}|[0-9]{3}))?( ([a-z0-9]{5,8}|[0-9]\w{3}))*"
+    r"([a-z]{2,3})(-[a-z]{4})?(-([a-z]{2}|[0-9]{3}))?(-([a-z0-9]{5,8}|[0-9]\w{3}))*"
 )
 
 
@@ -68,14 +69,15 @@ def language_code(language: str) -> str:
     if not isinstance(language, str):
         raise ValueError(f"a language is needed, a code such as 'cs', not {language!r}")
     name = language.strip().lower().removeprefix("<|").removesuffix("|>")
+    tag = SUBTAGS.fullmatch(re.sub("[_-]+", "-", name))
     name = re.sub(r"[\s_-]+", " ", name)
     code = _known_code(name)
-    if code is None and (tag := SUBTAGS.fullmatch(name)):
+    if code is None and tag:
         code = _known_code(tag[1])
     if code is None:
         raise ValueError(
-            f"Whisper does not know the language {language!r}{_nearest(name)}: use a code such as "
-            f"'cs', or a name such as 'czech'; known codes: {' '.join(sorted(LANGUAGES))}"
+            f"Whisper does not know the language {language!r}{nearest_languages(name)}: use a code "
+            f"such as 'cs', or a name such as 'czech'; known codes: {' '.join(sorted(LANGUAGES))}"
         )
     return code
 
@@ -87,8 +89,12 @@ def _known_code(name: str) -> str | None:
     return TO_LANGUAGE_CODE.get(name) or OTHER_NAMES.get(name)
 
 
-def _nearest(name: str) -> str:
-    """Return what may be meant by an unknown name, for a message; "" where nothing is near."""
+def nearest_languages(name: str) -> str:
+    """Return what may be meant by an unknown name, for a message; "" where nothing is near.
+
+    Args:
+        name: In lower case.
+    """
     codes = {**TO_LANGUAGE_CODE, **OTHER_NAMES}
     near = [known for known in codes if len(name) > 1 and known.startswith(name)]
     near += difflib.get_close_matches(name, [*codes, *LANGUAGES], n=3, cutoff=0.7)

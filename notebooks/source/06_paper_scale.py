@@ -339,7 +339,7 @@ PUBLISHED = "naver/multilingual-distilwhisper-3k"
 
 def published_counts(model, commit, key):
     p, clips = lab.preset, lab.test_clips(key)
-    depends = [PUBLISHED, commit, clips.ids, p.margin_seconds, p.max_new_tokens, p.eval_batch_size]
+    depends = [PUBLISHED, commit, clips.digests, p.margin_seconds, p.max_new_tokens, p.eval_batch_size]
     path = lab.folder / "predictions" / f"published-{key.replace('/', '-')}-{short_hash(depends)}.csv"
     said = transcribe(model, clips, lab.collator, p, path, language, label=f"published: {key}")
     return count_errors(list(clips.rows["text"]), list(said["prediction"]), p.normaliser)
@@ -352,7 +352,8 @@ if lab.preset.student == "openai/whisper-small":
     set_language(model, language)
     for key, test in tests.items():
         theirs = published_counts(model, folder.name, key)
-        about = {"system": PUBLISHED, "language": language, "test_set": test.name, "normaliser": lab.preset.normaliser}
+        about = {"system": PUBLISHED, "revision": folder.name, "language": language, "test_set": test.name}
+        about |= {"normaliser": lab.preset.normaliser}
         published.append(about | summarise(theirs))
         d = paired_difference(comparison.counts(lab, "distilwhisper", key), theirs)
         print(f"{key}: our variant less the published experts {d['difference']:+.1f} [{d['low']:+.1f}, {d['high']:+.1f}]")

@@ -218,14 +218,15 @@ def forced(model, signs: dict[str, int]):
             hook.remove()
 
 # %%
-from distilwhisper_lib import count_errors, paired_difference, summarise, transcribe
+from distilwhisper_lib import count_errors, paired_difference, short_hash, summarise, transcribe
 
 system, language = "distilwhisper", lab.preset.language
 clips = lab.clips("test", None, lab.preset.retention_clips)  # in-domain, fewer than in notebook 05
 folder = lab.folder / "ablations" / lab.train(system).name
+depends = short_hash([clips.digests, repr(lab.decoding), lab.precision])
 model, counted = lab.model(system), {}
 for case, signs in CASES.items():
-    path = folder / f"{case.replace(' ', '-')}-{len(clips)}.csv"
+    path = folder / f"{case.replace(' ', '-')}-{depends}.csv"
     with forced(model, signs):
         texts = transcribe(model, clips, lab.collator, lab.preset, path, language, label=case)["prediction"]
     counted[case] = count_errors(list(clips.rows["text"]), list(texts), lab.preset.normaliser)

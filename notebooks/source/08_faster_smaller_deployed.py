@@ -347,7 +347,7 @@ for rank in (16, 64):
 
 # %%
 from distilwhisper_lib import (
-    count_errors, load_experts, paired_difference, save_experts, summarise, transcribe
+    count_errors, load_experts, paired_difference, save_experts, short_hash, summarise, transcribe
 )
 
 folder = lab.folder / "deployment" / lab.train(system).name
@@ -356,7 +356,8 @@ folder.mkdir(parents=True, exist_ok=True)
 
 def counts_of(model, name):
     """Error counts of a model on our clips; what it has said is kept under the name."""
-    path = folder / f"{name.replace(' ', '-')}-{len(clips)}.csv"
+    depends = short_hash([clips.digests, repr(lab.decoding), lab.precision])
+    path = folder / f"{name.replace(' ', '-')}-{depends}.csv"
     said = transcribe(model, clips, lab.collator, lab.preset, path, language, label=name)["prediction"]
     return count_errors(list(clips.rows["text"]), list(said), lab.preset.normaliser)
 

@@ -290,7 +290,7 @@ def die_at(name: str, number: int) -> None:
 # ---- files of a folder
 
 
-IGNORED = (".lock", "lock", "steps.jsonl", "log.txt", "timing-so-far.json")
+IGNORED = (".lock", "lock", "steps.jsonl", "log.txt", "timing-so-far.json", "preflight.json")
 TIMES = {
     "check",  # a hash that holds them all
     "seconds",

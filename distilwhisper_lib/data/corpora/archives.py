@@ -30,7 +30,9 @@ DAMAGE = (  # what the unpackers raise for a damaged archive
     pa.ArrowException,
 )
 
-SUFFIXES = (".deb", ".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
+SUFFIXES = (".deb", ".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
+
+OTHER_SUFFIXES = (".7z", ".rar", ".zst", ".gz", ".xz", ".bz2")  # of archives to unpack oneself
 
 # What an archive may unpack to: sound and text become some four times as large at most.
 SMALL = 200 << 20  # bytes that any archive may unpack to
@@ -43,6 +45,11 @@ COMPLETE = "whole"  # the file that marks a completely unpacked temporary folder
 def is_archive(path: Path) -> bool:
     """Return whether a file has the name of an archive that `unpack` reads."""
     return path.name.lower().endswith(SUFFIXES)
+
+
+def is_other_archive(path: Path) -> bool:
+    """Return whether a file has the name of an archive that `unpack` does not read."""
+    return path.name.lower().endswith(OTHER_SUFFIXES) and not is_archive(path)
 
 
 @contextmanager
@@ -132,7 +139,7 @@ def unpack(path: Path, target: Path, wanted: Callable[[str], bool]) -> None:
         ValueError: For a damaged archive, for one with a file that leads outside `target` (that
             file is not written), and for one that unpacks to far more than its own size.
     """
-    budget = _Budget(path)
+    budget = Budget(path)
     with damage_named(path.name):
         name = path.name.lower()
         if name.endswith(".zip"):
@@ -167,8 +174,12 @@ def unpack_once(path: Path, target: Path, wanted: Callable[[str], bool]) -> None
         (partial / COMPLETE).touch()
 
 
-class _Budget:
-    """The bytes that may still be unpacked of an archive."""
+class Budget:
+    """The bytes that may still be unpacked of an archive, or of a parquet file with sounds.
+
+    Args:
+        archive: The file.
+    """
 
     def __init__(self, archive: Path):
         self.name = archive.name
@@ -186,7 +197,7 @@ class _Budget:
 
 
 def _unpack_tar(
-    tar: tarfile.TarFile, budget: _Budget, target: Path, wanted: Callable[[str], bool]
+    tar: tarfile.TarFile, budget: Budget, target: Path, wanted: Callable[[str], bool]
 ) -> None:
     for member in tqdm(tar, f"reading {budget.name}", unit=" files", delay=10):
         tar.members = []  # otherwise they are kept: a gigabyte for the million of Common Voice
@@ -206,14 +217,16 @@ def _unpack_tar(
 
 
 def _unpack_zip(
-    archive: zipfile.ZipFile, budget: _Budget, target: Path, wanted: Callable[[str], bool]
+    archive: zipfile.ZipFile, budget: Budget, target: Path, wanted: Callable[[str], bool]
 ) -> None:
     for member in archive.infolist():
         path = PurePosixPath(member.filename.replace("\\", "/"))
+        if member.is_dir() or not path.name:
+            continue
         has_drive = ":" in path.parts[0]
         if path.is_absolute() or ".." in path.parts or has_drive:
             raise _outside(budget.name, member.filename)
-        if not member.is_dir() and wanted(str(path)):
+        if wanted(str(path)):
             budget.spend(member.file_size)
             place = target / path
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from ...files import data_dir, short_hash
 from ...whisper.tokens import LANGUAGES
-from .archives import is_archive, unpack_once
+from .archives import is_archive, is_other_archive, unpack_once
 from .items import Item, distinct_ids
 from .tables import (
     Reading,
@@ -120,7 +120,7 @@ def read_common_voice(name: str, language: str, source: str | Path | None) -> Re
     files = {split: [release.clip(row) for row in rows] for split, rows in chosen.items()}
     all_files = [file for split in chosen for file in files[split]]
     ids = iter(distinct_ids(f"common-voice/{locale}/", [release.named(file) for file in all_files]))
-    sounds = Sounds(_unpacked(release, all_files), ())
+    sounds = Sounds(_unpacked(release, all_files), (), release.shown())
 
     items = []
     for split, rows in chosen.items():
@@ -171,6 +171,12 @@ class Release:
     archive: Path | None = None
     scratch: Path | None = None
 
+    def shown(self) -> Path:
+        """Return the folder as messages name it: within its archive, where there is one."""
+        if self.archive is None or self.scratch is None:
+            return self.folder
+        return self.archive / self.folder.relative_to(self.scratch / "tables")
+
     def is_first(self) -> bool:
         """Return whether it is the release of 2017, which has another layout."""
         return (self.folder / FIRST_TABLES["train"]).is_file()
@@ -211,6 +217,11 @@ def find_release(name: str, language: str, source: str | Path | None = None) -> 
         ValueError: For a damaged archive, or several releases. Each message says what to do.
     """
     root = Path(source or data_dir() / "common-voice").expanduser()
+    if root.is_file() and not is_archive(root):
+        raise ValueError(
+            f"{root} is not an archive that can be read: give a .tar.gz, a .zip, or the folder "
+            "that it is unpacked into"
+        )
     names = _names(language)
     locale = names[0]
 
@@ -317,6 +328,10 @@ def _not_found(root: Path, language: str, deltas: list[Path]) -> FileNotFoundErr
         )
     elif there:
         hint = f". There is: {', '.join(map(str, there[:5]))}"
+    else:
+        packed = sorted(path for path in root.rglob("*.*") if is_other_archive(path))
+        if packed:
+            hint = f". There is {packed[0]}, which cannot be read here: unpack it yourself"
 
     return FileNotFoundError(
         f"no Common Voice in {locale!r}: looked for {locale}/train.tsv and for an archive with "

@@ -3,6 +3,7 @@
 Source: google/fleurs on the Hugging Face hub (CC-BY 4.0).
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -11,9 +12,17 @@ from huggingface_hub import snapshot_download
 
 from ...files import data_dir, disk_errors
 from ..audio import READABLE
-from .archives import damage_named, unpack_once
+from .archives import Budget, damage_named, unpack_once
 from .items import Item, distinct_ids
-from .tables import Reading, find_folders, only_one, path_key, read_table, scratch_folder
+from .tables import (
+    Reading,
+    find_folders,
+    nearest_name,
+    only_one,
+    path_key,
+    read_table,
+    scratch_folder,
+)
 
 REVISION = "70bb2e84b976b7e960aa89f1c648e09c59f894dd"  # commit of google/fleurs
 
@@ -48,6 +57,8 @@ COLUMNS = (  # of the published tables, which do not name them
 
 TABLES = {"train": "train", "dev": "validation", "test": "test"}  # name of a table -> split
 
+LONGEST_NAME = 255  # bytes of a file's name
+
 GENDERS = ("male", "female", "other")  # by the number that the parquet files have
 
 
@@ -80,11 +91,16 @@ def read_fleurs(name: str, language: str, source: str | Path | None) -> Reading:
     for table, split in TABLES.items():
         rows = _read_rows(folder, table, flaws)
         sounds = _find_sounds(folder, table, scratch)
-        names = [PurePosixPath(row["file_name"].replace("\\", "/")).name for row in rows]
-        files = [PurePosixPath(name) for name in names]
+        files = [PurePosixPath(row["file_name"]) for row in rows]
         ids = distinct_ids(f"fleurs/{code}/{split}/", files)
+        is_nearest_told = not sounds
         for item_id, file, row in zip(ids, files, rows, strict=True):
             sound = sounds.get(file.name) or sounds.get(path_key(file.name))
+            looked_for = "" if sound else _looked_for(folder, table, file.name, sounds)
+            if sound is None and not is_nearest_told:  # it takes a while among many names
+                there = sorted({path.name for path in sounds.values()})
+                looked_for += f"; {nearest_name(file.name, there)}"
+                is_nearest_told = True
             item = Item(
                 id=item_id,
                 sound=sound,
@@ -94,7 +110,7 @@ def read_fleurs(name: str, language: str, source: str | Path | None) -> Reading:
                 room_or_category="fleurs",
                 translation_en=english.get(row["id"], ""),
                 split=split,
-                looked_for="" if sound else _looked_for(folder, table, file.name, sounds),
+                looked_for=looked_for,
             )
             items.append(item)
 
@@ -103,7 +119,7 @@ def read_fleurs(name: str, language: str, source: str | Path | None) -> Reading:
         "release": REVISION if origin == "hub" else None,
         "with_english": sum(item.translation_en != "" for item in items),
     }
-    return Reading(items, [*folder.glob("*.tsv"), *parquet], flaws, about, scratch)
+    return Reading(items, [*sorted(folder.glob("*.tsv")), *parquet], flaws, about, scratch)
 
 
 def _english_sentences(folder: Path, flaws: list[str]) -> dict[str, str]:
@@ -186,33 +202,49 @@ def _download(code: str, root: Path) -> Path:
 
 
 def _read_rows(folder: Path, table: str, flaws: list[str]) -> list[dict[str, str]]:
-    """Return the rows of a published table, or of the split's parquet files, without sound."""
-    path = folder / f"{table}.tsv"
-    rows = []
-    if path.is_file():
-        for place, row in read_table(path, COLUMNS, flaws, header=COLUMNS):
-            if PurePosixPath(row["file_name"]).name in ("", ".."):
-                flaws.append(f"{place}: no name of a sound file")
-            else:
-                rows.append(row)
-        return rows
+    """Return the rows of a published table, or of the split's parquet files, without sound.
 
-    columns = ["id", "path", "gender", "transcription"]
-    for number, row in enumerate(_read_parquet(folder, table, columns), 1):
-        if not row["path"]:
-            flaws.append(f"{folder.name}/{table}:{number}: no name of a sound file")
-            continue
-        gender = row["gender"]
-        is_known = isinstance(gender, int) and 0 <= gender < len(GENDERS)
-        rows.append(
-            {
+    `file_name` is the name alone, without folders before it.
+    """
+    path = folder / f"{table}.tsv"
+    if path.is_file():
+        found = read_table(path, COLUMNS, flaws, header=COLUMNS)
+    else:
+        found = _read_parquet_rows(folder, table)
+
+    rows = []
+    for place, row in found:
+        name = _sound_name(row["file_name"])
+        if name:
+            rows.append(row | {"file_name": name})
+        else:
+            flaws.append(f"{place}: no name of a sound file, or none that a file can have")
+    return rows
+
+
+def _read_parquet_rows(folder: Path, table: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield place and cells of each row in the parquet files of a split, without sound."""
+    number = 0
+    for path in _parquet_files(folder, table):
+        for row in _read_parquet(path, ["id", "path", "gender", "transcription"]):
+            number += 1
+            gender = row["gender"]
+            is_known = isinstance(gender, int) and 0 <= gender < len(GENDERS)
+            cells = {
                 "id": str(row["id"]),
-                "file_name": PurePosixPath(row["path"]).name,
+                "file_name": row["path"] or "",
                 "gender": GENDERS[gender] if is_known else "other",
                 "transcription": row["transcription"] or "",
             }
-        )
-    return rows
+            yield f"{folder.name}/{table}:{number}", cells
+
+
+def _sound_name(path: str | None) -> str:
+    """Return the name in the path of a sound file; "" where no file can have it."""
+    name = PurePosixPath((path or "").replace("\\", "/")).name
+    if name == ".." or "\0" in name or len(os.fsencode(name)) > LONGEST_NAME:
+        return ""
+    return name
 
 
 def _find_sounds(folder: Path, table: str, scratch: Path) -> dict[str, Path]:
@@ -225,12 +257,15 @@ def _find_sounds(folder: Path, table: str, scratch: Path) -> dict[str, Path]:
     if archive is not None:
         unpack_once(archive, unpacked, lambda member: member.lower().endswith(READABLE))
     with disk_errors(unpacked, "TMPDIR"):
-        for row in _read_parquet(folder, table, ["path", "audio"]):
-            if not row["path"]:
-                continue
-            unpacked.mkdir(parents=True, exist_ok=True)
-            sound = unpacked / PurePosixPath(row["path"]).name
-            sound.write_bytes((row["audio"] or {}).get("bytes") or b"")
+        for path in _parquet_files(folder, table):
+            budget = Budget(path)
+            for row in _read_parquet(path, ["path", "audio"]):
+                name = _sound_name(row["path"])
+                content = (row["audio"] or {}).get("bytes") or b""
+                if name:
+                    budget.spend(len(content))
+                    unpacked.mkdir(parents=True, exist_ok=True)
+                    (unpacked / name).write_bytes(content)
 
     sounds: dict[str, Path] = {}
     by_key: dict[str, Path] = {}
@@ -276,19 +311,18 @@ def _parquet_files(folder: Path, table: str) -> list[Path]:
     return []
 
 
-def _read_parquet(folder: Path, table: str, columns: list[str]) -> Iterator[dict]:
-    """Yield some columns of each row in the parquet files of a split."""
-    for path in _parquet_files(folder, table):
-        with damage_named(path.name):
-            file = pq.ParquetFile(path)
-            there = file.schema_arrow.names
-            missing = [column for column in columns if column not in (*there, "path")]
-            if missing:
-                raise ValueError(f"{path} lacks the column {', '.join(missing)}: is it FLEURS?")
+def _read_parquet(path: Path, columns: list[str]) -> Iterator[dict]:
+    """Yield some columns of each row in a parquet file."""
+    with damage_named(path.name):
+        file = pq.ParquetFile(path)
+        there = file.schema_arrow.names
+        missing = [column for column in columns if column not in (*there, "path")]
+        if missing:
+            raise ValueError(f"{path} lacks the column {', '.join(missing)}: is it FLEURS?")
 
-            # Without the column `path` the sound's own one counts.
-            has_path = "path" in there
-            wanted = [column if column in there else "audio.path" for column in columns]
-            for batch in file.iter_batches(64, columns=wanted):
-                for row in batch.to_pylist():
-                    yield row if has_path else row | {"path": row["audio"]["path"]}
+        # Without the column `path` the sound's own one counts.
+        has_path = "path" in there
+        wanted = [column if column in there else "audio.path" for column in columns]
+        for batch in file.iter_batches(64, columns=wanted):
+            for row in batch.to_pylist():
+                yield row if has_path else row | {"path": (row["audio"] or {}).get("path")}

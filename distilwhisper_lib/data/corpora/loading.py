@@ -5,7 +5,6 @@ import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import soundfile
 import soxr
 from datasets import Audio, Dataset, DatasetInfo, Features, Value, load_from_disk
 
+from ...checks import check_path
 from ...files import (
     atomic_folder,
     cache_dir,
@@ -26,7 +26,7 @@ from ...files import (
     tell,
     write_json,
 )
-from ...whisper.tokens import LANGUAGES, language_code
+from ...whisper.tokens import LANGUAGES, language_code, nearest_languages
 from . import fillets, stamps, toy
 from .common_voice import LOCALES, SIZES, find_release, read_common_voice
 from .fleurs import CODES, read_fleurs
@@ -134,6 +134,8 @@ def load_corpus(name: str, language: str, source: str | Path | None = None) -> D
         OSError: If the data cannot be had.
     """
     name, language = check_names(name, language)
+    if source is not None:
+        check_path("source", source)
     folder = corpus_folder(name, language).absolute()
     _warn_of_another_source(name, language, folder, source)
     opened = _OPENED.get(folder)
@@ -371,11 +373,14 @@ def check_names(name: str, language: str) -> tuple[str, str]:
     if not isinstance(name, str) or name not in CORPORA:
         raise ValueError(f"unknown corpus {name!r}: one of {', '.join(CORPORA)}")
     code = language
-    with suppress(ValueError):
+    nearest = ""
+    try:
         code = language_code(language)
+    except ValueError:
+        nearest = nearest_languages(str(language).strip().lower())
     if code not in CORPORA[name]:
         known = ", ".join(CORPORA[name])
-        raise ValueError(f"the corpus {name} has no language {language!r}: it has {known}")
+        raise ValueError(f"the corpus {name} has no language {language!r}{nearest}: it has {known}")
     _check_region(name, code, language)
     return name, code
 
@@ -650,17 +655,21 @@ def select(dataset: Dataset, split: str, limit: int | None = None, seed: int = 0
     if not chosen:
         info = dataset.info
         with_clips = [name for name in SPLITS if name in set(splits)]
+        advice = _split_advice(info, split)
         raise ValueError(
             f"the split {split!r} of {info.dataset_name or 'the corpus'} in {info.config_name!r} "
-            f"is empty: splits with clips: {', '.join(with_clips) or 'none'}{_split_advice(info)}"
+            f"is empty: splits with clips: {', '.join(with_clips) or 'none'}{advice}"
         )
     chosen.sort(key=lambda index: stable_hash(f"{seed}:{ids[index]}"))
     return dataset.select(chosen[:limit])
 
 
-def _split_advice(info: DatasetInfo) -> str:
-    """Return what to do about an empty split of recordings; "" for other corpora."""
-    if info.dataset_name != "recordings":
+def _split_advice(info: DatasetInfo, split: str) -> str:
+    """Return what to do about an empty split of recordings; "" for other corpora.
+
+    They have no split "teacher".
+    """
+    if info.dataset_name != "recordings" or split not in ("train", "validation", "test"):
         return ""
     return (
         ". The split is drawn by speaker: with few of them give recordings.csv a column split "

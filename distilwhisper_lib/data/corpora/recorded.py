@@ -13,6 +13,10 @@ TABLE = "recordings.csv"
 
 NEEDED = ("path", "text")  # columns
 
+RENAMED = (".csv", ".tsv")  # tables that only need another name
+
+EXPORTED = (".jsonl", ".json", ".parquet", ".xlsx", ".xls", ".ods")  # those to be written as CSV
+
 # Column -> other names under which it is read: those of the hub's folders of sound, mostly.
 OTHER_NAMES = {
     "path": ("file_name", "filename", "file", "audio", "audio_path", "audio_filepath"),
@@ -111,12 +115,21 @@ def find_recordings(name: str, language: str, source: str | Path | None) -> Path
         return table
 
     looked_for = " and ".join(map(str, places))
-    others = [path for folder in folders for path in sorted(folder.glob("*.[ctCT][sS][vV]"))]
-    hint = f" (there is {others[0]}: rename it to {TABLE})" if others else ""
+    hint = _hint(folders)
     raise FileNotFoundError(
         f"no recordings in {language!r}: looked for {looked_for}{hint}; write a CSV there with the "
         "columns path and text, and put the sound beside it"
     )
+
+
+def _hint(folders: list[Path]) -> str:
+    """Return which file of some folders may be the table, and what to do with it; "" for none."""
+    files = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
+    for endings, advice in ((RENAMED, "rename it to"), (EXPORTED, "export it as CSV, as")):
+        for path in files:
+            if path.suffix.lower() in endings and path.is_file():
+                return f" (there is {path}: {advice} {TABLE})"
+    return ""
 
 
 def split_of(key: str) -> str:
@@ -154,7 +167,8 @@ def _table_in(folder: Path) -> Path | None:
     """Return the table in a folder, whatever the case of its name; None where there is none."""
     if not folder.is_dir():
         return None
-    return next((path for path in folder.iterdir() if path.name.casefold() == TABLE), None)
+    tables = [path for path in sorted(folder.iterdir()) if path.name.casefold() == TABLE]
+    return next((path for path in tables if path.is_file()), None)
 
 
 # ---- its rows

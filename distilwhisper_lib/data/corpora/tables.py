@@ -34,7 +34,19 @@ OPEN_QUOTE = "unexpected end of data"  # what csv reports of a quote that is ope
 
 NEVER_CLOSED = "a quote is never closed"
 
-WORKBOOK = b"PK\x03\x04"  # how a zip begins, and with it a file of Excel or LibreOffice
+OTHER_KINDS = {  # how files begin that are no tables, and what they are
+    b"PK\x03\x04": "a workbook or a zip",
+    b"\xd0\xcf\x11\xe0": "a workbook",
+    b"PAR1": "a parquet file",
+    b"\x1f\x8b": "packed (gzip)",
+    b"{": "JSON",
+    b"[": "JSON",
+    b"<": "HTML or XML",
+}
+
+MANY_ZEROS = 0.1  # share of bytes that are 0 in UTF-16, and never in UTF-8
+
+BARE_CR = re.compile(r"\r(?![\r\n])")  # a line end of old spreadsheets
 
 SEPARATOR = re.compile(r'"?sep=([,;\t|])"?')  # a first line that Excel writes and reads
 
@@ -227,23 +239,26 @@ def _text_form(path: Path) -> tuple[str, str]:
     """Return the encoding and the line end ("\\n", also for CRLF, or "\\r") of a table."""
     with open(path, "rb") as file:
         head = file.read(HEAD)
-    if head.startswith(WORKBOOK):
-        raise ValueError(f"{path} is a workbook or a zip, not a table: export it as CSV (UTF-8)")
+    for start, kind in OTHER_KINDS.items():
+        if head.removeprefix(codecs.BOM_UTF8).startswith(start):
+            raise ValueError(f"{path} is {kind}, not a table: export it as CSV (UTF-8)")
     if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         raise ValueError(f"{path} is UTF-32: save it as UTF-8")
 
+    # In UTF-16 every other byte of paths, commas and line ends is 0.
     encoding = "utf-8-sig"
-    starts = (head[0:16:2], head[1:16:2])  # the bytes at even and odd places
+    zeros_at_even = head[0::2].count(0)
+    zeros_at_odd = head[1::2].count(0)
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
-    elif len(head) >= 4 and not any(starts[1]) and all(starts[0]):
+    elif zeros_at_odd > MANY_ZEROS * len(head) and zeros_at_odd > 10 * zeros_at_even:
         encoding = "utf-16-le"
-    elif len(head) >= 4 and not any(starts[0]) and all(starts[1]):
+    elif zeros_at_even > MANY_ZEROS * len(head) and zeros_at_even > 10 * zeros_at_odd:
         encoding = "utf-16-be"
 
     text = head.decode(encoding, "replace")
-    has_only_cr = "\r" in text.rstrip("\r") and "\n" not in text
-    return encoding, "\r" if has_only_cr else "\n"
+    ends_in_cr = len(BARE_CR.findall(text.rstrip("\r"))) > text.count("\n")
+    return encoding, "\r" if ends_in_cr else "\n"
 
 
 def _read_header(
@@ -458,11 +473,15 @@ class Sounds:
     Args:
         folder: The folder.
         prefixes: Names of a first folder that a path may lack, or have in excess.
+        shown: The folder as messages name it, where its files come from an archive.
     """
 
-    def __init__(self, folder: Path, prefixes: Sequence[str] = ("clips",)):
+    def __init__(
+        self, folder: Path, prefixes: Sequence[str] = ("clips",), shown: Path | None = None
+    ):
         self.folder = folder
         self.prefixes = tuple(prefixes)
+        self.shown = shown or folder
         self._there: dict[str, list[str]] | None = None  # key of a path -> paths in the folder
         self._has_told = False  # what is there instead of a missing file
 
@@ -493,7 +512,7 @@ class Sounds:
 
     def looked_for(self, written: str) -> str:
         """Return where a file was looked for, and for the first one what is there instead."""
-        place = f"looked for {self.folder / written}"
+        place = f"looked for {self.shown / written}"
         if self._has_told:  # it takes a while among the names of many files
             return place
         self._has_told = True
@@ -504,13 +523,9 @@ class Sounds:
         there = sorted({path for paths in self._files().values() for path in paths})
         if not there:
             if not self.folder.is_dir():
-                return f"there is no folder {self.folder}"
-            return f"there are no sound files under {self.folder}, or too many to compare"
-        if len(there) > MOST_NAMES:
-            middle = bisect.bisect(there, written)
-            there = there[max(0, middle - 100) : middle + 100]
-        likely = difflib.get_close_matches(written, there, 1, 0.0)
-        return f"the nearest name there is {likely[0] if likely else there[0]}"
+                return f"there is no folder {self.shown}"
+            return f"there are no sound files under {self.shown}, or too many to compare"
+        return nearest_name(written, there)
 
     def _keys(self, written: str) -> Iterator[str]:
         """Yield the keys under which a path is looked for, the likeliest first."""
@@ -544,6 +559,20 @@ class Sounds:
             for name in sorted(names):
                 if name.lower().endswith(READABLE):
                     yield str(folder / name)
+
+
+def nearest_name(written: str, there: list[str]) -> str:
+    """Return in words which name is most like another.
+
+    Args:
+        written: The name that was looked for.
+        there: The others, sorted, at least one.
+    """
+    if len(there) > MOST_NAMES:
+        middle = bisect.bisect(there, written)
+        there = there[max(0, middle - 100) : middle + 100]
+    likely = difflib.get_close_matches(written, there, 1, 0.0)
+    return f"the nearest name there is {likely[0] if likely else there[0]}"
 
 
 def path_key(path: str) -> str:
