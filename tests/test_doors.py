@@ -97,7 +97,7 @@ def test_methods_corpora_and_normalisers_are_known_names(wrong):
         ({"second_corpus": "fleur"}, "a corpus of preset smoke is 'fleur'.*mean fleurs"),
         ({"other_corpus": "unknown"}, "a corpus of preset smoke is 'unknown'"),
         ({"retention": (("unknown", "cs"),)}, "a corpus of preset smoke is 'unknown'"),
-        ({"retention": (("toy", "xx"),)}, "a language of retention in toy is 'xx': known are be"),
+        ({"retention": (("toy", "ja"),)}, "a language of retention in toy is 'ja': known are be"),
     ],
 )
 def test_a_lab_knows_all_names_of_its_preset_from_the_start(changes, message):
