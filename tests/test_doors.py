@@ -97,12 +97,19 @@ def test_methods_corpora_and_normalisers_are_known_names(wrong):
         ({"second_corpus": "fleur"}, "a corpus of preset smoke is 'fleur'.*mean fleurs"),
         ({"other_corpus": "unknown"}, "a corpus of preset smoke is 'unknown'"),
         ({"retention": (("unknown", "cs"),)}, "a corpus of preset smoke is 'unknown'"),
+        ({"retention": (("toy", "xx"),)}, "retention: Whisper does not know the language 'xx'"),
         ({"retention": (("toy", "ja"),)}, "a language of retention in toy is 'ja': known are be"),
     ],
 )
 def test_a_lab_knows_all_names_of_its_preset_from_the_start(changes, message):
     with pytest.raises(ValueError, match=message):
         Lab("smoke", **changes)
+
+
+@pytest.mark.parametrize("wrong", [["cs", "ca"], 3, True, {}])
+def test_a_training_has_one_language(wrong):
+    with pytest.raises(ValueError, match="a language is needed, a code such as 'cs', not"):
+        Lab("smoke").train("lora", wrong)
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf"), "1", True, None])

@@ -115,7 +115,10 @@ def _changed_preset(preset: Preset, changes: dict) -> Preset:
     languages = {
         name: language_code(getattr(changed, name)) for name in ("language", "second_language")
     }
-    retention = tuple((corpus, language_code(language)) for corpus, language in changed.retention)
+    try:
+        retention = tuple((corpus, language_code(code)) for corpus, code in changed.retention)
+    except ValueError as error:
+        raise ValueError(f"retention: {error}") from error
     return replace(changed, **languages, retention=retention)
 
 

@@ -19,7 +19,7 @@ from ..training.stored import stored_run
 from ..training.teacher import stored_clips
 from ..whisper.loading import find_weights, load_processor, load_whisper
 from ..whisper.shapes import SHAPES, WhisperShape
-from ..whisper.tokens import prefix_tokens, token_id, vocabulary_map
+from ..whisper.tokens import language_code, prefix_tokens, token_id, vocabulary_map
 
 CHECKED = "preflight.json"  # in a lab's folder: models that have passed, by a hash of what they are
 
@@ -97,7 +97,7 @@ def preflight(
         if isinstance(names, str):
             raise ValueError(f"{option} is {names!r}: a list is needed")
     if language is not None:
-        changes = {"language": language} | changes
+        changes = {"language": language_code(language)} | changes
     asked = None if tests is None else tuple(tests)
     steps: list[Step] = []
     for name in methods:
