@@ -40,6 +40,12 @@ def damages(path: Path, seed: int = 0) -> Iterator[tuple[str, bytes]]:
                 yield f"{path.name}: {key} is {value!r}", _with_value(whole, key, value)
 
 
+def damaged(content: bytes, way: str) -> bytes:
+    """Return a content that is "cut" or "flipped" in its middle, or "emptied"."""
+    middle = len(content) // 2
+    return {"cut": content[:middle], "flipped": flipped(content, middle), "emptied": b""}[way]
+
+
 def flipped(content: bytes, place: int, bit: int = 0) -> bytes:
     """Return a content with one bit changed."""
     return content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]

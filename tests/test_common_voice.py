@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import soundfile
+from damage import damaged
 from made_corpora import (
     CV_ROWS,
     cv_row,
@@ -489,12 +490,10 @@ def test_a_damaged_shard_of_a_killed_run_is_decoded_anew(folder, monkeypatch, na
         killed_at(patch, shards, "read_rows", 3)
         load_corpus(NAME, "ca")
     path = corpus_folder(NAME, "ca").with_name("common-voice-3k-ca.partial") / name
-    content = path.read_bytes()
-    middle = len(content) // 2
-    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-    path.write_bytes({"cut": content[:middle], "flipped": flipped}.get(damage, b""))
     if damage == "deleted":
         path.unlink()
+    else:
+        path.write_bytes(damaged(path.read_bytes(), damage))
     calls = killed_at(monkeypatch, shards, "read_rows", 9)
     resumed = rows_of(load_corpus(NAME, "ca"))
     assert len(calls) == 2  # the damaged one, and the one that was not begun

@@ -9,6 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from damage import damaged
 from made_corpora import make_fillets, make_stamps
 
 from distilwhisper_lib.data.audio import SAMPLE_RATE, read_audio
@@ -168,10 +169,7 @@ def test_damaged_metadata_of_a_corpus_does_no_harm(name, damage, fillets, capsys
     first = fillets.to_list()
     report = corpus_report("fillets", "cs")
     path = corpus_folder("fillets", "cs") / name
-    content = path.read_bytes()
-    middle = len(content) // 2
-    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-    changed = {"cut": content[:middle], "emptied": b"", "flipped": flipped, "other": b"{}"}[damage]
+    changed = b"{}" if damage == "other" else damaged(path.read_bytes(), damage)
     path.unlink()  # the opened corpus keeps its file
     path.write_bytes(changed)
     loading._OPENED.clear()

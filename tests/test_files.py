@@ -11,11 +11,11 @@ import tempfile
 import textwrap
 import threading
 import time
-import traceback
 from pathlib import Path
 
 import pytest
 import torch
+from other_user import run_as_another_user
 from safetensors.torch import save_file
 
 from distilwhisper_lib import files
@@ -35,7 +35,6 @@ from distilwhisper_lib.files import (
 )
 
 ROOT = Path(files.__file__).resolve().parent.parent
-NOBODY = 65534
 
 
 def start(code, *arguments, **options):
@@ -453,27 +452,18 @@ def test_in_another_owner_s_folder_reading_needs_no_lock_and_writing_is_refused_
     folder = shared
     write_json(folder / "run.json", {"a": 1})
     (folder / "cut.json").write_text("{")
-    child = os.fork()  # imports in a new process would need another user's right to read them
-    if child == 0:
-        status = 1
-        try:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            with one_at_a_time(folder / "run.json"), one_at_a_time(folder / "new" / "run.json"):
-                assert read_json(folder / "run.json") == {"a": 1}
-            assert not can_write(folder) and not can_write(folder / "new" / "deep")
-            assert read_json(folder / "cut.json") == {}  # told, left there
-            with pytest.raises(PermissionError, match="cannot write under .*shared"):
-                write_json(folder / "run.json", {})
-            with pytest.raises(PermissionError, match="cannot write under .*new"):
-                check_writable(folder / "new")
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def work():
+        with one_at_a_time(folder / "run.json"), one_at_a_time(folder / "new" / "run.json"):
+            assert read_json(folder / "run.json") == {"a": 1}
+        assert not can_write(folder) and not can_write(folder / "new" / "deep")
+        assert read_json(folder / "cut.json") == {}  # told, left there
+        with pytest.raises(PermissionError, match="cannot write under .*shared"):
+            write_json(folder / "run.json", {})
+        with pytest.raises(PermissionError, match="cannot write under .*new"):
+            check_writable(folder / "new")
+
+    run_as_another_user(work)
     assert names(folder) == ["cut.json", "run.json"]
     assert can_write(folder / "new" / "deep")
     check_writable(folder)

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import traceback
 import weakref
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ import pandas as pd
 import pytest
 import torch
 from made_corpora import write_sound
+from other_user import run_as_another_user
 from random_data import logits, random_batch, random_counts
 
 from distilwhisper_lib.data.audio import encode_flac, read_audio
@@ -895,24 +895,6 @@ def test_a_finished_cache_works_in_another_owner_s_folder_on_another_processor(l
         assert len(written) == len(first)
         assert list(written["wer"].dropna()) == list(first["wer"].dropna().round(3))
         assert sorted(cache.rglob("*")) == before
-
-
-def run_as_another_user(work):
-    """Run a function in a child of this process that belongs to nobody."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.setgroups([])
-            os.setgid(65534)
-            os.setuid(65534)
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_whether_a_test_is_transcribed_is_found_out_without_training(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import warnings
 from pathlib import PurePosixPath
 
 import pytest
+from damage import damaged
 from made_corpora import make_recordings, write_sound
 
 from distilwhisper_lib.data.corpora import loading
@@ -476,16 +477,13 @@ def test_a_damaged_corpus_is_set_aside_and_prepared_anew(tmp_path, capsys, damag
     prepared = corpus_folder("recordings", "gl")
     (path,) = prepared.glob("shard-*.arrow")
     content = path.read_bytes()
-    middle = len(content) // 2
     if damage == "deleted":
         path.unlink()
     elif damage == "report":
         (prepared / "report.json").write_text('{"builder": 1, "spl')
     else:
-        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-        damaged = {"cut": content[:middle], "emptied": b"", "flipped": flipped}[damage]
         path.unlink()  # the opened corpus keeps its file
-        path.write_bytes(damaged)
+        path.write_bytes(damaged(content, damage))
     loading._OPENED.clear()
     assert load_corpus("recordings", "gl").to_list() == first  # from the folder that was given
     assert "is damaged (" in capsys.readouterr().err

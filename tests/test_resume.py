@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from contents import without_times
+from damage import damaged
 from random_data import RandomClips
 from resumable import EPOCHS, PRESET, RESUMED
 from runs import arguments_of, optimisation_of, train, trainer_on
@@ -23,24 +25,6 @@ from distilwhisper_lib.training.objective import Objective
 from distilwhisper_lib.training.stored import stored_run
 from distilwhisper_lib.training.trainer import LabTrainer
 from distilwhisper_lib.whisper.loading import load_whisper
-
-TIMES = {
-    "check",  # a hash that holds them all
-    "seconds",
-    "peak_memory_gb",
-    "eval_runtime",
-    "eval_samples_per_second",
-    "eval_steps_per_second",
-}
-
-
-def without_times(value):
-    """Return a JSON value without the entries of TIMES."""
-    if isinstance(value, dict):
-        return {name: without_times(part) for name, part in value.items() if name not in TIMES}
-    if isinstance(value, list):
-        return [without_times(part) for part in value]
-    return value
 
 
 def contents(folder):
@@ -176,22 +160,12 @@ def test_a_run_of_an_earlier_version_goes_on_from_its_checkpoint(run, monkeypatc
     assert json.loads((folder / "run.json").read_text())["seconds"] >= 1000
 
 
-def cut(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+def damage_file(path, way):
+    """Damage a file in place."""
+    path.write_bytes(damaged(path.read_bytes(), way))
 
 
-def empty(path):
-    path.write_bytes(b"")
-
-
-def flip(path):
-    """Flip a bit in the middle of a file."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-DAMAGES = pytest.mark.parametrize("damage", [cut, empty, flip])
+DAMAGES = pytest.mark.parametrize("damage", ["cut", "emptied", "flipped"])
 
 
 @DAMAGES
@@ -201,7 +175,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_is_the_same(
 ):
     expected = contents(run("clsr-ft", "uninterrupted"))
     checkpoint = stopped(monkeypatch, run, "clsr-ft", "stopped")
-    damage(checkpoint / name)
+    damage_file(checkpoint / name, damage)
     assert contents(run("clsr-ft", "stopped")) == expected
     line = f"{checkpoint} is damaged ({name} is not what was written): kept as checkpoint-4.damaged"
     assert line in capsys.readouterr().err
@@ -212,7 +186,7 @@ def test_the_last_intact_checkpoint_is_used(run, monkeypatch):
     monkeypatch.setattr(training, "_validation_wer", lambda *args: wers[args[-1]])
     expected = contents(run("clsr-ft", "uninterrupted", "best"))
     checkpoint = stopped(monkeypatch, run, "clsr-ft", "stopped", "best")
-    flip(checkpoint / "model.safetensors")
+    damage_file(checkpoint / "model.safetensors", "flipped")
     first = checkpoint.with_name("checkpoint-2")
     assert last_complete_checkpoint(checkpoint.parent) == str(first)
     assert contents(run("clsr-ft", "stopped", "best")) == expected
@@ -223,7 +197,7 @@ def test_a_checkpoint_whose_best_one_is_damaged_is_not_used(run, monkeypatch):
     monkeypatch.setattr(training, "_validation_wer", lambda *args: wers[args[-1]])
     expected = contents(run("clsr-ft", "uninterrupted", "best"))
     checkpoint = stopped(monkeypatch, run, "clsr-ft", "stopped", "best")
-    flip(checkpoint.with_name("checkpoint-2") / "model.safetensors")
+    damage_file(checkpoint.with_name("checkpoint-2") / "model.safetensors", "flipped")
     assert last_complete_checkpoint(checkpoint.parent) is None
     assert contents(run("clsr-ft", "stopped", "best")) == expected
 
@@ -265,20 +239,20 @@ def test_a_run_with_damaged_weights_is_set_aside_and_trained_anew(name, damage, 
     folder = run(name, "run")
     expected = contents(folder)
     weights = next((folder / "model").glob("*.safetensors"))
-    damage(weights)
-    damaged = contents(folder)
+    damage_file(weights, damage)
+    before = contents(folder)
     assert contents(run(name, "run")) == expected
     kept = folder.with_name("run.damaged-1")
-    assert contents(kept) == damaged
+    assert contents(kept) == before
     reason = f"{folder} is damaged (model/{weights.name} is not what was written): kept as"
     assert capsys.readouterr().err.count(reason) == 1
 
 
-@pytest.mark.parametrize("damage", [cut, empty, flip])
+@DAMAGES
 def test_a_run_with_damaged_metadata_is_set_aside_and_trained_anew(damage, run, capsys):
     folder = run("clsr-ft", "run")
     expected = contents(folder)
-    damage(folder / "run.json")
+    damage_file(folder / "run.json", damage)
     assert not stored_run(folder)
     assert contents(run("clsr-ft", "run")) == expected
     assert files_of(folder) == ["run", "run.damaged-1"]

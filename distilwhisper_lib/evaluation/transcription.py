@@ -2,7 +2,6 @@
 
 import csv
 import io
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +14,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from ..checks import check_choice, check_number
 from ..data.batches import Clips, Collator, length_batches
 from ..device import autocast, device_of, release_memory, weights_cast_once
-from ..files import atomic_file, set_aside, short_hash
+from ..files import atomic_file, set_aside, short_hash, tell
 from ..whisper.tokens import MOST_TOKENS, language_code
 from ..whisper.window import use_window
 from .greedy import use_greedy_decoding
@@ -78,7 +77,7 @@ def transcribe(
     most = MOST_TOKENS - 4  # the first four state language and task
     check_number("max_new_tokens", decoding.max_new_tokens, low=1, high=most, whole=True)
     check_number("eval_batch_size", decoding.eval_batch_size, low=1, whole=True)
-    predictions = _current_predictions(path, clips, tell=True)
+    predictions = _current_predictions(path, clips, is_told=True)
     complete = len(predictions) == len(clips)
     model.eval()
     batches = length_batches(clips.durations, decoding.eval_batch_size)
@@ -203,13 +202,13 @@ class _Row:
     digest: str
 
 
-def _current_predictions(path: Path, clips: Clips, tell: bool = False) -> dict[str, str]:
+def _current_predictions(path: Path, clips: Clips, is_told: bool = False) -> dict[str, str]:
     """Return the stored predictions of `clips` by id, without those of clips that have changed.
 
     Args:
         path: The table.
         clips: The clips as they are now.
-        tell: Say how many have changed.
+        is_told: Say how many have changed.
     """
     digests = _digests_of(clips)
     predictions = {}
@@ -221,12 +220,10 @@ def _current_predictions(path: Path, clips: Clips, tell: bool = False) -> dict[s
             changed += 1
             continue
         predictions[clip] = row.prediction
-    if changed and tell:
-        print(
+    if changed and is_told:
+        tell(
             f"{path.name}: {changed} of {len(digests)} clips have another text or sound than when "
-            "they were transcribed: transcribed anew",
-            file=sys.stderr,
-            flush=True,
+            "they were transcribed: transcribed anew"
         )
     return predictions
 

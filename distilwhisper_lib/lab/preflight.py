@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 import transformers
 
-from ..data.normalisers import NORMALISERS
 from ..device import RANK
 from ..evaluation.transcription import TASKS, generate_batch
 from ..fidelity import Fidelity
@@ -195,10 +194,6 @@ class _Problems:
 
 def _check_configuration(lab, steps: list[Step], problems: _Problems) -> None:
     """Find unknown methods, tests and settings, and methods without a learning rate."""
-    normaliser = lab.preset.normaliser
-    if normaliser not in NORMALISERS:
-        known = ", ".join(NORMALISERS)
-        problems.found.append(ValueError(f"unknown normaliser {normaliser!r}: one of {known}"))
     known_steps = [step for step in steps if problems.tried(get_method, step.name or "teacher")]
     for step in known_steps:
         for key in step.tests:

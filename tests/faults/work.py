@@ -21,6 +21,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
+from contents import TIMES, without_times  # noqa: E402
 from made_corpora import make_fleurs, make_recordings  # noqa: E402
 
 from distilwhisper_lib.data.corpora import shards  # noqa: E402
@@ -291,30 +292,7 @@ def die_at(name: str, number: int) -> None:
 
 
 IGNORED = (".lock", "lock", "steps.jsonl", "log.txt", "timing-so-far.json", "preflight.json")
-TIMES = {
-    "check",  # a hash that holds them all
-    "seconds",
-    "peak_memory_gb",
-    "eval_runtime",
-    "eval_samples_per_second",
-    "eval_steps_per_second",
-    "steps",  # of run metadata
-    "running",
-    "done",
-    "failed",
-    "killed",
-    "pid",
-    "began",
-}
-
-
-def without_times(value):
-    """Return a JSON value without the entries of TIMES."""
-    if isinstance(value, dict):
-        return {name: without_times(part) for name, part in value.items() if name not in TIMES}
-    if isinstance(value, list):
-        return [without_times(part) for part in value]
-    return value
+STATES = {"steps", "running", "done", "failed", "killed", "pid", "began"}  # when, of work and jobs
 
 
 def printed(notebook: str) -> list[str]:
@@ -336,7 +314,8 @@ def contents(folder: Path) -> dict[str, str]:
         if path.name == "timing.json":
             data = json.dumps(sorted(json.loads(data))).encode()
         elif path.suffix == ".json":
-            data = json.dumps(without_times(json.loads(data)), sort_keys=True).encode()
+            kept = without_times(json.loads(data), TIMES | STATES)
+            data = json.dumps(kept, sort_keys=True).encode()
         elif path.suffix == ".ipynb":
             data = json.dumps(printed(data.decode())).encode()
         found[name] = digest(data)
