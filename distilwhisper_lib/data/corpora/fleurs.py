@@ -270,7 +270,7 @@ def _find_sounds(folder: Path, table: str, scratch: Path) -> dict[str, Path]:
     sounds: dict[str, Path] = {}
     by_key: dict[str, Path] = {}
     for place in (folder / "audio" / table, folder / table, unpacked):
-        for path in place.rglob("*.*"):
+        for path in sorted(place.rglob("*.*")):
             if path.suffix.lower() in READABLE:
                 sounds[path.name] = path
                 by_key[path_key(path.name)] = path
