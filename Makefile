@@ -10,16 +10,17 @@ NAME =
 PY = .venv/bin/python
 LIBRARY = distilwhisper_lib
 BENCHMARKS = inference training memory storage
-# grid and estimates have the preset "paper" where none is asked for
+# grid and estimates have the preset "paper" where none is asked for, notebooks opened by hand "toy"
 PRESET_GIVEN = $(if $(filter-out file,$(origin PRESET)),--preset $(PRESET))
+PRESET_OF_LAB = $(if $(filter-out file,$(origin PRESET)),$(PRESET),toy)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course lab test lint format study grid estimates smaller convergence benchmark clean distclean
+.PHONY: help setup course lab test lint format study toy grid estimates smaller convergence benchmark clean distclean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r command text; do \
 		printf '%-17s %s\n' "$$command" "$$text"; done
-	@echo "Variables: PRESET=$(PRESET) (smoke, laptop, colab), NOTEBOOKS (such as 06 07), PYTHON=$(PYTHON) (3.11 or newer), JOBS=$(JOBS) (tests), GPU=1 (PyTorch for NVIDIA GPUs), ARGS (of the program; ARGS=--help lists them), NAME (of a benchmark)"
+	@echo "Variables: PRESET=$(PRESET) (smoke, toy, laptop, colab), NOTEBOOKS (such as 06 07), PYTHON=$(PYTHON) (3.11 or newer), JOBS=$(JOBS) (tests), GPU=1 (PyTorch for NVIDIA GPUs), ARGS (of the program; ARGS=--help lists them), NAME (of a benchmark)"
 
 setup: ## make the environment in .venv (the other commands do it when needed); GPU=1: with PyTorch for NVIDIA GPUs
 	@$(PYTHON) tools/setup_env.py $(if $(filter-out 0,$(GPU)),--gpu)
@@ -27,8 +28,8 @@ setup: ## make the environment in .venv (the other commands do it when needed); 
 course: setup ## run notebooks 00 to 05 in order at PRESET, then print the main table; or those of NOTEBOOKS
 	@LAB_PRESET=$(PRESET) $(PY) -m $(LIBRARY) course $(if $(NOTEBOOKS),--only $(NOTEBOOKS)) $(ARGS)
 
-lab: setup ## open the notebooks in JupyterLab
-	@LAB_PRESET=$(PRESET) $(PY) -m jupyter lab notebooks $(ARGS)
+lab: setup ## open the notebooks in JupyterLab, at the preset toy unless PRESET says another
+	@LAB_PRESET=$(PRESET_OF_LAB) $(PY) -m jupyter lab notebooks $(ARGS)
 
 test: setup ## run the tests: no download, under 10 minutes on 2 cores; ARGS="tests/test_losses.py" runs some of them
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
@@ -44,6 +45,9 @@ format: setup ## format the code, and fix what ruff can fix
 
 study: setup ## longer studies at PRESET: make study ARGS="tune --systems lora"
 	@LAB_PRESET=$(PRESET) $(PY) -m $(LIBRARY) study $(ARGS)
+
+toy: setup ## the paper with toy languages: make toy ARGS="seeds" (models, tune, seeds, knobs)
+	@$(PY) -m $(LIBRARY) toy $(ARGS)
 
 grid: setup ## the paper's experiments as a list of jobs: make grid ARGS="list"
 	@$(PY) -m $(LIBRARY) grid $(PRESET_GIVEN) $(ARGS)

@@ -111,7 +111,11 @@ _PUBLIC = {
     "experiments.jobs": ["ROWS", "make_jobs"],
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
-_MODULES = {"comparison": "lab.comparison", "plots": "lab.plots"}
+_MODULES = {
+    "comparison": "lab.comparison",
+    "plots": "lab.plots",
+    "statistics": "evaluation.statistics",
+}
 
 __all__ = sorted([*_HOME, *_MODULES])
 

@@ -7,12 +7,14 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 
 import torch
 
-from .checks import number_in
+from .checks import check_choice, number_in
 
 PRECISIONS = ("bf16", "fp16", "no")
+_CHOSEN: ContextVar[str | None] = ContextVar("precision", default=None)  # see `use_precision`
 
 # `accelerate launch` and torchrun set both variables: the number of processes that train together,
 # and the number of this process. Process 0 writes the files.
@@ -37,8 +39,8 @@ def mixed_precision(device: torch.device) -> str:
     """Return the precision of forward passes on a device: "bf16", "fp16" or "no".
 
     It is "bf16" where the hardware computes in it, "fp16" on older GPUs (T4), else "no". A T4
-    reports bf16 although it only emulates it, so the compute capability decides. The environment
-    variable LAB_PRECISION overrides all of this.
+    reports bf16 although it only emulates it, so the compute capability decides. `use_precision`
+    overrides this, and the environment variable LAB_PRECISION overrides both.
 
     Raises:
         ValueError: For another value of LAB_PRECISION.
@@ -48,12 +50,33 @@ def mixed_precision(device: torch.device) -> str:
         if forced not in PRECISIONS:
             raise ValueError(f"LAB_PRECISION is {forced!r}: use bf16, fp16 or no")
         return forced
+    chosen = _CHOSEN.get()
+    if chosen is not None:
+        return chosen
 
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
 
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16" if native else "no"
+
+
+@contextlib.contextmanager
+def use_precision(precision: str | None) -> Iterator[None]:
+    """Make `mixed_precision` a given one within the block, for this thread; None: as outside.
+
+    Raises:
+        ValueError: For a precision that is none of PRECISIONS.
+    """
+    if precision is None:
+        yield
+        return
+    check_choice("precision", precision, PRECISIONS)
+    token = _CHOSEN.set(precision)
+    try:
+        yield
+    finally:
+        _CHOSEN.reset(token)
 
 
 def autocast(

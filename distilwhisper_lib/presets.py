@@ -3,7 +3,8 @@
 import os
 from dataclasses import dataclass, field, replace
 
-from .checks import check_choice, check_number, check_text, nearest
+from .checks import check_choice, check_list, check_number, check_text, nearest
+from .device import PRECISIONS
 from .fidelity import get_fidelity
 
 KEEP = ("last", "best")
@@ -28,6 +29,7 @@ NUMBERS: dict[str, dict] = {
     "eval_batch_size": {"low": 1, "whole": True},
     "top_k": {"low": 1, "whole": True},
     "seed": {"low": 0, "high": LARGEST_SEED, "whole": True},
+    "draw": {"low": 0, "high": LARGEST_SEED, "whole": True},
 }
 TEXTS = ("name", "student", "corpus", "second_corpus", "language", "second_language", "normaliser")
 MAY_BE_NONE = (
@@ -74,7 +76,11 @@ class Preset:
         eval_batch_size: Clips decoded together.
         top_k: Teacher probabilities kept per position.
         keep: The epoch whose weights a run keeps: "last", or "best" by validation WER, as released.
-        seed: Of all that is drawn.
+        seed: Of all that a training draws.
+        draw: Which training clips are taken, where `train_clips` leaves some out.
+        further_systems: Methods of the comparison beside those of every preset.
+        precision: Mixed precision, "bf16", "fp16" or "no"; None: what the device computes fastest.
+            The variable LAB_PRECISION overrides it.
         fidelity: "corrected", "paper", "released", or a single difference, see `fidelity`.
         minutes: How long `make course` takes, and on what.
         memory: Its peak.
@@ -112,6 +118,9 @@ class Preset:
     top_k: int = 256
     keep: str = "last"
     seed: int = 77
+    draw: int = 0
+    further_systems: tuple[str, ...] = ()
+    precision: str | None = None
     fidelity: str = "corrected"
     minutes: str = ""
     memory: str = ""
@@ -132,7 +141,10 @@ class Preset:
             raise ValueError(f"name is {self.name!r}: it names folders, so use letters, digits, -")
 
         check_choice("keep", self.keep, KEEP)
+        if self.precision is not None:
+            check_choice("precision", self.precision, PRECISIONS)
         get_fidelity(self.fidelity)
+        object.__setattr__(self, "further_systems", _checked_names(self.further_systems))
         object.__setattr__(self, "retention", _checked_retention(self.retention))
         _check_learning_rates(self.learning_rates)
 
@@ -162,6 +174,18 @@ def _checked_retention(pairs) -> tuple[tuple[str, str], ...]:
             )
         checked.append(tuple(pair))
     return tuple(checked)
+
+
+def _checked_names(names) -> tuple[str, ...]:
+    """Return names of methods as a tuple; JSON has lists.
+
+    Raises:
+        ValueError: Where they are no list of texts.
+    """
+    check_list("further_systems", names)
+    for name in names:
+        check_text("further_systems", name)
+    return tuple(names)
 
 
 def _check_learning_rates(rates) -> None:
@@ -266,21 +290,60 @@ PAPER = replace(
     keep="best",
 )
 
-PRESETS = {preset.name: preset for preset in (SMOKE, LAPTOP, COLAB, PAPER)}
+TOY = Preset(
+    name="toy",
+    student="toy-student",
+    teacher="toy-teacher",
+    corpus="world",
+    second_corpus="world",
+    language="cs",
+    second_language="hu",
+    retention=(("world", "ca"), ("world", "gl"), ("world", "pl")),
+    train_clips=192,
+    validation_clips=128,
+    test_clips=256,
+    retention_clips=128,
+    epochs=10,
+    batch_size=16,
+    eval_batch_size=64,
+    top_k=64,
+    margin_seconds=0.2,
+    train_margin_seconds=0.2,
+    max_new_tokens=48,
+    learning_rates={
+        "fine-tuning": 2e-3,
+        "fine-tuning-teacher": 2e-3,
+        "lora": 1e-2,
+        "lora-teacher": 1e-2,
+        "clsr-ft": 8e-3,
+        "distilwhisper-released": 4e-3,
+        "experts": 2e-3,
+        "distilwhisper": 2e-3,
+        "experts-open": 2e-3,
+        "experts-open-teacher": 4e-3,
+        "distilwhisper-low-rank": 5e-3,
+    },
+    further_systems=("fine-tuning-teacher", "lora-teacher", "experts", "experts-open"),
+    precision="no",  # at these sizes casts cost more than they save
+    minutes="not measured yet",
+    memory="1 GB",
+)
+
+PRESETS = {preset.name: preset for preset in (SMOKE, TOY, LAPTOP, COLAB, PAPER)}
 
 
 def get_preset(name: str | None = None) -> Preset:
     """Return a preset by name.
 
     Args:
-        name: Of the preset; None: the one that the variable LAB_PRESET names, `laptop` where that
-            is unset or empty.
+        name: Of the preset; None: the one that the variable LAB_PRESET names, `toy` where that is
+            unset or empty, as in a notebook that is opened by hand.
 
     Raises:
         ValueError: For an unknown name; the message lists the known ones.
     """
     if name is None:
-        name = os.environ.get("LAB_PRESET") or "laptop"
+        name = os.environ.get("LAB_PRESET") or "toy"
     if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(
             f"unknown preset {name!r}: set LAB_PRESET to one of {', '.join(PRESETS)}"

@@ -112,7 +112,7 @@ def open_lab(preset: str | None = None, **changes):
     """Install what is missing, print where the notebook runs and what that means, open the Lab.
 
     Args:
-        preset: Name of the preset; None takes the variable LAB_PRESET, else laptop.
+        preset: Name of the preset; None takes the variable LAB_PRESET, else toy.
         **changes: Settings instead of the preset's, such as teacher="openai/whisper-small".
 
     Returns:

@@ -91,6 +91,66 @@ def make_stamps(root: Path, language: str = "ca", count: int = 40) -> Path:
     return folder
 
 
+FESTVOX_LINES = {  # id -> (text, seconds of sound or None)
+    "ru_0001": ("+Окна дом+а, - н+ебыло стёкол.", 3.0),
+    "ru_0002": (r"Сказал он: \"Пойдём\".", 2.0),
+    "ru_0004": ("Беззвучная строка.", None),
+    "ru_0005": ("Слишком длинная строка, для такого короткого звука.", 0.5),
+}
+
+
+def make_festvox(root: Path) -> Path:
+    """Write a voice with the sentences of FESTVOX_LINES; returns its folder."""
+    folder = root / "usr/share/festival/voices/russian/msu_ru_nsh_clunits"
+    lines = []
+    for number, (name, (text, seconds)) in enumerate(FESTVOX_LINES.items()):
+        lines.append(f'( {name} "{text}" )\n')
+        if seconds:
+            write_sound(folder / "wav" / f"{name}.wav", seconds, 200 + 10 * number, "WAV")
+    (folder / "etc").mkdir(parents=True)
+    (folder / "etc/txt.done.data").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+ASTERISK_LINES = {  # language -> lines of the list of prompts
+    "fr": (
+        "; Core Sounds, made up",
+        "",
+        "conf-locked: Cette conférence est verouillée.",
+        "dictate/forhelp: Etes-vous là: oui ou non",
+        "digits/20: vingt et un",
+        "silence/2: (2 seconds of silence)",
+        "auth-thankyou: Merci.",
+        "vm-next: Pour continuer, appuyez sur 6.",
+        "vm-mute: Cette ligne est muette.",
+    ),
+    "it": (
+        "\ufeff; Core Sounds, made up",
+        "conf-full: La linea ? piena.",
+        "vm-login: Posta vocale. Quale casella?",
+        "vm-removed: Il messaggio è stato eliminato vm-then-pound: poi premere un tasto",
+        "vm-then-pound: Poi premere un tasto",
+    ),
+}
+
+
+def make_asterisk(root: Path, language: str = "fr") -> Path:
+    """Write prompts with sound, but for `vm-mute`; returns the folder `asterisk`."""
+    folder = root / "usr/share/asterisk"
+    lines = ASTERISK_LINES[language]
+    names = [line.split(":")[0] for line in lines if ":" in line]
+    for number, name in enumerate(names):
+        if name != "vm-mute":
+            path = folder / "sounds" / f"{language}_XX_f_Nobody" / f"{name}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, tone(3.0, 8_000, 200 + 10 * number), 8_000)
+    texts = folder.parent / "doc" / f"asterisk-core-sounds-{language}"
+    texts.mkdir(parents=True)
+    content = gzip.compress("\n".join(lines).encode())
+    (texts / f"core-sounds-{language}.txt.gz").write_bytes(content)
+    return folder
+
+
 def tar_bytes(files: dict[str, bytes]) -> bytes:
     """Return an uncompressed tar of the files."""
     buffer = io.BytesIO()

@@ -129,6 +129,7 @@ def test_every_number_of_a_preset_is_checked(name):
 
 def test_every_field_of_a_preset_is_checked():
     others = {"retention", "learning_rates", "keep", "fidelity", "minutes", "memory"}
+    others |= {"further_systems", "precision"}
     optional = {"teacher", "other_corpus", "held_out_lead"}
     assert {field.name for field in fields(Preset)} == {*NUMBERS, *TEXTS, *others, *optional}
     for name in (*TEXTS, *optional):
@@ -149,6 +150,9 @@ def test_every_field_of_a_preset_is_checked():
         ({"keep": "bset"}, "keep is 'bset': known are last, best. Did you mean best"),
         ({"fidelity": "relesed"}, "unknown fidelity 'relesed'.*Did you mean released"),
         ({"name": "../elsewhere"}, "name is '../elsewhere': it names folders"),
+        ({"precision": "fp8"}, "precision is 'fp8': known are bf16, fp16, no"),
+        ({"further_systems": "lora"}, "further_systems is 'lora'"),
+        ({"further_systems": [3]}, "further_systems is 3"),
         ({"minutes": 3}, "minutes is 3: a text is needed"),
         ({"max_new_tokens": 445}, "max_new_tokens is 445: a whole number from 1 to 444"),
     ],
@@ -170,7 +174,7 @@ def test_a_preset_is_asked_for_by_name_alone(monkeypatch):
     with pytest.raises(ValueError, match="unknown preset 'colb'.*Did you mean colab"):
         get_preset("colb")
     monkeypatch.setenv("LAB_PRESET", "")
-    assert get_preset().name == "laptop"
+    assert get_preset().name == "toy"
     assert all(replace(preset) == preset for preset in PRESETS.values())
 
 

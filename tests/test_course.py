@@ -124,9 +124,9 @@ def test_a_damaged_executed_notebook_is_set_aside_and_run_again(
 
 def test_the_disk_that_a_preset_needs_grows_with_its_student(monkeypatch):
     needed = {}
-    for name in ("smoke", "laptop", "colab", "paper"):
+    for name in ("smoke", "toy", "laptop", "colab", "paper"):
         needed[name] = course_steps.disk_needed(get_preset(name))
-    assert needed["smoke"] < 1
+    assert needed["smoke"] == needed["toy"] < 1
     assert needed["laptop"] == course_steps.DISK_GB == 4.0
     assert 10 < needed["colab"] == needed["paper"] < 13  # trained systems of three times the size
 

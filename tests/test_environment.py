@@ -472,6 +472,9 @@ def test_make_asks_for_the_build_for_gpus_where_it_is_told(words, asked):
     ("words", "expected"),
     [
         (["course"], "LAB_PRESET=laptop .venv/bin/python -m distilwhisper_lib course"),
+        (["lab"], "LAB_PRESET=toy .venv/bin/python -m jupyter lab"),
+        (["lab", "PRESET=laptop"], "LAB_PRESET=laptop .venv/bin/python -m jupyter lab"),
+        (["toy", "ARGS=knobs clips"], "-m distilwhisper_lib toy knobs clips"),
         (["course", "PRESET=colab", "NOTEBOOKS=06 07"], "-m distilwhisper_lib course --only 06 07"),
         (
             ["study", "PRESET=smoke", "ARGS=tune --systems lora"],

@@ -87,13 +87,13 @@ def no_work(monkeypatch):
 
 
 def test_the_preset_comes_from_the_argument_else_from_the_environment(monkeypatch):
-    assert get_preset().name == "laptop"
+    assert get_preset().name == "toy"
     assert get_preset("smoke").name == "smoke"
     monkeypatch.setenv("LAB_PRESET", "smoke")
     assert get_preset().name == Lab().preset.name == "smoke"
     assert get_preset("colab").name == "colab"
     monkeypatch.setenv("LAB_PRESET", "")
-    assert get_preset().name == "laptop"
+    assert get_preset().name == "toy"
 
 
 def test_folders_come_from_the_environment(tmp_path, monkeypatch):
@@ -109,10 +109,12 @@ def test_folders_come_from_the_environment(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_every_preset_has_a_learning_rate_for_what_is_trained(preset):
-    names = [*trained_methods(), LOW_RANK, "teacher"]
-    assert sorted(preset.learning_rates) == sorted(names)
+    names = [*trained_methods(preset), LOW_RANK]
+    if preset.name != "toy":  # whose teacher lies in data/toy
+        names.append("teacher")
+    assert set(names) <= set(preset.learning_rates) <= set(METHODS)
     assert all(preset.learning_rate(name) > 0 for name in names)
-    with pytest.raises(ValueError, match="has no learning rate for 'student', only for teacher, "):
+    with pytest.raises(ValueError, match="has no learning rate for 'student', only for "):
         preset.learning_rate("student")
     assert preset.minutes
     assert preset.memory

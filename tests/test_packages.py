@@ -17,6 +17,7 @@ from made_corpora import make_deb, make_fillets, make_stamps, tar_bytes, tree
 
 from distilwhisper_lib.data.corpora import archives, packages
 from distilwhisper_lib.data.corpora.archives import deb_fields, unpack
+from distilwhisper_lib.data.corpora.loading import ITEMS, MADE_UP
 from distilwhisper_lib.data.corpora.packages import PACKAGES, Pinned, download_size, find_package
 from distilwhisper_lib.files import cache_dir, disk_errors
 
@@ -62,6 +63,10 @@ def test_a_source_without_the_data_or_the_language_is_refused(game, tmp_path):
         find_package("fillets", game, "nl")
     with pytest.raises(FileNotFoundError, match="tuxpaint-stamps-default"):
         find_package("stamps", game, "ca")
+    with pytest.raises(FileNotFoundError, match=r"the folders etc and wav, for .*festvox-ru"):
+        find_package("festvox", game, "ru")
+    with pytest.raises(FileNotFoundError, match=r"the folder sounds, .*asterisk-core-sounds-fr"):
+        find_package("asterisk", game, "fr")
     with pytest.raises(FileNotFoundError, match="no file or folder .*nowhere"):
         find_package("fillets", tmp_path / "nowhere", "cs")
     (tmp_path / "text.docx").write_text("no archive")
@@ -306,9 +311,17 @@ def test_the_error_for_a_full_disk_names_the_cache(game, tmp_path, monkeypatch):
         raise PermissionError("something else passes through")
 
 
+def test_everything_about_a_corpus_of_packages_is_stated():
+    for table in (packages.NEEDED, packages.SPOKEN):
+        assert set(table) == set(PACKAGES)
+    assert set(PACKAGES) == set(ITEMS) - set(MADE_UP)
+
+
 def test_download_sizes_are_those_of_the_packages():
     assert download_size("fillets") == 142_269_236
     assert download_size("stamps") == 160_880_444
+    assert download_size("festvox") == 178_728_512
+    assert download_size("asterisk") == 79_429_028
     assert download_size("toy") == 0
 
 

@@ -17,6 +17,7 @@ from random_data import shake_experts
 import distilwhisper_lib
 from distilwhisper_lib import attach_experts, load_whisper, save_experts
 from distilwhisper_lib.__main__ import PROGRAMS
+from distilwhisper_lib.presets import PRESETS
 from distilwhisper_lib.whisper import loading
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -378,14 +379,19 @@ def test_page_lists_all_public_names():
     )
 
 
+def at_smoke(monkeypatch) -> None:
+    """Make examples at the preset laptop run at smoke."""
+    monkeypatch.setitem(PRESETS, "laptop", PRESETS["smoke"])
+
+
 def test_laboratory_runs(monkeypatch, capsys):
-    monkeypatch.setenv("LAB_PRESET", "smoke")
+    at_smoke(monkeypatch)
     variables = run_example("docs/library.md", "lab")
     assert variables["folder"].is_dir() and len(variables["table"])
 
 
 def test_own_language_runs(monkeypatch, capsys):
-    monkeypatch.setenv("LAB_PRESET", "smoke")
+    at_smoke(monkeypatch)
     variables = run_example("docs/your-own-language.md", "language")
     assert variables["lab"].preset.language == "nl"
     assert capsys.readouterr().out.count("'wer'") == 3
@@ -395,7 +401,7 @@ def test_own_language_runs(monkeypatch, capsys):
     "page, name", [("README.md", "own-language"), ("docs/your-own-language.md", "recordings")]
 )
 def test_own_recordings_run(page, name, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("LAB_PRESET", "smoke")
+    at_smoke(monkeypatch)
     monkeypatch.setenv("LAB_DATA", str(tmp_path))
     write_recordings(tmp_path / "recordings" / "hu")
     lab = run_example(page, name, ("openai/whisper-small", "tiny"))["lab"]
@@ -405,7 +411,7 @@ def test_own_recordings_run(page, name, tmp_path, monkeypatch, capsys):
 
 def test_deployed_language_is_a_plain_whisper_for_faster_whisper(tmp_path, monkeypatch):
     pytest.importorskip("ctranslate2")
-    monkeypatch.setenv("LAB_PRESET", "smoke")
+    at_smoke(monkeypatch)
     folder = tmp_path / "out"
     found = run_example("docs/deployment.md", "deploy", ('"whisper-base-cs"', f'"{folder}"'))
     assert not hasattr(found["plain"].model.encoder.layers[0].fc1, "experts")

@@ -5,6 +5,7 @@ from method_table import MODES, fidelity_rows, method_rows, rate_rows
 from stored_results import benchmark, points, read, stated, with_interval
 
 from distilwhisper_lib import DIFFERENCES, FIDELITIES, PRESETS, Preset, get_method
+from distilwhisper_lib.data.corpora.loading import MADE_UP
 
 AGREED = "same gate decision at every position"
 INFERENCE_ROWS = (  # size, compiled, work: in bf16 by autocast, one clip
@@ -53,7 +54,7 @@ def preset_speech() -> str:
 
 
 def _corpora(preset: Preset) -> str:
-    if preset.corpus == "toy":
+    if preset.corpus in MADE_UP:
         return "made up"
     return ", ".join(dict.fromkeys((preset.corpus, preset.second_corpus)))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import docs_results
 import docs_tables
+import docs_toy
 from docs_results import DOMAINS
 from docs_tables import label, markdown_table
 from stored_results import (
@@ -32,6 +33,8 @@ from stored_results import (
     variant,
     with_interval,
 )
+
+from distilwhisper_lib.experiments.toy_study import KNOBS
 
 HEADLINE = ("student", "fine-tuning", "lora", POOLED, OURS)  # the five rows of README
 
@@ -196,6 +199,16 @@ PAGES: dict[str, dict[str, Content]] = {  # page -> block -> what fills it
         "training": docs_tables.training,
         "memory": docs_tables.memory,
         **each("{}-machines", docs_tables.measured_on, ("inference", "training", "memory")),
+    },
+    "docs/toy-languages.md": {
+        "models": docs_toy.models,
+        "answer": docs_toy.answer,
+        "systems": docs_toy.systems,
+        "claims": docs_toy.claims,
+        "pairs": docs_toy.pairs,
+        "run": docs_toy.run,
+        "where": docs_toy.where_others_lie,
+        **each("knob-{}", docs_toy.knob, tuple(KNOBS)),
     },
     "docs/reliability.md": {"faults": reliability},
     "docs/deployment.md": {

@@ -20,10 +20,10 @@ CHANGES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
 DOMAINS = ("in-domain", "out-of-domain", "held-out-lead")
 
 # Corpora with a split "test-other" of other voices, and its languages.
-WITH_OTHER_VOICES = {"fillets": ("cs",), "toy": CORPORA["toy"]}
+WITH_OTHER_VOICES = {"fillets": ("cs",), "toy": CORPORA["toy"], "world": CORPORA["world"]}
 
 # Corpora whose lines come with an English line that says the same.
-WITH_ENGLISH = ("fillets", "stamps", "toy", "fleurs")
+WITH_ENGLISH = ("fillets", "stamps", "toy", "world", "fleurs")
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--preset", help="default: the variable LAB_PRESET, else laptop")
+    parser.add_argument("--preset", help="default: the variable LAB_PRESET, else toy")
     given = parser.parse_args(arguments)
     lab = Lab(given.preset, test_clips=None)
     preflight(lab, [OURS], [f"{lab.preset.language}/validation"])

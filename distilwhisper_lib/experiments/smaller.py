@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--preset", help="default: the variable LAB_PRESET, else laptop")
+    parser.add_argument("--preset", help="default: the variable LAB_PRESET, else toy")
     lab = Lab(parser.parse_args(arguments).preset)
     preflight(lab, dict.fromkeys(name for name, _ in TRAININGS), [_test(lab)])
     print(smaller(lab).to_string(index=False))

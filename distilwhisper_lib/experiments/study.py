@@ -316,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study", choices=["tune", "variants", "fidelity", "top-k", "seeds"])
-    parser.add_argument("--preset", help="default: the variable LAB_PRESET, else laptop")
+    parser.add_argument("--preset", help="default: the variable LAB_PRESET, else toy")
     parser.add_argument(
         "--systems", nargs="+", help="names of methods; else all, for fidelity the pooled budget"
     )

@@ -254,7 +254,7 @@ class _Systems:
     def scores(self, tests: dict[str, TestSet], compute: bool) -> pd.DataFrame:
         """Return rows of `score` with the test's key, for what is stored, or can be transcribed."""
         rows = []
-        for name in dict.fromkeys([*compared_methods(), self.method]):
+        for name in dict.fromkeys([*compared_methods(self.lab.preset), self.method]):
             if not self._has_weights(name):
                 continue
             for key in tests:

@@ -20,6 +20,7 @@ from ..evaluation.testsets import DOMAINS
 from ..files import atomic_file, check_writable, file_sha256, one_at_a_time, write_json
 from ..method.losses import labelled
 from ..method.storage import BASE_FILE
+from ..presets import Preset
 from ..training.methods import METHODS, Weights, compared_methods, get_method, trained_methods
 from ..training.teacher import top_k_errors
 from ..whisper.loading import find_weights
@@ -156,7 +157,7 @@ def plan(lab: Lab) -> list[dict]:
     """Return what the comparison scores, in order: arguments of `score`."""
     main = lab.preset.language
     jobs = []
-    for name, method in compared_methods().items():
+    for name, method in compared_methods(lab.preset).items():
         for key, test in lab.test_sets.items():
             if test.name in NOT_COMPARED:
                 continue
@@ -164,7 +165,7 @@ def plan(lab: Lab) -> list[dict]:
             jobs.append({"name": name, "key": key, "experts": adapted or not method.has_experts})
 
     second = lab.preset.second_language
-    for name, method in compared_methods().items():
+    for name, method in compared_methods(lab.preset).items():
         if not method.is_trained:
             jobs.append({"name": name, "key": f"{second}/second-language"})
     jobs.append({"name": FIRST, "key": f"{second}/second-language", "language": second})
@@ -218,12 +219,12 @@ def predictions(lab: Lab) -> pd.DataFrame:
     return pd.concat(tables)
 
 
-def others_than(first: str) -> list[str]:
+def others_than(first: str, preset: Preset | None = None) -> list[str]:
     """Return the rows that `first` is compared with in pairs: all but the teacher."""
     get_method(first)
     return [
         name
-        for name, method in compared_methods().items()
+        for name, method in compared_methods(preset).items()
         if name != first and method.weights is not Weights.TEACHER
     ]
 
@@ -253,7 +254,7 @@ def paired(
     """
     if isinstance(against, str) or isinstance(tests, str):
         raise ValueError("against and tests are lists of names: give ['lora'], not 'lora'")
-    against = others_than(first) if against is None else list(against)
+    against = others_than(first, lab.preset) if against is None else list(against)
     for name in (first, *against):
         get_method(name)  # an unknown one is told before anything is trained
     seeds = [lab.preset.seed] if seeds is None else list(seeds)
@@ -288,7 +289,7 @@ def write_run_metadata(lab: Lab) -> None:
     p = lab.preset
     corpora = {(test.corpus, test.language) for test in lab.test_sets.values()}
     folders = {"student": find_weights(p.student).folder}
-    for name in trained_methods():
+    for name in trained_methods(p):
         folders[name] = lab.train(name) / "model"
         if name == FIRST and p.second_language != p.language:
             second = lab.train(name, p.second_language) / "model"

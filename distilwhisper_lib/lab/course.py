@@ -33,7 +33,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--preset",
         metavar="NAME",
-        help="smoke, laptop, colab or paper (default: the variable LAB_PRESET, else laptop)",
+        help="smoke, toy, laptop, colab or paper (default: the variable LAB_PRESET, else toy)",
     )
     parser.add_argument(
         "--only",

@@ -26,7 +26,7 @@ from ..files import (
 from ..presets import Preset
 from ..programs import GOES_ON, Failed, Stopped, is_memory_error, out_of_memory
 from ..training.methods import compared_methods
-from ..whisper.loading import load_processor, load_whisper
+from ..whisper.loading import SHIPPED, load_processor, load_whisper
 from .comparison import FIRST, main_table
 from .lab import Lab
 from .metadata import contents_now
@@ -55,7 +55,9 @@ WEIGHTS = {  # the same as text: " (290 MB)"
 # Disk space at the preset `laptop`.
 DISK_GB = 4.0  # corpora, weights and trained systems
 TRAINED_GB = 3.0  # of these, the trained systems
-SMOKE_DISK_GB = 0.2  # everything, with the tiny Whisper
+SMALL_DISK_GB = 0.2  # everything, with the tiny Whisper or the toy ones
+
+SMALL = ("tiny", *SHIPPED)  # models that nothing is downloaded for
 
 LONG_ENOUGH = 30  # seconds of expected time after which the pace of this machine can be estimated
 
@@ -64,7 +66,7 @@ def make_course(preset: str | None = None, only: list[str] | None = None) -> Non
     """Run the whole course, or some of its notebooks; what exists is reused.
 
     Args:
-        preset: The preset's name; None takes that of the variable LAB_PRESET, else `laptop`.
+        preset: The preset's name; None takes that of the variable LAB_PRESET, else `toy`.
         only: Numbers of the notebooks to run, such as "00"; None runs the course and writes its
             report.
 
@@ -94,8 +96,8 @@ def disk_needed(preset: Preset) -> float:
 
     The trained systems grow with the student's weights; the rest is that of the preset `laptop`.
     """
-    if preset.student == "tiny":
-        return SMOKE_DISK_GB
+    if preset.student in SMALL:
+        return SMALL_DISK_GB
     base = WEIGHTS_GB["openai/whisper-base"]
     times_base = WEIGHTS_GB.get(preset.student, base) / base
     return DISK_GB + TRAINED_GB * (times_base - 1)
@@ -109,17 +111,20 @@ def announce(lab: Lab) -> None:
     """
     preset = lab.preset
     print(f"preset {preset.name}: about {preset.minutes}, {preset.memory} of memory")
-    if preset.student != "tiny" and mixed_precision(lab.device) == "no":
+    if preset.student not in SMALL and mixed_precision(lab.device) == "no":
         print("this processor does not compute in bf16: expect two to four times as long")
 
     corpora = sorted({test.corpus for test in lab.test_sets.values()})
     megabytes = sum(download_size(corpus) for corpus in corpora) / 1e6
-    models = [name for name in (preset.student, preset.teacher) if name]
+    models = [name for name in (preset.student, preset.teacher) if name and name not in SMALL]
     weights = " and ".join(name + WEIGHTS.get(name, "") for name in models)
-    print(
-        f"downloads, where not here yet: speech {megabytes:.0f} MB ({', '.join(corpora)}), "
-        f"weights of {weights}"
-    )
+    if models or megabytes:
+        print(
+            f"downloads, where not here yet: speech {megabytes:.0f} MB ({', '.join(corpora)}), "
+            f"weights of {weights}"
+        )
+    else:
+        print("nothing is downloaded: the speech is made up, the models lie here")
 
     cache = cache_dir()
     make_folder(cache)
@@ -156,7 +161,7 @@ def check(lab: Lab, only: list[str] | None = None) -> None:
     """
     check_writable(lab.results)
     if only is None:
-        preflight(lab, compared_methods())
+        preflight(lab, compared_methods(lab.preset))
         second = lab.preset.second_language
         preflight(lab, [FIRST], [f"{second}/second-language"], second)
     elif can_write(lab.folder):  # else they may have all they need; what they lack, they tell

@@ -16,7 +16,7 @@ from ..checks import check_choice, check_flag, check_number
 from ..data.batches import Clips, Collator, JoinedClips
 from ..data.corpora.loading import held_out_lead, load_corpus, select
 from ..data.normalisers import NORMALISERS
-from ..device import describe_machine, mixed_precision, pick_device, release_memory
+from ..device import describe_machine, mixed_precision, pick_device, release_memory, use_precision
 from ..evaluation.testsets import CHANGES, TestSet, corpus_of, test_sets
 from ..evaluation.transcription import stored_predictions, transcribe
 from ..fidelity import LABELS, Fidelity, get_fidelity
@@ -203,7 +203,8 @@ class Lab:
         It is part of every result's name. Of results that cannot be added to, because another owner
         shares them as a read-only folder, it is theirs, whatever this processor computes in.
         """
-        own = mixed_precision(self.device)
+        with use_precision(self.preset.precision):
+            own = mixed_precision(self.device)
         if os.environ.get("LAB_PRECISION") or can_write(self.folder):
             return own
         runs = sorted((self.folder / "runs").glob("*/run.json"))
@@ -224,7 +225,8 @@ class Lab:
         dataset = self._dataset(corpus_of(self.preset, language), language)
         if split in ("teacher", "train", "validation"):
             dataset = self._trainable(dataset, split, language)
-        return select(dataset, split, limit)
+        draw = self.preset.draw if split == "train" else 0
+        return select(dataset, split, limit, draw)
 
     def _language(self, language: str | None) -> str:
         """Return the code of a language; None: the preset's first."""
@@ -529,7 +531,8 @@ class Lab:
                 "validation", language, p.validation_clips, fidelity=config.fidelity
             )
             self._held = None  # no second model in memory
-            with timed_step(self.folder, f"train {config.method} {language}", folder.name):
+            step = timed_step(self.folder, f"train {config.method} {language}", folder.name)
+            with use_precision(p.precision), step:
                 train_run(config, folder, clips, validation, self.train_collator, teacher)
         gc.collect()  # a Trainer refers to itself: its model and Adam's states would stay
         release_memory()
@@ -577,7 +580,8 @@ class Lab:
         p = self.preset
         own = self.teacher_processor
         self._held = None  # no second model in memory
-        with timed_step(self.folder, f"teacher outputs {language}", folder.name):
+        step = timed_step(self.folder, f"teacher outputs {language}", folder.name)
+        with use_precision(p.precision), step:
             return cache_teacher_distributions(
                 self.teacher(half=True),
                 self.clips("train", language, p.train_clips, own),
@@ -654,7 +658,7 @@ class Lab:
             if table is not None:  # another process has made it
                 return table
             tell_why_transcribed(path, label, clips)
-            with timed_step(self.folder, label, result):
+            with use_precision(self.preset.precision), timed_step(self.folder, label, result):
                 table = self._compute_predictions(name, test, clips, path, encoder_alone, changes)
         clips.forget_features()  # the clips of a test stay in memory, for their texts
         return table
@@ -770,8 +774,6 @@ def open_lab(preset: str | None = None, **changes) -> Lab:
     teacher = p.teacher or "a stand-in, trained here"
     processor = machine["gpu"] or machine["processor"]
     print(f"preset {p.name}: student {p.student}, teacher {teacher}")
-    print(
-        f"runs on {processor} ({machine['cores']} cores), mixed precision: {machine['precision']}"
-    )
+    print(f"runs on {processor} ({machine['cores']} cores), mixed precision: {lab.precision}")
     print(f"the whole course takes about {p.minutes}, {p.memory} of memory")
     return lab

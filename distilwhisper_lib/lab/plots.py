@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from ..evaluation.scoring import summarise
 from ..evaluation.testsets import DOMAINS
+from ..training.methods import METHODS
 from .drawing import (
     WIDE,
     add_legend,
@@ -48,6 +49,7 @@ MOST_GROUPS = 10  # speakers with a group of their own
 OTHER_SPEAKERS = "all others"
 HIGHEST_WER = 250  # per cent; a few loops would make all other bars too short to read
 WER_AXIS = "WER (%), 95 % interval"
+OTHER_VOICE = "other voice"  # the test of the toy study whose voice is changed
 
 
 def _needs(things, what: str) -> None:
@@ -494,4 +496,44 @@ def plot_trials(table: pd.DataFrame) -> Figure:
     ax.set_yticks(range(len(table)), [fill(trial, 36) for trial in table["trial"]])
     ax.invert_yaxis()
     ax.set(xlabel="WER (%) with 95 % interval")
+    return figure
+
+
+def plot_knob(table: pd.DataFrame, label: str) -> Figure:
+    """Draw the WER of each system over the positions of a knob, a panel for each domain.
+
+    Systems that learn from the teacher have broken lines; student and teacher are grey.
+
+    Args:
+        table: Columns position, system, test, wer, wer_low, wer_high; the positions in order.
+        label: What is changed, below the axis.
+    """
+    _needs(table, "rows")
+    positions = list(dict.fromkeys(table["position"]))
+    tests = [test for test in dict.fromkeys(table["test"]) if test in (*DOMAINS, OTHER_VOICE)]
+    figure, axes = new_figure((9, 4.6), columns=len(tests), sharey=True)
+    systems = ordered(dict.fromkeys(table["system"]))
+    for ax, test in zip(axes, tests, strict=True):
+        for system, colour in zip(systems, colours_of(systems), strict=True):
+            rows = table[(table["system"] == system) & (table["test"] == test)]
+            rows = rows.set_index("position").reindex(positions)
+            is_taught = METHODS[system].distils
+            ax.errorbar(
+                range(len(positions)),
+                rows["wer"],
+                yerr=error_bars(rows),
+                color=colour,
+                linestyle="--" if is_taught else "-",
+                marker="o",
+                markersize=4,
+                capsize=2,
+                linewidth=1.6,
+                label=label_of(system),
+            )
+        ax.set_xticks(range(len(positions)), [fill(position, 12) for position in positions])
+        ax.set(title=test, xlabel=label)
+        ax.set_ylim(bottom=0)
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel(WER_AXIS)
+    add_legend(figure, axes[0], columns=3)
     return figure

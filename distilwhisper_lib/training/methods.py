@@ -22,6 +22,7 @@ from ..method.experts import ExpertSettings
 from ..method.languages import set_language
 from ..method.loading import load_experts
 from ..method.storage import save_experts
+from ..presets import Preset
 from ..whisper.loading import load_whisper
 from ..whisper.shapes import WhisperShape
 from .config import RunConfig
@@ -35,6 +36,9 @@ LORA_RANK = 64
 FEED_FORWARD_BYTES = 19
 # The copies and masks of LoRA's dropout before fc1 and fc2.
 LORA_BYTES = 15
+
+# Switches of `Fidelity` that act where a teacher is learned from.
+OF_DISTILLATION = ("padding_in_divergence", "unscaled_loss")
 
 
 class Weights(Enum):
@@ -73,7 +77,8 @@ class Method(ABC):
         name: In the registry, in folders and tables on disk.
         label: In tables and figures.
         colour: In figures, as #rrggbb.
-        in_table: Whether the course's comparison has the row; else studies alone do.
+        in_table: Whether every comparison has the row; else those of presets that name it in
+            `further_systems`, and studies.
     """
 
     name: str
@@ -84,8 +89,6 @@ class Method(ABC):
     weights: ClassVar[Weights] = Weights.RUN
     # their language is chosen per call; without one the model is the student
     has_experts: ClassVar[bool] = False
-    # the differences to the release that act on its training, names of `Fidelity`
-    fidelity_switches: ClassVar[tuple[str, ...]] = LABELS
     # the release scores it by teacher-forced predictions
     released_wer_is_teacher_forced: ClassVar[bool] = False
 
@@ -106,6 +109,11 @@ class Method(ABC):
     def expert_settings(self, fidelity: Fidelity) -> ExpertSettings | None:
         """Return the settings of its experts and gates, None where it has none."""
         return None
+
+    @property
+    def fidelity_switches(self) -> tuple[str, ...]:
+        """The differences to the release that act on its training, names of `Fidelity`."""
+        return (*LABELS, *OF_DISTILLATION) if self.distils else LABELS
 
     @abstractmethod
     def prepare(self, model: nn.Module, language: str, config: RunConfig | None = None):
@@ -164,7 +172,17 @@ class Student(Untrained):
 
 @dataclass(frozen=True)
 class FineTuning(Method):
-    """Standard fine-tuning: all weights but the encoder's sinusoidal positions."""
+    """Standard fine-tuning: all weights but the encoder's sinusoidal positions.
+
+    Attributes:
+        loss: What is minimised.
+    """
+
+    loss: Objective = Objective(budget=None)
+
+    def objective(self, fidelity):
+        """Return its loss."""
+        return self.loss
 
     def prepare(self, model, language, config=None):
         """Let all weights be trained but the encoder's positions, which Whisper keeps fixed."""
@@ -211,14 +229,23 @@ class LoRA(Method):
 
     As released (`Fidelity.lora_on_both`) its adapters lie on the shared blocks and on experts that
     stay untrained.
+
+    Attributes:
+        loss: What is minimised.
     """
 
-    fidelity_switches = (*LABELS, "lora_on_both")
+    loss: Objective = Objective(budget=None)
+
     released_wer_is_teacher_forced = True
 
+    @property
+    def fidelity_switches(self):
+        """As of every method, and where the adapters lie."""
+        return (*super().fidelity_switches, "lora_on_both")
+
     def objective(self, fidelity):
-        """Cross-entropy; as released with the budget of gates that are not trained."""
-        return Objective() if fidelity.lora_on_both else Objective(budget=None)
+        """Return its loss; as released with the budget of gates that are not trained."""
+        return replace(self.loss, budget=0.5) if fidelity.lora_on_both else self.loss
 
     def expert_settings(self, fidelity):
         """Return those of the release where its adapters lie on experts too."""
@@ -283,13 +310,11 @@ class Experts(Method):
     settings: ExpertSettings = ExpertSettings()
 
     has_experts = True
-    fidelity_switches = (
-        *LABELS,
-        "noise_at_start",
-        "padding_in_divergence",
-        "padding_in_budget",
-        "unscaled_loss",
-    )
+
+    @property
+    def fidelity_switches(self):
+        """As of every method, and those of gates."""
+        return (*LABELS, "noise_at_start", "padding_in_budget", *OF_DISTILLATION)
 
     def objective(self, fidelity):
         """Return its loss."""
@@ -356,14 +381,24 @@ def get_method(name: str) -> Method:
     return METHODS[name]
 
 
-def compared_methods() -> dict[str, Method]:
-    """Return the rows of the course's comparison by name, in order."""
-    return {name: method for name, method in METHODS.items() if method.in_table}
+def compared_methods(preset: Preset | None = None) -> dict[str, Method]:
+    """Return the rows of the course's comparison by name, in order.
+
+    Args:
+        preset: Whose further systems are among them; None: those that every preset has.
+
+    Raises:
+        ValueError: Where the preset names an unknown method.
+    """
+    further = () if preset is None else preset.further_systems
+    for name in further:
+        get_method(name)
+    return {name: method for name, method in METHODS.items() if method.in_table or name in further}
 
 
-def trained_methods() -> list[str]:
-    """Return the names of those rows of the comparison that are trained."""
-    return [name for name, method in compared_methods().items() if method.is_trained]
+def trained_methods(preset: Preset | None = None) -> list[str]:
+    """Return the names of those rows of the comparison that are trained; as `compared_methods`."""
+    return [name for name, method in compared_methods(preset).items() if method.is_trained]
 
 
 def save_trained(model: nn.Module, method: Method, folder: Path) -> Path:
@@ -394,13 +429,33 @@ OUR_SETTINGS = ExpertSettings(
     hard=True, noise=1.0, expert_dropout=0.1, gate_dropout=0.0, skip_gate=0.0
 )
 
+# Without a teacher, and with it.
+PLAIN = Objective(budget=None)
+TAUGHT = Objective(budget=None, divergence="js")
+
 register(Student("student", "Whisper (student)", "#7f7f7f"))
 register(Teacher("teacher", "Teacher (or stand-in)", "#222222"))
 register(FineTuning("fine-tuning", "Fine-tuning", "#d62728"))
+register(
+    FineTuning(
+        "fine-tuning-teacher", "Fine-tuning, with teacher", "#7d1516", in_table=False, loss=TAUGHT
+    )
+)
 register(LoRA("lora", "LoRA", "#ff9f1c"))
+register(LoRA("lora-teacher", "LoRA, with teacher", "#a86200", in_table=False, loss=TAUGHT))
 register(Experts("clsr-ft", "Experts (CLSR-FT)", "#7fb8e6"))
 register(
     Experts("distilwhisper-released", "DistilWhisper, pooled budget", "#2a78b8", loss=DISTILLATION)
+)
+register(
+    Experts(
+        "experts",
+        "Experts, our variant without teacher",
+        "#8f9fd6",
+        in_table=False,
+        loss=replace(OUR_LOSS, divergence="none"),
+        settings=OUR_SETTINGS,
+    )
 )
 register(
     Experts(
@@ -409,6 +464,26 @@ register(
         "#10427a",
         loss=OUR_LOSS,
         settings=OUR_SETTINGS,
+    )
+)
+register(  # every position goes through the expert
+    Experts(
+        "experts-open",
+        "Experts without gates",
+        "#5fbfb0",
+        in_table=False,
+        loss=PLAIN,
+        settings=replace(OUR_SETTINGS, always_open=True),
+    )
+)
+register(
+    Experts(
+        "experts-open-teacher",
+        "Experts without gates, with teacher",
+        "#1d6b60",
+        in_table=False,
+        loss=TAUGHT,
+        settings=replace(OUR_SETTINGS, always_open=True),
     )
 )
 register(  # as many weights as LoRA trains; in studies, not in the course's table

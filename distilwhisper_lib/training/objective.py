@@ -17,6 +17,7 @@ class Objective:
         budget: Gate budget b, the share of positions that may go to experts; None: no budget.
         per_stack: A budget for encoder and decoder each, instead of one over both (our variant).
         divergence: From the teacher: "js" (paper), "kl", or "none" for a run without distillation.
+        divergence_weight: Factor of the divergence, beside the weight that `total_loss` gives it.
         temperature: Of the divergence, and of the cached teacher distributions.
         uniformity: Weight of `gate_uniformity_loss`, which is added to the budget's.
 
@@ -28,6 +29,7 @@ class Objective:
     budget: float | None = 0.5
     per_stack: bool = False
     divergence: str = NO_DIVERGENCE
+    divergence_weight: float = 1.0
     temperature: float = 1.0
     uniformity: float = 0.0
 
@@ -40,6 +42,7 @@ class Objective:
         if self.budget is not None:
             check_number("budget", self.budget, low=0, high=1)
         check_flag("per_stack", self.per_stack)
+        check_number("divergence_weight", self.divergence_weight, above=0)
         check_number("temperature", self.temperature, above=0)
         check_number("uniformity", self.uniformity, low=0)
 

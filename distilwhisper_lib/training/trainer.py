@@ -279,6 +279,7 @@ class LabTrainer(Trainer):
                 token_ids, log_probs, logits, objective.divergence, objective.temperature
             )
             parts["kd"] = divergence
+            divergence = objective.divergence_weight * divergence
 
         parts["loss"] = total_loss(ce, budget, divergence, self.fidelity.unscaled_loss)
         return parts

@@ -1,4 +1,4 @@
-"""Whisper models by name: a hub id, a local folder, or "tiny"."""
+"""Whisper models by name: a hub id, a local folder, one that lies in data/toy, or "tiny"."""
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
@@ -10,6 +10,7 @@ import torch
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from ..checks import check_path
+from ..files import REPOSITORY
 from .checkpoint import check_checkpoint, load_checkpoint, load_checkpoint_processor
 from .hub import (
     REVISIONS,
@@ -21,6 +22,9 @@ from .hub import (
 )
 from .mirror import MIRRORED, VERSION, fetch_mirror, mirror_folder, without_bars
 from .tiny import tiny_processor, tiny_whisper
+
+# Models that come with this project, by name.
+SHIPPED = {f"toy-{role}": REPOSITORY / "data" / "toy" / role for role in ("student", "teacher")}
 
 # How warnings of `generate` begin that nobody can act on.
 NOISE = (
@@ -61,7 +65,8 @@ def load_whisper(
     """Return a Whisper in evaluation mode.
 
     Args:
-        name: A hub id, a local folder, or "tiny" (random weights, for tests).
+        name: A hub id, a local folder, "toy-student" or "toy-teacher" (made-up languages), or
+            "tiny" (random weights, for tests).
         dtype: Of the weights, whatever the checkpoint has.
         **options: Passed to transformers' `from_pretrained`. `attn_implementation` is
             `fastest_attention` unless given.
@@ -140,6 +145,9 @@ def find_weights(name: str | Path) -> Source:
     name = str(check_path("the model's name", name))
     if name == "tiny":
         return Source(name, "tiny")
+
+    if name in SHIPPED:
+        return Source(name, "folder", check_checkpoint(SHIPPED[name]))
 
     given_folder = Path(name).expanduser()
     if given_folder.is_dir():

@@ -1,7 +1,8 @@
-"""A random Whisper of 0.1 million weights with every part of the real one.
+"""Small random Whispers with every part of the real one.
 
-It serves tests and the smoke preset. Its tokenizer knows single bytes and Whisper's special tokens,
-in Whisper's order. Nothing is downloaded.
+The smallest has 0.1 million weights and serves tests and the smoke preset; larger ones are trained
+from nothing on toy languages. Their tokenizer knows single bytes and Whisper's special tokens, in
+Whisper's order. Nothing is downloaded.
 """
 
 import torch
@@ -69,20 +70,52 @@ def tiny_whisper(seed: int = 0) -> WhisperForConditionalGeneration:
         seed: Of the random weights; the same seed gives the same model. The caller's random
             numbers are not touched.
     """
+    model = _random_whisper(width=32, ffn=64, heads=2, weight_std=WEIGHT_STD, seed=seed)
+
+    # A random model would predict timestamps between letters, and `generate` would start over.
+    embeddings = model.get_input_embeddings().get_parameter("weight")
+    with torch.no_grad():
+        embeddings[-len(TIMESTAMPS) :] = 0
+    return model
+
+
+def small_whisper(width: int, seed: int = 0) -> WhisperForConditionalGeneration:
+    """Return a random model to be trained from nothing: 2 + 2 layers, heads of 16, in fp32.
+
+    Args:
+        width: Of the model, a multiple of 16; feed-forward blocks are four times as wide.
+        seed: As for `tiny_whisper`.
+    """
+    weight_std = width**-0.5 / 2
+    return _random_whisper(width, 4 * width, width // 16, weight_std, seed)
+
+
+def _random_whisper(
+    width: int, ffn: int, heads: int, weight_std: float, seed: int
+) -> WhisperForConditionalGeneration:
+    """Return a random model with 2 + 2 layers in evaluation mode.
+
+    Args:
+        width: Of the model.
+        ffn: Width of the feed-forward blocks.
+        heads: Of attention.
+        weight_std: Standard deviation of the weights.
+        seed: Of the weights.
+    """
     tokenizer = tiny_tokenizer()
     end = token_id(tokenizer, END)
     start = end + 1
     space = 220
     config = WhisperConfig(
         vocab_size=len(tokenizer),
-        d_model=32,
+        d_model=width,
         encoder_layers=2,
         decoder_layers=2,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        init_std=WEIGHT_STD,
+        encoder_attention_heads=heads,
+        decoder_attention_heads=heads,
+        encoder_ffn_dim=ffn,
+        decoder_ffn_dim=ffn,
+        init_std=weight_std,
         pad_token_id=end,
         bos_token_id=end,
         eos_token_id=end,
@@ -92,11 +125,6 @@ def tiny_whisper(seed: int = 0) -> WhisperForConditionalGeneration:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = WhisperForConditionalGeneration(config)
-
-    # A random model would predict timestamps between letters, and `generate` would start over.
-    embeddings = model.get_input_embeddings().get_parameter("weight")
-    with torch.no_grad():
-        embeddings[-len(TIMESTAMPS) :] = 0
 
     not_text = [*TASKS, "startoflm", "startofprev", "nospeech"]
     suppressed = [start, *(token_id(tokenizer, f"<|{name}|>") for name in not_text)]

@@ -27,7 +27,7 @@ from ...files import (
     write_json,
 )
 from ...whisper.tokens import LANGUAGES, language_code, nearest_languages
-from . import fillets, stamps, toy
+from . import asterisk, festvox, fillets, stamps, toy, world
 from .common_voice import LOCALES, SIZES, find_release, read_common_voice
 from .fleurs import CODES, read_fleurs
 from .items import SPLITS, Item, fingerprint, read_rows, stable_hash, summary, without_duplicates
@@ -39,7 +39,10 @@ from .tables import Reading
 CORPORA: dict[str, tuple[str, ...]] = {  # corpus -> codes of its languages
     "fillets": ("cs", "nl"),
     "stamps": stamps.LANGUAGES,
+    "festvox": festvox.LANGUAGES,
+    "asterisk": asterisk.LANGUAGES,
     "toy": tuple(sorted({"cs", "nl", *stamps.LANGUAGES})),
+    "world": tuple(sorted(world.LANGUAGES)),
     **dict.fromkeys(SIZES, tuple(sorted(LANGUAGES))),
     "fleurs": tuple(sorted(CODES)),
     "recordings": tuple(sorted(LANGUAGES)),
@@ -49,8 +52,13 @@ CORPORA: dict[str, tuple[str, ...]] = {  # corpus -> codes of its languages
 ITEMS: dict[str, Callable[..., list[Item]]] = {
     "fillets": fillets.fillets_items,
     "stamps": stamps.stamps_items,
+    "festvox": festvox.festvox_items,
+    "asterisk": asterisk.asterisk_items,
     "toy": toy.toy_items,
+    "world": world.world_items,
 }
+
+MADE_UP = ("toy", "world")  # corpora that need no data
 
 # Large corpora, prepared in shards: (corpus, language, source) -> reading
 READERS: dict[str, Callable[[str, str, str | Path | None], Reading]] = {
@@ -420,7 +428,7 @@ def corpus_folder(name: str, language: str) -> Path:
 
 def _prepare(name: str, language: str, folder: Path, source: str | Path | None) -> None:
     """Prepare a small corpus in `folder`, completely or not at all."""
-    if name == "toy":
+    if name in MADE_UP:
         package = Package(None, "made up")
     else:
         package = find_package(name, source, language)
@@ -438,8 +446,7 @@ def _prepare(name: str, language: str, folder: Path, source: str | Path | None) 
     report = _report(name, language, about, items, rows, dropped, fingerprint(rows))
     report["problems"] = problems
 
-    # Not by Dataset.from_dict: it would need torchcodec.
-    data = Dataset(pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema))
+    data = dataset_of(rows)
     data.info.dataset_name = name
     data.info.config_name = language
     with atomic_folder(folder) as partial:
@@ -448,6 +455,12 @@ def _prepare(name: str, language: str, folder: Path, source: str | Path | None) 
         _write_source(partial, source)
     long = {reason: ids for reason, ids in dropped.items() if reason.startswith("longer than")}
     _warn_of_losses(report, _counts(long), len(items), folder / "report.json")
+
+
+def dataset_of(rows: list[dict]) -> Dataset:
+    """Return rows as `items.to_row` makes them as a Dataset in memory."""
+    # Not by Dataset.from_dict: it would need torchcodec.
+    return Dataset(pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema))
 
 
 def _prepare_in_shards(

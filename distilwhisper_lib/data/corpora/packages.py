@@ -62,21 +62,80 @@ PACKAGES: dict[str, dict[str, Pinned]] = {  # corpus -> its packages
             160_880_444,
         )
     },
+    "festvox": {
+        "festvox-ru": Pinned(
+            "0.5+dfsg-6",
+            "21ef3f0f2978ecf2e2eddb367cb0ff4a72572196d28dc69feb84f4177af5e6c4",
+            178_728_512,
+        ),
+    },
+    "asterisk": {
+        "asterisk-core-sounds-ru": Pinned(
+            "1.6.1-1",
+            "28a61616bb0cd3345a7ea532dec4df9f071e5d0fa9f8c1a563ea9669002f39ab",
+            25_592,
+        ),
+        "asterisk-core-sounds-ru-wav": Pinned(
+            "1.6.1-1",
+            "ccbfaebfa450b7a9ddf644ae0f3d1e9017d5df7c0aebe816e946345589d38201",
+            18_788_860,
+        ),
+        "asterisk-core-sounds-fr": Pinned(
+            "1.6.1-1",
+            "04c82c78c570c43a7136cbc5e2488d0c470b775468dff9fbce4a131b18cf1056",
+            23_152,
+        ),
+        "asterisk-core-sounds-fr-wav": Pinned(
+            "1.6.1-1",
+            "8d4e1bc32ed5ba7fbda40841ca1825ed20cc6232724a473c90f8bb0e53e6073e",
+            18_516_060,
+        ),
+        "asterisk-core-sounds-it": Pinned(
+            "1.6.1-1",
+            "3884d9457e12f21caa018c18f0d587df5d53ebea14b673d8453a134c5941ab3b",
+            23_972,
+        ),
+        "asterisk-core-sounds-it-wav": Pinned(
+            "1.6.1-1",
+            "5a26638089e134b8ac39363fe249c5c93c50cd8bfdc9b2499ae61ec4a35e2fcb",
+            18_262_124,
+        ),
+        "asterisk-core-sounds-es": Pinned(
+            "1.6.1-1",
+            "9afdab7f559f036649fb406e625899306ca1004df8ebe39c30bfbd5912d66f74",
+            22_012,
+        ),
+        "asterisk-core-sounds-es-wav": Pinned(
+            "1.6.1-1",
+            "9283a09a6d56fccdcc2bcfe86c48f0f844289cfbd46a3184d8785a6f7f569903",
+            23_767_256,
+        ),
+    },
 }
 
 INSTALLED = {  # where Debian puts the data
     "fillets": Path("/usr/share/games/fillets-ng"),
     "stamps": Path("/usr/share/tuxpaint/stamps"),
+    "festvox": Path("/usr/share/festival/voices/russian/msu_ru_nsh_clunits"),
+    "asterisk": Path("/usr/share/asterisk"),
 }
 
-NEEDED = {"fillets": ("script", "sound"), "stamps": ("animals",)}  # folders that the data has
-
-SPOKEN = {  # pattern of a sound file in a language
-    "fillets": "sound/*/{}/*.ogg",
-    "stamps": "**/*_desc_{}.ogg",
+NEEDED = {  # folders that the data has
+    "fillets": ("script", "sound"),
+    "stamps": ("animals",),
+    "festvox": ("etc", "wav"),
+    "asterisk": ("sounds",),
 }
 
-KEPT_FILES = (".lua", ".ogg", ".txt")  # pictures, fonts and music are not unpacked
+SPOKEN = {  # patterns of a sound file in a language, and of its texts where they may be missing
+    "fillets": ("sound/*/{0}/*.ogg",),
+    "stamps": ("**/*_desc_{0}.ogg",),
+    "festvox": ("wav/{0}_*.wav",),
+    "asterisk": ("sounds/{0}_*/*.wav", "../doc/asterisk-core-sounds-{0}/core-sounds-{0}.txt*"),
+}
+
+# Pictures, fonts and music are not unpacked.
+KEPT_FILES = (".lua", ".ogg", ".txt", ".txt.gz", ".wav", "txt.done.data")
 
 ABOUT = "package.json"  # in an unpacked folder: origin, versions, number and bytes of the files
 
@@ -172,11 +231,11 @@ def find_data(corpus: str, folder: Path, language: str | None) -> Path | None:
     if not folder.is_dir():
         return None
     first = NEEDED[corpus][0]
-    pattern = SPOKEN[corpus].format(language or "*")
+    patterns = [pattern.format(language or "*") for pattern in SPOKEN[corpus]]
     for mark in (folder / first, *sorted(folder.rglob(first))):
         place = mark.parent
         has_folders = all((place / needed).is_dir() for needed in NEEDED[corpus])
-        if has_folders and any(place.glob(pattern)):
+        if has_folders and all(any(place.glob(pattern)) for pattern in patterns):
             return place
     return None
 
@@ -215,10 +274,11 @@ def _from_source(corpus: str, source: Path, language: str | None) -> Package:
 def _incomplete(corpus: str, place: str, language: str | None) -> str:
     """Return the message for a place without the data."""
     sound = f" with sound in {language!r}" if language else ""
-    pattern = SPOKEN[corpus].format(language or "LL")
+    folders = "the folders " if len(NEEDED[corpus]) > 1 else "the folder "
+    wanted = [folders + " and ".join(NEEDED[corpus])]
+    wanted += [pattern.format(language or "LL") for pattern in SPOKEN[corpus]]
     return (
-        f"{place} has no {corpus} data{sound} (looked for the folders "
-        f"{' and '.join(NEEDED[corpus])} and for {pattern}): it comes with "
+        f"{place} has no {corpus} data{sound} (looked for {', for '.join(wanted)}): it comes with "
         f"{', '.join(PACKAGES[corpus])}"
     )
 
@@ -278,7 +338,8 @@ def _about(folder: Path) -> dict:
 
 def _count(folder: Path) -> dict[str, int]:
     """Return the number of files of the corpus in a folder, and their bytes."""
-    sizes = [path.stat().st_size for path in folder.rglob("*") if path.suffix in KEPT_FILES]
+    kept = [path for path in folder.rglob("*") if str(path).endswith(KEPT_FILES)]
+    sizes = [path.stat().st_size for path in kept]
     return {"number": len(sizes), "bytes": sum(sizes)}
 
 

@@ -1,0 +1,487 @@
+"""`make toy ARGS=...`: the paper with toy languages, with many seeds and one cause at a time.
+
+    tune    five learning rates for every method, on validation
+    models  train the Whispers of the preset toy again, into data/toy
+    seeds   every method with ten seeds; differences with intervals over seeds and clips
+    knobs   one cause at a time: how well the student knows the language, how good the teacher is,
+            how many labelled clips, which loss, how near the languages are, how far the other voice
+
+Trainings and predictions are kept as those of a course, so that a stopped study goes on.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from ..checks import check_choice
+from ..data.batches import Clips
+from ..data.corpora.items import to_row
+from ..data.corpora.loading import dataset_of
+from ..data.corpora.world import SAME_VOICE, Voice, spoken_by
+from ..device import use_precision
+from ..evaluation.scoring import count_errors, word_errors
+from ..evaluation.statistics import difference, rate
+from ..evaluation.transcription import stored_predictions, transcribe
+from ..files import (
+    atomic_file,
+    make_folder,
+    one_at_a_time,
+    results_dir,
+    short_hash,
+    write_json,
+)
+from ..lab.comparison import counts
+from ..lab.lab import Lab
+from ..lab.metadata import run_metadata
+from ..lab.plots import plot_knob, save_figure
+from ..presets import PRESETS
+from ..programs import number_option, run_program
+from ..training.methods import get_method
+from .toy_models import RECIPES, Recipe, ship, train_toy
+
+SYSTEMS = (  # the ten arms
+    *("fine-tuning", "fine-tuning-teacher", "lora", "lora-teacher"),
+    *("clsr-ft", "distilwhisper-released", "experts", "distilwhisper"),
+    *("experts-open", "experts-open-teacher"),
+)
+KNOB_SYSTEMS = (
+    *("fine-tuning", "fine-tuning-teacher", "lora", "lora-teacher"),
+    *("experts", "distilwhisper", "experts-open"),
+)
+WITH_TEACHER = tuple(name for name in KNOB_SYSTEMS if get_method(name).distils)
+UNTRAINED = ("student", "teacher")
+
+SEEDS = tuple(range(10))
+KNOB_SEEDS = (0, 1, 2)
+TEST_CLIPS = 1024  # of each domain, in the study of seeds
+KNOB_TEST_CLIPS = 512
+RETENTION_CLIPS = 256
+
+DOMAINS = ("in-domain", "out-of-domain")
+TESTS = (*DOMAINS, "translation", "retention")
+
+# Learning rates that are tried in tuning, five for every method.
+RATES = {
+    **dict.fromkeys(SYSTEMS[:2], (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)),
+    **dict.fromkeys(SYSTEMS[2:4], (1.25e-3, 2.5e-3, 5e-3, 1e-2, 2e-2)),
+    **dict.fromkeys(SYSTEMS[4:], (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)),
+}
+TUNING_SEEDS = (100, 101)  # of no study
+
+# What the hypotheses of docs/statistics.md compare, and what explains them: first less other.
+PAIRS = (
+    ("distilwhisper", "fine-tuning"),
+    ("distilwhisper", "lora"),
+    ("distilwhisper", "experts"),
+    ("distilwhisper", "fine-tuning-teacher"),
+    ("distilwhisper", "lora-teacher"),
+    ("fine-tuning-teacher", "fine-tuning"),
+    ("lora-teacher", "lora"),
+    ("experts", "experts-open"),
+    ("distilwhisper", "experts-open-teacher"),
+    ("clsr-ft", "fine-tuning"),
+    ("distilwhisper-released", "fine-tuning"),
+    ("distilwhisper-released", "clsr-ft"),
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A position of a knob.
+
+    Attributes:
+        knob: Its name; "" where nothing is changed.
+        label: Of the position.
+        preset: Fields of the preset `toy` with other values.
+        training: As for `Lab.train`.
+        student: A recipe that is trained first and takes the student's place.
+        teacher: The same of the teacher.
+        voice: Of the test, where it is another one.
+        systems: Methods that are trained here.
+    """
+
+    knob: str
+    label: str
+    preset: dict = field(default_factory=dict)
+    training: dict = field(default_factory=dict)
+    student: Recipe | None = None
+    teacher: Recipe | None = None
+    voice: Voice | None = None
+    systems: tuple[str, ...] = KNOB_SYSTEMS
+
+
+PLAIN = Setting("", "")  # the preset as it is
+
+
+def heard(share: float) -> Recipe:
+    """Return the recipe of a student that has heard a share of each little-known language."""
+    known, mixed = RECIPES["student"].stages
+    return replace(RECIPES["student"], stages=(known, replace(mixed, share=share)))
+
+
+def with_clips(count: int) -> dict:
+    """Return the fields of the preset for as many labelled clips, with as many steps as ever."""
+    toy = PRESETS["toy"]
+    passes = round(toy.epochs * (toy.train_clips or count) / count)
+    return {"train_clips": count, "epochs": passes}
+
+
+FEW = with_clips(48)
+
+LOSSES = {
+    "JS, as in the paper": {},
+    "JS, weight 4": {"divergence_weight": 4.0},
+    "JS, temperature 2": {"temperature": 2.0},
+    "KL": {"divergence": "kl"},
+    "KL, weight 4": {"divergence": "kl", "divergence_weight": 4.0},
+}
+
+KNOBS: dict[str, tuple[Setting, ...]] = {
+    # how well the student knows the language
+    "student": tuple(
+        Setting("student", f"{share:.0%}", student=heard(share))
+        for share in (0.0, 0.02, 0.05, 0.1, 0.25)
+    ),
+    # how good the teacher is: the student itself, better students, the teacher
+    "teacher": (
+        Setting("teacher", "the student itself", {"teacher": "toy-student"}, systems=WITH_TEACHER),
+        *(
+            Setting(
+                "teacher", f"a student with {share:.0%}", teacher=heard(share), systems=WITH_TEACHER
+            )
+            for share in (0.1, 0.25)
+        ),
+        Setting("teacher", "the teacher", systems=WITH_TEACHER),
+    ),
+    "clips": tuple(
+        Setting("clips", str(count), with_clips(count)) for count in (24, 48, 96, 192, 384)
+    ),
+    "loss": tuple(
+        Setting("loss", label, FEW, changes, systems=WITH_TEACHER)
+        for label, changes in LOSSES.items()
+    ),
+    # how many letters of the language sound as in one that the student knows
+    "nearness": tuple(
+        Setting("nearness", label, {"language": code, "second_language": other})
+        for label, code, other in (("none", "cs", "hu"), ("half", "hu", "cs"), ("all", "uk", "cs"))
+    ),
+    # how far the voice of the test is from the one that is trained on
+    "voice": tuple(
+        Setting(
+            "voice", f"{pitch:.2f}", voice=replace(SAME_VOICE, name=f"pitch-{pitch}", pitch=pitch)
+        )
+        for pitch in (0.95, 1.0, 1.04, 1.08, 1.12, 1.16)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method with one seed at one setting.
+
+    Attributes:
+        setting: Of the knobs.
+        system: Name of the method.
+        seed: Of the training and of the choice of its clips.
+        test_clips: Of each domain.
+        tests: Names of the tests that are scored.
+    """
+
+    setting: Setting
+    system: str
+    seed: int
+    test_clips: int
+    tests: tuple[str, ...] = TESTS
+
+
+def lab_of(cell: Cell) -> Lab:
+    """Return the laboratory of a cell; a student or teacher of its own is trained first."""
+    changes = dict(cell.setting.preset)
+    for role in ("student", "teacher"):
+        recipe = getattr(cell.setting, role)
+        if recipe is not None:
+            changes[role] = str(train_toy(recipe))
+    return Lab(
+        "toy",
+        seed=cell.seed,
+        draw=cell.seed,
+        test_clips=cell.test_clips,
+        retention_clips=RETENTION_CLIPS,
+        **changes,
+    )
+
+
+def errors_of(cell: Cell) -> pd.DataFrame:
+    """Return the errors of a cell's predictions, computed at the first call.
+
+    Returns:
+        A row per utterance: test, seed, and the columns of `comparison.counts`.
+    """
+    lab = lab_of(cell)
+    changes = cell.setting.training if get_method(cell.system).is_trained else {}
+    if cell.setting.voice is not None:
+        table = _errors_with_voice(lab, cell.system, cell.setting.voice, cell.test_clips)
+        return table.assign(test="other voice", seed=cell.seed)
+    tables = []
+    for key, test in lab.test_sets.items():
+        if test.name not in cell.tests:
+            continue
+        adapted = (test.language, test.task) == (lab.preset.language, "transcribe")
+        experts = adapted or not get_method(cell.system).has_experts
+        name = test.language if test.name == "retention" else test.name
+        tables.append(counts(lab, cell.system, key, experts, **changes).assign(test=name))
+    return pd.concat(tables, ignore_index=True).assign(seed=cell.seed)
+
+
+def _errors_with_voice(lab: Lab, system: str, voice: Voice, count: int) -> pd.DataFrame:
+    """Return the errors on test lines that are spoken by another voice."""
+    language = lab.preset.language
+    rows = [to_row(item) for item in spoken_by(language, voice, count)]
+    clips = Clips(
+        dataset_of([row for row in rows if isinstance(row, dict)]), lab.processor, language
+    )
+    run = lab.train(system).name if get_method(system).is_trained else system
+    path = lab.folder / "predictions" / run / f"{voice.name}-{short_hash(clips.digests)}.csv"
+    with one_at_a_time(path):
+        table = stored_predictions(clips, path)
+        if table is None:
+            model = lab.model(system)
+            label = f"{system}: {voice.name}"
+            with use_precision(lab.preset.precision):
+                table = transcribe(
+                    model, clips, lab.collator, lab.decoding, path, language, label=label
+                )
+    predictions = list(table["prediction"])
+    errors = count_errors(clips.texts, predictions, lab.preset.normaliser)
+    return errors.assign(id=clips.ids)
+
+
+# ---- many cells
+
+
+def compute(cells: Sequence[Cell], jobs: int) -> None:
+    """Compute what is missing of some cells, in several processes of one thread each.
+
+    Args:
+        cells: What is computed.
+        jobs: Number of processes.
+    """
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _use_one_thread) as pool:
+        waiting = [pool.submit(_compute_quietly, cell) for cell in cells]
+        for done in tqdm(as_completed(waiting), "cells", len(waiting), unit="cell"):
+            done.result()
+
+
+def _use_one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _compute_quietly(cell: Cell) -> None:
+    """Compute a cell without progress bars of its own."""
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
+        errors_of(cell)
+
+
+def tune(systems: Sequence[str], jobs: int) -> None:
+    """Try learning rates, the same number for each method; write tuning.csv.
+
+    Args:
+        systems: Names of methods.
+        jobs: Number of processes.
+    """
+    trials: list[tuple[Cell, float]] = []
+    for system in systems:
+        for value in RATES[system]:
+            setting = replace(PLAIN, training={"learning_rate": value})
+            for seed in TUNING_SEEDS:
+                cell = Cell(setting, system, seed, KNOB_TEST_CLIPS, ("validation",))
+                trials.append((cell, value))
+    compute([cell for cell, _ in trials], jobs)
+    tables: dict[tuple[str, float], list[pd.DataFrame]] = {}
+    for cell, value in trials:
+        tables.setdefault((cell.system, value), []).append(errors_of(cell))
+    rows = [
+        {"system": system, "learning_rate": value, **rate(pd.concat(parts))}
+        for (system, value), parts in tables.items()
+    ]
+    _write(study_folder() / "tuning.csv", pd.DataFrame(rows))
+    _write_about(study_folder() / "tuning.json", {"seeds": list(TUNING_SEEDS)})
+
+
+def seeds(numbers: Sequence[int], systems: Sequence[str], jobs: int) -> None:
+    """Train every method with every seed; write systems.csv, pairs.csv and the errors.
+
+    Args:
+        numbers: The seeds.
+        systems: Names of methods.
+        jobs: Number of processes.
+    """
+    cells = [Cell(PLAIN, system, seed, TEST_CLIPS) for seed in numbers for system in systems]
+    fixed = [Cell(PLAIN, system, numbers[0], TEST_CLIPS) for system in UNTRAINED]
+    compute([*fixed, *cells], jobs)
+    tables: dict[str, list[pd.DataFrame]] = {}
+    for cell in tqdm([*fixed, *cells], "errors"):
+        tables.setdefault(cell.system, []).append(errors_of(cell))
+    errors = {system: pd.concat(parts, ignore_index=True) for system, parts in tables.items()}
+    folder = study_folder()
+    tests = list(dict.fromkeys(errors["student"]["test"]))
+    rows = [
+        {"system": system, "test": test, **rate(table[table["test"] == test])}
+        for system, table in errors.items()
+        for test in tests
+    ]
+    _write(folder / "systems.csv", pd.DataFrame(rows))
+    _write(folder / "pairs.csv", pd.DataFrame(differences(errors, tests)))
+    for test in DOMAINS:
+        _write(folder / f"errors-{test}.csv", _wide(errors, test))
+    _write_about(folder / "seeds.json", {"seeds": list(numbers), "systems": list(systems)})
+
+
+def differences(errors: dict[str, pd.DataFrame], tests: Sequence[str]) -> list[dict]:
+    """Return the differences of PAIRS on each test, as far as both systems are there.
+
+    Args:
+        errors: Of each system, all seeds and tests.
+        tests: Names of the tests.
+    """
+    rows = []
+    for first, other in PAIRS:
+        for test in tests:
+            if first in errors and other in errors:
+                pair = [errors[name][errors[name]["test"] == test] for name in (first, other)]
+                rows.append({"first": first, "other": other, "test": test, **difference(*pair)})
+    return rows
+
+
+def _wide(errors: dict[str, pd.DataFrame], test: str) -> pd.DataFrame:
+    """Return the word errors of each utterance of a test, a column per system and seed."""
+    columns = {}
+    for system, table in errors.items():
+        here = table[table["test"] == test]
+        for seed, part in here.groupby("seed"):
+            by_id = part.set_index("id")
+            columns.setdefault("words", by_id["words"])
+            columns[f"{system} {seed}"] = word_errors(by_id)
+    return pd.DataFrame(columns).astype(int).reset_index()
+
+
+def knobs(names: Sequence[str], numbers: Sequence[int], jobs: int) -> None:
+    """Turn knobs; write a table and a picture of each.
+
+    Args:
+        names: Of KNOBS.
+        numbers: The seeds.
+        jobs: Number of processes.
+    """
+    folder = study_folder()
+    for name in names:
+        settings = KNOBS[name]
+        for setting in settings:  # students and teachers first, one at a time
+            lab_of(Cell(setting, "student", 0, KNOB_TEST_CLIPS))
+        cells = [cell for setting in settings for cell in _cells_of(setting, numbers)]
+        compute(cells, jobs)
+        rows: list[dict] = []
+        pairs: list[dict] = []
+        for setting in settings:
+            errors: dict[str, pd.DataFrame] = {}
+            for cell in _cells_of(setting, numbers):
+                table = errors_of(cell)
+                known = errors.get(cell.system)
+                errors[cell.system] = table if known is None else pd.concat([known, table])
+            where = {"knob": name, "position": setting.label}
+            tests = list(dict.fromkeys(errors["student"]["test"]))
+            for system, table in errors.items():
+                for test in tests:
+                    own = rate(table[table["test"] == test])
+                    rows.append({**where, "system": system, "test": test, **own})
+            pairs += [where | row for row in differences(errors, tests)]
+        table = pd.DataFrame(rows)
+        _write(folder / f"knob-{name}.csv", table)
+        _write(folder / f"knob-{name}-pairs.csv", pd.DataFrame(pairs))
+        save_figure(plot_knob(table, AXES[name]), folder / "figures" / f"knob-{name}.png")
+    _write_about(folder / "knobs.json", {"seeds": list(numbers)})
+
+
+def _cells_of(setting: Setting, numbers: Sequence[int]) -> list[Cell]:
+    """Return the cells of a position: student and teacher once, the methods with every seed."""
+    fixed = [Cell(setting, system, numbers[0], KNOB_TEST_CLIPS) for system in UNTRAINED]
+    trained = [
+        Cell(setting, system, seed, KNOB_TEST_CLIPS)
+        for seed in numbers
+        for system in setting.systems
+    ]
+    return [*fixed, *trained]
+
+
+# ---- files
+
+
+def study_folder() -> Path:
+    """Return where the tables and pictures of the study are written."""
+    return make_folder(results_dir("toy") / "study")
+
+
+def _write(path: Path, table: pd.DataFrame) -> None:
+    with atomic_file(path) as part:
+        table.to_csv(part, index=False, float_format="%.6g")
+
+
+def _write_about(path: Path, facts: dict) -> None:
+    """Write what was computed, by what and on what."""
+    write_json(path, facts | run_metadata(PRESETS["toy"], [], {}, {}))
+
+
+AXES = {
+    "student": "share of the language in what the student has heard",
+    "teacher": "who teaches",
+    "clips": "labelled clips",
+    "loss": "divergence from the teacher, 48 labelled clips",
+    "nearness": "letters that sound as in a language that the student knows",
+    "voice": "pitch of the test's voice (training: 0.95)",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a part of the toy study from the command line.
+
+    Args:
+        arguments: Of the command line; None: those of this process.
+    """
+    parser = argparse.ArgumentParser(
+        prog="make toy ARGS=...",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("part", choices=["models", "tune", "seeds", "knobs"])
+    parser.add_argument("names", nargs="*", help="models: student, teacher; knobs: their names")
+    count = number_option(low=1, whole=True)
+    parser.add_argument("--seeds", type=count, help="how many; default: 10, of knobs 3")
+    parser.add_argument("--jobs", type=count, default=os.cpu_count() or 1, help="processes")
+    given = parser.parse_args(arguments)
+    known = {"models": list(RECIPES), "knobs": list(KNOBS)}.get(given.part, list(SYSTEMS))
+    names = given.names or known
+    for name in names:
+        check_choice(f"a name of {given.part}", name, known)
+    if given.part == "models":
+        for role in names:
+            print(ship(role))
+    elif given.part == "tune":
+        tune(names, given.jobs)
+    elif given.part == "seeds":
+        seeds(range(given.seeds or len(SEEDS)), names, given.jobs)
+    else:
+        knobs(names, range(given.seeds or len(KNOB_SEEDS)), given.jobs)
+    print(study_folder())
+
+
+if __name__ == "__main__":
+    run_program(main)

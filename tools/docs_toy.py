@@ -1,0 +1,222 @@
+"""The generated parts of docs/toy-languages.md, from results/reference/toy/study."""
+
+import json
+from functools import cache
+
+import pandas as pd
+from docs_tables import label, markdown_table
+from stored_results import ROOT, is_decided, points, score_of, with_interval
+
+from distilwhisper_lib import PRESETS
+from distilwhisper_lib.evaluation.statistics import holm
+from distilwhisper_lib.experiments.toy_models import RECIPES
+from distilwhisper_lib.experiments.toy_study import PAIRS, SYSTEMS
+
+STUDY = ROOT / "results" / "reference" / "toy" / "study"
+DOMAINS = ("in-domain", "out-of-domain")
+KNOWN = ("ca", "gl", "pl")
+OURS = "distilwhisper"
+
+# Claims (a), (b), (c) of docs/statistics.md: first, other.
+CLAIMS = {
+    "(a) experts with the teacher, against fine-tuning": (OURS, "fine-tuning"),
+    "(b) experts with the teacher, against LoRA": (OURS, "lora"),
+    "(c) experts with the teacher, against experts without": (OURS, "experts"),
+}
+
+SHORT = {  # differences in the tables of knobs
+    "experts + teacher − fine-tuning": (OURS, "fine-tuning"),
+    "experts + teacher − LoRA": (OURS, "lora"),
+    "teacher, for experts": (OURS, "experts"),
+    "teacher, for fine-tuning": ("fine-tuning-teacher", "fine-tuning"),
+    "teacher, for LoRA": ("lora-teacher", "lora"),
+    "gates": ("experts", "experts-open"),
+}
+
+
+@cache
+def read(name: str) -> pd.DataFrame:
+    """Return a stored table of the study."""
+    return pd.read_csv(STUDY / f"{name}.csv", dtype={"position": str})
+
+
+def about(part: str) -> dict:
+    """Return the record of a part of the study."""
+    return json.loads((STUDY / f"{part}.json").read_text(encoding="utf-8"))
+
+
+def rate_of(system: str, test: str) -> pd.Series:
+    """Return a row of systems.csv."""
+    return read("systems").query("system == @system and test == @test").iloc[0]
+
+
+def pair_of(first: str, other: str, test: str) -> pd.Series:
+    """Return a row of pairs.csv."""
+    return read("pairs").query("first == @first and other == @other and test == @test").iloc[0]
+
+
+def others_of(system: str) -> float:
+    """Return a system's mean WER in the languages that the student knows."""
+    return sum(rate_of(system, code)["wer"] for code in KNOWN) / len(KNOWN)
+
+
+# ---- the study of seeds
+
+
+def systems() -> str:
+    """Return every system's WER on each test."""
+    rows = []
+    for system in ("student", "teacher", *SYSTEMS):
+        found = [with_interval(rate_of(system, test)) for test in DOMAINS]
+        translation = rate_of(system, "translation")["wer"]
+        rows.append([label(system), *found, f"{others_of(system):.1f}", f"{translation:.1f}"])
+    return markdown_table(
+        rows, ["system", *(f"{test} WER" for test in DOMAINS), "known languages", "translation"]
+    )
+
+
+def claims() -> str:
+    """Return the claims (a) to (c) in both domains, with p values corrected by Holm's method."""
+    found = {
+        f"{text}, {test}": pair_of(*pair, test) for text, pair in CLAIMS.items() for test in DOMAINS
+    }
+    corrected = holm({name: row["p"] for name, row in found.items()})
+    rows = [
+        [name, points(row), f"{corrected[name]:.3f}", _outcome(row, corrected[name])]
+        for name, row in found.items()
+    ]
+    return markdown_table(rows, ["claim", "difference", "p, Holm", "here"])
+
+
+def _outcome(row: pd.Series, p: float) -> str:
+    """Return what a claim's difference shows."""
+    if p > 0.05:
+        return "not decided"
+    return "holds" if row["difference"] < 0 else "the contrary holds"
+
+
+def answer() -> str:
+    """Return the sentences that sum the study of seeds up."""
+    sentences = [_whether_experts_win(test) for test in DOMAINS]
+    kept = others_of("student")
+    lost = {name: others_of(name) - kept for name in ("fine-tuning", "lora")}
+    if others_of(OURS) != kept:
+        raise ValueError("experts changed other languages while off")
+    sentences.append(
+        f"In the languages that the student knows, fine-tuning raises its WER by "
+        f"{lost['fine-tuning']:.0f} points, a LoRA that is on by {lost['lora']:.0f}; experts and a "
+        "LoRA that are off by nothing."
+    )
+    return " ".join(sentences)
+
+
+def _whether_experts_win(test: str) -> str:
+    """Return whether experts with the teacher beat fine-tuning and LoRA on a test."""
+    parts = []
+    for rival, text in (("fine-tuning", "fine-tuning"), ("lora", "LoRA")):
+        row = pair_of(OURS, rival, test)
+        if not is_decided(row):
+            parts.append(f"are not decidedly better or worse than {text} ({points(row)})")
+        elif row["difference"] < 0:
+            parts.append(f"beat {text} by {points(row)}")
+        else:
+            parts.append(f"lose to {text} by {points(row)}")
+    return f"{test.capitalize()}, experts with the teacher {' and '.join(parts)} points of WER."
+
+
+def pairs() -> str:
+    """Return all differences of the study."""
+    rows = [
+        [
+            f"{label(first)} − {label(other)}",
+            *(f"{points(pair_of(first, other, test))}" for test in DOMAINS),
+        ]
+        for first, other in PAIRS
+    ]
+    return markdown_table(rows, ["difference", *DOMAINS])
+
+
+def run() -> str:
+    """Return where the figures come from."""
+    record = about("seeds")
+    machine = record["machine"]
+    words = int(pd.read_csv(STUDY / "errors-in-domain.csv")["words"].sum())
+    return (
+        f"{len(record['seeds'])} seeds, each with its own {PRESETS['toy'].train_clips} training "
+        f"clips; tests of {words} words a domain. Machine: {machine['processor']}, "
+        f"{machine['cores']} cores, fp32. Commit `{record['commit'][:10]}`. Intervals resample "
+        "seeds and clips ([statistics](statistics.md))."
+    )
+
+
+def models() -> str:
+    """Return how the two models were made."""
+    rows = []
+    for role, recipe in RECIPES.items():
+        stages = [f"{stage.steps} steps, {stage.share:.0%} each" for stage in recipe.stages]
+        wers = [f"{rate_of(role, test)['wer']:.1f}" for test in ("in-domain", "out-of-domain")]
+        rows.append([role, str(recipe.width), "; ".join(stages), *wers, f"{others_of(role):.1f}"])
+    return markdown_table(
+        rows,
+        [
+            "model",
+            "width",
+            "batches of 32, share of each little-known language",
+            *(f"{test} WER" for test in DOMAINS),
+            "known languages",
+        ],
+    )
+
+
+# ---- knobs
+
+
+def knob(name: str) -> str:
+    """Return the differences over the positions of a knob, those that are decided in bold."""
+    table = read(f"knob-{name}-pairs")
+    tests = [test for test in (*DOMAINS, "other voice") if test in set(table["test"])]
+    if "other voice" in tests:
+        tests = ["other voice"]
+    blocks = []
+    for test in tests:
+        here = table[table["test"] == test]
+        rows = []
+        for position in dict.fromkeys(here["position"]):
+            cells = [
+                _cell(here[here["position"] == position], first, other)
+                for first, other in SHORT.values()
+            ]
+            rows.append([position, *cells])
+        used = [i for i in range(1, len(SHORT) + 1) if any(row[i] != "–" for row in rows)]
+        if used:
+            kept = [[row[0], *(row[i] for i in used)] for row in rows]
+            heads = [list(SHORT)[i - 1] for i in used]
+            blocks.append(f"{test.capitalize()}:\n\n{markdown_table(kept, ['', *heads])}")
+    return "\n\n".join(blocks)
+
+
+def _cell(rows: pd.DataFrame, first: str, other: str) -> str:
+    """Return a difference, in bold where it is decided; a dash where there is none."""
+    found = rows[(rows["first"] == first) & (rows["other"] == other)]
+    if found.empty:
+        return "–"
+    row = found.iloc[0]
+    text = f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
+    return f"**{text}**" if is_decided(row) else text
+
+
+def where_others_lie() -> str:
+    """Return where the settings of other presets lie on the knobs; empty where nobody knows."""
+    toy, laptop, paper = (PRESETS[name] for name in ("toy", "laptop", "paper"))
+    student, teacher = (score_of(name, "in-domain")["wer"] for name in ("student", "teacher"))
+    toy_student, toy_teacher = (
+        rate_of(name, "in-domain")["wer"] for name in ("student", "teacher")
+    )
+    rows = [
+        ["WER of the student, in-domain", f"{toy_student:.1f}", f"{student:.1f}", ""],
+        ["WER of the teacher, in-domain", f"{toy_teacher:.1f}", f"{teacher:.1f}", ""],
+        ["labelled clips", str(toy.train_clips), str(laptop.train_clips or "all"), "10,000"],
+        ["divergence", "JS", "JS", "JS"],
+        ["epochs", str(toy.epochs), str(laptop.epochs), str(paper.epochs)],
+    ]
+    return markdown_table(rows, ["knob", "toy", "laptop", "paper"])
