@@ -51,7 +51,7 @@ from distilwhisper_lib.method.loading import load_experts
 from distilwhisper_lib.presets import PRESETS, get_preset
 from distilwhisper_lib.training import config as config_module
 from distilwhisper_lib.training import trainer as trainer_module
-from distilwhisper_lib.training.methods import compared_methods, trained_methods
+from distilwhisper_lib.training.methods import METHODS, compared_methods, trained_methods
 from distilwhisper_lib.training.teacher import stored_clips
 from distilwhisper_lib.whisper.hub import REVISIONS
 from distilwhisper_lib.whisper.loading import Source

@@ -413,13 +413,9 @@ def knobs(names: Sequence[str], numbers: Sequence[int], jobs: int) -> None:
 
 def _cells_of(setting: Setting, numbers: Sequence[int]) -> list[Cell]:
     """Return the cells of a position: student and teacher once, the methods with every seed."""
-    fixed = [Cell(setting, system, numbers[0], KNOB_TEST_CLIPS) for system in UNTRAINED]
-    trained = [
-        Cell(setting, system, seed, KNOB_TEST_CLIPS)
-        for seed in numbers
-        for system in setting.systems
-    ]
-    return [*fixed, *trained]
+    asked = [(system, numbers[0]) for system in UNTRAINED]
+    asked += [(system, seed) for seed in numbers for system in setting.systems]
+    return [Cell(setting, system, seed, KNOB_TEST_CLIPS, DOMAINS) for system, seed in asked]
 
 
 # ---- files
