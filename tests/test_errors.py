@@ -95,7 +95,7 @@ TABLE = {
     "unknown preset": (
         lambda _: open_lab("huge"),
         ValueError,
-        "'huge': set LAB_PRESET to one of smoke, laptop, colab",
+        "'huge': set LAB_PRESET to one of smoke, toy, laptop, colab",
     ),
     "unknown method": (
         lambda _: get_method("bert"),

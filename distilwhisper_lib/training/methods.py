@@ -31,6 +31,7 @@ from .objective import Objective
 from .stored import not_finite
 
 LORA_RANK = 64
+LORA_SHARE = 8  # a rank is at most this part of the model's width, so that it stays low
 # Of the 34 bytes of activations that a position, layer and unit of width keeps in fp16 without
 # attention matrices, those of the feed-forward block (Korthikanti et al. 2022, section 4.1).
 FEED_FORWARD_BYTES = 19
@@ -257,7 +258,7 @@ class LoRA(Method):
         if on_both:
             attach_experts(model, [language], config.experts)
             set_language(model, language)
-        model = get_peft_model(model, lora_config(on_both))
+        model = get_peft_model(model, lora_config(on_both, lora_rank(model.config.d_model)))
         # PEFT would ask the hub for the base model at each checkpoint
         model.peft_config["default"].base_model_name_or_path = ""
         return model
@@ -280,21 +281,30 @@ class LoRA(Method):
 
     def count(self, shape):
         """Two thin matrices beside each of fc1 and fc2."""
-        thin = 2 * LORA_RANK * (shape.width + shape.ffn)
+        thin = 2 * lora_rank(shape.width) * (shape.width + shape.ffn)
         adapters = 2 * shape.layers * thin
         return Cost(adapters, adapters, 2.0 * thin, activation_bytes=LORA_BYTES)
 
 
-def lora_config(on_both: bool = False) -> LoraConfig:
+def lora_rank(width: int) -> int:
+    """Return LoRA's rank in a model of a width: 64 (release: train_lora.py), less in toy models.
+
+    In a model of width 64 adapters of rank 64 would have more weights than what they adapt.
+    """
+    return min(LORA_RANK, max(1, width // LORA_SHARE))
+
+
+def lora_config(on_both: bool = False, rank: int = LORA_RANK) -> LoraConfig:
     """Return LoRA's settings: r = alpha = 64, dropout 0.05 (release: train_lora.py).
 
     Args:
         on_both: On fc1 and fc2 of shared blocks and experts, as released: 23,592,960 weights for
             whisper-small.
+        rank: r and alpha, see `lora_rank`.
     """
     targets = r".*\.(shared|experts\.\w+)\.fc[12]" if on_both else ["fc1", "fc2"]
     # task_type stays None: PEFT's SEQ_2_SEQ_LM wrapper passes `input_ids`, which Whisper refuses
-    return LoraConfig(r=LORA_RANK, lora_alpha=LORA_RANK, lora_dropout=0.05, target_modules=targets)
+    return LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.05, target_modules=targets)
 
 
 @dataclass(frozen=True)

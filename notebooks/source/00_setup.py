@@ -53,8 +53,8 @@ pd.DataFrame({"what is said": rows.select(three)["text"], "what the student writ
 
 # %% [markdown]
 # **Read:** On the left the game's subtitle, on the right what the model wrote. Say both aloud: much of the *sound* is there, and
-# hardly a word. The model hears Czech and does not know it well. (At the preset `smoke` the model is random and the
-# right column means nothing, as intended.)
+# hardly a word. The model hears Czech and does not know it well. (At the preset `toy` the language and its sound are made
+# up, and the model knows some of the words. At `smoke` the model is random: the right column means nothing.)
 #
 # Now listen to the same three clips. (No sound is stored in the notebook's file: the players appear when you run it.)
 
@@ -117,9 +117,10 @@ pd.Series(describe_machine() | versions, name="value").to_frame()
 # **Read:** `precision` says in which number format the matrix products run: `bf16` and `fp16` are faster where the hardware
 # computes in them, `no` is plain float32. Times differ between them; texts differ only here and there.
 #
-# A **preset** is a set of settings. Three of them run the same notebooks, cell by cell: `smoke` to test the code
-# (random tiny model, made-up sound), `laptop` for real results without a GPU, and `colab` for larger models. The fourth,
-# `paper`, is the size of the paper's experiments, which notebook 06 makes a list of jobs of.
+# A **preset** is a set of settings. Four of them run the same notebooks, cell by cell: `smoke` to test the code
+# (random tiny model, made-up sound), `toy` for the whole paper in minutes (small trained models, toy languages), `laptop`
+# for real speech without a GPU, and `colab` for larger models. The fifth, `paper`, is the size of the paper's
+# experiments, which notebook 06 makes a list of jobs of.
 #
 # **Predict:** which settings must differ between a laptop and a GPU, and which must not, if results are to be comparable?
 

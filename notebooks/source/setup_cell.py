@@ -1,5 +1,5 @@
 # The same first cell in every notebook: it finds the project, installs only what is missing, opens the laboratory.
-PRESET = None  # "smoke", "laptop" or "colab"; None takes the variable LAB_PRESET, else "laptop"
+PRESET = None  # "toy", "laptop" or "colab"; None takes the variable LAB_PRESET, else "toy"
 
 import os
 import pathlib
