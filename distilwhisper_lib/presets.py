@@ -313,8 +313,8 @@ TOY = Preset(
     learning_rates={
         "fine-tuning": 2e-3,
         "fine-tuning-teacher": 2e-3,
-        "lora": 1e-2,
-        "lora-teacher": 1e-2,
+        "lora": 2e-2,
+        "lora-teacher": 2e-2,
         "clsr-ft": 8e-3,
         "distilwhisper-released": 4e-3,
         "experts": 2e-3,

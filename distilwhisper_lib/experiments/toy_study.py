@@ -72,7 +72,7 @@ TESTS = (*DOMAINS, "translation", "retention")
 # Learning rates that are tried in tuning, five for every method.
 RATES = {
     **dict.fromkeys(SYSTEMS[:2], (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)),
-    **dict.fromkeys(SYSTEMS[2:4], (1.25e-3, 2.5e-3, 5e-3, 1e-2, 2e-2)),
+    **dict.fromkeys(SYSTEMS[2:4], (2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2)),
     **dict.fromkeys(SYSTEMS[4:], (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)),
 }
 TUNING_SEEDS = (100, 101)  # of no study
@@ -149,7 +149,7 @@ KNOBS: dict[str, tuple[Setting, ...]] = {
     # how well the student knows the language
     "student": tuple(
         Setting("student", f"{share:.0%}", student=heard(share))
-        for share in (0.0, 0.02, 0.05, 0.1, 0.25)
+        for share in (0.0, 0.02, 0.05, 0.1)
     ),
     # how good the teacher is: the student itself, better students, the teacher
     "teacher": (
@@ -163,7 +163,7 @@ KNOBS: dict[str, tuple[Setting, ...]] = {
         Setting("teacher", "the teacher", systems=WITH_TEACHER),
     ),
     "clips": tuple(
-        Setting("clips", str(count), with_clips(count)) for count in (24, 48, 96, 192, 384)
+        Setting("clips", str(count), with_clips(count)) for count in (24, 48, 96, 192)
     ),
     "loss": tuple(
         Setting("loss", label, FEW, changes, systems=WITH_TEACHER)
