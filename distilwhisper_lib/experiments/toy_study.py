@@ -61,7 +61,7 @@ WITH_TEACHER = tuple(name for name in KNOB_SYSTEMS if get_method(name).distils)
 UNTRAINED = ("student", "teacher")
 
 SEEDS = tuple(range(10))
-KNOB_SEEDS = (0, 1, 2)
+KNOB_SEEDS = (0, 1)
 TEST_CLIPS = 1024  # of each domain, in the study of seeds
 KNOB_TEST_CLIPS = 512
 RETENTION_CLIPS = 256
@@ -148,8 +148,7 @@ LOSSES = {
 KNOBS: dict[str, tuple[Setting, ...]] = {
     # how well the student knows the language
     "student": tuple(
-        Setting("student", f"{share:.0%}", student=heard(share))
-        for share in (0.0, 0.02, 0.05, 0.1)
+        Setting("student", f"{share:.0%}", student=heard(share)) for share in (0.0, 0.02, 0.05, 0.1)
     ),
     # how good the teacher is: the student itself, better students, the teacher
     "teacher": (
@@ -162,9 +161,7 @@ KNOBS: dict[str, tuple[Setting, ...]] = {
         ),
         Setting("teacher", "the teacher", systems=WITH_TEACHER),
     ),
-    "clips": tuple(
-        Setting("clips", str(count), with_clips(count)) for count in (24, 48, 96, 192)
-    ),
+    "clips": tuple(Setting("clips", str(count), with_clips(count)) for count in (24, 48, 96, 192)),
     "loss": tuple(
         Setting("loss", label, FEW, changes, systems=WITH_TEACHER)
         for label, changes in LOSSES.items()
@@ -268,27 +265,36 @@ def _errors_with_voice(lab: Lab, system: str, voice: Voice, count: int) -> pd.Da
 # ---- many cells
 
 
-def compute(cells: Sequence[Cell], jobs: int) -> None:
-    """Compute what is missing of some cells, in several processes of one thread each.
+def compute(cells: Sequence[Cell], jobs: int) -> list[pd.DataFrame]:
+    """Return the errors of cells; what is missing is computed in several processes.
 
     Args:
         cells: What is computed.
-        jobs: Number of processes.
+        jobs: Number of processes, each with one thread.
     """
     with ProcessPoolExecutor(jobs, get_context("spawn"), _use_one_thread) as pool:
-        waiting = [pool.submit(_compute_quietly, cell) for cell in cells]
+        waiting = [pool.submit(_errors_without_bars, cell) for cell in cells]
         for done in tqdm(as_completed(waiting), "cells", len(waiting), unit="cell"):
             done.result()
+    return [done.result() for done in waiting]
 
 
 def _use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _compute_quietly(cell: Cell) -> None:
-    """Compute a cell without progress bars of its own."""
+def _errors_without_bars(cell: Cell) -> pd.DataFrame:
+    """Return the errors of a cell; its progress bars are not shown."""
     with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
-        errors_of(cell)
+        return errors_of(cell)
+
+
+def errors_by_system(cells: Sequence[Cell], tables: Sequence[pd.DataFrame]) -> dict:
+    """Return the errors of each system, all its cells together."""
+    parts: dict[str, list[pd.DataFrame]] = {}
+    for cell, table in zip(cells, tables, strict=True):
+        parts.setdefault(cell.system, []).append(table)
+    return {system: pd.concat(own, ignore_index=True) for system, own in parts.items()}
 
 
 def tune(systems: Sequence[str], jobs: int) -> None:
@@ -298,17 +304,17 @@ def tune(systems: Sequence[str], jobs: int) -> None:
         systems: Names of methods.
         jobs: Number of processes.
     """
-    trials: list[tuple[Cell, float]] = []
+    trials: list[tuple[str, float]] = []
+    cells: list[Cell] = []
     for system in systems:
         for value in RATES[system]:
             setting = replace(PLAIN, training={"learning_rate": value})
             for seed in TUNING_SEEDS:
-                cell = Cell(setting, system, seed, KNOB_TEST_CLIPS, ("validation",))
-                trials.append((cell, value))
-    compute([cell for cell, _ in trials], jobs)
+                trials.append((system, value))
+                cells.append(Cell(setting, system, seed, KNOB_TEST_CLIPS, ("validation",)))
     tables: dict[tuple[str, float], list[pd.DataFrame]] = {}
-    for cell, value in trials:
-        tables.setdefault((cell.system, value), []).append(errors_of(cell))
+    for trial, table in zip(trials, compute(cells, jobs), strict=True):
+        tables.setdefault(trial, []).append(table)
     rows = [
         {"system": system, "learning_rate": value, **rate(pd.concat(parts))}
         for (system, value), parts in tables.items()
@@ -327,11 +333,8 @@ def seeds(numbers: Sequence[int], systems: Sequence[str], jobs: int) -> None:
     """
     cells = [Cell(PLAIN, system, seed, TEST_CLIPS) for seed in numbers for system in systems]
     fixed = [Cell(PLAIN, system, numbers[0], TEST_CLIPS) for system in UNTRAINED]
-    compute([*fixed, *cells], jobs)
-    tables: dict[str, list[pd.DataFrame]] = {}
-    for cell in tqdm([*fixed, *cells], "errors"):
-        tables.setdefault(cell.system, []).append(errors_of(cell))
-    errors = {system: pd.concat(parts, ignore_index=True) for system, parts in tables.items()}
+    cells = [*fixed, *cells]
+    errors = errors_by_system(cells, compute(cells, jobs))
     folder = study_folder()
     tests = list(dict.fromkeys(errors["student"]["test"]))
     rows = [
@@ -388,21 +391,18 @@ def knobs(names: Sequence[str], numbers: Sequence[int], jobs: int) -> None:
         for setting in settings:  # students and teachers first, one at a time
             lab_of(Cell(setting, "student", 0, KNOB_TEST_CLIPS))
         cells = [cell for setting in settings for cell in _cells_of(setting, numbers)]
-        compute(cells, jobs)
+        tables = compute(cells, jobs)
         rows: list[dict] = []
         pairs: list[dict] = []
         for setting in settings:
-            errors: dict[str, pd.DataFrame] = {}
-            for cell in _cells_of(setting, numbers):
-                table = errors_of(cell)
-                known = errors.get(cell.system)
-                errors[cell.system] = table if known is None else pd.concat([known, table])
+            own = [number for number, cell in enumerate(cells) if cell.setting is setting]
+            errors = errors_by_system([cells[n] for n in own], [tables[n] for n in own])
             where = {"knob": name, "position": setting.label}
             tests = list(dict.fromkeys(errors["student"]["test"]))
             for system, table in errors.items():
                 for test in tests:
-                    own = rate(table[table["test"] == test])
-                    rows.append({**where, "system": system, "test": test, **own})
+                    found = rate(table[table["test"] == test])
+                    rows.append({**where, "system": system, "test": test, **found})
             pairs += [where | row for row in differences(errors, tests)]
         table = pd.DataFrame(rows)
         _write(folder / f"knob-{name}.csv", table)
@@ -460,7 +460,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("part", choices=["models", "tune", "seeds", "knobs"])
     parser.add_argument("names", nargs="*", help="models: student, teacher; knobs: their names")
     count = number_option(low=1, whole=True)
-    parser.add_argument("--seeds", type=count, help="how many; default: 10, of knobs 3")
+    parser.add_argument("--seeds", type=count, help="how many; default: 10, of knobs 2")
     parser.add_argument("--jobs", type=count, default=os.cpu_count() or 1, help="processes")
     given = parser.parse_args(arguments)
     known = {"models": list(RECIPES), "knobs": list(KNOBS)}.get(given.part, list(SYSTEMS))
