@@ -33,7 +33,7 @@ NUMBERS: dict[str, dict] = {
 }
 TEXTS = ("name", "student", "corpus", "second_corpus", "language", "second_language", "normaliser")
 MAY_BE_NONE = (
-    *("teacher", "other_corpus", "held_out_lead", "train_clips", "max_train_seconds"),
+    *("teacher", "other_corpus", "voice", "train_clips", "max_train_seconds"),
     *("teacher_clips", "validation_clips", "test_clips", "retention_clips"),
     *("margin_seconds", "train_margin_seconds"),
 )
@@ -57,7 +57,8 @@ class Preset:
         language: The first language, which every method is adapted to.
         second_language: The language of the second experts.
         retention: (corpus, language) of tests in languages that are never trained on.
-        held_out_lead: A speaker of the first language whose lines are kept out of training.
+        voice: The speaker of the first language whose clips are trained and validated on; None:
+            all. The out-of-domain test is then the other speakers of the split "test".
         train_clips: Training clips of a language; None: all, here and below.
         max_train_seconds: Longer clips are left out of training; they set the peak of memory.
         teacher_clips: Clips per language that the stand-in is trained on.
@@ -98,7 +99,7 @@ class Preset:
     language: str = "cs"
     second_language: str = "ca"
     retention: tuple[tuple[str, str], ...] = ()
-    held_out_lead: str | None = None
+    voice: str | None = None
     train_clips: int | None = None
     max_train_seconds: float | None = None
     teacher_clips: int | None = None
@@ -130,7 +131,7 @@ class Preset:
             value = getattr(self, name)
             if value is not None or name not in MAY_BE_NONE:
                 check_number(name, value, **limits)
-        for name in (*TEXTS, "teacher", "other_corpus", "held_out_lead"):
+        for name in (*TEXTS, "teacher", "other_corpus", "voice"):
             value = getattr(self, name)
             if value is not None or name not in MAY_BE_NONE:
                 check_text(name, value)

@@ -57,10 +57,35 @@ FILLETS_LINES = {  # room -> (id, font, English, text, pitch or None for no soun
 }
 
 
-def make_fillets(root: Path, language: str = "cs") -> Path:
-    """Write a small game; returns the data's folder."""
+TWO_LEADS = {  # the same, with lines of both leads in each of their splits
+    "gods": [
+        ("g-small-1", "font_small", "One.", "Jedna.", 200),
+        ("g-small-2", "font_small", "Two.", "Dva.", 205),
+        ("g-big-1", "font_big", "Three.", "Tři.", 210),
+        ("g-big-2", "font_big", "Four.", "Čtyři.", 215),
+        ("g-other", "font_cyan", "Water!", "Voda!", 220),
+    ],
+    "airplane": [
+        ("a-small", "font_small", "Five.", "Pět.", 225),
+        ("a-big", "font_big", "Six.", "Šest.", 230),
+    ],
+    "ufo": [
+        ("u-small-1", "font_small", "Seven.", "Sedm.", 235),
+        ("u-small-2", "font_small", "Eight.", "Osm.", 240),
+        ("u-big-1", "font_big", "Nine.", "Devět.", 245),
+        ("u-big-2", "font_big", "Ten.", "Deset.", 250),
+    ],
+    "cave": [
+        ("c-small", "font_small", "Yes.", "Ano.", 255),
+        ("c-big", "font_big", "No.", "Ne.", 260),
+    ],
+}
+
+
+def make_fillets(root: Path, language: str = "cs", script_lines: dict | None = None) -> Path:
+    """Write a small game, by default with FILLETS_LINES; returns the data's folder."""
     folder = root / "usr/share/games/fillets-ng"
-    for room, lines in FILLETS_LINES.items():
+    for room, lines in (script_lines or FILLETS_LINES).items():
         prefix = "black_" if room == "share" else ""
         script = folder / "script" / room / f"{prefix}dialogs_{language}.lua"
         script.parent.mkdir(parents=True, exist_ok=True)

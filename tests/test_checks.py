@@ -130,7 +130,7 @@ def test_every_number_of_a_preset_is_checked(name):
 def test_every_field_of_a_preset_is_checked():
     others = {"retention", "learning_rates", "keep", "fidelity", "minutes", "memory"}
     others |= {"further_systems", "precision"}
-    optional = {"teacher", "other_corpus", "held_out_lead"}
+    optional = {"teacher", "other_corpus", "voice"}
     assert {field.name for field in fields(Preset)} == {*NUMBERS, *TEXTS, *others, *optional}
     for name in (*TEXTS, *optional):
         for value in ("", 3, ["a"]):

@@ -20,8 +20,8 @@ from distilwhisper_lib.data.corpora.loading import (
     FEATURES,
     corpus_folder,
     corpus_report,
-    held_out_lead,
     load_corpus,
+    of_speaker,
     select,
 )
 from distilwhisper_lib.data.normalisers import normalise
@@ -270,15 +270,28 @@ def test_select_names_what_is_wrong(tmp_path):
         select(data, "test", 0)
 
 
-def test_a_held_out_lead_is_in_the_test_alone():
+def test_rows_are_those_of_a_speaker_or_of_all_others():
     data = load_corpus("toy", "cs")
-    held = held_out_lead(data, "toy-low")
-    assert set(select(held, "test")["speaker"]) == {"toy-low"}
-    for split in ("train", "teacher", "validation"):
-        assert set(select(held, split)["speaker"]) == {"toy-high"}
-    assert len(select(held, "test-other")) == 4
-    with pytest.raises(ValueError, match="'nobody'.*toy-high, toy-low"):
-        held_out_lead(data, "nobody")
+    own = of_speaker(data, "toy-low")
+    others = of_speaker(data, "toy-low", others=True)
+    assert set(own["speaker"]) == {"toy-low"}
+    assert set(others["speaker"]) == {"toy-high", "toy-other"}
+    assert sorted([*own["id"], *others["id"]]) == sorted(data["id"])
+    assert len(select(own, "test")) == len(select(others, "test")) == 2
+
+
+@pytest.mark.parametrize("speaker", ["nobody", "toy-other"])  # the other one is in test-other alone
+def test_an_unknown_speaker_is_told_those_of_train_and_test(speaker):
+    message = f"lines in train and test of toy in 'cs', is '{speaker}': known are toy-high, toy-low"
+    with pytest.raises(ValueError, match=message):
+        of_speaker(load_corpus("toy", "cs"), speaker)
+
+
+def test_a_speaker_without_others_in_the_test_is_told(tmp_path):
+    data = load_corpus("stamps", "ca", make_stamps(tmp_path))
+    assert len(of_speaker(data, "stamps-ca")) == len(data)
+    with pytest.raises(ValueError, match="'stamps-ca' is the only speaker in the test of stamps"):
+        of_speaker(data, "stamps-ca", others=True)
 
 
 def test_without_any_usable_clip_there_is_no_corpus(tmp_path):

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made_corpora import write_sound
+from made_corpora import TWO_LEADS, make_fillets, write_sound
 from other_user import run_as_another_user
 from random_data import logits, random_batch, random_counts
 
@@ -25,10 +25,17 @@ from distilwhisper_lib.data.audio import encode_flac, read_audio
 from distilwhisper_lib.data.corpora import loading
 from distilwhisper_lib.data.corpora.loading import load_corpus
 from distilwhisper_lib.evaluation.scoring import summarise, word_errors
-from distilwhisper_lib.evaluation.testsets import test_sets, with_paper_data
+from distilwhisper_lib.evaluation.testsets import is_retention, test_sets, with_paper_data
 from distilwhisper_lib.experiments import convergence, smaller, study
 from distilwhisper_lib.experiments.study import LOW_RANK
-from distilwhisper_lib.files import cache_dir, read_json, results_dir, short_hash, write_json
+from distilwhisper_lib.files import (
+    REPOSITORY,
+    cache_dir,
+    read_json,
+    results_dir,
+    short_hash,
+    write_json,
+)
 from distilwhisper_lib.lab import comparison
 from distilwhisper_lib.lab import lab as lab_module
 from distilwhisper_lib.lab.comparison import (
@@ -245,17 +252,118 @@ def test_tests_of_a_preset(lab):
         lab.test_set("cs/hard")
 
 
-def test_a_held_out_lead_is_in_its_own_test_alone():
-    lab = Lab("smoke", held_out_lead="toy-low", test_clips=None)
-    held_out = lab.test_rows("cs/held-out-lead")["speaker"][:]
-    assert set(held_out) == {"toy-low"}
-    others = [lab.rows(split) for split in ("train", "validation", "teacher")]
-    for rows in [*others, lab.test_rows("cs/in-domain")]:
-        assert len(rows)
-        assert "toy-low" not in rows["speaker"][:]
-    assert set(Lab("smoke").rows("train")["speaker"][:]) > {"toy-low"}
-    table = paired(lab, ("teacher",), "student")
-    assert list(table["test_set"])[-1] == "held-out-lead"
+# ---- a voice
+
+
+@pytest.fixture
+def folds(tmp_path):
+    """Labs of the made-up Fillets, by the lead that is trained on."""
+    load_corpus("fillets", "cs", make_fillets(tmp_path / "game", script_lines=TWO_LEADS))
+    leads = ("font_small", "font_big")
+    return {lead: Lab("laptop", student="tiny", voice=lead) for lead in leads}
+
+
+def ids(rows) -> list[str]:
+    """Return the last parts of the ids of rows, in alphabetical order."""
+    return sorted(row.rpartition("/")[2] for row in rows["id"][:])
+
+
+@pytest.mark.parametrize(("own", "other"), [("small", "big"), ("big", "small")])
+def test_one_lead_is_trained_on_and_the_other_is_the_other_domain(own, other, folds):
+    lab = folds[f"font_{own}"]
+    assert ids(lab.rows("train")) == [f"u-{own}-1", f"u-{own}-2"]
+    assert ids(lab.rows("validation")) == [f"a-{own}"]
+    assert ids(lab.rows("teacher")) == ["c-big", "c-small"]
+    assert ids(lab.rows("train", every_voice=True)) == sorted(
+        f"u-{lead}-{number}" for lead in (own, other) for number in (1, 2)
+    )
+    mine = [f"g-{own}-1", f"g-{own}-2"]
+    for name in ("in-domain", "noise", "reverberation", "translation"):
+        assert ids(lab.test_rows(f"cs/{name}")) == mine
+    assert ids(lab.rows("test")) == mine
+    assert ids(lab.test_rows("cs/validation")) == [f"a-{own}"]
+    assert ids(lab.test_rows("cs/out-of-domain")) == [f"g-{other}-1", f"g-{other}-2"]
+    assert ids(lab.test_rows("cs/other-characters")) == ids(lab.rows("test-other")) == ["g-other"]
+
+
+def test_the_tests_of_both_folds_are_each_other_s_exchanged(folds):
+    small, big = folds.values()
+    for name, exchanged in (("in-domain", "out-of-domain"), ("out-of-domain", "in-domain")):
+        first = small.test_clips(f"cs/{name}")
+        assert first.digests == big.test_clips(f"cs/{exchanged}").digests
+    for lab in (small, big):
+        assert set(lab.rows("train")["id"]).isdisjoint(lab.test_rows("cs/out-of-domain")["id"])
+
+
+def test_both_folds_have_the_same_stand_in_and_no_other_run_in_common(folds):
+    small, big = folds.values()
+    both = Lab("laptop", student="tiny")
+    assert run_name(small, "teacher") == run_name(big, "teacher") == run_name(both, "teacher")
+    assert len({run_name(lab, "lora") for lab in (small, big, both)}) == 3
+
+
+def run_name(lab, method) -> str:
+    """Return the name of a run that need not be there."""
+    return lab.run_config(method).name
+
+
+def test_without_a_voice_the_tests_of_the_laptop_are_as_in_its_reference_results():
+    reference = pd.read_csv(REPOSITORY / "results" / "reference" / "laptop" / "comparison.csv")
+    scored = set(reference["language"] + "/" + reference["test_set"])
+    sets = test_sets(get_preset("laptop"))
+    assert scored == {*sets} - {"cs/validation"}
+    assert (sets["cs/in-domain"].split, sets["cs/out-of-domain"].split) == ("test", "test-other")
+    assert all(test.voice is None for test in sets.values())
+
+
+def test_an_unknown_voice_is_told_with_those_that_have_lines_in_train_and_test(folds):
+    lab = Lab("laptop", student="tiny", voice="font_cyan")
+    for door in (
+        lambda: lab.rows("train"),
+        lambda: lab.test_rows("cs/in-domain"),
+        lambda: lab.train("lora"),
+    ):
+        with pytest.raises(ValueError, match="'font_cyan': known are font_big, font_small"):
+            door()
+
+
+def test_other_characters_are_scored_and_in_no_main_table(lab, monkeypatch):
+    of_one = Lab("smoke", voice="toy-low", **CHANGES)
+    keys = [job["key"] for job in plan(of_one) if job["name"] == "student"]
+    assert [key for key in keys if key.startswith("cs/")][:3] == [
+        "cs/in-domain",
+        "cs/out-of-domain",
+        "cs/other-characters",
+    ]
+    assert list(paired(of_one, ("teacher",), "student")["test_set"]) == [
+        "in-domain",
+        "out-of-domain",
+    ]
+    rows = [score(of_one, "student", key) for key in keys[:3]]
+    table = main_table(pd.DataFrame(rows), "cs")
+    assert not [name for name in table.columns if "characters" in name]
+
+
+# ---- other languages in several corpora
+
+
+def test_a_language_of_two_corpora_has_a_test_in_each():
+    pairs = (("stamps", "ru"), ("toy", "nl"), ("festvox", "ru"), ("stamps", "ru"))
+    lab = Lab("smoke", retention=pairs)
+    found = {key: test.corpus for key, test in lab.test_sets.items() if is_retention(test.name)}
+    assert found == {
+        "ru/retention": "stamps",
+        "nl/retention": "toy",
+        "ru/retention-festvox": "festvox",
+    }
+
+
+def test_tests_of_two_corpora_in_one_language_are_compared_apart(monkeypatch):
+    fleurs = load_corpus("toy", "nl")
+    monkeypatch.setattr(lab_module, "load_corpus", lambda *_: fleurs)
+    lab = Lab("smoke", retention=(("toy", "nl"), ("fleurs", "nl")), **CHANGES)
+    table = paired(lab, ("teacher",), "student", tests=("retention",))
+    assert list(table["test_set"]) == ["retention", "retention-fleurs"]
 
 
 def test_clips_that_are_too_long_are_left_out_of_training_only(lab):
@@ -413,8 +521,9 @@ def test_predictions_are_kept_and_found_again(lab, monkeypatch):
     pd.testing.assert_frame_equal(again.transcribe("student", "cs/in-domain"), first)
     found = again.transcribe("distilwhisper-released", "cs/in-domain")
     pd.testing.assert_frame_equal(found, distilled)
-    off = again.transcribe("distilwhisper-released", "cs/in-domain", experts=False)
-    pd.testing.assert_frame_equal(off, first)  # without experts it is the student
+    for name in ("distilwhisper-released", "lora"):  # LoRA is not even trained for it
+        off = again.transcribe(name, "cs/in-domain", experts=False)
+        pd.testing.assert_frame_equal(off, first)  # switched off it is the student
 
 
 @pytest.mark.parametrize(
@@ -970,6 +1079,49 @@ def test_the_plan_scores_every_method_on_every_test_of_the_comparison(lab):
     assert {"name": "distilwhisper", "key": "ca/second-language", "language": "ca"} in jobs
 
 
+def test_lora_is_scored_on_in_other_languages_and_where_asked_off_too(lab):
+    jobs = plan(lab, switched_off=["lora"])
+    twice = [job for job in jobs if job not in plan(lab)]
+    assert {(job["name"], job["experts"]) for job in twice} == {("lora", False)}
+    tests = {job["key"] for job in twice}
+    assert tests == {"cs/translation", "nl/retention", "es/retention"}
+    for job in twice:
+        assert job | {"experts": True} in jobs
+
+    student, on, off = (
+        score(lab, name, "nl/retention", experts)
+        for name, experts in (("student", True), ("lora", True), ("lora", False))
+    )
+    assert (on["experts"], off["experts"]) == ("", "off")
+    assert off["wer"] == student["wer"]
+    table = pd.DataFrame([on, off, student])
+    assert list(comparison.is_off_beside_on(table)) == [False, True, False]
+    assert not comparison.is_off_beside_on(table[1:]).any()
+    for name in ("fine-tuning", "distilwhisper", "student"):
+        with pytest.raises(ValueError, match=f"switched_off is '{name}': known are lora"):
+            plan(lab, switched_off=[name])
+
+
+def test_the_main_table_has_the_row_of_lora_switched_on():
+    rows = [
+        scored("lora", "in-domain") | {"experts": ""},
+        scored("lora", "retention", "nl", (60, 56, 63)) | {"experts": ""},
+        scored("lora", "retention", "nl", (40, 36, 43)) | {"experts": "off"},
+    ]
+    for table in (pd.DataFrame(rows), pd.DataFrame(rows).replace({"experts": {"": None}})):
+        assert main_table(table, "cs").loc["LoRA", "other languages WER"] == "60.0 [56.0, 63.0]"
+
+
+def test_a_comparison_writes_rows_of_lora_switched_off_too(lab, monkeypatch):
+    once = compare(lab)
+    twice = compare(lab, switched_off=iter(["lora"]))  # a list of any kind
+    assert len(twice) == len(once) + 3
+    written = pd.read_csv(lab.results / "predictions.csv")
+    off = written[(written["system"] == "lora") & (written["experts"] == "off")]
+    assert set(off["test_set"]) == {"translation", "retention"}
+    pd.testing.assert_frame_equal(main_table(twice, "cs"), main_table(once, "cs"))
+
+
 def test_a_comparison_that_is_cached_opens_each_corpus_once_and_counts_each_prediction_once(
     lab, monkeypatch
 ):
@@ -1077,8 +1229,11 @@ def test_the_main_table_has_a_row_per_method():
     assert longer["in-domain WER"].iloc[-1] == "7.0 [40.0, 60.0]"
 
     assert list(main_table(pd.DataFrame(rows), "Czech").index) == labels
-    other = scored("student", "held-out-lead", "ca")  # a test that only another language has
+    other = scored("student", "other-characters")  # no domain
     assert list(main_table(pd.DataFrame([*rows, other]), "cs").columns) == list(table.columns)
+    further = [scored(name, "retention-festvox", "es", (10, 7, 14)) for name in compared_methods()]
+    means = main_table(pd.DataFrame([*rows, *further]), "cs")["other languages WER"]
+    assert set(means.str[:4]) == {"50.0"}
     message = "no row .* in-domain .* in 'nl': languages with such tests are cs"
     with pytest.raises(ValueError, match=message):
         main_table(pd.DataFrame(rows), "nl")
@@ -1104,7 +1259,7 @@ def test_the_normaliser_is_a_setting_and_named_in_every_row(lab, monkeypatch):
 
 
 def test_the_run_metadata_says_what_the_figures_depend_on(lab, monkeypatch, tmp_path):
-    monkeypatch.setattr(comparison, "trained_methods", lambda: ["clsr-ft"])
+    monkeypatch.setattr(comparison, "trained_methods", lambda _: ["clsr-ft"])
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     monkeypatch.setattr(comparison, "find_weights", lambda name: Source(name, "folder", tmp_path))
     for key in lab.test_sets:

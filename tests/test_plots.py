@@ -209,6 +209,25 @@ def test_forgetting_is_drawn_of_translation_alone_and_of_other_languages_alone(t
         drawn(plots.plot_forgetting(table[table["test_set"] == test]))
 
 
+def test_an_adapter_that_is_scored_off_too_has_a_row_of_its_own(table):
+    table["experts"] = ""
+    off = table[(table["system"] == "student") & (table["test_set"] == "retention")]
+    table = pd.concat([table, off.assign(system="lora", experts="off")])
+    changes, _ = plots.forgetting_matrix(table)
+    rows = list(changes.index)
+    assert rows[rows.index("lora") + 1] == "lora, off"
+    assert changes.loc["lora, off", "nl"] == 0 < changes.loc["lora", "nl"]
+    (ax, _) = drawn(plots.plot_forgetting(table)).axes
+    assert "LoRA, off" in labels(ax.yaxis)
+
+
+def test_a_language_of_two_corpora_has_a_column_for_each(table):
+    further = table[table["language"] == "es"].assign(test_set="retention-festvox", wer=60.0)
+    changes, _ = plots.forgetting_matrix(pd.concat([table, further]))
+    assert list(changes.columns)[:3] == ["nl", "es", "es, festvox"]
+    assert changes.loc["lora", "es"] > changes.loc["lora", "es, festvox"] == 0
+
+
 def test_figures_of_nothing_say_what_is_missing(table, counts):
     others = table[table["system"] != "student"]
     for draw, message in (

@@ -17,7 +17,10 @@ CHANGES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "reverberation": lambda audio, seed: add_reverberation(audio, rt60=0.6, seed=seed),
 }
 
-DOMAINS = ("in-domain", "out-of-domain", "held-out-lead")
+DOMAINS = ("in-domain", "out-of-domain")
+
+# The test of a language that is never trained on; see `is_retention`.
+RETENTION = "retention"
 
 # Corpora with a split "test-other" of other voices, and its languages.
 WITH_OTHER_VOICES = {"fillets": ("cs",), "toy": CORPORA["toy"], "world": CORPORA["world"]}
@@ -38,8 +41,8 @@ class TestSet:
         task: "transcribe" or "translate".
         change: A name in CHANGES, the distortion of the audio; None leaves it as it is.
         limit: At most how many clips; None takes all.
-        held_out_lead: Take only the lines of the preset's `held_out_lead`, the speaker that
-            training leaves out.
+        voice: The speaker whose lines are taken; None takes those of all.
+        other_voices: Take the lines of all speakers but `voice` instead.
     """
 
     __test__ = False  # not a test class for pytest
@@ -51,7 +54,8 @@ class TestSet:
     task: str = "transcribe"
     change: str | None = None
     limit: int | None = None
-    held_out_lead: bool = False
+    voice: str | None = None
+    other_voices: bool = False
 
     @property
     def key(self) -> str:
@@ -62,6 +66,14 @@ class TestSet:
     def text_column(self) -> str:
         """Return the column with the reference: the text, or the English text for translation."""
         return "text" if self.task == "transcribe" else "translation_en"
+
+
+def is_retention(name: str) -> bool:
+    """Return whether a name is that of a test in a language that is never trained on.
+
+    It is "retention", or "retention-<corpus>" where another corpus has the language's first one.
+    """
+    return name == RETENTION or name.startswith(f"{RETENTION}-")
 
 
 def corpus_of(preset: Preset, language: str) -> str:
@@ -90,6 +102,10 @@ def test_sets(preset: Preset) -> dict[str, TestSet]:
     lines: the corpus of the first language, or else the preset's `other_corpus`. Where there is
     none, the test is left out.
 
+    With a `voice` the in-domain test, its distortions and its translation have this speaker alone,
+    and the out-of-domain test has the other speakers of the same split. Other voices of the split
+    "test-other" are then the test "other-characters", which is no domain.
+
     Raises:
         ValueError: As `corpus_of` does.
     """
@@ -115,6 +131,8 @@ test_sets.__test__ = False  # type: ignore[attr-defined]  # not a test function 
 
 def _domain_tests(preset: Preset) -> list[TestSet]:
     """Return the tests of DOMAINS that the preset's corpora allow."""
+    if preset.voice:
+        return _tests_of_voices(preset)
     language = preset.language
     corpus = corpus_of(preset, language)
     other = preset.other_corpus
@@ -125,8 +143,19 @@ def _domain_tests(preset: Preset) -> list[TestSet]:
         sets.append(TestSet("out-of-domain", language, corpus, "test-other", limit=limit))
     elif other and language in CORPORA[other]:
         sets.append(TestSet("out-of-domain", language, other, limit=limit))
-    if preset.held_out_lead:
-        sets.append(TestSet("held-out-lead", language, corpus, limit=limit, held_out_lead=True))
+    return sets
+
+
+def _tests_of_voices(preset: Preset) -> list[TestSet]:
+    """Return the tests of the preset's voice, of the other speakers, and of other characters."""
+    language = preset.language
+    corpus = corpus_of(preset, language)
+    limit = preset.test_clips
+
+    own = TestSet("in-domain", language, corpus, limit=limit, voice=preset.voice)
+    sets = [own, replace(own, name="out-of-domain", other_voices=True)]
+    if language in WITH_OTHER_VOICES.get(corpus, ()):
+        sets.append(TestSet("other-characters", language, corpus, "test-other", limit=limit))
     return sets
 
 
@@ -134,29 +163,38 @@ def _distorted_tests(preset: Preset) -> list[TestSet]:
     """Return the in-domain test under each distortion of CHANGES."""
     language = preset.language
     corpus = corpus_of(preset, language)
-    limit = preset.retention_clips
-    return [TestSet(change, language, corpus, change=change, limit=limit) for change in CHANGES]
+    own = TestSet("in-domain", language, corpus, limit=preset.retention_clips, voice=preset.voice)
+    return [replace(own, name=change, change=change) for change in CHANGES]
 
 
 def _translation_tests(preset: Preset) -> list[TestSet]:
     """Return the translation test on the first corpus that has English lines, if there is one."""
     language = preset.language
-    for corpus in (corpus_of(preset, language), preset.other_corpus):
+    first = corpus_of(preset, language)
+    for corpus in (first, preset.other_corpus):
         if corpus in WITH_ENGLISH and language in CORPORA[corpus]:
-            limit = preset.retention_clips
-            return [TestSet("translation", language, corpus, task="translate", limit=limit)]
+            test = TestSet(
+                "translation", language, corpus, task="translate", limit=preset.retention_clips
+            )
+            return [replace(test, voice=preset.voice) if corpus == first else test]
     return []
 
 
 def _retention_tests(preset: Preset) -> list[TestSet]:
-    """Return the tests of languages that are never trained on."""
+    """Return the tests of languages that are never trained on.
+
+    Of several corpora with the same language the first one's is "retention", and the others have
+    their corpus in their name.
+    """
     trained = (preset.language, preset.second_language)
-    limit = preset.retention_clips
-    return [
-        TestSet("retention", language, corpus, limit=limit)
-        for corpus, language in preset.retention
-        if language not in trained
-    ]
+    sets: list[TestSet] = []
+    for corpus, language in dict.fromkeys(preset.retention):
+        if language in trained:
+            continue
+        is_further = any(test.language == language for test in sets)
+        name = f"{RETENTION}-{corpus}" if is_further else RETENTION
+        sets.append(TestSet(name, language, corpus, limit=preset.retention_clips))
+    return sets
 
 
 def _other_tests(preset: Preset) -> list[TestSet]:
@@ -170,8 +208,15 @@ def _other_tests(preset: Preset) -> list[TestSet]:
             corpus_of(preset, first),
             "validation",
             limit=preset.validation_clips,
+            voice=preset.voice,
         ),
-        TestSet("second-language", second, corpus_of(preset, second), limit=preset.test_clips),
+        TestSet(
+            "second-language",
+            second,
+            corpus_of(preset, second),
+            limit=preset.test_clips,
+            voice=preset.voice if second == first else None,
+        ),
     ]
 
 
@@ -196,5 +241,5 @@ def with_paper_data(preset: Preset) -> Preset:
         corpus=corpus,
         second_corpus=corpus,
         other_corpus=other_corpus,
-        retention=tuple(("fleurs", language) for _, language in preset.retention),
+        retention=tuple(dict.fromkeys(("fleurs", language) for _, language in preset.retention)),
     )

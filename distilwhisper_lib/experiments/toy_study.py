@@ -30,6 +30,7 @@ from ..data.corpora.world import SAME_VOICE, Voice, spoken_by
 from ..device import use_precision
 from ..evaluation.scoring import count_errors, word_errors
 from ..evaluation.statistics import difference, rate
+from ..evaluation.testsets import is_retention
 from ..evaluation.transcription import stored_predictions, transcribe
 from ..files import (
     atomic_file,
@@ -234,7 +235,7 @@ def errors_of(cell: Cell) -> pd.DataFrame:
             continue
         adapted = (test.language, test.task) == (lab.preset.language, "transcribe")
         experts = adapted or not get_method(cell.system).has_experts
-        name = test.language if test.name == "retention" else test.name
+        name = test.language if is_retention(test.name) else test.name
         tables.append(counts(lab, cell.system, key, experts, **changes).assign(test=name))
     return pd.concat(tables, ignore_index=True).assign(seed=cell.seed)
 

@@ -9,7 +9,7 @@ import pandas as pd
 from ..data.corpora.common_voice import SIZES
 from ..data.corpora.loading import corpus_report
 from ..evaluation.scoring import paired_difference
-from ..evaluation.testsets import DOMAINS, TestSet, corpus_of
+from ..evaluation.testsets import DOMAINS, TestSet, corpus_of, is_retention
 from ..files import REPOSITORY, read_json
 from ..method.card import (
     NOT_STATED,
@@ -34,8 +34,6 @@ from .metadata import commit
 
 # Tests whose differences the card's first sentence states; the others are in its table.
 DECISIVE = (*DOMAINS, "second-language")
-
-NOT_SHOWN = ("validation", "retention")  # used for tuning; without experts
 
 ON_THE_HUB = {"fleurs": "google/fleurs"}  # corpora that are data sets of the hub, by their ids
 
@@ -319,11 +317,16 @@ def _not_compared(scores: pd.DataFrame) -> list[str]:
 
 
 def _tests(lab: Lab, language: str) -> dict[str, TestSet]:
-    """Return the transcriptions of a language that the table shows, by key."""
+    """Return the transcriptions of a language that the table shows, by key.
+
+    Neither validation, which settings were chosen by, nor tests that are without experts.
+    """
     return {
         key: test
         for key, test in lab.test_sets.items()
-        if test.language == language and test.task == "transcribe" and test.name not in NOT_SHOWN
+        if (test.language, test.task) == (language, "transcribe")
+        and test.name != "validation"
+        and not is_retention(test.name)
     }
 
 

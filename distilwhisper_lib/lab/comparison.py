@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..checks import check_number
+from ..checks import check_choice, check_list, check_number
 from ..data.corpora.loading import corpus_release, corpus_report
 from ..evaluation.scoring import (
     ERRORS,
@@ -16,7 +16,7 @@ from ..evaluation.scoring import (
     summarise,
     translation_scores,
 )
-from ..evaluation.testsets import DOMAINS
+from ..evaluation.testsets import DOMAINS, RETENTION, TestSet, is_retention
 from ..files import atomic_file, check_writable, file_sha256, one_at_a_time, write_json
 from ..method.losses import labelled
 from ..method.storage import BASE_FILE
@@ -36,7 +36,7 @@ FIRST = "distilwhisper"
 # Tests for tuning, and for the methods that learned the second language.
 NOT_COMPARED = ("validation", "second-language")
 
-# The column `experts` of a method that has some.
+# The column `experts` of a method that has some; adapters are "off", or else "".
 SWITCH = {True: "on", False: "off", "encoder": "encoder"}
 
 # Columns that the main table is made of.
@@ -122,8 +122,13 @@ def score(lab: Lab, name: str, key: str, experts: bool | str = True, **changes) 
 
 
 def _switch(name: str, experts: bool | str) -> str:
-    """Return the column `experts`: "on", "off", "encoder", or "" for a method without experts."""
-    return SWITCH[experts] if get_method(name).has_experts else ""
+    """Return the column `experts`: "on", "off", "encoder", or "" for a method without experts.
+
+    Adapters that are switched off are "off" too.
+    """
+    method = get_method(name)
+    is_off = method.can_be_switched_off and experts is False
+    return SWITCH[experts] if method.has_experts or is_off else ""
 
 
 def top_k_curve(lab: Lab, ks: tuple[int, ...] = (1, 4, 16, 64, 256, 1024)) -> pd.DataFrame:
@@ -153,8 +158,19 @@ def top_k_curve(lab: Lab, ks: tuple[int, ...] = (1, 4, 16, 64, 256, 1024)) -> pd
     return top_k_errors(*logits, ks, mapping)
 
 
-def plan(lab: Lab) -> list[dict]:
-    """Return what the comparison scores, in order: arguments of `score`."""
+def plan(lab: Lab, switched_off: Iterable[str] = ()) -> list[dict]:
+    """Return what the comparison scores, in order: arguments of `score`.
+
+    In other languages and tasks methods with experts are switched off, and all others are on.
+
+    Args:
+        lab: With the tests.
+        switched_off: Methods that are scored there a second time, switched off: such as LoRA.
+
+    Raises:
+        ValueError: For a method that cannot be switched off, or that is off there anyway.
+    """
+    twice = _can_be_on_and_off(lab, switched_off)
     main = lab.preset.language
     jobs = []
     for name, method in compared_methods(lab.preset).items():
@@ -163,6 +179,8 @@ def plan(lab: Lab) -> list[dict]:
                 continue
             adapted = (test.language, test.task) == (main, "transcribe")
             jobs.append({"name": name, "key": key, "experts": adapted or not method.has_experts})
+            if name in twice and not adapted:
+                jobs.append({"name": name, "key": key, "experts": False})
 
     second = lab.preset.second_language
     for name, method in compared_methods(lab.preset).items():
@@ -172,18 +190,36 @@ def plan(lab: Lab) -> list[dict]:
     return jobs
 
 
-def _steps(lab: Lab) -> list[Step]:
+def _can_be_on_and_off(lab: Lab, names: Iterable[str]) -> list[str]:
+    """Return names of compared methods that are on in other languages and can be switched off.
+
+    Raises:
+        ValueError: For another one.
+    """
+    known = [
+        name
+        for name, method in compared_methods(lab.preset).items()
+        if method.can_be_switched_off and not method.has_experts
+    ]
+    return [check_choice("switched_off", name, known) for name in check_list("switched_off", names)]
+
+
+def _steps(lab: Lab, switched_off: Iterable[str] = ()) -> list[Step]:
     """Return what the comparison computes, for the preflight."""
     steps = []
-    for job in plan(lab):
+    for job in plan(lab, switched_off):
         changes = {"language": job["language"]} if "language" in job else {}
         name = job["name"] if job.get("experts", True) else "student"  # experts off: the student
         steps.append(Step(name, changes, (job["key"],)))
     return steps
 
 
-def compare(lab: Lab) -> pd.DataFrame:
+def compare(lab: Lab, switched_off: Iterable[str] = ()) -> pd.DataFrame:
     """Score the whole plan; write comparison.csv, paired.csv, predictions.csv and run.json.
+
+    Args:
+        lab: Where predictions are kept.
+        switched_off: As for `plan`.
 
     Returns:
         The scores, as `score` gives them.
@@ -191,10 +227,12 @@ def compare(lab: Lab) -> pd.DataFrame:
     Raises:
         OSError: As `disk_errors` does, before anything is computed where it can be known.
     """
+    switched_off = _can_be_on_and_off(lab, switched_off)
     check_writable(lab.results)
-    raise_problems(find_problems(lab, _steps(lab)))
-    table = pd.DataFrame([score(lab, **job) for job in plan(lab)])
-    tables = {"comparison": table, "paired": paired(lab), "predictions": predictions(lab)}
+    raise_problems(find_problems(lab, _steps(lab, switched_off)))
+    table = pd.DataFrame([score(lab, **job) for job in plan(lab, switched_off)])
+    every = predictions(lab, switched_off)
+    tables = {"comparison": table, "paired": paired(lab), "predictions": every}
     with one_at_a_time(lab.results / "comparison.csv"):  # so that the files belong together
         for name, rows in tables.items():
             with atomic_file(lab.results / f"{name}.csv") as part:
@@ -203,10 +241,15 @@ def compare(lab: Lab) -> pd.DataFrame:
     return table
 
 
-def predictions(lab: Lab) -> pd.DataFrame:
-    """Return every prediction with its error counts, without the corpora's texts (licence)."""
+def predictions(lab: Lab, switched_off: Iterable[str] = ()) -> pd.DataFrame:
+    """Return every prediction with its error counts, without the corpora's texts (licence).
+
+    Args:
+        lab: Where predictions are kept.
+        switched_off: As for `plan`.
+    """
     tables = []
-    for job in plan(lab):
+    for job in plan(lab, switched_off):
         table = counts(lab, **job).drop(columns=["text", "speaker", "duration"])
         test = lab.test_set(job["key"])
         where = {
@@ -246,7 +289,7 @@ def paired(
         seeds: Over the runs with these seeds together; None: the preset's. An utterance stays one
             unit of resampling, its errors are summed; how far the seeds lie apart the interval does
             not say.
-        tests: Names of the tests.
+        tests: Names of the tests; "retention" takes those of all corpora.
         changes: As for `Lab.train`, for both methods.
 
     Raises:
@@ -262,8 +305,9 @@ def paired(
         raise ValueError("there are no seeds: give at least one, or None for the preset's")
     for seed in seeds:
         check_number("seed", seed, low=0, whole=True)
-    known = {test.name for test in lab.test_sets.values()}
-    if not known & set(tests):
+    chosen = {key: test for key, test in lab.test_sets.items() if _is_among(test, tests)}
+    if not chosen:
+        known = {test.name for test in lab.test_sets.values()}
         raise ValueError(
             f"preset {lab.preset.name} has none of the tests {', '.join(tests)}: it has "
             f"{', '.join(sorted(known))}"
@@ -274,14 +318,17 @@ def paired(
         return runs.groupby("id", sort=False)[["words", *ERRORS]].sum(min_count=1)
 
     rows = []
-    for key, test in lab.test_sets.items():
-        if test.name not in tests:
-            continue
+    for key, test in chosen.items():
         for other in against:
             where = {"first": first, "other": other}
             where |= {"language": test.language, "test_set": test.name}
             rows.append(where | paired_difference(summed(first, key), summed(other, key)))
     return pd.DataFrame(rows)
+
+
+def _is_among(test: TestSet, names: tuple[str, ...]) -> bool:
+    """Return whether a test is named; "retention" names those of all corpora."""
+    return test.name in names or (RETENTION in names and is_retention(test.name))
 
 
 def write_run_metadata(lab: Lab) -> None:
@@ -328,6 +375,22 @@ def fingerprints(
     return data, models
 
 
+def is_off_beside_on(table: pd.DataFrame) -> pd.Series:
+    """Return which rows are of a system switched off whose test is also scored with it on.
+
+    Args:
+        table: Rows of `score`.
+
+    Returns:
+        True or False for each row.
+    """
+    if "experts" not in table:
+        return pd.Series(False, index=table.index)
+    is_off = table["experts"] == "off"
+    by_test = table.assign(is_on=~is_off).groupby(["system", "language", "test_set"])
+    return is_off & by_test["is_on"].transform("any")
+
+
 def _mean_wer(tests: pd.DataFrame) -> str:
     """Return the mean WER of independent tests, with the interval that follows from theirs.
 
@@ -344,7 +407,8 @@ def main_table(table: pd.DataFrame, language: str) -> pd.DataFrame:
     """Return the paper's table in miniature: a row per method, WER and CER with intervals, by test.
 
     Args:
-        table: Rows of `score`; rows of unknown methods come last, under their own names.
+        table: Rows of `score`; rows of unknown methods come last, under their own names. Of a
+            system that is there on and off (`plan`), the row is that of the system switched on.
         language: Whose tests of both domains are shown.
 
     Raises:
@@ -383,7 +447,8 @@ def main_table(table: pd.DataFrame, language: str) -> pd.DataFrame:
         for rate in ("wer", "cer"):
             wide[f"{test} {rate.upper()}"] = rows.apply(_with_interval, axis=1, rate=rate)
         wide[f"{test} loops %"] = rows["loops"].map("{:.1f}".format)
-    others = table[table["test_set"] == "retention"].groupby("system")
+    once = table[~is_off_beside_on(table)]
+    others = once[once["test_set"].map(is_retention)].groupby("system")
     if len(others):
         wide["other languages WER"] = others.apply(_mean_wer)
 

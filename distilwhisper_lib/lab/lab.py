@@ -14,7 +14,7 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from ..checks import check_choice, check_flag, check_number
 from ..data.batches import Clips, Collator, JoinedClips
-from ..data.corpora.loading import held_out_lead, load_corpus, select
+from ..data.corpora.loading import load_corpus, of_speaker, select
 from ..data.normalisers import NORMALISERS
 from ..device import describe_machine, mixed_precision, pick_device, release_memory, use_precision
 from ..evaluation.testsets import CHANGES, TestSet, corpus_of, test_sets
@@ -58,6 +58,9 @@ from ..whisper.tokens import MOST_TOKENS, encode_labels, language_code
 from .metadata import note_missing_step, overridden_of, read_steps, timed_step
 from .preflight import preflight, without_teacher
 from .reasons import tell_changed_clips, tell_why_trained, tell_why_transcribed
+
+# Splits of the first language that have the preset's voice alone.
+OF_THE_VOICE = ("train", "validation", "test")
 
 EXPERTS = (True, False, "encoder")  # which experts a prediction uses: all, none, the encoder's
 
@@ -212,21 +215,41 @@ class Lab:
         known = [precision for precision in made if precision]
         return own if own in known or not known else known[0]
 
-    def rows(self, split: str, language: str | None = None, limit: int | None = None):
+    def rows(
+        self,
+        split: str,
+        language: str | None = None,
+        limit: int | None = None,
+        every_voice: bool = False,
+    ):
         """Return a split as a Dataset.
+
+        With a preset's voice "train", "validation" and "test" of its first language have this
+        speaker's rows alone; "teacher" and "test-other" have all.
 
         Args:
             split: "teacher", "train", "validation", "test" or "test-other".
             language: Code; None: the preset's first.
             limit: At most how many clips.
+            every_voice: Take all speakers, whatever the preset's voice.
         """
         check_limit(limit)
+        check_flag("every_voice", every_voice)
         language = self._language(language)
-        dataset = self._dataset(corpus_of(self.preset, language), language)
+        dataset = load_corpus(corpus_of(self.preset, language), language)
+        voice = None if every_voice else self._voice_of(split, language)
+        if voice is not None:
+            dataset = of_speaker(dataset, voice)
         if split in ("teacher", "train", "validation"):
             dataset = self._trainable(dataset, split, language)
         draw = self.preset.draw if split == "train" else 0
         return select(dataset, split, limit, draw)
+
+    def _voice_of(self, split: str, language: str) -> str | None:
+        """Return the speaker that a split has alone; None where it has all."""
+        if language != self.preset.language or split not in OF_THE_VOICE:
+            return None
+        return self.preset.voice
 
     def _language(self, language: str | None) -> str:
         """Return the code of a language; None: the preset's first."""
@@ -254,14 +277,6 @@ class Lab:
         kept = [i for i, s in enumerate(durations) if s <= longest and i not in too_many]
         return dataset.select(kept)
 
-    def _dataset(self, corpus: str, language: str):
-        """Return a corpus; a held-out lead is removed from training and alone in the test."""
-        dataset = load_corpus(corpus, language)
-        lead = self.preset.held_out_lead
-        if lead and language == self.preset.language:
-            return held_out_lead(dataset, lead)
-        return dataset
-
     def clips(
         self,
         split: str,
@@ -269,6 +284,7 @@ class Lab:
         limit: int | None = None,
         processor: WhisperProcessor | None = None,
         fidelity: Fidelity | None = None,
+        every_voice: bool = False,
     ) -> Clips:
         """Return a split as items for the collator.
 
@@ -278,17 +294,21 @@ class Lab:
             limit: As for `rows`.
             processor: The student's unless given; clips of another one are not kept in memory.
             fidelity: By which labels are made; None: the preset's.
+            every_voice: As for `rows`.
         """
         check_limit(limit)
+        check_flag("every_voice", every_voice)
         language = self._language(language)
         fidelity = self.fidelity if fidelity is None else fidelity
         if processor not in (None, self.processor):
-            return Clips(self.rows(split, language, limit), processor, language, fidelity=fidelity)
+            rows = self.rows(split, language, limit, every_voice)
+            return Clips(rows, processor, language, fidelity=fidelity)
 
         self._follow_recordings(language)
-        key = (split, language, limit, fidelity, self.student_identity.content)
+        voice = None if every_voice else self._voice_of(split, language)
+        key = (split, language, limit, voice, fidelity, self.student_identity.content)
         if key not in self._clips:
-            rows = self.rows(split, language, limit)
+            rows = self.rows(split, language, limit, every_voice)
             self._clips[key] = Clips(rows, self.processor, language, fidelity=fidelity)
         return self._clips[key]
 
@@ -301,15 +321,9 @@ class Lab:
     def test_rows(self, key: str):
         """Return the rows of a test set; of a translation those with an English line."""
         test = self.test_set(key)
-        if test.held_out_lead:
-            dataset = self._dataset(test.corpus, test.language)
-            return select(dataset, test.split, test.limit)
-
         dataset = load_corpus(test.corpus, test.language)
-        lead = self.preset.held_out_lead
-        if lead:
-            others = [i for i, speaker in enumerate(dataset["speaker"][:]) if speaker != lead]
-            dataset = dataset.select(others)
+        if test.voice is not None:
+            dataset = of_speaker(dataset, test.voice, test.other_voices)
         if test.task == "translate":
             english = [i for i, line in enumerate(dataset["translation_en"][:]) if line]
             dataset = dataset.select(english)
@@ -439,7 +453,7 @@ class Lab:
         rate = changes.pop("learning_rate", None)
 
         clips = self._training_clips(method, language)
-        validation = self.clips("validation", language, p.validation_clips, fidelity=fidelity)
+        validation = self._validation_clips(method, language, fidelity)
         config = RunConfig(
             method=name,
             student=self.student_identity,
@@ -505,6 +519,16 @@ class Lab:
             raise ValueError(f"{error}{without_teacher()}") from error
         return JoinedClips(parts)
 
+    def _validation_clips(self, method: Method, language: str, fidelity: Fidelity) -> Clips:
+        """Return what a training is validated on: the stand-in on all voices, which teach it."""
+        return self.clips(
+            "validation",
+            language,
+            self.preset.validation_clips,
+            fidelity=fidelity,
+            every_voice=method.weights is Weights.TEACHER,
+        )
+
     def _train(self, config: RunConfig) -> Path:
         folder = self.folder / "runs" / config.name
         self.used.add(folder.name)
@@ -526,10 +550,9 @@ class Lab:
                 return folder
             p = self.preset
             language = config.data.language
-            clips = self._training_clips(get_method(config.method), language)
-            validation = self.clips(
-                "validation", language, p.validation_clips, fidelity=config.fidelity
-            )
+            method = get_method(config.method)
+            clips = self._training_clips(method, language)
+            validation = self._validation_clips(method, language, config.fidelity)
             self._held = None  # no second model in memory
             step = timed_step(self.folder, f"train {config.method} {language}", folder.name)
             with use_precision(p.precision), step:
@@ -626,7 +649,8 @@ class Lab:
             name: Of a method.
             key: Of the test, such as "cs/in-domain".
             experts: Of a method with experts: True, "encoder" (the encoder's alone, as the release
-                translates), or False, where the predictions are the student's.
+                translates), or False, where the predictions are the student's. LoRA's adapters are
+                switched off by False too; to other methods it makes no difference.
             changes: As for `train`, for another run of the method.
 
         Returns:
@@ -636,7 +660,7 @@ class Lab:
         check_changes(changes)
         test = self.test_set(key)
         method = get_method(name)
-        if method.has_experts and experts is False:
+        if method.can_be_switched_off and experts is False:
             return self.transcribe("student", key)
         encoder_alone = method.has_experts and experts == "encoder"
 

@@ -14,8 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..evaluation.scoring import summarise
-from ..evaluation.testsets import DOMAINS
+from ..evaluation.testsets import DOMAINS, RETENTION, is_retention
 from ..training.methods import METHODS
+from .comparison import is_off_beside_on
 from .drawing import (
     WIDE,
     add_legend,
@@ -49,6 +50,7 @@ MOST_GROUPS = 10  # speakers with a group of their own
 OTHER_SPEAKERS = "all others"
 HIGHEST_WER = 250  # per cent; a few loops would make all other bars too short to read
 WER_AXIS = "WER (%), 95 % interval"
+OFF = ", off"  # after the name of a system whose adapters are switched off
 OTHER_VOICE = "other voice"  # the test of the toy study whose voice is changed
 
 
@@ -122,11 +124,17 @@ def plot_gap(table: pd.DataFrame) -> Figure:
 
 def _test_label(language: str, name: str) -> str:
     """Return "nl" for a retention test, else the language over the test's name, in short lines."""
-    if name == "retention":
-        return language
+    if is_retention(name):
+        return _language_label(language, name)
     if len(name) > 10:
         name = "-\n".join(name.rsplit("-", 1))
     return f"{language}\n{name}"
+
+
+def _language_label(language: str, name: str) -> str:
+    """Return the label of a retention test: "ru", and "ru, festvox" of a further corpus."""
+    corpus = name.removeprefix(RETENTION).removeprefix("-")
+    return f"{language}, {corpus}" if corpus else language
 
 
 def _wer_bars(groups: list[str], scores: dict[str, pd.DataFrame], **axes) -> Figure:
@@ -369,17 +377,21 @@ def forgetting_matrix(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     WER rises where something is forgotten, and BLEU falls.
 
     Args:
-        table: Rows of comparison.csv.
+        table: Rows of comparison.csv. Where a system is there on and off, its rows are two.
 
     Returns:
         Two tables of systems x (other languages, translation), in points: the change against the
         student, and how much worse that is. In the second, forgetting is positive in all columns.
+        A system that is there on and off has two rows, "lora" and "lora, off".
 
     Raises:
         ValueError: For a table without such tests, or without the student.
     """
-    table = table[table["test_set"].isin(["retention", "translation"])]
+    is_of_others = table["test_set"].map(is_retention).astype(bool)
+    table = table[is_of_others | (table["test_set"] == "translation")]
     _needs(table, "rows of retention or translation")
+    off = is_off_beside_on(table)
+    table = table.assign(system=table["system"].mask(off, table["system"] + OFF))
     for (name, language), rows in table.groupby(["test_set", "language"]):
         if "student" not in set(rows["system"]):
             raise ValueError(
@@ -387,9 +399,11 @@ def forgetting_matrix(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
                 "compared with"
             )
     changes = pd.DataFrame(index=pd.Index(table["system"].unique(), name="system"))
-    retention = table[table["test_set"] == "retention"]
+    retention = table[table["test_set"].map(is_retention)]
     if not retention.empty:
-        wer = retention.pivot_table("wer", "system", "language", sort=False)
+        tests = zip(retention["language"], retention["test_set"], strict=True)
+        retention = retention.assign(test=[_language_label(*test) for test in tests])
+        wer = retention.pivot_table("wer", "system", "test", sort=False)
         changes = wer - wer.loc["student"]
     worse = changes.copy()
 
@@ -400,8 +414,10 @@ def forgetting_matrix(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         changes[column] = bleu - bleu["student"]
         worse[column] = -changes[column]
 
-    systems = [name for name in ordered(changes.index) if name != "student"]
-    return changes.loc[systems], worse.loc[systems]
+    systems = ordered(dict.fromkeys(name.removesuffix(OFF) for name in changes.index))
+    rows = [row for name in systems for row in (name, name + OFF) if row in changes.index]
+    rows.remove("student")
+    return changes.loc[rows], worse.loc[rows]
 
 
 def plot_forgetting(table: pd.DataFrame) -> Figure:
@@ -427,10 +443,16 @@ def plot_forgetting(table: pd.DataFrame) -> Figure:
 
     columns = [name if "\n" in name else f"{name}\n(WER)" for name in changes.columns]
     ax.set_xticks(range(len(columns)), columns)
-    ax.set_yticks(range(len(changes)), [label_of(name) for name in changes.index])
+    ax.set_yticks(range(len(changes)), [_label_on_or_off(name) for name in changes.index])
     ax.set(title="change against the student, in points (red: worse)")
     figure.colorbar(image, ax=ax, label="points worse")
     return figure
+
+
+def _label_on_or_off(name: str) -> str:
+    """Return the label of a row of `forgetting_matrix`."""
+    system = name.removesuffix(OFF)
+    return label_of(system) + name.removeprefix(system)
 
 
 def _change_text(change: float) -> str:

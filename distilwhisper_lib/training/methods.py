@@ -99,6 +99,11 @@ class Method(ABC):
         return self.weights is Weights.RUN
 
     @property
+    def can_be_switched_off(self) -> bool:
+        """Whether the model is the student where the method is switched off, as experts can be."""
+        return self.has_experts
+
+    @property
     def distils(self) -> bool:
         """Whether its training learns from the teacher."""
         return self.objective(Fidelity()).distils
@@ -238,6 +243,11 @@ class LoRA(Method):
     loss: Objective = Objective(budget=None)
 
     released_wer_is_teacher_forced = True
+
+    @property
+    def can_be_switched_off(self):
+        """Yes: the adapters are left out."""
+        return True
 
     @property
     def fidelity_switches(self):

@@ -164,7 +164,7 @@ def _presets() -> Iterator[Case]:
     more: dict[str, tuple] = {
         "retention": ("toy", [("toy",)], (("toy", "xx"),), ((3, 4),), None, 7),
         "learning_rates": (None, [1], {"lora": "fast"}, {"lora": 0}, {"lora": NAN}, {"x": 1e-3}, 3),
-        "held_out_lead": (3, "nobody", True),
+        "voice": (3, "nobody", True),
         "name": ("", "../x", "a/b", None, 3),
         "no_such_field": (1,),
     }

@@ -14,7 +14,7 @@ import soundfile
 import soxr
 from datasets import Audio, Dataset, DatasetInfo, Features, Value, load_from_disk
 
-from ...checks import check_path
+from ...checks import check_choice, check_path
 from ...files import (
     atomic_folder,
     cache_dir,
@@ -690,35 +690,28 @@ def _split_advice(info: DatasetInfo, split: str) -> str:
     )
 
 
-def held_out_lead(dataset: Dataset, lead: str) -> Dataset:
-    """Return the corpus with the lines of one speaker in the test alone, and no others there.
-
-    The speaker's lines in training, validation and teacher are left out, and so are the lines of
-    other speakers in the test. Rooms keep their split, so neither the voice nor the texts of the
-    test were trained on.
+def of_speaker(dataset: Dataset, speaker: str, others: bool = False) -> Dataset:
+    """Return the rows of one speaker, in all splits, or those of all other speakers.
 
     Args:
         dataset: A corpus.
-        lead: The speaker.
+        speaker: Its name; it has lines in the splits "train" and "test".
+        others: Take the rows of all others instead.
 
     Raises:
-        ValueError: For a speaker without lines in the test. The message lists those who have some.
+        ValueError: For a speaker without lines in "train" or "test": the message names those who
+            have some in both. For others where the test has none.
     """
     speakers = dataset["speaker"][:]
-    splits = dataset["split"][:]
-    in_test = {speaker for speaker, split in zip(speakers, splits, strict=True) if split == "test"}
-    if lead not in in_test:
-        known = ", ".join(sorted(in_test))
-        raise ValueError(f"no lines of {lead!r} in the test: its speakers are {known}")
+    lines = set(zip(speakers, dataset["split"][:], strict=True))
+    known = sorted(name for name, split in lines if split == "train" and (name, "test") in lines)
+    corpus = f"{dataset.info.dataset_name or 'the corpus'} in {dataset.info.config_name!r}"
+    check_choice(f"the voice, a speaker with lines in train and test of {corpus},", speaker, known)
+    if others and {name for name, split in lines if split == "test"} == {speaker}:
+        raise ValueError(
+            f"{speaker!r} is the only speaker in the test of {corpus}: a voice needs others to be "
+            "tested on, so leave it out"
+        )
 
-    kept = []
-    for index, (speaker, split) in enumerate(zip(speakers, splits, strict=True)):
-        if split == "test":
-            is_kept = speaker == lead
-        elif split == "test-other":
-            is_kept = True
-        else:
-            is_kept = speaker != lead
-        if is_kept:
-            kept.append(index)
+    kept = [index for index, name in enumerate(speakers) if (name == speaker) != others]
     return dataset.select(kept)

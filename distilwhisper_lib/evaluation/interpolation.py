@@ -1,0 +1,67 @@
+"""A Whisper between two of the same shape: fine-tuning, as much of it as one likes."""
+
+import copy
+
+import torch
+from transformers import WhisperForConditionalGeneration
+
+from ..checks import check_number
+
+
+def interpolated(
+    student: WhisperForConditionalGeneration,
+    trained: WhisperForConditionalGeneration,
+    alpha: float,
+) -> WhisperForConditionalGeneration:
+    """Return the Whisper whose weights lie between those of two others.
+
+    Args:
+        student: As it was before the training.
+        trained: The same Whisper, fine-tuned: its weights have the same names and shapes.
+        alpha: How far it lies towards `trained`, from 0 to 1. At 0 its weights are the student's to
+            the last bit, at 1 those of `trained`.
+
+    Returns:
+        A new model on the student's device, in the student's mode.
+
+    Raises:
+        ValueError: For an alpha out of range; where weights differ in name, shape or type, as those
+            of models with experts or adapters do.
+
+    Source: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022.
+    """
+    check_number("alpha", alpha, low=0, high=1)
+    model = copy.deepcopy(student)
+    values = _values_of(model)
+    ends = _values_of(trained)
+    _check_same(values, ends)
+    with torch.no_grad():
+        for name, value in values.items():
+            if value.is_floating_point():
+                value.copy_(_between(value, ends[name].to(value.device), alpha))
+    return model
+
+
+def _between(start: torch.Tensor, end: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Return the values between two tensors; at both ends with the same bits, that of -0 too."""
+    if alpha in (0, 1):
+        return end if alpha else start
+    return torch.lerp(start, end, alpha)
+
+
+def _values_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return parameters and buffers by name; of tied ones the first name."""
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+def _check_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    """Raise ValueError unless two models have the same weights, in shape and type."""
+    advice = "give two plain Whispers of the same size and precision, without experts and adapters"
+    alone = sorted(one.keys() ^ other.keys())
+    if alone:
+        raise ValueError(f"one of the two models alone has {alone[0]}: {advice}")
+    for name, value in one.items():
+        pair = [(tuple(each.shape), each.dtype) for each in (value, other[name])]
+        if pair[0] != pair[1]:
+            found = " and ".join(f"{shape} in {dtype}" for shape, dtype in pair)
+            raise ValueError(f"the two models have {found} for {name}: {advice}")
