@@ -358,7 +358,8 @@ print(*verdicts, sep="\n")
 
 # %%
 others = [key for key, test in lab.test_sets.items() if test.name == "retention"]
-kept = [score(lab, name, key, experts=False) for name in ["student", *compared] for key in others]
+kept = [score(lab, name, key, experts=not get_method(name).has_experts)
+        for name in ["student", *compared] for key in others]
 plot_forgetting(pd.DataFrame(kept))
 
 # %% [markdown]
