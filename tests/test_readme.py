@@ -109,7 +109,7 @@ def test_every_make_command_is_a_target(page):
 @each_page
 def test_arguments_of_make_commands_are_known(page):
     for target, arguments in re.findall(r'make (\w+) ARGS="([^"]+)"', PAGES[page]):
-        source = ROOT / "distilwhisper_lib" / "experiments" / f"{target}.py"
+        source = ROOT / "distilwhisper_lib" / f"{PROGRAMS[target].replace('.', '/')}.py"
         words = re.findall(r"^[a-z][\w-]*|--\w+", arguments)
         assert all(f'"{word}"' in source.read_text(encoding="utf-8") for word in words), arguments
     for name in re.findall(r"make benchmark NAME=(\w+)", PAGES[page]):

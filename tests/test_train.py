@@ -35,6 +35,7 @@ from distilwhisper_lib.training.methods import (
     METHODS,
     count_parameters,
     get_method,
+    lora_rank,
     register,
     save_trained,
     trained_methods,
@@ -43,7 +44,7 @@ from distilwhisper_lib.training.objective import Objective
 from distilwhisper_lib.training.teacher import cache_teacher_distributions
 from distilwhisper_lib.training.trainer import LabTrainer, train_run
 from distilwhisper_lib.whisper.loading import load_whisper
-from distilwhisper_lib.whisper.shapes import WhisperShape
+from distilwhisper_lib.whisper.shapes import SHAPES, WhisperShape
 from distilwhisper_lib.whisper.tiny import tiny_whisper
 
 PRESET = replace(get_preset("smoke"), batch_size=2, epochs=2)
@@ -369,6 +370,7 @@ OTHER_VALUES = {  # of every field of a configuration
     "budget": None,
     "per_stack": True,
     "divergence": "kl",
+    "divergence_weight": 2.0,
     "temperature": 2.0,
     "uniformity": 1.0,
     "learning_rate": 2e-3,
@@ -826,10 +828,20 @@ def test_no_two_methods_have_the_same_name_label_or_colour(field):
 
 
 def test_low_rank_experts_train_as_many_weights_as_lora():
-    model = prepared("distilwhisper-low-rank")
-    gates = sum(p.numel() for name, p in expert_parameters(model) if ".gates." in name)
-    lora = count_parameters(prepared("lora"))
-    assert count_parameters(model)["trained"] - gates == lora["trained"]
+    shape = SHAPES["openai/whisper-base"]  # in small models LoRA's rank is lower
+    low_rank = get_method("distilwhisper-low-rank")
+    gate_dim = low_rank.settings.gate_dim
+    gates = 2 * shape.layers * (shape.width * gate_dim + 2 * gate_dim)
+    assert low_rank.count(shape).trained - gates == get_method("lora").count(shape).trained
+
+
+def test_the_rank_of_lora_is_64_and_at_most_an_eighth_of_the_width():
+    assert [lora_rank(width) for width in (1280, 768, 512, 384, 64, 32, 4)] == [
+        *(64, 64, 64, 48),
+        *(8, 4, 1),
+    ]
+    adapted = prepared("lora")
+    assert adapted.peft_config["default"].r == adapted.peft_config["default"].lora_alpha == 4
 
 
 def test_saving_is_all_or_nothing(tmp_path, monkeypatch):

@@ -193,27 +193,46 @@ def models() -> str:
 
 
 def knob(name: str) -> str:
-    """Return the differences over the positions of a knob, those that are decided in bold."""
-    table = read(f"knob-{name}-pairs")
+    """Return the tables of a knob, one for each test.
+
+    They have differences over the positions, those that are decided in bold; where all systems
+    learn from the teacher, so that there is nothing to subtract, their WER.
+    """
+    table = read(f"knob-{name}")
     tests = [test for test in (*DOMAINS, "other voice") if test in set(table["test"])]
     if "other voice" in tests:
         tests = ["other voice"]
-    blocks = []
-    for test in tests:
-        here = table[table["test"] == test]
-        rows = []
-        for position in dict.fromkeys(here["position"]):
-            cells = [
-                _cell(here[here["position"] == position], first, other)
-                for first, other in SHORT.values()
-            ]
-            rows.append([position, *cells])
-        used = [i for i in range(1, len(SHORT) + 1) if any(row[i] != "–" for row in rows)]
-        if used:
-            kept = [[row[0], *(row[i] for i in used)] for row in rows]
-            heads = [list(SHORT)[i - 1] for i in used]
-            blocks.append(f"{test.capitalize()}:\n\n{markdown_table(kept, ['', *heads])}")
-    return "\n\n".join(blocks)
+    content = _differences if _has_differences(name) else _rates
+    return "\n\n".join(f"{test.capitalize()}:\n\n{content(name, test)}" for test in tests)
+
+
+def _has_differences(name: str) -> bool:
+    """Return whether a knob has any of the differences of SHORT."""
+    table = read(f"knob-{name}-pairs")
+    return bool(set(zip(table["first"], table["other"], strict=True)) & set(SHORT.values()))
+
+
+def _differences(name: str, test: str) -> str:
+    """Return the differences of SHORT over the positions of a knob."""
+    table = read(f"knob-{name}-pairs")
+    here = table[table["test"] == test]
+    rows = []
+    for position in dict.fromkeys(here["position"]):
+        at = here[here["position"] == position]
+        rows.append([position, *(_cell(at, first, other) for first, other in SHORT.values())])
+    return markdown_table(rows, ["", *SHORT])
+
+
+def _rates(name: str, test: str) -> str:
+    """Return the WER of each system over the positions of a knob."""
+    table = read(f"knob-{name}")
+    here = table[table["test"] == test]
+    systems = list(dict.fromkeys(here["system"]))
+    rows = []
+    for position in dict.fromkeys(here["position"]):
+        at = here[here["position"] == position].set_index("system")
+        rows.append([position, *(with_interval(at.loc[system]) for system in systems)])
+    return markdown_table(rows, ["", *(label(system) for system in systems)])
 
 
 def _cell(rows: pd.DataFrame, first: str, other: str) -> str:

@@ -554,8 +554,8 @@ def plot_knob(table: pd.DataFrame, label: str) -> Figure:
             )
         ax.set_xticks(range(len(positions)), [fill(position, 12) for position in positions])
         ax.set(title=test, xlabel=label)
-        ax.set_ylim(bottom=0)
         ax.grid(alpha=0.3)
+    axes[0].set_ylim(bottom=0)  # of both panels, once all is drawn
     axes[0].set_ylabel(WER_AXIS)
     add_legend(figure, axes[0], columns=3)
     return figure

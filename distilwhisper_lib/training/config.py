@@ -167,6 +167,10 @@ PARTS = {
 }
 
 
+# Settings that earlier versions did not have, and what they did: runs keep their names.
+LATER_SETTINGS = {"objective": {"divergence_weight": 1.0}}
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """Everything that a training depends on.
@@ -219,6 +223,10 @@ class RunConfig:
         """Eight hexadecimal digits that change with every field but the student's name."""
         facts = asdict(self)
         del facts["student"]["name"]
+        for part, settings in LATER_SETTINGS.items():
+            for name, value in settings.items():
+                if facts[part][name] == value:
+                    del facts[part][name]
         return short_hash(facts)
 
     @property
