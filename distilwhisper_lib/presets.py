@@ -326,7 +326,7 @@ TOY = Preset(
     },
     further_systems=("fine-tuning-teacher", "lora-teacher", "experts", "experts-open"),
     precision="no",  # at these sizes casts cost more than they save
-    minutes="not measured yet",
+    minutes="4 min on 2 cores",
     memory="1 GB",
 )
 

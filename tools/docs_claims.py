@@ -71,13 +71,13 @@ def readme() -> list[str]:
     seconds = read_timing()
     course = sum(seconds[stem] for stem in sorted(seconds)[:6])
     assert 55 <= course / 60 <= 65
-    assert PRESETS["smoke"].minutes.startswith("2 min")
+    assert PRESETS["toy"].minutes.startswith("4 min")
     preset = run_metadata()["preset"]
     ours = read("studies/variants").iloc[0]
     assert ours["per_stack"] and ours["hard"]
     return [
         f"an hour on 2 cores, {PRESETS['laptop'].memory} of memory",
-        "A first course takes two minutes",
+        "A first course takes four minutes",
         f"a gate budget of {preset['gate_budget']:g} over encoder and decoder together",
         f"*Our variant*: {ours['budget']:g} in each, hard gates in training",
     ]
