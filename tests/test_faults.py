@@ -16,20 +16,9 @@ FAULTS = ("lost", "crashed", "bare traceback", "silently other")
 def short_form(tmp_path_factory):
     """Return the folder with the results of all parts, each with a few attempts.
 
-    In a process of its own: it forks, which a process with threads had better not do. Libraries may
-    have threads nevertheless, so that a forked process hangs before its first line; this was seen
-    once in many runs. The harness is then begun anew, once; a second time it is an error.
+    In a process of its own: it forks, which a process with threads had better not do.
     """
     folder = tmp_path_factory.mktemp("faults")
-    try:
-        run_short_form(folder, timeout=150)
-    except subprocess.TimeoutExpired:
-        run_short_form(folder, timeout=250)
-    return folder
-
-
-def run_short_form(folder: Path, timeout: float) -> None:
-    """Run the harness; a process that takes longer than `timeout` seconds is killed."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LAB_")}
     subprocess.run(
         [sys.executable, "-m", "tests.faults", "--short", "--results", str(folder)],
@@ -37,8 +26,9 @@ def run_short_form(folder: Path, timeout: float) -> None:
         env=environment | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=300,
     )
+    return folder
 
 
 @pytest.mark.parametrize("part", ["kills", "pairs", "damage", "inputs", "disks"])
