@@ -7,13 +7,12 @@ import pandas as pd
 from docs_tables import label, markdown_table
 from stored_results import ROOT, is_decided, points, score_of, with_interval
 
-from distilwhisper_lib import PRESETS, Fidelity, get_method
+from distilwhisper_lib import DOMAINS, PRESETS, Fidelity, get_method
 from distilwhisper_lib.evaluation.statistics import holm
 from distilwhisper_lib.experiments.toy_models import RECIPES
 from distilwhisper_lib.experiments.toy_study import PAIRS, SYSTEMS
 
 STUDY = ROOT / "results" / "reference" / "toy" / "study"
-DOMAINS = ("in-domain", "out-of-domain")
 KNOWN = ("ca", "gl", "pl")
 OURS = "distilwhisper"
 

@@ -30,7 +30,7 @@ from ..data.corpora.world import SAME_VOICE, Voice, spoken_by
 from ..device import use_precision
 from ..evaluation.scoring import count_errors, word_errors
 from ..evaluation.statistics import difference, rate
-from ..evaluation.testsets import is_retention
+from ..evaluation.testsets import DOMAINS, is_retention
 from ..evaluation.transcription import stored_predictions, transcribe
 from ..files import (
     atomic_file,
@@ -67,7 +67,6 @@ TEST_CLIPS = 1024  # of each domain, in the study of seeds
 KNOB_TEST_CLIPS = 512
 RETENTION_CLIPS = 256
 
-DOMAINS = ("in-domain", "out-of-domain")
 TESTS = (*DOMAINS, "translation", "retention")
 
 # Learning rates that are tried in tuning, five for every method.
