@@ -4,6 +4,7 @@ course       fetch weights and speech, run the notebooks, print the main table
 study        tuning, variants, fidelity, seeds
 grid         the paper's experiments as jobs
 estimates    hours and memory, computed
+claims       the paper's claims with real speech: folds, seeds, hypotheses
 toy          the paper with toy languages: models, ten seeds, one cause at a time
 smaller      smaller forms of experts
 convergence  what cheap training changes
@@ -20,6 +21,7 @@ PROGRAMS = {
     "study": "experiments.study",
     "grid": "experiments.grid",
     "estimates": "experiments.estimates",
+    "claims": "experiments.claims",
     "toy": "experiments.toy_study",
     "smaller": "experiments.smaller",
     "convergence": "experiments.convergence",

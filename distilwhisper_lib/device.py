@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar
 
 import torch
+from torch.utils import deterministic
 
 from .checks import check_choice, number_in
 
@@ -123,11 +124,15 @@ def deterministic_sums() -> Iterator[None]:
     GPU nothing changes. A stricter mode that is already set stays.
     """
     before = torch.get_deterministic_debug_mode()
+    filled_before = deterministic.fill_uninitialized_memory
     wanted = 1 if pick_device().type == "cpu" else 0  # 1: warn where torch cannot be deterministic
     torch.set_deterministic_debug_mode(max(before, wanted))
+    # Else every new tensor is filled with NaN before its values are written.
+    deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
+        deterministic.fill_uninitialized_memory = filled_before
         torch.set_deterministic_debug_mode(before)
 
 

@@ -53,7 +53,7 @@ def small_world(monkeypatch):
     monkeypatch.setattr(toy_study, "RETENTION_CLIPS", 2)
     one_pass = Setting("", "", {"epochs": 1, "train_clips": 8})
     monkeypatch.setattr(toy_study, "PLAIN", one_pass)
-    monkeypatch.setattr(toy_study, "compute", lambda cells, jobs: [errors_of(c) for c in cells])
+    monkeypatch.setattr(toy_study, "compute", lambda of, cells, jobs: [of(c) for c in cells])
     return one_pass
 
 
@@ -172,7 +172,7 @@ def test_differences_are_first_less_other():
         "distilwhisper": pd.DataFrame([columns | {"id": i, "substitutions": 1} for i in range(8)]),
         "lora": pd.DataFrame([columns | {"id": i, "substitutions": 3} for i in range(8)]),
     }
-    (found,) = differences(rows, ["in-domain"])
+    (found,) = differences(rows, PAIRS, ["in-domain"])
     assert (found["first"], found["other"]) == ("distilwhisper", "lora")
     assert found["difference"] == pytest.approx(-20)
 

@@ -12,15 +12,10 @@ Trainings and predictions are kept as those of a course, so that a stopped study
 import argparse
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
-import torch
-from tqdm import tqdm
 
 from ..checks import check_choice
 from ..data.batches import Clips
@@ -28,25 +23,25 @@ from ..data.corpora.items import to_row
 from ..data.corpora.loading import dataset_of
 from ..data.corpora.world import SAME_VOICE, Voice, spoken_by
 from ..device import use_precision
-from ..evaluation.scoring import count_errors, word_errors
-from ..evaluation.statistics import difference, rate
+from ..evaluation.scoring import count_errors
+from ..evaluation.statistics import rate
 from ..evaluation.testsets import DOMAINS, is_retention
 from ..evaluation.transcription import stored_predictions, transcribe
-from ..files import (
-    atomic_file,
-    make_folder,
-    one_at_a_time,
-    results_dir,
-    short_hash,
-    write_json,
-)
-from ..lab.comparison import counts
+from ..files import make_folder, one_at_a_time, results_dir, short_hash, write_json
 from ..lab.lab import Lab
 from ..lab.metadata import run_metadata
 from ..lab.plots import plot_knob, save_figure
 from ..presets import PRESETS
 from ..programs import number_option, run_program
 from ..training.methods import get_method
+from .cells import (
+    by_system,
+    compute,
+    differences,
+    errors_of_tests,
+    errors_side_by_side,
+    write_table,
+)
 from .toy_models import RECIPES, Recipe, ship, train_toy
 
 SYSTEMS = (  # the ten arms
@@ -228,15 +223,13 @@ def errors_of(cell: Cell) -> pd.DataFrame:
     if cell.setting.voice is not None:
         table = _errors_with_voice(lab, cell.system, cell.setting.voice, cell.test_clips)
         return table.assign(test="other voice", seed=cell.seed)
-    tables = []
-    for key, test in lab.test_sets.items():
-        if test.name not in cell.tests:
-            continue
-        adapted = (test.language, test.task) == (lab.preset.language, "transcribe")
-        experts = adapted or not get_method(cell.system).has_experts
-        name = test.language if is_retention(test.name) else test.name
-        tables.append(counts(lab, cell.system, key, experts, **changes).assign(test=name))
-    return pd.concat(tables, ignore_index=True).assign(seed=cell.seed)
+    names = {
+        key: test.language if is_retention(test.name) else test.name
+        for key, test in lab.test_sets.items()
+        if test.name in cell.tests
+    }
+    table = errors_of_tests(lab, cell.system, list(names), **changes)
+    return table.assign(test=table["key"].map(names), seed=cell.seed).drop(columns="key")
 
 
 def _errors_with_voice(lab: Lab, system: str, voice: Voice, count: int) -> pd.DataFrame:
@@ -262,41 +255,6 @@ def _errors_with_voice(lab: Lab, system: str, voice: Voice, count: int) -> pd.Da
     return errors.assign(id=clips.ids)
 
 
-# ---- many cells
-
-
-def compute(cells: Sequence[Cell], jobs: int) -> list[pd.DataFrame]:
-    """Return the errors of cells; what is missing is computed in several processes.
-
-    Args:
-        cells: What is computed.
-        jobs: Number of processes, each with one thread.
-    """
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _use_one_thread) as pool:
-        waiting = [pool.submit(_errors_without_bars, cell) for cell in cells]
-        for done in tqdm(as_completed(waiting), "cells", len(waiting), unit="cell"):
-            done.result()
-    return [done.result() for done in waiting]
-
-
-def _use_one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def _errors_without_bars(cell: Cell) -> pd.DataFrame:
-    """Return the errors of a cell; its progress bars are not shown."""
-    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
-        return errors_of(cell)
-
-
-def errors_by_system(cells: Sequence[Cell], tables: Sequence[pd.DataFrame]) -> dict:
-    """Return the errors of each system, all its cells together."""
-    parts: dict[str, list[pd.DataFrame]] = {}
-    for cell, table in zip(cells, tables, strict=True):
-        parts.setdefault(cell.system, []).append(table)
-    return {system: pd.concat(own, ignore_index=True) for system, own in parts.items()}
-
-
 def tune(systems: Sequence[str], jobs: int) -> None:
     """Try learning rates, the same number for each method; write tuning.csv.
 
@@ -313,13 +271,13 @@ def tune(systems: Sequence[str], jobs: int) -> None:
                 trials.append((system, value))
                 cells.append(Cell(setting, system, seed, KNOB_TEST_CLIPS, ("validation",)))
     tables: dict[tuple[str, float], list[pd.DataFrame]] = {}
-    for trial, table in zip(trials, compute(cells, jobs), strict=True):
+    for trial, table in zip(trials, compute(errors_of, cells, jobs), strict=True):
         tables.setdefault(trial, []).append(table)
     rows = [
         {"system": system, "learning_rate": value, **rate(pd.concat(parts))}
         for (system, value), parts in tables.items()
     ]
-    _write(study_folder() / "tuning.csv", pd.DataFrame(rows))
+    write_table(study_folder() / "tuning.csv", pd.DataFrame(rows))
     _write_about(study_folder() / "tuning.json", {"seeds": list(TUNING_SEEDS)})
 
 
@@ -334,7 +292,7 @@ def seeds(numbers: Sequence[int], systems: Sequence[str], jobs: int) -> None:
     cells = [Cell(PLAIN, system, seed, TEST_CLIPS) for seed in numbers for system in systems]
     fixed = [Cell(PLAIN, system, numbers[0], TEST_CLIPS) for system in UNTRAINED]
     cells = [*fixed, *cells]
-    errors = errors_by_system(cells, compute(cells, jobs))
+    errors = by_system([cell.system for cell in cells], compute(errors_of, cells, jobs))
     folder = study_folder()
     tests = list(dict.fromkeys(errors["student"]["test"]))
     rows = [
@@ -342,39 +300,11 @@ def seeds(numbers: Sequence[int], systems: Sequence[str], jobs: int) -> None:
         for system, table in errors.items()
         for test in tests
     ]
-    _write(folder / "systems.csv", pd.DataFrame(rows))
-    _write(folder / "pairs.csv", pd.DataFrame(differences(errors, tests)))
+    write_table(folder / "systems.csv", pd.DataFrame(rows))
+    write_table(folder / "pairs.csv", pd.DataFrame(differences(errors, PAIRS, tests)))
     for test in DOMAINS:
-        _write(folder / f"errors-{test}.csv", _wide(errors, test))
+        write_table(folder / f"errors-{test}.csv", errors_side_by_side(errors, test))
     _write_about(folder / "seeds.json", {"seeds": list(numbers), "systems": list(systems)})
-
-
-def differences(errors: dict[str, pd.DataFrame], tests: Sequence[str]) -> list[dict]:
-    """Return the differences of PAIRS on each test, as far as both systems are there.
-
-    Args:
-        errors: Of each system, all seeds and tests.
-        tests: Names of the tests.
-    """
-    rows = []
-    for first, other in PAIRS:
-        for test in tests:
-            if first in errors and other in errors:
-                pair = [errors[name][errors[name]["test"] == test] for name in (first, other)]
-                rows.append({"first": first, "other": other, "test": test, **difference(*pair)})
-    return rows
-
-
-def _wide(errors: dict[str, pd.DataFrame], test: str) -> pd.DataFrame:
-    """Return the word errors of each utterance of a test, a column per system and seed."""
-    columns = {}
-    for system, table in errors.items():
-        here = table[table["test"] == test]
-        for seed, part in here.groupby("seed"):
-            by_id = part.set_index("id")
-            columns.setdefault("words", by_id["words"])
-            columns[f"{system} {seed}"] = word_errors(by_id)
-    return pd.DataFrame(columns).astype(int).reset_index()
 
 
 def knobs(names: Sequence[str], numbers: Sequence[int], jobs: int) -> None:
@@ -391,22 +321,22 @@ def knobs(names: Sequence[str], numbers: Sequence[int], jobs: int) -> None:
         for setting in settings:  # students and teachers first, one at a time
             lab_of(Cell(setting, "student", 0, KNOB_TEST_CLIPS))
         cells = [cell for setting in settings for cell in _cells_of(setting, numbers)]
-        tables = compute(cells, jobs)
+        tables = compute(errors_of, cells, jobs)
         rows: list[dict] = []
         pairs: list[dict] = []
         for setting in settings:
             own = [number for number, cell in enumerate(cells) if cell.setting is setting]
-            errors = errors_by_system([cells[n] for n in own], [tables[n] for n in own])
+            errors = by_system([cells[n].system for n in own], [tables[n] for n in own])
             where = {"knob": name, "position": setting.label}
             tests = list(dict.fromkeys(errors["student"]["test"]))
             for system, table in errors.items():
                 for test in tests:
                     found = rate(table[table["test"] == test])
                     rows.append({**where, "system": system, "test": test, **found})
-            pairs += [where | row for row in differences(errors, tests)]
+            pairs += [where | row for row in differences(errors, PAIRS, tests)]
         table = pd.DataFrame(rows)
-        _write(folder / f"knob-{name}.csv", table)
-        _write(folder / f"knob-{name}-pairs.csv", pd.DataFrame(pairs))
+        write_table(folder / f"knob-{name}.csv", table)
+        write_table(folder / f"knob-{name}-pairs.csv", pd.DataFrame(pairs))
         save_figure(plot_knob(table, AXES[name]), folder / "figures" / f"knob-{name}.png")
     _write_about(folder / "knobs.json", {"seeds": list(numbers)})
 
@@ -424,11 +354,6 @@ def _cells_of(setting: Setting, numbers: Sequence[int]) -> list[Cell]:
 def study_folder() -> Path:
     """Return where the tables and pictures of the study are written."""
     return make_folder(results_dir("toy") / "study")
-
-
-def _write(path: Path, table: pd.DataFrame) -> None:
-    with atomic_file(path) as part:
-        table.to_csv(part, index=False, float_format="%.6g")
 
 
 def _write_about(path: Path, facts: dict) -> None:
