@@ -15,7 +15,7 @@ PRESET_GIVEN = $(if $(filter-out file,$(origin PRESET)),--preset $(PRESET))
 PRESET_OF_LAB = $(if $(filter-out file,$(origin PRESET)),$(PRESET),toy)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course lab test lint format study toy grid estimates smaller convergence benchmark clean distclean
+.PHONY: help setup course lab test lint format study claims toy grid estimates smaller convergence benchmark clean distclean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r command text; do \
@@ -45,6 +45,9 @@ format: setup ## format the code, and fix what ruff can fix
 
 study: setup ## longer studies at PRESET: make study ARGS="tune --systems lora"
 	@LAB_PRESET=$(PRESET) $(PY) -m $(LIBRARY) study $(ARGS)
+
+claims: setup ## the paper's claims with real speech, folds and seeds: make claims ARGS="run" (tune, run, causes, tables)
+	@$(PY) -m $(LIBRARY) claims $(ARGS)
 
 toy: setup ## the paper with toy languages: make toy ARGS="seeds" (models, tune, seeds, knobs)
 	@$(PY) -m $(LIBRARY) toy $(ARGS)

@@ -264,6 +264,31 @@ def translation_scores(
     return scores
 
 
+def chrf_statistics(references: list[str], predictions: list[str]) -> np.ndarray:
+    """Return what the chrF of a corpus is made of, for each utterance; sums of rows give `chrf_of`.
+
+    Args:
+        references: The reference of each utterance.
+        predictions: The prediction for each utterance, in the same order.
+
+    Returns:
+        Counts of character n-grams (n, K): predicted, of the reference, and matched.
+
+    Raises:
+        ValueError: Where the two lists differ in length or are empty.
+    """
+    _check_lengths(references, predictions)
+    if not len(references):
+        raise ValueError("nothing to score: there are no utterances")
+    lists = [[visible(text) for text in texts] for texts in (predictions, references)]
+    return np.array(CHRF()._extract_corpus_statistics(lists[0], [lists[1]]))
+
+
+def chrf_of(totals: np.ndarray) -> float:
+    """Return the chrF of a corpus, from the sum (K,) of its `chrf_statistics`."""
+    return CHRF()._compute_score_from_stats(list(totals)).score
+
+
 def _corpus_score(metric: Metric, pairs: np.ndarray) -> float:
     """Return the score of (reference, prediction) pairs, (n, 2)."""
     references = list(pairs[:, 0])

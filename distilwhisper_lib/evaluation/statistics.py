@@ -46,7 +46,7 @@ import numpy as np
 import pandas as pd
 
 from ..checks import check_number
-from .scoring import ERRORS, PERCENTILES, RESAMPLES, word_errors
+from .scoring import ERRORS, PERCENTILES, RESAMPLES, chrf_of, chrf_statistics, word_errors
 
 CAPPED = "word_errors"  # the column that `capped` writes; it stands for the three ERRORS
 
@@ -130,6 +130,47 @@ def difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> dict
         "high": high,
         "p": _two_sided_p(resampled),
         "better": np.mean(resampled < 0),
+        "standard_error": np.std(resampled, ddof=1),
+    }
+
+
+def chrf_difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> dict[str, float]:
+    """Compare the chrF of two systems on the same utterances, as `difference` compares WER.
+
+    Args:
+        first: A row per utterance: text (the reference), prediction, and fold, seed, unit and id as
+            the module says.
+        second: That of the second system.
+        seed: Of the bootstrap.
+
+    Returns:
+        As `difference`, in points of chrF; better is the share of resamples in which the first
+        system's chrF is above the second's.
+
+    Raises:
+        ValueError: As `difference` does.
+    """
+    blank = dict.fromkeys(ERRORS, 0) | {"words": 1}
+    ordered = _in_order_of(first.assign(**blank), second.assign(**blank))
+    table = _prepared(first.assign(**blank))
+    counts = [
+        chrf_statistics(list(rows["text"]), list(rows["prediction"])) for rows in (first, ordered)
+    ]
+    width = counts[0].shape[1]
+    columns = [f"count {number}" for number in range(2 * width)]
+    table[columns] = np.hstack(counts)
+
+    totals = _resampled_totals(table, columns, seed)
+    sums = np.vstack([table[columns].sum().to_numpy(), totals])
+    scores = np.array([[chrf_of(row[:width]), chrf_of(row[width:])] for row in sums])
+    found, *resampled = scores[:, 0] - scores[:, 1]
+    low, high = np.percentile(resampled, PERCENTILES)
+    return {
+        "difference": found,
+        "low": low,
+        "high": high,
+        "p": _two_sided_p(np.array(resampled)),
+        "better": np.mean(np.array(resampled) > 0),
         "standard_error": np.std(resampled, ddof=1),
     }
 

@@ -19,6 +19,22 @@ from ..lab.comparison import counts
 from ..lab.lab import Lab
 from ..training.methods import get_method
 
+# What the hypotheses of docs/statistics.md compare, and what explains them: first less other.
+PAIRS = (
+    ("distilwhisper", "fine-tuning"),
+    ("distilwhisper", "lora"),
+    ("distilwhisper", "experts"),
+    ("distilwhisper", "fine-tuning-teacher"),
+    ("distilwhisper", "lora-teacher"),
+    ("fine-tuning-teacher", "fine-tuning"),
+    ("lora-teacher", "lora"),
+    ("experts", "experts-open"),
+    ("distilwhisper", "experts-open-teacher"),
+    ("clsr-ft", "fine-tuning"),
+    ("distilwhisper-released", "fine-tuning"),
+    ("distilwhisper-released", "clsr-ft"),
+)
+
 
 def is_used_with_experts(lab: Lab, system: str, key: str) -> bool:
     """Return whether a test is scored with a system's experts on: in the language they are for.

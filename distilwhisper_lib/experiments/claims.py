@@ -2,31 +2,46 @@
 
     tune    three learning rates for every kind of method, and fewer epochs, on validation
     run     every system, fold and seed that is missing; the hypotheses' systems come first
+    causes  our variant and experts without a teacher, one change at a time
+    tables  scores, differences and verdicts of what there is
 
 The systems learn one speaker's voice and are tested on it and on the other's; then the other way
 round: two folds. docs/statistics.md has the hypotheses. What is computed is kept in --folder, a
-table of predictions and a record per training, so that a stopped study goes on, there or on another
+table of predictions and a record per cell, so that a stopped study goes on, there or on another
 machine.
 """
 
 import argparse
 import os
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from ..checks import check_choice
+from ..evaluation.scoring import COUNTS, count_errors
 from ..evaluation.statistics import rate
 from ..evaluation.testsets import DOMAINS, TestSet, is_retention
-from ..files import results_dir, write_json
+from ..files import (
+    atomic_file,
+    file_sha256,
+    one_at_a_time,
+    read_json,
+    results_dir,
+    short_hash,
+    write_json,
+)
+from ..lab.comparison import fingerprints
 from ..lab.lab import Lab
 from ..lab.metadata import run_metadata
 from ..presets import LAPTOP
 from ..programs import number_option, run_program
-from ..training.methods import get_method
+from ..training.methods import Weights, get_method
 from .cells import compute, errors_of_tests, write_table
+from .claims_tables import power_table, write_tables
 
 # The systems of the hypotheses, and those that explain them.
 TESTED = ("fine-tuning", "lora", "experts", "distilwhisper")
@@ -40,21 +55,21 @@ UNTRAINED = ("student", "teacher")
 SEEDS = (77, 78, 79, 80, 81)
 FURTHER_SEEDS = SEEDS[:2]
 
-# Whose learning rate a method takes: with a teacher or without gates nothing is tuned again, so
-# that every kind of method had the same number of trials.
-TUNED_AS = {
-    "fine-tuning": ("fine-tuning-teacher",),
-    "lora": ("lora-teacher",),
-    "experts": ("distilwhisper", "experts-open", "experts-open-teacher"),
-    "clsr-ft": ("distilwhisper-released",),
-}
+# Learning rates that are tried, three for each kind of method.
 RATES = {
     "fine-tuning": (2.5e-5, 5e-5, 1e-4),
     "lora": (1e-3, 2e-3, 4e-3),
     "experts": (1e-4, 2e-4, 4e-4),
     "clsr-ft": (1.5e-4, 3e-4, 6e-4),
 }
-FEWER_EPOCHS = 3  # tried beside the preset's, at the middle rate
+# Who takes a kind's learning rate: nothing is tuned again with a teacher or without gates.
+TUNED_AS = {
+    "fine-tuning": ("fine-tuning-teacher",),
+    "lora": ("lora-teacher",),
+    "experts": ("distilwhisper", "experts-open", "experts-open-teacher"),
+    "clsr-ft": ("distilwhisper-released",),
+}
+FEWER_EPOCHS = 3  # tried beside the preset's
 
 STUDY = replace(
     LAPTOP,
@@ -77,7 +92,9 @@ STUDY = replace(
     | {"teacher": 5e-5},
     further_systems=SYSTEMS,
 )
+
 TESTS = (*DOMAINS, "other-characters")  # of every system
+KEPT = ("translation", *(language for _, language in STUDY.retention))
 
 
 @dataclass(frozen=True)
@@ -86,60 +103,183 @@ class Cell:
 
     Attributes:
         system: Name of a method.
-        voice: The speaker that is trained on; None where the fold has all.
+        voice: The speaker that is trained on.
         seed: Of the training.
-        rate: The learning rate; None: the preset's.
-        epochs: None: the preset's.
         tests: Names of the tests that are scored.
+        label: Of what is changed; "" where nothing is.
+        preset: Fields of the preset with other values.
+        training: Changes for `Lab.train`.
     """
 
     system: str
-    voice: str | None
+    voice: str
     seed: int
-    rate: float | None = None
-    epochs: int | None = None
     tests: tuple[str, ...] = TESTS
+    label: str = ""
+    preset: dict = field(default_factory=dict)
+    training: dict = field(default_factory=dict)
 
     @property
     def changes(self) -> dict:
-        """Changes for `Lab.train`."""
-        if not get_method(self.system).is_trained:
-            return {}
-        given = {"seed": self.seed, "learning_rate": self.rate, "epochs": self.epochs}
-        return {name: value for name, value in given.items() if value is not None}
+        """All changes for `Lab.train`."""
+        return self.training | {"seed": self.seed} if self._is_trained else {}
+
+    @property
+    def _is_trained(self) -> bool:
+        return get_method(self.system).is_trained
 
     @property
     def name(self) -> str:
         """Of its files, such as font_small-lora-seed77."""
-        seed = [f"seed{self.seed}"] if get_method(self.system).is_trained else []
-        return "-".join([*filter(None, [self.voice]), self.system, *seed])
+        label = [self.label.replace(" ", "-")] if self.label else []
+        seed = [f"seed{self.seed}"] if self._is_trained else []
+        return "-".join([self.voice, self.system, *label, *seed])
+
+
+def voices() -> list[str]:
+    """Return the speakers of the folds: the preset's voice first, then the others of its test."""
+    rows = Lab(STUDY).rows("test", every_voice=True)
+    return list(dict.fromkeys([STUDY.voice, *sorted(set(rows["speaker"][:]))]))
+
+
+def scored_tests(system: str, seed: int) -> tuple[str, ...]:
+    """Return the tests of a system with a seed.
+
+    Other languages and tasks are scored where they can change: experts are off there. LoRA and
+    teachers of fine-tuning belong to no hypothesis about them, so two seeds are enough.
+    """
+    method = get_method(system)
+    can_change = method.is_trained and not method.has_experts
+    if not method.is_trained or system == "fine-tuning" or (can_change and seed in FURTHER_SEEDS):
+        return (*TESTS, *KEPT)
+    return TESTS
+
+
+def cells_of_study(folds: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
+    """Return the cells of the study: the hypotheses' systems with every seed, then the others.
+
+    Args:
+        folds: The speakers.
+        seeds: Of the trainings; the further systems have the first of them.
+    """
+    asked = [(system, seeds[0]) for system in UNTRAINED]
+    asked += [(system, seed) for seed in seeds for system in TESTED]
+    asked += [(system, seed) for seed in seeds if seed in FURTHER_SEEDS for system in FURTHER]
+    cells = [
+        Cell(system, voice, seed, scored_tests(system, seed))
+        for system, seed in dict.fromkeys(asked)
+        for voice in folds
+    ]
+    # what is compared is computed together
+    order = {name: number for number, name in enumerate((*UNTRAINED, *SYSTEMS))}
+    return sorted(
+        cells,
+        key=lambda cell: (
+            cell.system in FURTHER,
+            cell.seed,
+            folds.index(cell.voice),
+            order[cell.system],
+        ),
+    )
+
+
+def _with_clips(count: int) -> dict:
+    """Return the fields of the preset for as many training clips, with as many steps as ever."""
+    clips = len(Lab(STUDY).rows("train"))
+    return {"train_clips": count, "epochs": round(STUDY.epochs * clips / count)}
+
+
+def cells_of_causes(folds: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
+    """Return the cells that change one thing: clips, and how the teacher is learned from.
+
+    Args:
+        folds: The speakers.
+        seeds: Of the trainings and of the choice of clips.
+    """
+    losses = {
+        "KL": {"divergence": "kl"},
+        "temperature 2": {"temperature": 2.0},
+        "weight 4": {"divergence_weight": 4.0},
+        "KL weight 4": {"divergence": "kl", "divergence_weight": 4.0},
+    }
+    cells = []
+    for seed in seeds:
+        for voice in folds:
+            for count in (50, 100):
+                fewer = _with_clips(count) | {"draw": seed}
+                for system in TESTED:
+                    cells.append(Cell(system, voice, seed, DOMAINS, f"{count} clips", fewer))
+            for label, changes in losses.items():
+                cells.append(Cell("distilwhisper", voice, seed, DOMAINS, label, training=changes))
+    return cells
 
 
 def lab_of(cell: Cell) -> Lab:
     """Return the laboratory of a cell's fold."""
-    return Lab(STUDY, voice=cell.voice)
+    return Lab(STUDY, voice=cell.voice, **cell.preset)
 
 
-def errors_of(cell: Cell) -> pd.DataFrame:
+def keys_of(lab: Lab, cell: Cell) -> list[str]:
+    """Return the keys of the tests of a cell."""
+    return [key for key, test in lab.test_sets.items() if name_of(test) in cell.tests]
+
+
+def name_of(test: TestSet) -> str:
+    """Return what the study calls a test: that of another language by its code."""
+    return test.language if is_retention(test.name) else test.name
+
+
+# ---- a cell's files
+
+
+def compute_cell(folder: Path, cell: Cell) -> None:
+    """Train and transcribe what a cell lacks, and write its table and record.
+
+    Args:
+        folder: Of the study.
+        cell: What is computed.
+    """
+    path = _path_of(folder, cell)
+    with one_at_a_time(path):
+        lab = lab_of(cell)
+        if is_stored(folder, cell, lab):
+            return
+        began = time.perf_counter()
+        table = errors_of(cell, lab)
+        seconds = round(time.perf_counter() - began)
+        with atomic_file(path) as part:
+            table.to_csv(part, index=False, float_format="%g")
+        record = {
+            "cell": asdict(cell),
+            "depends": depends_on(lab, cell),
+            "table": file_sha256(path),
+            "seconds": seconds,
+        }
+        write_json(
+            path.with_suffix(".json"),
+            record | _record(lab, cell.system, **cell.changes),
+            sealed=True,
+        )
+
+
+def errors_of(cell: Cell, lab: Lab | None = None) -> pd.DataFrame:
     """Return the errors of a cell's predictions, computed at the first call.
 
+    Args:
+        cell: What is computed.
+        lab: Of the cell; None: a new one.
+
     Returns:
-        A row per utterance: test, fold, seed, unit (the room or group of the line; each utterance
-        by itself where all have one), and the columns of `comparison.counts`.
+        A row per utterance: test, id, unit (the room or group of the line; each utterance by itself
+        where all have one), prediction, loop and COUNTS.
     """
-    lab = lab_of(cell)
-    keys = [key for key, test in lab.test_sets.items() if _name_of(test) in cell.tests]
+    lab = lab_of(cell) if lab is None else lab
+    keys = keys_of(lab, cell)
     table = errors_of_tests(lab, cell.system, keys, **cell.changes)
-    names = {key: _name_of(lab.test_set(key)) for key in keys}
+    names = {key: name_of(lab.test_set(key)) for key in keys}
     units = pd.concat([_units(lab, key) for key in keys], ignore_index=True)
-    return table.assign(
-        test=table["key"].map(names), fold=cell.voice or "", seed=cell.seed, unit=units
-    )
-
-
-def _name_of(test: TestSet) -> str:
-    """Return what the study calls a test: another language by its code."""
-    return test.language if is_retention(test.name) else test.name
+    table = table.assign(test=table["key"].map(names), unit=units)
+    return table[["test", "id", "unit", "prediction", "loop", *COUNTS]]
 
 
 def _units(lab: Lab, key: str) -> pd.Series:
@@ -149,7 +289,70 @@ def _units(lab: Lab, key: str) -> pd.Series:
     return rooms if rooms.nunique() > 1 else pd.Series(rows["id"][:])
 
 
-# ---- tuning
+def is_stored(folder: Path, cell: Cell, lab: Lab) -> bool:
+    """Return whether the folder has a cell's table, whole, of the settings and clips of now."""
+    path = _path_of(folder, cell)
+    record = read_json(path.with_suffix(".json"), needs=("depends", "table"))
+    return (
+        record.get("depends") == depends_on(lab, cell)
+        and path.is_file()
+        and record["table"] == file_sha256(path)
+    )
+
+
+def depends_on(lab: Lab, cell: Cell) -> str:
+    """Return a hash of all that a cell's table depends on, the machine excepted."""
+    weights = get_method(cell.system).weights
+    if weights is Weights.STUDENT:
+        model = lab.student_identity.content
+    else:
+        model = lab.run_config(cell.system, **cell.changes).name
+    clips = {key: lab.test_clips(key).digests for key in keys_of(lab, cell)}
+    return short_hash([model, clips, asdict(lab.decoding), lab.precision])
+
+
+def _path_of(folder: Path, cell: Cell) -> Path:
+    return folder / "cells" / f"{cell.name}.csv"
+
+
+def _record(lab: Lab, system: str | None = None, **changes) -> dict:
+    """Return by what, with which weights and on what something was computed.
+
+    Args:
+        lab: Where the weights are.
+        system: Name of the method whose weights are meant.
+        changes: As for `Lab.train`.
+    """
+    folders = {}
+    if system is not None:
+        method = get_method(system)
+        if method.weights is Weights.TEACHER or method.distils:
+            folders["teacher"] = lab.train_teacher() / "model"
+        if method.is_trained:
+            folders[system] = lab.train(system, **changes) / "model"
+    _, models = fingerprints(set(), folders)
+    return run_metadata(lab.preset, lab.steps(), {}, models)
+
+
+# ---- the parts
+
+
+def run(cells: Sequence[Cell], folder: Path, jobs: int, minutes: float | None) -> None:
+    """Compute the cells that the folder lacks.
+
+    Args:
+        cells: In the order in which they are begun.
+        folder: Of the study.
+        jobs: Number of processes.
+        minutes: After which no further cell begins; None: never.
+    """
+    until = None if minutes is None else time.time() + 60 * minutes
+    compute(partial(_compute_in_time, folder, until), cells, jobs)
+
+
+def _compute_in_time(folder: Path, until: float | None, cell: Cell) -> None:
+    if until is None or time.time() < until:
+        compute_cell(folder, cell)
 
 
 def tune(kinds: Sequence[str], jobs: int, folder: Path) -> None:
@@ -158,27 +361,55 @@ def tune(kinds: Sequence[str], jobs: int, folder: Path) -> None:
     Args:
         kinds: Names of methods, of RATES.
         jobs: Number of processes.
-        folder: Where the table is written.
+        folder: Where the tables are written.
     """
-    fold = STUDY.voice
-    cells = [Cell("teacher", fold, SEEDS[0], tests=("validation",))]
+    cells = [Cell("teacher", STUDY.voice, SEEDS[0], ("validation",))]
     for kind in kinds:
         trials = [(rate, STUDY.epochs) for rate in RATES[kind]]
         trials.append((RATES[kind][1], FEWER_EPOCHS))
-        cells += [
-            Cell(kind, fold, SEEDS[0], rate, epochs, ("validation",)) for rate, epochs in trials
-        ]
-    rows = [
-        {"system": cell.system, "learning_rate": cell.rate, "epochs": cell.epochs, **rate(errors)}
-        for cell, errors in zip(cells, compute(errors_of, cells, jobs), strict=True)
+        for learning_rate, epochs in trials:
+            changes = {"learning_rate": learning_rate, "epochs": epochs}
+            cells.append(Cell(kind, STUDY.voice, SEEDS[0], ("validation",), training=changes))
+    tables = compute(errors_of, cells, jobs)
+    trials = [
+        {"system": cell.system, **cell.training, **rate(table)}
+        for cell, table in zip(cells, tables, strict=True)
     ]
-    write_table(folder / "tuning.csv", pd.DataFrame(rows))
-    write_json(folder / "tuning.json", {"fold": fold, "seed": SEEDS[0]} | _record())
+    write_table(folder / "tuning.csv", pd.DataFrame(trials))
+    pilot = {
+        cell.system: table
+        for cell, table in zip(cells, tables, strict=True)
+        if cell.training == _settings_of(cell.system)
+    }
+    write_table(folder / "power.csv", power_table(pilot, _words_of_tests()))
+    about = {"voice": STUDY.voice, "seed": SEEDS[0]}
+    write_json(folder / "tuning.json", about | _record(Lab(STUDY)))
 
 
-def _record() -> dict:
-    """Return by what and on what something was computed."""
-    return run_metadata(STUDY, [], {}, {})
+def _settings_of(system: str) -> dict:
+    """Return the learning rate and the epochs that the study trains a system with."""
+    return {"learning_rate": STUDY.learning_rate(system), "epochs": STUDY.epochs}
+
+
+def _words_of_tests() -> dict[str, float]:
+    """Return how many words the folds' tests have, by domain."""
+    words = dict.fromkeys(DOMAINS, 0.0)
+    for voice in voices():
+        lab = Lab(STUDY, voice=voice)
+        for domain in DOMAINS:
+            texts = lab.test_clips(f"{STUDY.language}/{domain}").texts
+            words[domain] += count_errors(texts, texts, STUDY.normaliser)["words"].sum()
+    return words
+
+
+def _english() -> dict[str, str]:
+    """Return the references of the translation test by id, of all folds."""
+    found: dict[str, str] = {}
+    for voice in voices():
+        lab = Lab(STUDY, voice=voice)
+        rows = lab.test_rows(f"{STUDY.language}/translation")
+        found |= dict(zip(rows["id"][:], rows["translation_en"][:], strict=True))
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -192,17 +423,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("part", choices=["tune"])
-    parser.add_argument("names", nargs="*", help="of methods")
+    parser.add_argument("part", choices=["tune", "run", "causes", "tables"])
+    parser.add_argument("names", nargs="*", help="tune: kinds of methods; run: systems")
     count = number_option(low=1, whole=True)
+    parser.add_argument("--seeds", type=count, help="how many; default: 5, of causes 2")
     parser.add_argument("--jobs", type=count, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--minutes", type=number_option(above=0), help="then no cell begins")
     parser.add_argument("--folder", type=Path, help="default: results/study")
     given = parser.parse_args(arguments)
     folder = given.folder or results_dir(STUDY.name)
-    known = list(RATES)
+    known = {"tune": list(RATES), "run": [*UNTRAINED, *SYSTEMS]}.get(given.part, [])
     for name in given.names:
         check_choice(f"a name of {given.part}", name, known)
-    tune(given.names or known, given.jobs, folder)
+    names = given.names or known
+
+    if given.part == "tune":
+        tune(names, given.jobs, folder)
+    elif given.part == "run":
+        cells = cells_of_study(voices(), SEEDS[: given.seeds])
+        cells = [cell for cell in cells if cell.system in names]
+        run(cells, folder, given.jobs, given.minutes)
+    elif given.part == "causes":
+        cells = cells_of_causes(voices(), SEEDS[: given.seeds or len(FURTHER_SEEDS)])
+        run(cells, folder, given.jobs, given.minutes)
+    if given.part != "tune":
+        write_tables(folder, _english())
     print(folder)
 
 

@@ -35,6 +35,7 @@ from ..presets import PRESETS
 from ..programs import number_option, run_program
 from ..training.methods import get_method
 from .cells import (
+    PAIRS,
     by_system,
     compute,
     differences,
@@ -71,22 +72,6 @@ RATES = {
     **dict.fromkeys(SYSTEMS[4:], (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)),
 }
 TUNING_SEEDS = (100, 101)  # of no study
-
-# What the hypotheses of docs/statistics.md compare, and what explains them: first less other.
-PAIRS = (
-    ("distilwhisper", "fine-tuning"),
-    ("distilwhisper", "lora"),
-    ("distilwhisper", "experts"),
-    ("distilwhisper", "fine-tuning-teacher"),
-    ("distilwhisper", "lora-teacher"),
-    ("fine-tuning-teacher", "fine-tuning"),
-    ("lora-teacher", "lora"),
-    ("experts", "experts-open"),
-    ("distilwhisper", "experts-open-teacher"),
-    ("clsr-ft", "fine-tuning"),
-    ("distilwhisper-released", "fine-tuning"),
-    ("distilwhisper-released", "clsr-ft"),
-)
 
 
 @dataclass(frozen=True)

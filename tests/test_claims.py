@@ -1,0 +1,356 @@
+"""The study of the paper's claims: its cells, its files and what its tables say."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sacrebleu.metrics import CHRF
+
+from distilwhisper_lib.evaluation.scoring import ERRORS
+from distilwhisper_lib.evaluation.statistics import chrf_difference, detectable, difference
+from distilwhisper_lib.experiments import claims
+from distilwhisper_lib.experiments.cells import PAIRS
+from distilwhisper_lib.experiments.claims import (
+    FURTHER,
+    FURTHER_SEEDS,
+    KEPT,
+    RATES,
+    SEEDS,
+    STUDY,
+    SYSTEMS,
+    TESTED,
+    TESTS,
+    TUNED_AS,
+    UNTRAINED,
+    Cell,
+    cells_of_causes,
+    cells_of_study,
+    run,
+    scored_tests,
+    tune,
+)
+from distilwhisper_lib.experiments.claims_tables import (
+    HYPOTHESES,
+    OTHER_LANGUAGES,
+    TIME,
+    UNCHANGED,
+    causes_table,
+    hypotheses_table,
+    pair_of,
+    pairs_table,
+    power_table,
+    stored_errors,
+    systems_table,
+    translation_table,
+    verdict,
+    write_tables,
+)
+from distilwhisper_lib.presets import SMOKE
+from distilwhisper_lib.training.methods import get_method
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDS = ("toy-low", "toy-high")
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Make the study small, and compute in this process."""
+    study = replace(
+        SMOKE,
+        name="study",
+        voice=FOLDS[0],
+        train_clips=None,
+        learning_rates=dict.fromkeys((*SYSTEMS, "teacher"), 1e-3),
+        further_systems=SYSTEMS,
+    )
+    monkeypatch.setattr(claims, "STUDY", study)
+    monkeypatch.setattr(claims, "KEPT", ("translation", "nl", "es"))
+    monkeypatch.setattr(
+        claims, "RATES", dict.fromkeys(("fine-tuning", "experts"), (5e-4, 1e-3, 2e-3))
+    )
+    monkeypatch.setattr(claims, "compute", lambda of, cells, jobs: [of(cell) for cell in cells])
+    return study
+
+
+# ---- which cells there are
+
+
+def test_the_hypotheses_systems_have_every_seed_and_come_first():
+    cells = cells_of_study(FOLDS, SEEDS)
+    trained = [cell for cell in cells if get_method(cell.system).is_trained]
+    tested = [cell for cell in trained if cell.system in TESTED]
+    assert len(tested) == len(TESTED) * len(SEEDS) * 2
+    assert len(trained) - len(tested) == len(FURTHER) * len(FURTHER_SEEDS) * 2
+    assert all(cell.system in (*TESTED, *UNTRAINED) for cell in cells[: len(tested) + 4])
+    # a fold's systems with one seed are neighbours: they are computed on one machine
+    first = [(cell.system, cell.voice, cell.seed) for cell in tested[: len(TESTED)]]
+    assert first == [(system, FOLDS[0], SEEDS[0]) for system in TESTED]
+
+
+def test_other_languages_are_scored_where_experts_cannot_be_switched_off():
+    assert set(scored_tests("fine-tuning", SEEDS[-1])) == {*TESTS, *KEPT}
+    assert set(scored_tests("lora", SEEDS[0])) == {*TESTS, *KEPT}
+    assert set(scored_tests("lora", SEEDS[-1])) == set(TESTS)
+    assert set(scored_tests("distilwhisper", SEEDS[0])) == set(TESTS)
+    assert set(scored_tests("student", SEEDS[0])) == {*TESTS, *KEPT}
+
+
+def test_every_kind_of_method_has_as_many_trials_and_gives_its_rate_to_its_variants():
+    assert len({len(rates) for rates in RATES.values()}) == 1
+    assert sorted([*RATES, *(name for names in TUNED_AS.values() for name in names)]) == sorted(
+        SYSTEMS
+    )
+    for kind, variants in TUNED_AS.items():
+        for variant in variants:
+            assert STUDY.learning_rate(variant) == STUDY.learning_rate(kind)
+        assert STUDY.learning_rate(kind) in RATES[kind]
+
+
+def test_each_cause_changes_one_thing(small):
+    cells = cells_of_causes(FOLDS, SEEDS[:1])
+    assert len({cell.name for cell in cells}) == len(cells)
+    for cell in cells:
+        assert bool(cell.preset) != bool(cell.training)
+    labels = {cell.label for cell in cells}
+    assert {"50 clips", "100 clips", "KL", "temperature 2", "weight 4"} <= labels
+
+
+def test_the_hypotheses_are_those_of_the_documentation():
+    text = (ROOT / "docs" / "statistics.md").read_text()
+    names = [f"| {claim.name} |" for claim in HYPOTHESES] + [f"| {TIME} |"]
+    assert all(name in text for name in names)
+    assert text.count("\n| a-") + text.count("\n| b-") + text.count("\n| c-") == 6
+    assert all({claim.first, claim.other} <= {*SYSTEMS, "student"} for claim in HYPOTHESES)
+
+
+# ---- computing them
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Return the tables of cells by name."""
+    return {path.name: path.read_text() for path in sorted((folder / "cells").glob("*.csv"))}
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(small, tmp_path, monkeypatch):
+    cells = [
+        Cell(system, voice, 77, scored_tests(system, 77))
+        for voice in FOLDS
+        for system in ("student", "fine-tuning", "experts", "distilwhisper")
+    ]
+    folder = tmp_path / "whole"
+    run(cells, folder, jobs=1, minutes=None)
+    whole = contents(folder)
+    assert len(whole) == len(cells)
+
+    # another cache, stopped in the fifth cell
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "cache"))
+    resumed = tmp_path / "resumed"
+    computed = []
+    errors_of = claims.errors_of
+
+    def stopped_in_the_fifth(cell, lab=None):
+        computed.append(cell.name)
+        if len(computed) == 5:
+            raise KeyboardInterrupt
+        return errors_of(cell, lab)
+
+    monkeypatch.setattr(claims, "errors_of", stopped_in_the_fifth)
+    with pytest.raises(KeyboardInterrupt):
+        run(cells, resumed, jobs=1, minutes=None)
+    assert len(contents(resumed)) == 4
+    run(cells, resumed, jobs=1, minutes=None)
+    assert contents(resumed) == whole
+    assert len(computed) == len(cells) + 1  # nothing twice but what was stopped
+
+    # on another machine: nothing of the cache is there
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "third"))
+    run(cells, resumed, jobs=1, minutes=None)
+    assert len(computed) == len(cells) + 1
+
+    # a damaged table is computed again
+    path = resumed / "cells" / "toy-low-student.csv"
+    path.write_text(path.read_text().replace("in-domain", "in-demesne"))
+    run(cells, resumed, jobs=1, minutes=None)
+    assert contents(resumed) == whole
+
+    record = json.loads((resumed / "cells" / "toy-low-experts-seed77.json").read_text())
+    assert record["cell"]["seed"] == 77 and record["cell"]["voice"] == "toy-low"
+    assert record["machine"]["processor"] and "commit" in record
+    assert set(record["models"]) == {"experts"}
+
+    english = {f"toy/test-{number}": "ba de" for number in range(4)}
+    write_tables(resumed, english)
+    tables = {path.stem for path in resumed.glob("*.csv")}
+    assert tables == {"systems", "pairs", "translation", "hypotheses"}
+    found = pd.read_csv(resumed / "hypotheses.csv").set_index("name")
+    assert found.loc["b-in", "verdict"] == "not measured"
+    assert found.loc["a-in", "verdict"] != "not measured"
+    assert found.loc["d-translation", "verdict"] != "not measured"
+
+
+def test_after_its_minutes_no_cell_begins(small, tmp_path):
+    run([Cell("student", FOLDS[0], 77)], tmp_path, jobs=1, minutes=-1.0)
+    assert not (tmp_path / "cells").exists()
+
+
+def test_tuning_writes_a_row_per_trial_and_what_the_study_can_show(small, tmp_path):
+    tune(["fine-tuning", "experts"], 1, tmp_path)
+    found = pd.read_csv(tmp_path / "tuning.csv")
+    assert list(found["system"]) == ["teacher", *["fine-tuning"] * 4, *["experts"] * 4]
+    assert found["epochs"].dropna().tolist() == [1, 1, 1, 3] * 2
+    power = pd.read_csv(tmp_path / "power.csv")
+    assert set(power["test"]) == {"in-domain", "out-of-domain"}
+
+
+# ---- tables
+
+
+def made_errors() -> pd.DataFrame:
+    """Return errors of some systems: two folds, two seeds, six rooms, drawn at random."""
+    rng = np.random.default_rng(5)
+    rows = []
+    shares = {"student": 0.6, "fine-tuning": 0.5, "distilwhisper": 0.2, "experts": 0.45}
+    for system, share in shares.items():
+        for fold in FOLDS:
+            for seed in (1,) if system == "student" else (1, 2):
+                for test in ("in-domain", "out-of-domain", "other-characters", "nl", "ru"):
+                    if test in ("nl", "ru") and system in ("distilwhisper", "experts"):
+                        continue
+                    for number in range(12):
+                        row = {"system": system, "fold": fold, "seed": seed, "label": ""}
+                        row |= {"test": test, "id": f"{fold}{number}", "unit": f"room{number // 2}"}
+                        row |= {"words": 10, "insertions": 0, "deletions": 0}
+                        row["substitutions"] = rng.binomial(10, share)
+                        row |= {"loop": False, "prediction": "x"}
+                        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def wer(table: pd.DataFrame) -> float:
+    """Return the WER of rows, by hand."""
+    return 100 * table[ERRORS].to_numpy().sum() / table["words"].sum()
+
+
+def test_scores_are_over_the_folds_together_and_in_each():
+    errors = made_errors()
+    table = systems_table(errors).set_index(["system", "test", "fold"])
+    own = errors[(errors["system"] == "experts") & (errors["test"] == "in-domain")]
+    assert table.loc[("experts", "in-domain", ""), "wer"] == pytest.approx(wer(own))
+    low = own[own["fold"] == "toy-low"]
+    assert table.loc[("experts", "in-domain", "toy-low"), "wer"] == pytest.approx(wer(low))
+    others = errors[(errors["system"] == "student") & errors["test"].isin(["nl", "ru"])]
+    assert table.loc[("student", OTHER_LANGUAGES, ""), "wer"] == pytest.approx(wer(others))
+
+
+def test_a_pair_has_the_folds_and_seeds_of_both_and_the_student_at_each():
+    errors = made_errors()
+    late = (errors["system"] == "experts") & (errors["fold"] == "toy-high") & (errors["seed"] == 2)
+    first, other = pair_of(errors[~late], "distilwhisper", "experts", "in-domain")
+    trainings = set(zip(first["fold"], first["seed"], strict=True))
+    assert trainings == {("toy-low", 1), ("toy-low", 2), ("toy-high", 1)}
+    assert len(first) == len(other)
+
+    student, tuned = pair_of(errors, "student", "fine-tuning", OTHER_LANGUAGES)
+    assert len(student) == len(tuned) == 2 * 2 * 2 * 12
+    assert difference(student, tuned)["difference"] == pytest.approx(wer(student) - wer(tuned))
+
+
+def test_a_hypothesis_has_its_difference_and_its_verdict():
+    found = hypotheses_table(made_errors(), {}).set_index("name")
+    pairs = pairs_table(made_errors()).set_index(["first", "other", "test"])
+    same = pairs.loc[("distilwhisper", "fine-tuning", "in-domain")]
+    assert found.loc["a-in", "difference"] == pytest.approx(same["difference"])
+    assert found.loc["a-in", "verdict"] == "holds"
+    assert found.loc["b-in", "verdict"] == found.loc[TIME, "verdict"] == "not measured"
+    # of nine hypotheses, the unmeasured ones count
+    assert found.loc["a-in", "p_holm"] == pytest.approx(9 * found["p"].min())
+
+    time = {"difference": 0.05, "low": 0.04, "high": 0.06, "p": 0.0001}
+    measured = hypotheses_table(made_errors(), {}, time).set_index("name")
+    assert measured.loc[TIME, "verdict"] == "contradicted"
+
+
+@pytest.mark.parametrize(
+    ("found", "sign", "p", "expected"),
+    [
+        (-2.0, -1, 0.05, "holds"),
+        (2.0, -1, 0.01, "contradicted"),
+        (2.0, 1, 0.01, "holds"),
+        (-2.0, -1, 0.051, "open"),
+        (float("nan"), -1, float("nan"), "not measured"),
+    ],
+)
+def test_a_verdict_needs_level_and_sign(found, sign, p, expected):
+    assert verdict(found, sign, p) == expected
+
+
+def test_a_cause_is_compared_with_the_same_system_without_it():
+    errors = made_errors()
+    changed = errors[errors["system"].isin(["experts", "distilwhisper"])].assign(label="50 clips")
+    changed.loc[changed["system"] == "experts", "substitutions"] = 9
+    table = causes_table(pd.concat([errors, changed])).set_index(["first", "other", "test"])
+    row = table.loc[("experts", UNCHANGED, "in-domain")]
+    own = errors[(errors["system"] == "experts") & (errors["test"] == "in-domain")]
+    assert row["wer"] == pytest.approx(90)
+    assert row["difference"] == pytest.approx(90 - wer(own))
+    assert table.loc[("distilwhisper", UNCHANGED, "in-domain"), "difference"] == 0
+    assert ("distilwhisper", "experts", "out-of-domain") in table.index
+
+
+def test_the_power_follows_from_the_pilot_and_the_words():
+    errors = made_errors()
+    errors = errors[(errors["test"] == "in-domain") & (errors["fold"] == "toy-low")]
+    errors = errors[errors["seed"] == 1]
+    pilot = {name: errors[errors["system"] == name] for name in ("experts", "fine-tuning")}
+    (row,) = power_table(pilot, {"in-domain": 480}).to_dict("records")
+    error = difference(pilot["experts"], pilot["fine-tuning"])["standard_error"] / 2
+    assert row["standard_error"] == pytest.approx(error)
+    assert row["detectable"] == pytest.approx(detectable(error))
+    assert row["detectable_corrected"] > row["detectable"]
+
+
+def translations() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return translations of two systems of six lines in three rooms."""
+    texts = ["the cat sat", "hello you", "a fish swims", "two small rooms", "we go on", "the end"]
+    first = pd.DataFrame({"id": list("abcdef"), "unit": list("xxyyzz"), "text": texts})
+    first = first.assign(prediction=[*texts[:5], "an end"])
+    return first, first.assign(prediction=[text[:6] for text in texts])
+
+
+def test_the_difference_of_chrf_is_sacrebleus():
+    first, second = translations()
+    found = chrf_difference(first, second)
+    scores = [
+        CHRF().corpus_score(list(table["prediction"]), [list(table["text"])]).score
+        for table in (first, second)
+    ]
+    assert found["difference"] == pytest.approx(scores[0] - scores[1])
+    assert found["low"] < found["difference"] < found["high"]
+    assert found["better"] == 1 and found["p"] < 0.05
+    same = chrf_difference(first, first)
+    assert (same["difference"], same["low"], same["high"], same["p"]) == (0, 0, 0, 1)
+
+
+def test_translations_are_compared_with_the_students():
+    first, second = translations()
+    english = dict(zip(first["id"], first["text"], strict=True))
+    about = {"test": "translation", "fold": "f", "seed": 1, "words": 3, **dict.fromkeys(ERRORS, 0)}
+    errors = pd.concat(
+        [first.assign(system="student", **about), second.assign(system="fine-tuning", **about)]
+    ).drop(columns="text")
+    table = translation_table(errors, english).set_index("system")
+    expected = chrf_difference(second, first)["difference"]
+    assert table.loc["fine-tuning", "difference"] == pytest.approx(expected)
+    assert table.loc["student", "chrf"] > table.loc["fine-tuning", "chrf"]
+
+
+def test_a_folder_without_cells_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match="make claims"):
+        stored_errors(tmp_path)
+
+
+def test_pairs_are_of_known_systems():
+    assert {name for pair in PAIRS for name in pair} <= set(SYSTEMS)
