@@ -9,7 +9,7 @@ ARGS =
 NAME =
 PY = .venv/bin/python
 LIBRARY = distilwhisper_lib
-BENCHMARKS = inference training memory storage
+BENCHMARKS = inference training memory storage transcription
 # grid and estimates have the preset "paper" where none is asked for, notebooks opened by hand "toy"
 PRESET_GIVEN = $(if $(filter-out file,$(origin PRESET)),--preset $(PRESET))
 PRESET_OF_LAB = $(if $(filter-out file,$(origin PRESET)),$(PRESET),toy)
@@ -64,7 +64,7 @@ smaller: setup ## size and WER of smaller experts at PRESET: in 8 bits, of low r
 convergence: setup ## what the steps that make training cheap change in WER, at PRESET
 	@LAB_PRESET=$(PRESET) $(PY) -m $(LIBRARY) convergence $(ARGS)
 
-benchmark: setup ## measure time, memory or size: make benchmark NAME=inference (training, memory, storage)
+benchmark: setup ## measure time, memory or size: make benchmark NAME=inference (training, memory, storage, transcription)
 	$(if $(filter $(BENCHMARKS),$(NAME)),,$(error NAME is one of $(BENCHMARKS): make benchmark NAME=inference))
 	@$(PY) -m benchmarks.$(NAME) $(ARGS)
 

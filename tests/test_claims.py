@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from sacrebleu.metrics import CHRF
 
+from benchmarks import transcription
 from distilwhisper_lib.evaluation.scoring import ERRORS
 from distilwhisper_lib.evaluation.statistics import chrf_difference, detectable, difference
-from distilwhisper_lib.experiments import claims
+from distilwhisper_lib.experiments import claims, claims_curve
 from distilwhisper_lib.experiments.cells import PAIRS
 from distilwhisper_lib.experiments.claims import (
     FURTHER,
@@ -36,6 +37,7 @@ from distilwhisper_lib.experiments.claims_tables import (
     HYPOTHESES,
     OTHER_LANGUAGES,
     TIME,
+    TIME_TARGET,
     UNCHANGED,
     causes_table,
     hypotheses_table,
@@ -44,10 +46,13 @@ from distilwhisper_lib.experiments.claims_tables import (
     power_table,
     stored_errors,
     systems_table,
+    time_difference,
     translation_table,
     verdict,
     write_tables,
 )
+from distilwhisper_lib.lab.comparison import counts
+from distilwhisper_lib.lab.plots import plot_differences, plot_tradeoff
 from distilwhisper_lib.presets import SMOKE
 from distilwhisper_lib.training.methods import get_method
 
@@ -67,6 +72,7 @@ def small(monkeypatch):
         further_systems=SYSTEMS,
     )
     monkeypatch.setattr(claims, "STUDY", study)
+    monkeypatch.setattr(claims, "VOICES", FOLDS)
     monkeypatch.setattr(claims, "KEPT", ("translation", "nl", "es"))
     monkeypatch.setattr(
         claims, "RATES", dict.fromkeys(("fine-tuning", "experts"), (5e-4, 1e-3, 2e-3))
@@ -273,6 +279,14 @@ def test_a_hypothesis_has_its_difference_and_its_verdict():
     assert measured.loc[TIME, "verdict"] == "contradicted"
 
 
+def test_the_time_is_compared_with_its_target_over_the_rounds():
+    fast = pd.DataFrame({"ratio": [1.0, 1.01, 1.02, 1.0, 0.99, 1.01, 1.0, 5.0]})
+    found = time_difference(fast)
+    assert found["difference"] == pytest.approx(np.median(fast["ratio"]) - TIME_TARGET)
+    assert found["low"] < found["difference"] < found["high"]
+    assert time_difference(pd.DataFrame({"ratio": [1.2] * 9}))["p"] < 0.01
+
+
 @pytest.mark.parametrize(
     ("found", "sign", "p", "expected"),
     [
@@ -354,3 +368,38 @@ def test_a_folder_without_cells_is_told(tmp_path):
 
 def test_pairs_are_of_known_systems():
     assert {name for pair in PAIRS for name in pair} <= set(SYSTEMS)
+
+
+# ---- how much of a method, and its time
+
+
+def test_the_curve_ends_at_the_trained_system(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(claims_curve, "compute", claims.compute)
+    claims_curve.write_curve(small, 77, 1, tmp_path)
+    table = pd.read_csv(tmp_path / "curve.csv").set_index(["system", "strength", "test"])
+    for point in claims_curve.POINTS:
+        assert (point.system, point.strength, claims_curve.TARGET) in table.index
+    lab = claims.lab_of(Cell("lora", FOLDS[0], 77))
+    whole = counts(lab, "lora", "nl/retention", True, seed=77)
+    assert table.loc[("lora", 1.0, "nl"), "wer"] == pytest.approx(wer(whole))
+    figure = plot_tradeoff(table.reset_index(), claims_curve.TARGET, claims_curve.OTHERS)
+    (ax,) = figure.axes
+    assert ax.get_ylabel() == "WER (%), both domains"
+
+
+def test_the_time_is_measured_with_the_studys_experts(small, tmp_path):
+    arguments = ["--rounds", "2", "--batches", "1", "--tokens", "4", "--folder", str(tmp_path)]
+    transcription.main(arguments)
+    rounds = pd.read_csv(tmp_path / "time.csv")
+    assert len(rounds) == 2
+    assert rounds["ratio"].tolist() == pytest.approx(rounds["experts"] / rounds["plain"], rel=1e-4)
+
+
+def test_the_picture_of_the_hypotheses_has_their_names_and_verdicts(tmp_path):
+    found = hypotheses_table(made_errors(), {})
+    found.to_csv(tmp_path / "hypotheses.csv", index=False)
+    claims.draw(tmp_path)
+    assert (tmp_path / "figures" / "hypotheses.png").is_file()
+    figure = plot_differences(found.dropna(subset=["difference"]).assign(label="a-in"))
+    texts = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert "a-in\nholds" in texts

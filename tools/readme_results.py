@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import docs_results
+import docs_study
 import docs_tables
 import docs_toy
 from docs_results import DOMAINS
@@ -197,6 +198,16 @@ PAGES: dict[str, dict[str, Content]] = {  # page -> block -> what fills it
         "training": docs_tables.training,
         "memory": docs_tables.memory,
         **each("{}-machines", docs_tables.measured_on, ("inference", "training", "memory")),
+    },
+    "docs/claims.md": {
+        "progress": docs_study.progress,
+        "plan": docs_study.plan,
+        "tuning": docs_study.tuning,
+        "power": docs_study.power,
+        "hypotheses": docs_study.hypotheses,
+        "systems": docs_study.systems,
+        "other-languages": docs_study.other_languages,
+        "pairs": docs_study.pairs,
     },
     "docs/toy-languages.md": {
         "models": docs_toy.models,

@@ -128,7 +128,7 @@ def difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> dict
         "difference": 100 * more_errors / table["words"].sum(),
         "low": low,
         "high": high,
-        "p": _two_sided_p(resampled),
+        "p": two_sided_p(resampled),
         "better": np.mean(resampled < 0),
         "standard_error": np.std(resampled, ddof=1),
     }
@@ -169,13 +169,13 @@ def chrf_difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) ->
         "difference": found,
         "low": low,
         "high": high,
-        "p": _two_sided_p(np.array(resampled)),
+        "p": two_sided_p(np.array(resampled)),
         "better": np.mean(np.array(resampled) > 0),
         "standard_error": np.std(resampled, ddof=1),
     }
 
 
-def _two_sided_p(resampled: np.ndarray) -> float:
+def two_sided_p(resampled: np.ndarray) -> float:
     """Return the two-sided p value of resampled differences, (R,)."""
     against = min(np.sum(resampled <= 0), np.sum(resampled >= 0))
     return min(1.0, 2 * (1 + against) / (1 + len(resampled)))

@@ -3,6 +3,7 @@
     tune    three learning rates for every kind of method, and fewer epochs, on validation
     run     every system, fold and seed that is missing; the hypotheses' systems come first
     causes  our variant and experts without a teacher, one change at a time
+    curve   fine-tuning and LoRA used in part, experts left on: their language against the others
     tables  scores, differences and verdicts of what there is
 
 The systems learn one speaker's voice and are tested on it and on the other's; then the other way
@@ -37,11 +38,13 @@ from ..files import (
 from ..lab.comparison import fingerprints
 from ..lab.lab import Lab
 from ..lab.metadata import run_metadata
+from ..lab.plots import label_of, plot_differences, plot_tradeoff, save_figure
 from ..presets import LAPTOP
 from ..programs import number_option, run_program
 from ..training.methods import Weights, get_method
 from .cells import compute, errors_of_tests, write_table
-from .claims_tables import power_table, write_tables
+from .claims_curve import OTHERS, TARGET, write_curve
+from .claims_tables import INFERENCE, TRANSLATION, power_table, write_tables
 
 # The systems of the hypotheses, and those that explain them.
 TESTED = ("fine-tuning", "lora", "experts", "distilwhisper")
@@ -71,10 +74,12 @@ TUNED_AS = {
 }
 FEWER_EPOCHS = 3  # tried beside the preset's
 
+VOICES = ("font_small", "font_big")  # a fold each
+
 STUDY = replace(
     LAPTOP,
     name="study",
-    voice="font_small",
+    voice=VOICES[0],
     epochs=6,
     teacher_epochs=4,
     test_clips=None,
@@ -134,12 +139,6 @@ class Cell:
         label = [self.label.replace(" ", "-")] if self.label else []
         seed = [f"seed{self.seed}"] if self._is_trained else []
         return "-".join([self.voice, self.system, *label, *seed])
-
-
-def voices() -> list[str]:
-    """Return the speakers of the folds: the preset's voice first, then the others of its test."""
-    rows = Lab(STUDY).rows("test", every_voice=True)
-    return list(dict.fromkeys([STUDY.voice, *sorted(set(rows["speaker"][:]))]))
 
 
 def scored_tests(system: str, seed: int) -> tuple[str, ...]:
@@ -394,7 +393,7 @@ def _settings_of(system: str) -> dict:
 def _words_of_tests() -> dict[str, float]:
     """Return how many words the folds' tests have, by domain."""
     words = dict.fromkeys(DOMAINS, 0.0)
-    for voice in voices():
+    for voice in VOICES:
         lab = Lab(STUDY, voice=voice)
         for domain in DOMAINS:
             texts = lab.test_clips(f"{STUDY.language}/{domain}").texts
@@ -405,11 +404,29 @@ def _words_of_tests() -> dict[str, float]:
 def _english() -> dict[str, str]:
     """Return the references of the translation test by id, of all folds."""
     found: dict[str, str] = {}
-    for voice in voices():
+    for voice in VOICES:
         lab = Lab(STUDY, voice=voice)
         rows = lab.test_rows(f"{STUDY.language}/translation")
         found |= dict(zip(rows["id"][:], rows["translation_en"][:], strict=True))
     return found
+
+
+def draw(folder: Path) -> None:
+    """Draw the hypotheses and the curve, as far as their tables are there."""
+    hypotheses, curve = (folder / f"{name}.csv" for name in ("hypotheses", "curve"))
+    if hypotheses.is_file():
+        table = pd.read_csv(hypotheses)
+        of_wer = table["difference"].notna() & ~table["test"].isin([TRANSLATION, INFERENCE])
+        if of_wer.any():
+            labels = [
+                f"{row.name}: {label_of(row.first)} − {label_of(row.other)}"
+                for row in table.itertuples(index=False)
+            ]
+            drawn = table.assign(label=labels)[of_wer]
+            save_figure(plot_differences(drawn), folder / "figures" / "hypotheses.png")
+    if curve.is_file():
+        figure = plot_tradeoff(pd.read_csv(curve), TARGET, OTHERS)
+        save_figure(figure, folder / "figures" / "curve.png")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -423,7 +440,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("part", choices=["tune", "run", "causes", "tables"])
+    parser.add_argument("part", choices=["tune", "run", "causes", "curve", "tables"])
     parser.add_argument("names", nargs="*", help="tune: kinds of methods; run: systems")
     count = number_option(low=1, whole=True)
     parser.add_argument("--seeds", type=count, help="how many; default: 5, of causes 2")
@@ -440,14 +457,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.part == "tune":
         tune(names, given.jobs, folder)
     elif given.part == "run":
-        cells = cells_of_study(voices(), SEEDS[: given.seeds])
+        cells = cells_of_study(VOICES, SEEDS[: given.seeds])
         cells = [cell for cell in cells if cell.system in names]
         run(cells, folder, given.jobs, given.minutes)
     elif given.part == "causes":
-        cells = cells_of_causes(voices(), SEEDS[: given.seeds or len(FURTHER_SEEDS)])
+        cells = cells_of_causes(VOICES, SEEDS[: given.seeds or len(FURTHER_SEEDS)])
         run(cells, folder, given.jobs, given.minutes)
-    if given.part != "tune":
+    elif given.part == "curve":
+        write_curve(STUDY, SEEDS[0], given.jobs, folder)
+        write_json(
+            folder / "curve.json", {"voice": STUDY.voice, "seed": SEEDS[0]} | _record(Lab(STUDY))
+        )
+    if given.part in ("run", "causes", "tables"):
         write_tables(folder, _english())
+    draw(folder)
     print(folder)
 
 

@@ -559,3 +559,71 @@ def plot_knob(table: pd.DataFrame, label: str) -> Figure:
     axes[0].set_ylabel(WER_AXIS)
     add_legend(figure, axes[0], columns=3)
     return figure
+
+
+def plot_tradeoff(table: pd.DataFrame, target: str, others: str) -> Figure:
+    """Draw WER in the adapted language against WER in other languages: lower left is best.
+
+    A line joins the strengths of a system, from the student to the system as it was trained.
+
+    Args:
+        table: Columns system, strength (0: the student), test, wer, wer_low, wer_high.
+        target: The test of the adapted language.
+        others: The test of the other languages.
+    """
+    _needs(table, "rows")
+    student = table[table["strength"] == 0]
+    figure, (ax,) = new_figure((7.5, 4.8))
+    systems = ordered(dict.fromkeys(table["system"]))
+    for system, colour in zip(systems, colours_of(systems), strict=True):
+        own = pd.concat([student, table[table["system"] == system]]).drop_duplicates()
+        own = own.sort_values("strength")
+        x, y = (own[own["test"] == test] for test in (others, target))
+        is_line = len(x) > 2
+        shown = slice(None) if is_line or system == "student" else slice(1, None)
+        x, y = x[shown], y[shown]
+        ax.errorbar(
+            x["wer"],
+            y["wer"],
+            xerr=error_bars(x),
+            yerr=error_bars(y),
+            color=colour,
+            linestyle="-" if is_line else "none",
+            marker="o",
+            markersize=5,
+            elinewidth=0.6,
+            label=label_of(system),
+        )
+    ax.set(xlabel=f"WER (%), {others}", ylabel=f"WER (%), {target}")
+    ax.grid(alpha=0.3)
+    add_legend(figure, ax, columns=3)
+    return figure
+
+
+def plot_differences(table: pd.DataFrame) -> Figure:
+    """Draw differences of WER with their intervals; what is below zero favours the first system.
+
+    Args:
+        table: Columns label, difference, low, high, and verdict: "holds" and "contradicted" are
+            drawn filled, everything else hollow.
+    """
+    _needs(table, "rows")
+    figure, (ax,) = new_figure((8.5, 1.2 + 0.42 * len(table)))
+    for place, row in enumerate(table.itertuples()):
+        is_decided = row.verdict in ("holds", "contradicted")
+        (colour,) = colours_of([OURS])
+        ax.errorbar(
+            row.difference,
+            place,
+            xerr=[[row.difference - row.low], [row.high - row.difference]],
+            fmt="o",
+            capsize=3,
+            color=colour,
+            markerfacecolor=colour if is_decided else "white",
+        )
+    ax.axvline(0, color=FIRST_TRIAL, linestyle=":")
+    labels = [f"{fill(row.label, 44)}\n{row.verdict}" for row in table.itertuples()]
+    ax.set_yticks(range(len(table)), labels)
+    ax.invert_yaxis()
+    ax.set(xlabel="difference in points of WER, with 95 % interval (left: fewer errors)")
+    return figure

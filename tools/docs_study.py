@@ -1,0 +1,231 @@
+"""The generated parts of docs/claims.md, from results/reference/study.
+
+What is not computed yet is said to be so: the study is computed in parts.
+"""
+
+import json
+from functools import cache
+
+import pandas as pd
+from docs_tables import label, markdown_table
+from stored_results import ROOT, is_decided, points, with_interval
+from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+from distilwhisper_lib import DOMAINS
+from distilwhisper_lib.experiments.cells import PAIRS
+from distilwhisper_lib.experiments.claims import (
+    FEWER_EPOCHS,
+    FURTHER_SEEDS,
+    RATES,
+    SEEDS,
+    STUDY,
+    SYSTEMS,
+    TUNED_AS,
+    UNTRAINED,
+    VOICES,
+    cells_of_study,
+)
+from distilwhisper_lib.experiments.claims_tables import (
+    HYPOTHESES,
+    OTHER_LANGUAGES,
+    STRESS,
+    TIME,
+    UNTRAINED_PAIRS,
+)
+
+FOLDER = ROOT / "results" / "reference" / "study"
+NOT_YET = "*Not computed yet.*"
+
+CLAIMED = {  # what a hypothesis claims of its difference
+    **dict.fromkeys((claim.name for claim in HYPOTHESES if claim.sign < 0), "below 0"),
+    **dict.fromkeys((claim.name for claim in HYPOTHESES if claim.sign > 0), "above 0"),
+    TIME: "below 0",
+}
+
+
+@cache
+def read(name: str) -> pd.DataFrame:
+    """Return a stored table of the study; an empty one where it is not there yet."""
+    path = FOLDER / f"{name}.csv"
+    return pd.read_csv(path, dtype={"fold": str}) if path.is_file() else pd.DataFrame()
+
+
+@cache
+def records() -> list[dict]:
+    """Return the records of the cells that are computed."""
+    paths = sorted((FOLDER / "cells").glob("*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+# ---- before the run
+
+
+def tuning() -> str:
+    """Return the WER of each trial on validation."""
+    table = read("tuning")
+    if table.empty:
+        return NOT_YET
+    rows = []
+    for kind, rates in RATES.items():
+        trials = table[table["system"] == kind]
+        at = trials[trials["epochs"] == STUDY.epochs].set_index("learning_rate")
+        cells = [_trial(kind, rate, at.loc[rate]) for rate in rates]
+        fewer = trials[trials["epochs"] == FEWER_EPOCHS].iloc[0]
+        rows.append([label(kind), *cells, f"{fewer['wer']:.1f}"])
+    head = ["", "lowest rate", "middle rate", "highest rate", f"middle, {FEWER_EPOCHS} epochs"]
+    return markdown_table(rows, head)
+
+
+def _trial(kind: str, rate: float, row: pd.Series) -> str:
+    text = f"{rate:g}: {with_interval(row)}"
+    return f"**{text}**" if rate == STUDY.learning_rate(kind) else text
+
+
+def power() -> str:
+    """Return what difference the study can show."""
+    table = read("power")
+    if table.empty:
+        return NOT_YET
+    rows = [
+        [
+            f"{label(row.first)} − {label(row.other)}",
+            row.test,
+            *(
+                f"{value:.1f}"
+                for value in (row.standard_error, row.detectable, row.detectable_corrected)
+            ),
+        ]
+        for row in table.itertuples()
+    ]
+    head = ["difference", "test", "standard error", "shown at 0.05", "shown at 0.05 / 9"]
+    return markdown_table(rows, head)
+
+
+# ---- what there is
+
+
+def progress() -> str:
+    """Return how much of the study is computed, where and how long it took."""
+    planned = {cell.name for cell in cells_of_study(VOICES, SEEDS)}
+    done = [record for record in records() if not record["cell"]["label"]]
+    if not done:
+        return f"None of the study's {len(planned)} cells is computed yet."
+    hours = sum(record["seconds"] for record in records()) / 3600
+    processors = dict.fromkeys(record["machine"]["processor"] for record in records())
+    commits = dict.fromkeys(record["commit"][:10] for record in records())
+    counted = f"{len(done)} of the study's {len(planned)} cells are computed"
+    if len(done) == len(planned):
+        counted = f"All {len(planned)} cells of the study are computed"
+    return (
+        f"{counted}, in {hours:.1f} hours of one core. Processors: {', '.join(processors)}. "
+        f"Commits: {', '.join(f'`{commit}`' for commit in commits)}."
+    )
+
+
+def _seeds_of(system: str) -> str:
+    """Return how many seeds each fold has of a system, such as "5" or "2 and 1"."""
+    if system in UNTRAINED:
+        return "–"
+    own = [r["cell"] for r in records() if r["cell"]["system"] == system and not r["cell"]["label"]]
+    counts = [sum(cell["voice"] == voice for cell in own) for voice in VOICES]
+    return str(counts[0]) if len(set(counts)) == 1 else " and ".join(map(str, counts))
+
+
+def systems() -> str:
+    """Return the WER of every system on each test, folds and seeds together."""
+    table = read("systems")
+    if table.empty:
+        return NOT_YET
+    pooled = table[table["fold"].isna()].set_index(["system", "test"])
+    rows = []
+    for system in (*UNTRAINED, *SYSTEMS):
+        if (system, DOMAINS[0]) not in pooled.index:
+            continue
+        cells = [with_interval(pooled.loc[(system, test)]) for test in DOMAINS]
+        stress = pooled.loc[(system, STRESS)]
+        cells += [with_interval(stress), with_interval(stress, "capped_wer")]
+        rows.append([label(system), _seeds_of(system), *cells])
+    head = ["system", "seeds a fold", *DOMAINS, "other characters", "the same, capped"]
+    return markdown_table(rows, head)
+
+
+def other_languages() -> str:
+    """Return the WER of systems in the other languages, and chrF of translations."""
+    table, translated = read("systems"), read("translation")
+    if table.empty:
+        return NOT_YET
+    pooled = table[table["fold"].isna()].set_index(["system", "test"])
+    scores = translated.set_index("system")
+    languages = [language for _, language in STUDY.retention]
+    rows = []
+    for system in (*UNTRAINED, *SYSTEMS):
+        if (system, OTHER_LANGUAGES) not in pooled.index:
+            continue
+        cells = [
+            with_interval(pooled.loc[(system, test)]) for test in (*languages, OTHER_LANGUAGES)
+        ]
+        chrf = f"{scores.loc[system, 'chrf']:.1f}" if system in scores.index else "–"
+        rows.append([label(system), *cells, chrf])
+    head = [
+        "system",
+        *(LANGUAGES[code].capitalize() for code in languages),
+        "all five",
+        "translation, chrF",
+    ]
+    return markdown_table(rows, head)
+
+
+def hypotheses() -> str:
+    """Return the hypotheses with their differences, p values and verdicts."""
+    table = read("hypotheses")
+    if table.empty:
+        return NOT_YET
+    rows = []
+    for row in table.to_dict("records"):
+        measured = not pd.isna(row["difference"])
+        rows.append(
+            [
+                row["name"],
+                CLAIMED[row["name"]],
+                points(row) if measured else "–",
+                f"{row['p_holm']:.3f}" if measured else "–",
+                row["verdict"],
+            ]
+        )
+    return markdown_table(rows, ["hypothesis", "claimed", "difference", "p, Holm", "verdict"])
+
+
+def pairs() -> str:
+    """Return all other differences; those that are decided in bold."""
+    table = read("pairs")
+    if table.empty:
+        return NOT_YET
+    found = table.set_index(["first", "other", "test"])
+    rows = []
+    for first, other in (*UNTRAINED_PAIRS, *PAIRS):
+        tests = [test for test in (*DOMAINS, STRESS) if (first, other, test) in found.index]
+        if not tests:
+            continue
+        cells = [_difference(found.loc[(first, other, test)]) for test in tests]
+        trainings = int(found.loc[(first, other, DOMAINS[0]), "trainings"])
+        rows.append([f"{label(first)} − {label(other)}", str(trainings), *cells])
+    head = ["difference", "trainings", *DOMAINS, "other characters"]
+    return markdown_table(rows, head)
+
+
+def _difference(row: pd.Series) -> str:
+    text = points(row)
+    return f"**{text}**" if is_decided(row) else text
+
+
+def plan() -> str:
+    """Return how many trainings the study has."""
+    cells = cells_of_study(VOICES, SEEDS)
+    trained = [cell for cell in cells if cell.system not in UNTRAINED]
+    variants = sum(len(names) for names in TUNED_AS.values())
+    return (
+        f"{len(trained)} trainings: {len(VOICES)} folds, {len(SEEDS)} seeds of the systems of the "
+        f"hypotheses, {len(FURTHER_SEEDS)} of the others. {len(RATES)} kinds of methods had "
+        f"{len(next(iter(RATES.values()))) + 1} trials each on validation; {variants} variants "
+        "take the rate of their kind."
+    )
