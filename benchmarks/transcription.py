@@ -10,6 +10,7 @@ makes the verdict.
 """
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def measure(lab: Lab, seed: int, count: int, tokens: int, rounds: int) -> pd.Dat
     batches = [features.to(lab.device) for features in batches_of(lab, count)]
     models = {"plain": lab.student(), "experts": lab.model(SYSTEM, seed=seed)}
     language = lab.preset.language
-    runs = {
+    runs: dict[str, Callable[[], object]] = {
         name: partial(transcribe, model, batches, language, tokens)
         for name, model in models.items()
     }

@@ -195,7 +195,7 @@ def cells_of_causes(folds: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
         folds: The speakers.
         seeds: Of the trainings and of the choice of clips.
     """
-    losses = {
+    losses: dict[str, dict] = {
         "KL": {"divergence": "kl"},
         "temperature 2": {"temperature": 2.0},
         "weight 4": {"divergence_weight": 4.0},
@@ -322,7 +322,7 @@ def _record(lab: Lab, system: str | None = None, **changes) -> dict:
         system: Name of the method whose weights are meant.
         changes: As for `Lab.train`.
     """
-    folders = {}
+    folders: dict[str, Path | None] = {}
     if system is not None:
         method = get_method(system)
         if method.weights is Weights.TEACHER or method.distils:
@@ -362,13 +362,13 @@ def tune(kinds: Sequence[str], jobs: int, folder: Path) -> None:
         jobs: Number of processes.
         folder: Where the tables are written.
     """
-    cells = [Cell("teacher", STUDY.voice, SEEDS[0], ("validation",))]
+    cells = [Cell("teacher", VOICES[0], SEEDS[0], ("validation",))]
     for kind in kinds:
-        trials = [(rate, STUDY.epochs) for rate in RATES[kind]]
-        trials.append((RATES[kind][1], FEWER_EPOCHS))
-        for learning_rate, epochs in trials:
+        settings = [(value, STUDY.epochs) for value in RATES[kind]]
+        settings.append((RATES[kind][1], FEWER_EPOCHS))
+        for learning_rate, epochs in settings:
             changes = {"learning_rate": learning_rate, "epochs": epochs}
-            cells.append(Cell(kind, STUDY.voice, SEEDS[0], ("validation",), training=changes))
+            cells.append(Cell(kind, VOICES[0], SEEDS[0], ("validation",), training=changes))
     tables = compute(errors_of, cells, jobs)
     trials = [
         {"system": cell.system, **cell.training, **rate(table)}
