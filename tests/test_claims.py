@@ -1,6 +1,7 @@
 """The study of the paper's claims: its cells, its files and what its tables say."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,6 +58,10 @@ from distilwhisper_lib.presets import SMOKE
 from distilwhisper_lib.training.methods import get_method
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import docs_study  # noqa: E402
+
 FOLDS = ("toy-low", "toy-high")
 
 
@@ -403,3 +408,58 @@ def test_the_picture_of_the_hypotheses_has_their_names_and_verdicts(tmp_path):
     figure = plot_differences(found.dropna(subset=["difference"]).assign(label="a-in"))
     texts = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert "a-in\nholds" in texts
+
+
+# ---- the page
+
+
+@pytest.fixture
+def stored(tmp_path, monkeypatch):
+    """Write the tables of made errors where the page reads them."""
+    errors = made_errors()
+    taught = errors[errors["system"] == "fine-tuning"].assign(system="fine-tuning-teacher")
+    errors = pd.concat([errors, taught])
+    tables = {
+        "systems": systems_table(errors),
+        "pairs": pairs_table(errors),
+        "hypotheses": hypotheses_table(errors, {}),
+        "translation": pd.DataFrame({"system": ["student"], "chrf": [30.0]}),
+    }
+    for name, table in tables.items():
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    monkeypatch.setattr(docs_study, "FOLDER", tmp_path)
+    docs_study.read.cache_clear()
+    docs_study.records.cache_clear()
+    yield tables
+    docs_study.read.cache_clear()
+    docs_study.records.cache_clear()
+
+
+def test_the_answer_counts_the_verdicts_and_gives_each_difference(stored):
+    text = docs_study.answer()
+    found = stored["hypotheses"].set_index("name")
+    assert f"Of the {len(found)} claims" in text
+    for verdict_, words in (("holds", "hold"), ("not measured", "are not measured yet")):
+        assert f"{(found['verdict'] == verdict_).sum()} {words}" in text
+    row = found.loc["a-in"]
+    assert f"{row['difference']:+.1f} [{row['low']:+.1f}" in text
+    assert "against LoRA: " not in text  # nothing is measured of it
+    assert "with teacher: in-domain" in text
+
+
+def test_the_page_has_a_row_for_each_system_that_is_scored(stored):
+    rows = docs_study.systems().splitlines()[2:]
+    assert len(rows) == 5
+    assert docs_study.other_languages().count("\n") == 1 + 3  # the heads, and three systems
+    assert docs_study.hypotheses().count("not measured") == 4
+    assert "**" in docs_study.pairs()
+
+
+def test_the_page_says_what_is_not_computed(tmp_path, monkeypatch):
+    monkeypatch.setattr(docs_study, "FOLDER", tmp_path)
+    docs_study.read.cache_clear()
+    docs_study.records.cache_clear()
+    assert docs_study.systems() == docs_study.answer() == docs_study.NOT_YET
+    assert docs_study.progress().startswith("None of the study's")
+    docs_study.read.cache_clear()
+    docs_study.records.cache_clear()

@@ -8,7 +8,7 @@ from functools import cache
 
 import pandas as pd
 from docs_tables import label, markdown_table
-from stored_results import ROOT, is_decided, points, with_interval
+from stored_results import ROOT, is_decided, points, verdict, with_interval
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from distilwhisper_lib import DOMAINS
@@ -156,7 +156,7 @@ def other_languages() -> str:
         return NOT_YET
     pooled = table[table["fold"].isna()].set_index(["system", "test"])
     scores = translated.set_index("system")
-    languages = [language for _, language in STUDY.retention]
+    languages = [code for _, code in STUDY.retention if code in set(table["test"])]
     rows = []
     for system in (*UNTRAINED, *SYSTEMS):
         if (system, OTHER_LANGUAGES) not in pooled.index:
@@ -229,3 +229,79 @@ def plan() -> str:
         f"{len(next(iter(RATES.values()))) + 1} trials each on validation; {variants} variants "
         "take the rate of their kind."
     )
+
+
+# ---- the answer
+
+GROUPS = {  # what is compared -> the hypotheses, in-domain and out-of-domain
+    "Experts with the teacher against fine-tuning": ("a-in", "a-out"),
+    "Experts with the teacher against LoRA": ("b-in", "b-out"),
+    "Experts with the teacher against experts without it": ("c-in", "c-out"),
+}
+
+
+def answer() -> str:
+    """Return what the study says so far: each claim with its verdict."""
+    table = read("hypotheses")
+    if table.empty:
+        return NOT_YET
+    found = table.set_index("name")
+    counted = found["verdict"].value_counts()
+    parts = [
+        f"{counted[outcome]} {text}"
+        for outcome, text in (
+            ("holds", "hold"),
+            ("contradicted", "are contradicted"),
+            ("open", "are open"),
+            ("not measured", "are not measured yet"),
+        )
+        if outcome in counted
+    ]
+    lines = [f"Of the {len(found)} claims, at this scale: {', '.join(parts)}."]
+    lines += [_compared(text, found.loc[list(names)]) for text, names in GROUPS.items()]
+    lines += [_kept(found), _with_the_same_teacher()]
+    return "\n".join(f"- {line}" for line in filter(None, lines))
+
+
+def _compared(text: str, rows: pd.DataFrame) -> str:
+    """Return two differences with their verdicts."""
+    parts = [
+        f"{test} {points(row)} points ({row['verdict']})"
+        for test, (_, row) in zip(DOMAINS, rows.iterrows(), strict=True)
+        if row["verdict"] != "not measured"
+    ]
+    return f"{text}: {', '.join(parts)}." if parts else ""
+
+
+def _kept(found: pd.DataFrame) -> str:
+    """Return what is kept in other languages and tasks."""
+    table = read("systems")
+    pooled = table[table["fold"].isna()].set_index(["system", "test"])["wer"]
+    if ("fine-tuning", OTHER_LANGUAGES) not in pooled.index:
+        return ""
+    wers = [pooled.loc[(system, OTHER_LANGUAGES)] for system in ("student", "fine-tuning")]
+    verdicts = [found.loc[name, "verdict"] for name in ("d-languages", "d-translation")]
+    return (
+        f"Experts that are switched off leave the student, as a LoRA that is switched off does: "
+        f"{wers[0]:.1f} % WER in the other languages together, where fine-tuning has {wers[1]:.1f} "
+        f"({verdicts[0]}; translation: {verdicts[1]}). That holds by construction, not by training."
+    )
+
+
+def _with_the_same_teacher() -> str:
+    """Return how fine-tuning and LoRA with the same teacher compare; exploratory."""
+    table = read("pairs")
+    if table.empty:
+        return ""
+    found = table.set_index(["first", "other", "test"])
+    parts = []
+    for other in ("fine-tuning-teacher", "lora-teacher"):
+        keys = [("distilwhisper", other, test) for test in DOMAINS]
+        if all(key in found.index for key in keys):
+            numbers = ", ".join(
+                f"{key[2]} {points(found.loc[key])}, {verdict(found.loc[key])}" for key in keys
+            )
+            parts.append(f"{label(other)}: {numbers}")
+    if not parts:
+        return ""
+    return f"Against those that learn from the same teacher (exploratory): {'; '.join(parts)}."

@@ -201,6 +201,7 @@ PAGES: dict[str, dict[str, Content]] = {  # page -> block -> what fills it
     },
     "docs/claims.md": {
         "progress": docs_study.progress,
+        "answer": docs_study.answer,
         "plan": docs_study.plan,
         "tuning": docs_study.tuning,
         "power": docs_study.power,
