@@ -50,6 +50,8 @@ from .scoring import ERRORS, PERCENTILES, RESAMPLES, chrf_of, chrf_statistics, w
 
 CAPPED = "word_errors"  # the column that `capped` writes; it stands for the three ERRORS
 
+BLOCK = 2000  # draws that are counted at once: a limit of memory
+
 KEY = ["fold", "seed", "id"]  # what names a row
 OPTIONAL = [*KEY, "unit", CAPPED]  # columns that both tables of a difference have, or neither
 
@@ -497,6 +499,9 @@ def _nested_totals(
 def _weights(draws: int, n: int, generator: np.random.Generator) -> np.ndarray:
     """Return how often each of n things is drawn when n are drawn with replacement: (draws, n)."""
     weights = np.empty((draws, n))
-    for draw in range(draws):
-        weights[draw] = np.bincount(generator.integers(0, n, n), minlength=n)
+    for start in range(0, draws, BLOCK):
+        rows = min(BLOCK, draws - start)
+        drawn = generator.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
+        counted = np.bincount(drawn.ravel(), minlength=rows * n)
+        weights[start : start + rows] = counted.reshape(rows, n)
     return weights
