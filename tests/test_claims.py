@@ -17,6 +17,7 @@ from distilwhisper_lib.evaluation.statistics import chrf_difference, detectable,
 from distilwhisper_lib.experiments import claims, claims_curve
 from distilwhisper_lib.experiments.cells import PAIRS
 from distilwhisper_lib.experiments.claims import (
+    CHOSEN,
     FURTHER,
     FURTHER_SEEDS,
     KEPT,
@@ -25,7 +26,6 @@ from distilwhisper_lib.experiments.claims import (
     STUDY,
     SYSTEMS,
     TESTED,
-    TESTS,
     TUNED_AS,
     UNTRAINED,
     Cell,
@@ -38,6 +38,7 @@ from distilwhisper_lib.experiments.claims import (
 from distilwhisper_lib.experiments.claims_tables import (
     HYPOTHESES,
     OTHER_LANGUAGES,
+    STRESS,
     TIME,
     TIME_TARGET,
     UNCHANGED,
@@ -103,11 +104,11 @@ def test_the_hypotheses_systems_have_every_seed_and_come_first():
 
 
 def test_other_languages_are_scored_where_experts_cannot_be_switched_off():
-    assert set(scored_tests("fine-tuning", SEEDS[-1])) == {*TESTS, *KEPT}
-    assert set(scored_tests("lora", SEEDS[0])) == {*TESTS, *KEPT}
-    assert set(scored_tests("lora", SEEDS[-1])) == set(TESTS)
-    assert set(scored_tests("distilwhisper", SEEDS[0])) == set(TESTS)
-    assert set(scored_tests("student", SEEDS[0])) == {*TESTS, *KEPT}
+    assert set(scored_tests("fine-tuning", SEEDS[-1])) == {*DOMAINS, *KEPT}
+    assert set(scored_tests("lora", SEEDS[0])) == {*DOMAINS, STRESS, *KEPT}
+    assert set(scored_tests("lora", SEEDS[-1])) == set(DOMAINS)
+    assert set(scored_tests("distilwhisper", SEEDS[0])) == {*DOMAINS, STRESS}
+    assert set(scored_tests("student", SEEDS[0])) == {*DOMAINS, STRESS, *KEPT}
 
 
 def test_every_kind_of_method_has_as_many_trials_and_gives_its_rate_to_its_variants():
@@ -119,6 +120,15 @@ def test_every_kind_of_method_has_as_many_trials_and_gives_its_rate_to_its_varia
         for variant in variants:
             assert STUDY.learning_rate(variant) == STUDY.learning_rate(kind)
         assert STUDY.learning_rate(kind) in RATES[kind]
+
+
+def test_the_chosen_rate_and_number_of_epochs_are_the_best_on_validation():
+    tuning = pd.read_csv(ROOT / "results" / "reference" / "study" / "tuning.csv")
+    for kind, chosen in CHOSEN.items():
+        trials = tuning[tuning["system"] == kind]
+        best = trials.sort_values("wer").iloc[0]
+        assert (best["learning_rate"], best["epochs"]) == (chosen, STUDY.epochs)
+        assert sorted(trials["learning_rate"].unique()) == sorted(RATES[kind])
 
 
 def test_each_cause_changes_one_thing(small):
