@@ -14,6 +14,7 @@ from sacrebleu.metrics import CHRF
 from benchmarks import transcription
 from distilwhisper_lib.evaluation.scoring import ERRORS
 from distilwhisper_lib.evaluation.statistics import chrf_difference, detectable, difference
+from distilwhisper_lib.evaluation.testsets import DOMAINS
 from distilwhisper_lib.experiments import claims, claims_curve
 from distilwhisper_lib.experiments.cells import PAIRS
 from distilwhisper_lib.experiments.claims import (

@@ -375,7 +375,7 @@ def tune(kinds: Sequence[str], jobs: int, folder: Path) -> None:
             cells.append(Cell(kind, VOICES[0], SEEDS[0], ("validation",), training=changes))
     tables = compute(errors_of, cells, jobs)
     trials = [
-        {"system": cell.system, **cell.training, **rate(table)}
+        {"system": cell.system, "learning_rate": None, "epochs": None} | cell.training | rate(table)
         for cell, table in zip(cells, tables, strict=True)
     ]
     write_table(folder / "tuning.csv", pd.DataFrame(trials))
