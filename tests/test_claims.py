@@ -19,6 +19,7 @@ from distilwhisper_lib.experiments import claims, claims_curve
 from distilwhisper_lib.experiments.cells import PAIRS
 from distilwhisper_lib.experiments.claims import (
     CHOSEN,
+    FEWER_EPOCHS,
     FURTHER,
     FURTHER_SEEDS,
     KEPT,
@@ -130,6 +131,11 @@ def test_the_chosen_rate_and_number_of_epochs_are_the_best_on_validation():
         best = trials.sort_values("wer").iloc[0]
         assert (best["learning_rate"], best["epochs"]) == (chosen, STUDY.epochs)
         assert sorted(trials["learning_rate"].unique()) == sorted(RATES[kind])
+        middle = trials[trials["learning_rate"] == RATES[kind][1]].set_index("epochs")["wer"]
+        assert middle[STUDY.epochs] < middle[FEWER_EPOCHS]
+    # what docs/claims.md says of the edges
+    assert CHOSEN["fine-tuning"] == max(RATES["fine-tuning"])
+    assert CHOSEN["experts"] == min(RATES["experts"])
 
 
 def test_each_cause_changes_one_thing(small):

@@ -101,6 +101,27 @@ def power() -> str:
     return markdown_table(rows, head)
 
 
+AIM = 2.0  # points that the study was to show (docs/statistics.md)
+
+
+def power_in_words() -> str:
+    """Return what the study can show of experts, and whether that reaches the aim."""
+    table = read("power")
+    if table.empty:
+        return NOT_YET
+    found = table[(table["first"] == "experts") & (table["test"] == DOMAINS[0])]
+    numbers = [
+        f"against {label(row.other)} {row.detectable:.1f} points at 0.05 and "
+        f"{row.detectable_corrected:.1f} at 0.05 / 9"
+        for row in found.itertuples()
+    ]
+    reached = "reached" if (found["detectable"] <= AIM).all() else "missed"
+    return (
+        f"Written before the first training of the study: experts {', '.join(numbers)}, without "
+        f"the scatter of seeds. The aim is {reached}: smaller differences will mostly stay open."
+    )
+
+
 # ---- what there is
 
 

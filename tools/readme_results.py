@@ -176,6 +176,7 @@ PAGES: dict[str, dict[str, Content]] = {  # page -> block -> what fills it
         "translation": docs_results.translation,
     },
     "docs/statistics.md": {
+        "power": docs_study.power_in_words,
         **each("robust-{}", docs_results.robust, DOMAINS),
         "corrected": docs_results.corrected,
         "stand-in": docs_results.stand_in,
