@@ -209,7 +209,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(small, tmp_path, monkeypatch):
     assert set(record["models"]) == {"teacher", "distilwhisper"}
 
     english = {f"toy/test-{number}": "ba de" for number in range(4)}
-    write_tables(resumed, english)
+    write_tables(resumed, english, 1)
     tables = {path.stem for path in resumed.glob("*.csv")}
     assert tables == {"systems", "pairs", "translation", "hypotheses"}
     found = pd.read_csv(resumed / "hypotheses.csv").set_index("name")
@@ -286,7 +286,7 @@ def test_a_pair_has_the_folds_and_seeds_of_both_and_the_student_at_each():
 
 
 def test_a_hypothesis_has_its_difference_and_its_verdict():
-    found = hypotheses_table(made_errors(), {}).set_index("name")
+    found = hypotheses_table(made_errors(), {}, 4).set_index("name")
     pairs = pairs_table(made_errors()).set_index(["first", "other", "test"])
     same = pairs.loc[("distilwhisper", "fine-tuning", "in-domain")]
     assert found.loc["a-in", "difference"] == pytest.approx(same["difference"])
@@ -295,8 +295,11 @@ def test_a_hypothesis_has_its_difference_and_its_verdict():
     # of nine hypotheses, the unmeasured ones count
     assert found.loc["a-in", "p_holm"] == pytest.approx(9 * found["p"].min())
 
+    early = hypotheses_table(made_errors(), {}, 5).set_index("name")
+    assert early.loc["a-in", "verdict"] == "incomplete"  # four trainings of five
+
     time = {"difference": 0.05, "low": 0.04, "high": 0.06, "p": 0.0001}
-    measured = hypotheses_table(made_errors(), {}, time).set_index("name")
+    measured = hypotheses_table(made_errors(), {}, 4, time).set_index("name")
     assert measured.loc[TIME, "verdict"] == "contradicted"
 
 
@@ -422,7 +425,7 @@ def test_the_time_is_measured_with_the_studys_experts(small, tmp_path):
 
 
 def test_the_picture_of_the_hypotheses_has_their_names_and_verdicts(tmp_path):
-    found = hypotheses_table(made_errors(), {})
+    found = hypotheses_table(made_errors(), {}, 4)
     found.to_csv(tmp_path / "hypotheses.csv", index=False)
     claims.draw(tmp_path)
     assert (tmp_path / "figures" / "hypotheses.png").is_file()
@@ -443,7 +446,7 @@ def made_tables() -> dict[str, pd.DataFrame]:
     return {
         "systems": systems_table(errors),
         "pairs": pairs_table(errors),
-        "hypotheses": hypotheses_table(errors, {}),
+        "hypotheses": hypotheses_table(errors, {}, 4),
         "translation": pd.DataFrame({"system": ["student"], "chrf": [30.0]}),
     }
 
@@ -466,8 +469,8 @@ def test_the_answer_counts_the_verdicts_and_gives_each_difference(stored):
     text = docs_study.answer()
     found = stored["hypotheses"].set_index("name")
     assert f"Of the {len(found)} claims" in text
-    for verdict_, words in (("holds", "hold"), ("not measured", "are not measured yet")):
-        assert f"{(found['verdict'] == verdict_).sum()} {words}" in text
+    for outcome in ("holds", "not measured"):
+        assert f"{outcome} {(found['verdict'] == outcome).sum()}" in text
     row = found.loc["a-in"]
     assert f"{row['difference']:+.1f} [{row['low']:+.1f}" in text
     assert "against LoRA: " not in text  # nothing is measured of it

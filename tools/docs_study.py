@@ -31,6 +31,7 @@ from distilwhisper_lib.experiments.claims_tables import (
     STRESS,
     TIME,
     UNTRAINED_PAIRS,
+    VERDICTS,
 )
 
 FOLDER = ROOT / "results" / "reference" / "study"
@@ -190,7 +191,7 @@ def other_languages() -> str:
     head = [
         "system",
         *(LANGUAGES[code].capitalize() for code in languages),
-        "all five",
+        "together",
         "translation, chrF",
     ]
     return markdown_table(rows, head)
@@ -204,16 +205,20 @@ def hypotheses() -> str:
     rows = []
     for row in table.to_dict("records"):
         measured = not pd.isna(row["difference"])
+        is_complete = row["verdict"] not in ("incomplete", "not measured")
         rows.append(
             [
                 row["name"],
                 CLAIMED[row["name"]],
+                str(int(row["trainings"])) if row["name"] != TIME else "–",
                 points(row) if measured else "–",
-                f"{row['p_holm']:.3f}" if measured else "–",
+                f"{row['p_holm']:.3f}" if is_complete else "–",
                 row["verdict"],
             ]
         )
-    return markdown_table(rows, ["hypothesis", "claimed", "difference", "p, Holm", "verdict"])
+    return markdown_table(
+        rows, ["hypothesis", "claimed", "trainings", "difference", "p, Holm", "verdict"]
+    )
 
 
 def pairs() -> str:
@@ -268,16 +273,7 @@ def answer() -> str:
         return NOT_YET
     found = table.set_index("name")
     counted = found["verdict"].value_counts()
-    parts = [
-        f"{counted[outcome]} {text}"
-        for outcome, text in (
-            ("holds", "hold"),
-            ("contradicted", "are contradicted"),
-            ("open", "are open"),
-            ("not measured", "are not measured yet"),
-        )
-        if outcome in counted
-    ]
+    parts = [f"{outcome} {counted[outcome]}" for outcome in VERDICTS if outcome in counted]
     lines = [f"Of the {len(found)} claims, at this scale: {', '.join(parts)}."]
     lines += [_compared(text, found.loc[list(names)]) for text, names in GROUPS.items()]
     lines += [_kept(found), _with_the_same_teacher()]

@@ -473,7 +473,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             folder / "curve.json", {"voice": STUDY.voice, "seed": SEEDS[0]} | _record(Lab(STUDY))
         )
     if given.part in ("run", "causes", "tables"):
-        write_tables(folder, _english())
+        write_tables(folder, _english(), len(VOICES) * len(SEEDS))
     draw(folder)
     print(folder)
 

@@ -40,7 +40,7 @@ PILOT_PAIRS = (("experts", "fine-tuning"), ("experts", "lora"), ("lora", "fine-t
 UNCHANGED = "unchanged"  # the same system without the change
 
 LEVEL = 0.05
-VERDICTS = ("holds", "contradicted", "open", "not measured")
+VERDICTS = ("holds", "contradicted", "open", "incomplete", "not measured")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ TIME = "e-time"  # the ninth, measured by `make benchmark NAME=transcription`
 TIME_TARGET = 1.03  # at most so many times plain Whisper's time
 WER = ("wer", "wer_low", "wer_high")
 FOUND = ["difference", "low", "high", "p"]
-COLUMNS = ["name", "first", "other", "test", *FOUND, "p_holm", "verdict"]
+COLUMNS = ["name", "first", "other", "test", "trainings", *FOUND, "p_holm", "verdict"]
 
 
 # ---- reading cells
@@ -204,19 +204,23 @@ def pairs_table(errors: pd.DataFrame) -> pd.DataFrame:
 
 
 def hypotheses_table(
-    errors: pd.DataFrame, english: dict[str, str], time: dict | None = None
+    errors: pd.DataFrame, english: dict[str, str], planned: int, time: dict | None = None
 ) -> pd.DataFrame:
     """Return the hypotheses with their verdicts, as docs/statistics.md defines them.
 
-    What is not measured yet counts in Holm's correction as if its p value were 1.
+    A difference has no verdict before all its trainings are there: who looks after each of them and
+    stops when it pleases would decide too often. What is not measured yet counts in Holm's
+    correction as if its p value were 1.
 
     Args:
         errors: As `stored_errors` returns them, of label "".
         english: The references of the translation test, by id.
+        planned: Trainings of each system, over folds and seeds.
         time: Of TIME: difference, low, high and p; None: not measured.
 
     Returns:
-        name, first, other, test; difference, low, high; p; p_holm; verdict, one of VERDICTS.
+        name, first, other, test; trainings that are there; difference, low, high; p; p_holm;
+        verdict, one of VERDICTS.
     """
     rows: list[dict] = []
     for claim in HYPOTHESES:
@@ -225,13 +229,16 @@ def hypotheses_table(
         if not pair[0].empty:
             found = _difference_on(claim.test, pair, english)
             row |= {name: found[name] for name in FOUND}
-        rows.append(row)
-    rows.append({"name": TIME, "test": INFERENCE, "sign": -1} | (time or {}))
+        rows.append(row | {"trainings": len(_trainings(pair[0]))})
+    rows.append({"name": TIME, "test": INFERENCE, "sign": -1, "trainings": planned} | (time or {}))
 
-    table = pd.DataFrame(rows, columns=[*COLUMNS[:4], "sign", *FOUND])
+    table = pd.DataFrame(rows, columns=[*COLUMNS[:5], "sign", *FOUND])
     adjusted = holm(dict(zip(table["name"], table["p"].fillna(1.0), strict=True)))
     table["p_holm"] = table["name"].map(adjusted).where(table["p"].notna())
-    table["verdict"] = [verdict(row.difference, row.sign, row.p_holm) for row in table.itertuples()]
+    table["verdict"] = [
+        verdict(row.difference, row.sign, row.p_holm, row.trainings >= planned)
+        for row in table.itertuples()
+    ]
     return table[COLUMNS]
 
 
@@ -260,16 +267,19 @@ def _difference_on(test: str, pair: list[pd.DataFrame], english: dict[str, str])
     return chrf_difference(*(table.assign(text=table["id"].map(english)) for table in pair))
 
 
-def verdict(found: float, sign: float, p_holm: float) -> str:
+def verdict(found: float, sign: float, p_holm: float, is_complete: bool = True) -> str:
     """Return the verdict on a claim.
 
     Args:
         found: The difference; NaN where it is not measured.
         sign: Of the difference that is claimed.
         p_holm: The corrected p value.
+        is_complete: Whether all trainings are there.
     """
     if pd.isna(found):
         return "not measured"
+    if not is_complete:
+        return "incomplete"
     if p_holm > LEVEL:
         return "open"
     return "holds" if found * sign > 0 else "contradicted"
@@ -348,12 +358,13 @@ def translation_table(errors: pd.DataFrame, english: dict[str, str]) -> pd.DataF
     return pd.DataFrame(rows)
 
 
-def write_tables(folder: Path, english: dict[str, str]) -> None:
+def write_tables(folder: Path, english: dict[str, str], planned: int) -> None:
     """Write the tables of the cells that there are.
 
     Args:
         folder: Of the study.
         english: The references of the translation test, by id.
+        planned: Trainings of each system of a hypothesis.
     """
     errors = stored_errors(folder)
     plain = errors[errors["label"] == ""]
@@ -362,7 +373,7 @@ def write_tables(folder: Path, english: dict[str, str]) -> None:
     write_table(folder / "translation.csv", translation_table(plain, english))
     rounds = folder / "time.csv"
     time = time_difference(pd.read_csv(rounds)) if rounds.is_file() else None
-    write_table(folder / "hypotheses.csv", hypotheses_table(plain, english, time))
+    write_table(folder / "hypotheses.csv", hypotheses_table(plain, english, planned, time))
     causes = causes_table(errors)
     if len(causes):
         write_table(folder / "causes.csv", causes)
