@@ -83,7 +83,7 @@ def _errors_at_strength(lab: Lab, seed: int, point: Point, key: str) -> pd.DataF
     """Return the errors of a system that is used in part."""
     test = lab.test_set(key)
     clips = lab.test_clips(key)
-    run = lab.train(point.system, seed=seed).name
+    run = lab.run_config(point.system, seed=seed).name
     file = f"{test.language}-{test.name}-{short_hash(clips.digests)}.csv"
     path = lab.folder / "predictions" / f"{run}-strength{point.strength:g}" / file
     model = lab.model(point.system, seed=seed)
