@@ -31,7 +31,7 @@ course: setup ## run notebooks 00 to 05 in order at PRESET, then print the main 
 lab: setup ## open the notebooks in JupyterLab, at the preset toy unless PRESET says another
 	@LAB_PRESET=$(PRESET_OF_LAB) $(PY) -m jupyter lab notebooks $(ARGS)
 
-test: setup ## run the tests: no download, under 10 minutes on 2 cores; ARGS="tests/test_losses.py" runs some of them
+test: setup ## run the tests: no download, some 10 minutes on 2 cores; ARGS="tests/test_losses.py" runs some of them
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: setup ## check format, style and types; changes nothing

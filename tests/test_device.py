@@ -10,6 +10,7 @@ import sys
 import psutil
 import pytest
 import torch
+from torch.utils import deterministic
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distilwhisper_lib.device import (
@@ -129,3 +130,12 @@ def test_variables_of_the_processes_are_checked(name, value):
     )
     assert f"ValueError: {name} is " in done.stderr
     assert "a whole number from" in done.stderr
+
+
+def test_within_deterministic_sums_new_tensors_are_not_filled_first():
+    before = deterministic.fill_uninitialized_memory
+    with deterministic_sums():
+        assert torch.get_deterministic_debug_mode() == 1
+        assert not deterministic.fill_uninitialized_memory
+    assert deterministic.fill_uninitialized_memory == before
+    assert torch.get_deterministic_debug_mode() == 0
