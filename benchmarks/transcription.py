@@ -35,15 +35,16 @@ SYSTEM = "distilwhisper"
 
 
 def batches_of(lab: Lab, count: int) -> list[torch.Tensor]:
-    """Return the features of batches of the in-domain test, as they are transcribed.
+    """Return the features of batches of the in-domain test, short and long ones alike.
 
     Args:
         lab: Whose test it is.
         count: At most how many batches.
     """
     clips = lab.test_clips(f"{lab.preset.language}/in-domain")
-    batches = length_batches(clips.durations, lab.preset.eval_batch_size)[:count]
-    collated = [lab.collator([clips[index] for index in indices]) for indices in batches]
+    batches = length_batches(clips.durations, lab.preset.eval_batch_size)
+    spread = batches[:: max(1, len(batches) // count)][:count]
+    collated = [lab.collator([clips[index] for index in indices]) for indices in spread]
     return [batch["input_features"] for batch in collated]
 
 
@@ -98,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
     whole = number_option(low=1, whole=True)
     tokens = number_option(low=1, high=MOST_NEW_TOKENS, whole=True)
     parser.add_argument("--rounds", type=whole, default=15)
-    parser.add_argument("--batches", type=whole, default=2, help="of a round")
+    parser.add_argument("--batches", type=whole, default=3, help="of a round")
     parser.add_argument("--tokens", type=tokens, default=24, help="of each clip")
     parser.add_argument("--folder", type=Path, help="default: results/study")
     given = parser.parse_args(arguments)

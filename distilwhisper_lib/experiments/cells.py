@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ..evaluation.scoring import word_errors
 from ..evaluation.statistics import difference
+from ..evaluation.testsets import TestSet, is_retention
 from ..files import atomic_file
 from ..lab.comparison import counts
 from ..lab.lab import Lab
@@ -44,6 +45,11 @@ def is_used_with_experts(lab: Lab, system: str, key: str) -> bool:
     test = lab.test_set(key)
     is_adapted = (test.language, test.task) == (lab.preset.language, "transcribe")
     return is_adapted or not get_method(system).has_experts
+
+
+def name_of(test: TestSet) -> str:
+    """Return what a study calls a test: that of another language by its code."""
+    return test.language if is_retention(test.name) else test.name
 
 
 def errors_of_tests(lab: Lab, system: str, keys: Sequence[str], **changes) -> pd.DataFrame:

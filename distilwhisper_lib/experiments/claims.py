@@ -25,7 +25,7 @@ import pandas as pd
 from ..checks import check_choice
 from ..evaluation.scoring import COUNTS, count_errors
 from ..evaluation.statistics import rate
-from ..evaluation.testsets import DOMAINS, TestSet, is_retention
+from ..evaluation.testsets import DOMAINS
 from ..files import (
     atomic_file,
     file_sha256,
@@ -42,7 +42,7 @@ from ..lab.plots import label_of, plot_differences, plot_tradeoff, save_figure
 from ..presets import LAPTOP
 from ..programs import number_option, run_program
 from ..training.methods import Weights, get_method
-from .cells import compute, errors_of_tests, write_table
+from .cells import compute, errors_of_tests, name_of, write_table
 from .claims_curve import OTHERS, TARGET, write_curve
 from .claims_tables import INFERENCE, STRESS, TRANSLATION, power_table, write_tables
 
@@ -225,11 +225,6 @@ def lab_of(cell: Cell) -> Lab:
 def keys_of(lab: Lab, cell: Cell) -> list[str]:
     """Return the keys of the tests of a cell."""
     return [key for key, test in lab.test_sets.items() if name_of(test) in cell.tests]
-
-
-def name_of(test: TestSet) -> str:
-    """Return what the study calls a test: that of another language by its code."""
-    return test.language if is_retention(test.name) else test.name
 
 
 # ---- a cell's files

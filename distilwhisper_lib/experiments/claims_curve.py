@@ -23,7 +23,7 @@ from ..lab.comparison import counts
 from ..lab.lab import Lab
 from ..presets import Preset
 from ..training.methods import get_method
-from .cells import compute, write_table
+from .cells import compute, name_of, write_table
 
 SCALED = ("fine-tuning", "lora")
 LEFT_ON = ("distilwhisper", "experts-open")
@@ -74,7 +74,7 @@ def errors_of_point(preset: Preset, seed: int, point: Point) -> pd.DataFrame:
             table = counts(lab, point.system, key, True, **changes)
         else:
             table = _errors_at_strength(lab, seed, point, key)
-        name = test.language if is_retention(test.name) else test.name
+        name = name_of(test)
         tables.append(table.assign(test=name, id=f"{name}/" + table["id"]))
     return pd.concat(tables, ignore_index=True)
 

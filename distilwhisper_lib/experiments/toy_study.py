@@ -25,7 +25,7 @@ from ..data.corpora.world import SAME_VOICE, Voice, spoken_by
 from ..device import use_precision
 from ..evaluation.scoring import count_errors
 from ..evaluation.statistics import rate
-from ..evaluation.testsets import DOMAINS, is_retention
+from ..evaluation.testsets import DOMAINS
 from ..evaluation.transcription import stored_predictions, transcribe
 from ..files import make_folder, one_at_a_time, results_dir, short_hash, write_json
 from ..lab.lab import Lab
@@ -41,6 +41,7 @@ from .cells import (
     differences,
     errors_of_tests,
     errors_side_by_side,
+    name_of,
     write_table,
 )
 from .toy_models import RECIPES, Recipe, ship, train_toy
@@ -208,11 +209,7 @@ def errors_of(cell: Cell) -> pd.DataFrame:
     if cell.setting.voice is not None:
         table = _errors_with_voice(lab, cell.system, cell.setting.voice, cell.test_clips)
         return table.assign(test="other voice", seed=cell.seed)
-    names = {
-        key: test.language if is_retention(test.name) else test.name
-        for key, test in lab.test_sets.items()
-        if test.name in cell.tests
-    }
+    names = {key: name_of(test) for key, test in lab.test_sets.items() if test.name in cell.tests}
     table = errors_of_tests(lab, cell.system, list(names), **changes)
     return table.assign(test=table["key"].map(names), seed=cell.seed).drop(columns="key")
 
