@@ -86,7 +86,7 @@ _PUBLIC = {
         "summarise",
         "word_errors",
     ],
-    "evaluation.testsets": ["DOMAINS", "corpus_of", "with_paper_data"],
+    "evaluation.testsets": ["DOMAINS", "corpus_of", "is_retention", "with_paper_data"],
     "evaluation.transcription": ["generate_batch", "transcribe"],
     "training.objective": ["Objective"],
     "training.config": ["Decoding", "Optimisation", "RunConfig", "TrainingData", "identify"],

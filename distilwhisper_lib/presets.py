@@ -45,7 +45,7 @@ class Preset:
 
     Source of the values: the paper (sections 3 and 4) where it says them, else the authors' release
     (naver/multilingual-distilwhisper, commit 6faf22a); laptop's are tuned on validation
-    (results/reference).
+    (results/reference/study).
 
     Attributes:
         name: Of the preset, and of its folders.
@@ -208,13 +208,14 @@ LAPTOP = Preset(
     second_corpus="stamps",
     retention=(
         ("fillets", "nl"),
-        ("stamps", "es"),
-        ("stamps", "fr"),
-        ("stamps", "ru"),
-        ("stamps", "ro"),
+        ("festvox", "ru"),
+        ("asterisk", "es"),
+        ("asterisk", "fr"),
+        ("asterisk", "it"),
     ),
-    epochs=4,
-    teacher_epochs=2,
+    voice="font_small",
+    epochs=6,
+    teacher_epochs=4,
     batch_size=8,
     max_train_seconds=6.0,
     train_margin_seconds=1.5,
@@ -222,13 +223,19 @@ LAPTOP = Preset(
     retention_clips=48,
     learning_rates={
         "teacher": 5e-5,
-        "fine-tuning": 5e-5,
+        "fine-tuning": 1e-4,
+        "fine-tuning-teacher": 1e-4,
         "lora": 2e-3,
+        "lora-teacher": 2e-3,
         "clsr-ft": 3e-4,
         "distilwhisper-released": 3e-4,
-        "distilwhisper": 1.5e-4,
+        "experts": 1e-4,
+        "distilwhisper": 1e-4,
+        "experts-open": 1e-4,
+        "experts-open-teacher": 1e-4,
         "distilwhisper-low-rank": 5e-4,
     },
+    further_systems=("experts",),
     minutes="62 min on 2 cores",
     memory="6 GB",
 )

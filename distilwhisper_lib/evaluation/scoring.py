@@ -102,10 +102,12 @@ def summarise(counts: pd.DataFrame, seed: int = 0) -> dict[str, float]:
     """Return the error rates of a corpus, in per cent.
 
     The rates are over the whole corpus: all errors over all words, or characters, of the
-    references. The intervals are 95 % bootstrap intervals over the utterances.
+    references. The intervals are 95 % bootstrap intervals over units.
 
     Args:
-        counts: As `count_errors` returns them. Utterances that cannot be scored are left out.
+        counts: As `count_errors` returns them. Utterances that cannot be scored are left out. Where
+            there is a column `unit`, such as the room of a game, utterances of one unit are drawn
+            together, as `statistics` explains; else each is a unit.
         seed: Of the bootstrap.
 
     Returns:
@@ -121,14 +123,15 @@ def summarise(counts: pd.DataFrame, seed: int = 0) -> dict[str, float]:
         raise ValueError(f"nothing to score: {reason}")
 
     summary: dict[str, float] = {"n": len(scored)}
-    draws = _draws(len(scored), seed)
+    drawn = _totals_of_units(scored)
+    draws = _draws(len(drawn), seed)
     rates = {
-        "wer": (word_errors(scored), scored["words"]),
-        "cer": (scored["character_errors"], scored["characters"]),
+        "wer": (word_errors(drawn), drawn["words"]),
+        "cer": (drawn["character_errors"], drawn["characters"]),
     }
-    for name, (errors, units) in rates.items():
-        low, high = np.percentile(_resampled_rates(errors, units, draws), PERCENTILES)
-        summary[name] = 100 * errors.sum() / units.sum()
+    for name, (errors, total) in rates.items():
+        low, high = np.percentile(_resampled_rates(errors, total, draws), PERCENTILES)
+        summary[name] = 100 * errors.sum() / total.sum()
         summary[f"{name}_low"] = low
         summary[f"{name}_high"] = high
 
@@ -138,25 +141,33 @@ def summarise(counts: pd.DataFrame, seed: int = 0) -> dict[str, float]:
     return summary
 
 
+def _totals_of_units(scored: pd.DataFrame) -> pd.DataFrame:
+    """Return the counts that are drawn together: summed by `unit`, or else the rows themselves."""
+    if "unit" not in scored:
+        return scored
+    counted = [name for name in COUNTS if name in scored]
+    return scored.groupby("unit", sort=False)[counted].sum()
+
+
 def _draws(n: int, seed: int) -> np.ndarray:
-    """Return the bootstrap's indices of utterances, drawn with replacement: (RESAMPLES, n)."""
+    """Return the bootstrap's indices of units, drawn with replacement: (RESAMPLES, n)."""
     return np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
 
 
-def _resampled_rates(errors: pd.Series, units: pd.Series, draws: np.ndarray) -> np.ndarray:
+def _resampled_rates(errors: pd.Series, total: pd.Series, draws: np.ndarray) -> np.ndarray:
     """Return the error rate of each resample, in per cent.
 
     Args:
-        errors: The errors of each utterance, (n,).
-        units: The words or characters of each utterance, (n,).
-        draws: Indices of utterances, (R, m).
+        errors: The errors of each unit, (n,).
+        total: The words or characters of each unit, (n,).
+        draws: Indices of units, (R, m).
 
     Returns:
         The rates, (R,).
     """
     resampled_errors = errors.to_numpy(float)[draws].sum(1)
-    resampled_units = units.to_numpy(float)[draws].sum(1)
-    return 100 * resampled_errors / resampled_units
+    resampled_total = total.to_numpy(float)[draws].sum(1)
+    return 100 * resampled_errors / resampled_total
 
 
 def paired_difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> dict[str, float]:
@@ -165,7 +176,8 @@ def paired_difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) 
     Both systems are resampled together, so what makes an utterance hard for both cancels out.
 
     Args:
-        first: The counts of the first system, as `count_errors` returns them.
+        first: The counts of the first system, as `count_errors` returns them; with a column `unit`
+            as for `summarise`.
         second: The counts of the second system.
         seed: Of the bootstrap.
 
@@ -175,20 +187,21 @@ def paired_difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) 
         above the second's); NaN where no utterance can be scored.
 
     Raises:
-        ValueError: Where the two systems were not scored on the same utterances.
+        ValueError: Where the two systems were not scored on the same utterances and units.
     """
     if not _same_utterances(first, second):
         raise ValueError("the two systems were not scored on the same utterances")
 
-    # Row 0 of the draws is the corpus itself; the resamples follow.
     scorable = first["words"].notna().to_numpy()
-    n = int(scorable.sum())
-    if not n:
+    if not scorable.any():
         return dict.fromkeys(("difference", "low", "high", "share"), np.nan)
+    drawn = [_totals_of_units(counts[scorable]) for counts in (first, second)]
+    n = len(drawn[0])
+    # Row 0 of the draws is the corpus itself; the resamples follow.
     draws = np.vstack([np.arange(n), _draws(n, seed)])
 
     rates = []
-    for counts in (first[scorable], second[scorable]):
+    for counts in drawn:
         rates.append(_resampled_rates(word_errors(counts), counts["words"], draws))
     differences = rates[0] - rates[1]
     difference = differences[0]
@@ -204,8 +217,10 @@ def paired_difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) 
 
 
 def _same_utterances(first: pd.DataFrame, second: pd.DataFrame) -> bool:
-    """Return whether two tables of counts have the same numbers of reference words, in order."""
-    if len(first) != len(second):
+    """Return whether two tables of counts have the same reference words and units, in order."""
+    if len(first) != len(second) or ("unit" in first) != ("unit" in second):
+        return False
+    if "unit" in first and list(first["unit"]) != list(second["unit"]):
         return False
     return np.array_equal(first["words"], second["words"], equal_nan=True)
 
@@ -214,12 +229,15 @@ def _same_utterances(first: pd.DataFrame, second: pd.DataFrame) -> bool:
 
 
 def translation_scores(
-    references: list[str], predictions: list[str], normaliser: str = ""
+    references: list[str],
+    predictions: list[str],
+    normaliser: str = "",
+    units: list[str] | None = None,
 ) -> dict[str, float | str]:
     """Return BLEU and chrF of a corpus, by sacrebleu.
 
-    The intervals are 95 % bootstrap intervals over the utterances. They are computed here, because
-    sacrebleu's own bootstrap fails on short texts.
+    The intervals are 95 % bootstrap intervals over units. They are computed here, because
+    sacrebleu's own bootstrap fails on short texts and knows no units.
 
     Args:
         references: The reference of each utterance.
@@ -228,6 +246,7 @@ def translation_scores(
             are, without invisible characters (`visible`). References without case and punctuation,
             such as those of FLEURS, need one: Whisper's own case and punctuation would count as
             errors.
+        units: The unit of each utterance, as for `summarise`; None: each is one.
 
     Returns:
         normaliser (where one is given), and for each of bleu and chrf: the score, <name>_low,
@@ -251,17 +270,25 @@ def translation_scores(
         references = [visible(text) for text in references]
         predictions = [visible(text) for text in predictions]
     pairs = np.array(list(zip(references, predictions, strict=True)), dtype=object)  # (n, 2)
-    draws = _draws(len(pairs), seed=0)[:TRANSLATION_RESAMPLES]
+    rows_of_units = _rows_by_unit(list(range(len(pairs))) if units is None else units)
+    draws = _draws(len(rows_of_units), seed=0)[:TRANSLATION_RESAMPLES]
+    drawn = [np.concatenate([rows_of_units[unit] for unit in draw]) for draw in draws]
 
     metrics: dict[str, Metric] = {"bleu": BLEU(), "chrf": CHRF()}
     for name, metric in metrics.items():
-        resampled = [_corpus_score(metric, pairs[draw]) for draw in draws]
+        resampled = [_corpus_score(metric, pairs[rows]) for rows in drawn]
         low, high = np.percentile(resampled, PERCENTILES)
         scores[name] = _corpus_score(metric, pairs)
         scores[f"{name}_low"] = low
         scores[f"{name}_high"] = high
         scores[f"{name}_signature"] = str(metric.get_signature())
     return scores
+
+
+def _rows_by_unit(units: list) -> list[np.ndarray]:
+    """Return the numbers of the rows of each unit."""
+    codes, names = pd.factorize(np.array(units))
+    return [np.flatnonzero(codes == code) for code in range(len(names))]
 
 
 def chrf_statistics(references: list[str], predictions: list[str]) -> np.ndarray:

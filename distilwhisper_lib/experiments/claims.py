@@ -73,8 +73,6 @@ TUNED_AS = {
     "clsr-ft": ("distilwhisper-released",),
 }
 FEWER_EPOCHS = 3  # tried beside the preset's, at the middle rate
-# The rates with the lowest WER on validation (results/reference/study/tuning.csv).
-CHOSEN = {"fine-tuning": 1e-4, "lora": 2e-3, "experts": 1e-4, "clsr-ft": 3e-4}
 
 VOICES = ("font_small", "font_big")  # a fold each
 
@@ -82,21 +80,8 @@ STUDY = replace(
     LAPTOP,
     name="study",
     voice=VOICES[0],
-    epochs=6,
-    teacher_epochs=4,
     test_clips=None,
     retention_clips=120,
-    retention=(
-        ("fillets", "nl"),
-        ("festvox", "ru"),
-        ("asterisk", "es"),
-        ("asterisk", "fr"),
-        ("asterisk", "it"),
-    ),
-    learning_rates={
-        system: value for kind, value in CHOSEN.items() for system in (kind, *TUNED_AS[kind])
-    }
-    | {"teacher": 5e-5},
     further_systems=SYSTEMS,
 )
 
@@ -268,23 +253,14 @@ def errors_of(cell: Cell, lab: Lab | None = None) -> pd.DataFrame:
         lab: Of the cell; None: a new one.
 
     Returns:
-        A row per utterance: test, id, unit (the room or group of the line; each utterance by itself
-        where all have one), prediction, loop and COUNTS.
+        A row per utterance: test, id, unit, prediction, loop and COUNTS.
     """
     lab = lab_of(cell) if lab is None else lab
     keys = keys_of(lab, cell)
     table = errors_of_tests(lab, cell.system, keys, **cell.changes)
     names = {key: name_of(lab.test_set(key)) for key in keys}
-    units = pd.concat([_units(lab, key) for key in keys], ignore_index=True)
-    table = table.assign(test=table["key"].map(names), unit=units)
+    table = table.assign(test=table["key"].map(names))
     return table[["test", "id", "unit", "prediction", "loop", *COUNTS]]
-
-
-def _units(lab: Lab, key: str) -> pd.Series:
-    """Return what each utterance of a test is resampled with."""
-    rows = lab.test_rows(key)
-    rooms = pd.Series(rows["room_or_category"][:])
-    return rooms if rooms.nunique() > 1 else pd.Series(rows["id"][:])
 
 
 def is_stored(folder: Path, cell: Cell, lab: Lab) -> bool:

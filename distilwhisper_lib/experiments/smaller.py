@@ -19,10 +19,10 @@ from ..data.audio import read_audio
 from ..data.batches import length_batches
 from ..evaluation.bake import bake, gate_shares
 from ..evaluation.export import export_ctranslate2
-from ..evaluation.scoring import count_errors, paired_difference, summarise
+from ..evaluation.scoring import paired_difference, summarise
 from ..evaluation.transcription import transcribe
 from ..files import short_hash
-from ..lab.comparison import counts
+from ..lab.comparison import counts, counts_of
 from ..lab.lab import Lab
 from ..lab.preflight import preflight
 from ..method.languages import set_language
@@ -150,7 +150,7 @@ def _in_domain(lab: Lab, model, folder: Path, form: str, base: pd.DataFrame) -> 
 
 
 def _scores(lab: Lab, predictions: list[str], base: pd.DataFrame) -> dict:
-    errors = count_errors(lab.test_clips(_test(lab)).texts, predictions, lab.preset.normaliser)
+    errors = counts_of(lab.test_clips(_test(lab)), predictions, lab.preset.normaliser)
     return summarise(errors) | paired_difference(errors, base)
 
 

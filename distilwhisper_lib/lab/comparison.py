@@ -6,16 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from datasets import Dataset
 
 from ..checks import check_choice, check_list, check_number
+from ..data.batches import Clips
 from ..data.corpora.loading import corpus_release, corpus_report
-from ..evaluation.scoring import (
-    ERRORS,
-    count_errors,
-    paired_difference,
-    summarise,
-    translation_scores,
-)
+from ..evaluation.scoring import count_errors, summarise, translation_scores
+from ..evaluation.statistics import difference
 from ..evaluation.testsets import DOMAINS, RETENTION, TestSet, is_retention
 from ..files import atomic_file, check_writable, file_sha256, one_at_a_time, write_json
 from ..method.losses import labelled
@@ -55,8 +52,7 @@ def counts(lab: Lab, name: str, key: str, experts: bool | str = True, **changes)
         changes: As for `Lab.train`.
 
     Returns:
-        A row per utterance: id, speaker, duration, text, prediction, and the columns of
-        `count_errors`.
+        As `counts_of`.
     """
     check_experts(experts)
     check_changes(changes)
@@ -70,16 +66,39 @@ def counts(lab: Lab, name: str, key: str, experts: bool | str = True, **changes)
 
     if asked not in lab.counted:
         table = lab.transcribe(name, key, experts, **changes)
-        lab.counted[asked] = pd.DataFrame(
-            {
-                "id": clips.ids,
-                "speaker": list(clips.rows["speaker"]),
-                "duration": clips.durations,
-                "text": clips.texts,
-                "prediction": list(table["prediction"]),
-            }
-        ).join(count_errors(clips.texts, list(table["prediction"]), lab.preset.normaliser))
+        lab.counted[asked] = counts_of(clips, list(table["prediction"]), lab.preset.normaliser)
     return lab.counted[asked].copy()
+
+
+def counts_of(clips: Clips, predictions: list[str], normaliser: str) -> pd.DataFrame:
+    """Return the errors of a prediction for each clip.
+
+    Args:
+        clips: With their references.
+        predictions: In the order of the clips.
+        normaliser: A name in NORMALISERS.
+
+    Returns:
+        A row per utterance: id, speaker, unit (what intervals resample together: the room or group
+        of the line, or the utterance itself where all have one), duration, text, prediction, and
+        the columns of `count_errors`.
+    """
+    about = {
+        "id": clips.ids,
+        "speaker": list(clips.rows["speaker"]),
+        "unit": _units(clips.rows),
+        "duration": clips.durations,
+        "text": clips.texts,
+        "prediction": predictions,
+    }
+    errors = count_errors(clips.texts, predictions, normaliser)
+    return pd.DataFrame(about).join(errors)
+
+
+def _units(rows: Dataset) -> list[str]:
+    """Return what each utterance is resampled with: its room or group, else itself."""
+    rooms = list(rows["room_or_category"])
+    return rooms if len(set(rooms)) > 1 else list(rows["id"])
 
 
 def score(lab: Lab, name: str, key: str, experts: bool | str = True, **changes) -> dict:
@@ -117,7 +136,10 @@ def score(lab: Lab, name: str, key: str, experts: bool | str = True, **changes) 
     has_plain_english = test.corpus == "fleurs"  # neither case nor punctuation
     row |= {"n": len(table), "loops": 100 * table["loop"].mean()}
     return row | translation_scores(
-        list(table["text"]), list(table["prediction"]), normaliser if has_plain_english else ""
+        list(table["text"]),
+        list(table["prediction"]),
+        normaliser if has_plain_english else "",
+        list(table["unit"]),
     )
 
 
@@ -280,15 +302,13 @@ def paired(
     tests: tuple[str, ...] = DOMAINS,
     **changes,
 ) -> pd.DataFrame:
-    """Return differences of WER, `first` minus each other, with paired 95 % intervals.
+    """Return differences of WER, `first` minus each other, with what `statistics.difference` gives.
 
     Args:
         lab: Where predictions are kept.
         against: Names of the other methods; None: `others_than(first)`.
         first: Name of a method.
-        seeds: Over the runs with these seeds together; None: the preset's. An utterance stays one
-            unit of resampling, its errors are summed; how far the seeds lie apart the interval does
-            not say.
+        seeds: Of the runs; None: the preset's alone. Units and seeds are both resampled.
         tests: Names of the tests; "retention" takes those of all corpora.
         changes: As for `Lab.train`, for both methods.
 
@@ -313,16 +333,16 @@ def paired(
             f"{', '.join(sorted(known))}"
         )
 
-    def summed(name: str, key: str) -> pd.DataFrame:
-        runs = pd.concat([counts(lab, name, key, seed=seed, **changes) for seed in seeds])
-        return runs.groupby("id", sort=False)[["words", *ERRORS]].sum(min_count=1)
+    def of_seeds(name: str, key: str) -> pd.DataFrame:
+        runs = [counts(lab, name, key, seed=seed, **changes).assign(seed=seed) for seed in seeds]
+        return pd.concat(runs, ignore_index=True)
 
     rows = []
     for key, test in chosen.items():
         for other in against:
             where = {"first": first, "other": other}
             where |= {"language": test.language, "test_set": test.name}
-            rows.append(where | paired_difference(summed(first, key), summed(other, key)))
+            rows.append(where | difference(of_seeds(first, key), of_seeds(other, key)))
     return pd.DataFrame(rows)
 
 

@@ -182,7 +182,8 @@ def plot_error_kinds(counts: dict[str, pd.DataFrame]) -> Figure:
 def plot_wer_by(counts: dict[str, pd.DataFrame], by: str = "length") -> Figure:
     """Draw WER by clip length or by speaker.
 
-    The number of clips is under each group. Bars are cut off at HIGHEST_WER.
+    The number of clips is under each group. Bars are cut off at HIGHEST_WER. Intervals are over
+    clips: a group may lie in one room alone.
 
     Args:
         counts: System -> table with one row per utterance (`comparison.counts`), all of the same
@@ -193,7 +194,10 @@ def plot_wer_by(counts: dict[str, pd.DataFrame], by: str = "length") -> Figure:
         ValueError: For another `by`, or without utterances that can be scored.
     """
     _needs(counts, "counts")
-    scored = {name: table.dropna(subset=["words"]) for name, table in counts.items()}
+    scored = {
+        name: table.dropna(subset=["words"]).drop(columns="unit", errors="ignore")
+        for name, table in counts.items()
+    }
     first = next(iter(scored.values()))
     _needs(first, "utterances that can be scored")
     groups = _groups(first, by)

@@ -127,14 +127,15 @@ pd.Series(describe_machine() | versions, name="value").to_frame()
 # %%
 from distilwhisper_lib import PRESETS
 
-settings = ["student", "teacher", "corpus", "second_corpus", "language", "second_language", "epochs", "batch_size",
-            "accumulation", "margin_seconds", "max_new_tokens", "test_clips", "retention_clips", "minutes", "memory"]
+settings = ["student", "teacher", "corpus", "second_corpus", "language", "second_language", "voice", "epochs",
+            "batch_size", "accumulation", "margin_seconds", "max_new_tokens", "test_clips", "retention_clips", "minutes", "memory"]
 table = pd.DataFrame({name: vars(preset) for name, preset in PRESETS.items()}).loc[settings]
 table.where(table.notna(), "–")
 
 # %% [markdown]
 # **Read:** Models, data and epochs may differ between presets, and do. A comparison is fair only within *one* preset:
-# there all systems share the clips, the steps, the decoding and the margins.
+# there all systems share the clips, the steps, the decoding and the margins. `voice` is the speaker whose clips are
+# trained on; `–` means all speakers.
 #
 # Batch size times accumulation is the number of clips per update. A teacher of `–` is the stand-in that notebook 01
 # introduces; for numbers of clips `–` means all. `margin_seconds` is the subject of section 7. To use a preset, set the
@@ -151,6 +152,7 @@ table.where(table.notna(), "–")
 # **Why.** Results are about data as much as about models. The clips are split once: `train` for every compared system,
 # `teacher` for the teacher stand-in alone, `validation` to choose settings, `test` and `test-other` to report. A split
 # by single lines would put the same joke, room and noise on both sides; here whole rooms of the game go to one side.
+# With a `voice` in the preset the compared systems learn from this speaker alone; the teacher hears all.
 #
 # **Predict:** the test `test-other` has the same rooms and the same language as `test`. What may be different in it?
 
@@ -159,7 +161,7 @@ from distilwhisper_lib import corpus_of, corpus_report
 
 report = corpus_report(corpus_of(lab.preset, language), language)
 splits = [split for split in ("train", "teacher", "validation", "test", "test-other") if split in report["splits"]]
-frames = {split: lab.rows(split).remove_columns("audio").to_pandas() for split in splits}  # no sound is decoded
+frames = {split: lab.rows(split, every_voice=True).remove_columns("audio").to_pandas() for split in splits}  # no sound yet
 pd.DataFrame({split: {"clips": len(f), "minutes": f["duration"].sum() / 60, "median seconds": f["duration"].median(),
                       "words": f["text"].str.split().str.len().sum(), "speakers": f["speaker"].nunique()}
               for split, f in frames.items()}).T.round(1)
@@ -170,10 +172,11 @@ table = pd.crosstab(table["speaker"], table["split"], margins=True, margins_name
 table.sort_values("all", ascending=False).head(12)
 
 # %% [markdown]
-# **Read:** The speakers are named after the font of their subtitles. Two voices, the leads, make up all splits but the
-# last; `test-other` holds none of them. It is our **out-of-domain** test: new voices, many of them with effects (robots,
-# creatures, talk through a helmet). `test`, the leads in rooms that no training has seen, is the **in-domain** test.
-# From `train`, `teacher` and `validation` the clips over the preset's `max_train_seconds` are left out, for they would
+# **Read:** The speakers are named after the font of their subtitles. At the preset `laptop` the voice that is trained on is
+# one of the two leads, `font_small`. Its lines in `test`, in rooms that no training has seen, are the **in-domain** test;
+# the other lead's lines in the same rooms are the **out-of-domain** test: the same microphone and kind of text, another
+# speaker. `test-other` holds all other characters, many with effects (robots, creatures, talk through a helmet): a
+# **stress test**, on which Whisper repeats itself. From `train`, `teacher` and `validation` the clips over the preset's `max_train_seconds` are left out, for they would
 # set the peak of memory; where a **WER** (word error rate: wrong, missing and extra words per word of the text;
 # notebook 01) on validation is given, it is over all clips of that split.
 #
@@ -202,7 +205,8 @@ pd.DataFrame(left_out).fillna(0).astype(int)
 
 # %%
 tests = pd.DataFrame([vars(test) for test in lab.test_sets.values()], index=list(lab.test_sets))
-tests = tests[["corpus", "language", "split", "task", "change", "limit"]].convert_dtypes().astype(object)
+tests = tests[["corpus", "language", "split", "voice", "other_voices", "task", "change", "limit"]]
+tests = tests.convert_dtypes().astype(object)
 tests.where(tests.notna(), "–")
 
 # %% [markdown]
@@ -581,7 +585,7 @@ check(check_share_changed, share_changed)
 # ## Summary
 #
 # - The course tests six claims of DistilWhisper in miniature; `lab` computes everything once and keeps it.
-# - The speech is split by rooms: two leads for training and the in-domain test, other characters for the out-of-domain
+# - The speech is split by rooms: one lead for training and the in-domain test, the other lead for the out-of-domain
 #   test, and several languages and a task that nobody trains, to see what is kept.
 # - Whisper hears a log-mel: 80 bands, 100 frames a second, made by a Fourier transform, a matrix product and a logarithm.
 # - Whisper writes tokens after a prefix of start, language, task, no timestamps. The start token is given once; the usual
@@ -594,7 +598,8 @@ check(check_share_changed, share_changed)
 # |---|---|
 # | student, teacher | the small model that is improved; the better model that it learns from |
 # | expert, shared block, gate | a language's own copy of a feed-forward block; the frozen original; what chooses between them |
-# | in-domain, out-of-domain | a test like the training data (same voices); one that is not (other voices and effects) |
+# | in-domain, out-of-domain | a test like the training data (same voice); one that is not (another voice) |
+# | stress test | a test at the edge of what the model can do: other characters with effects on their voices |
 # | log-mel | energy in 80 pitch bands per 10 ms, on a logarithmic scale |
 # | frame, position | a column of the log-mel (10 ms); a step of the encoder (two frames) |
 # | prefix | the four tokens that tell the decoder language and task |

@@ -124,6 +124,10 @@ check(check_wer_by_hand, answer)
 # every system, and keeps the texts; `comparison.counts` sets each beside its reference, after a **normaliser** has put
 # both in lower case and taken the punctuation out, and counts.
 #
+# There are two domains: `in-domain` is the voice that the systems will be trained on, `out-of-domain` another one, both in
+# rooms of the game that no training has seen. (At `toy` and `smoke` a domain is another pitch.) And there is a **stress
+# test**, other characters with effects on their voices.
+#
 # **Predict:** WER of the student on Czech voices it does not know: 15, 40 or 65 %? And on strange voices with effects?
 
 # %%
@@ -133,25 +137,30 @@ language = lab.preset.language
 inside, outside = f"{language}/in-domain", f"{language}/out-of-domain"
 if outside not in lab.test_sets:  # a language whose corpus has no other voices
     outside = f"{language}/noise"
-student = {key: comparison.counts(lab, "student", key) for key in (inside, outside)}
+stress = f"{language}/other-characters"
+tests = [key for key in (inside, outside, stress) if key in lab.test_sets]
+hardest = tests[-1]
+student = {key: comparison.counts(lab, "student", key) for key in tests}
 student[inside].drop(columns=["id", "speaker"]).head(5)
 
 # %%
 columns = ["n", "wer", "wer_low", "wer_high", "cer", "loops"]
-scores = pd.DataFrame([comparison.score(lab, "student", key) for key in (inside, outside)], index=[inside, outside])
+scores = pd.DataFrame([comparison.score(lab, "student", key) for key in tests], index=tests)
 scores[columns].round(1)
 
 # %% [markdown]
-# **Read:** `n` clips, WER with its 95 % interval, CER, and the share of clips whose text loops, all in per cent. Errors are
-# far more frequent with the other characters. CER is well below WER in-domain: most wrong words are nearly right.
+# **Read:** `n` clips, WER with its 95 % interval, CER, and the share of clips whose text loops, all in per cent. The two
+# leads are about as hard for the student. In the stress test errors are far more frequent, and the interval is wide.
+# CER is well below WER in both domains: most wrong words are nearly right.
 #
 # ## 3. The teacher, and its stand-in
 #
 # **Why.** DistilWhisper learns from a larger Whisper; the paper takes whisper-large-v2 to teach whisper-small. Without a
 # connection to the model hub there is no larger Whisper on your machine. So this course makes a **teacher stand-in**:
-# the student's own weights, fine-tuned once on the split `teacher` of both languages that we adapt to. That is about
-# twice as much speech as the compared systems train on, and none of them sees it. So the stand-in knows more Czech than
-# the student, as a large Whisper would, and that is what distillation needs.
+# the student's own weights, fine-tuned once on the split `teacher` of both languages that we adapt to. That is several
+# times as much speech as the compared systems train on, and none of them sees it. It holds both leads, so that the
+# stand-in knows the out-of-domain voice too. So it knows more Czech than the student, as a large Whisper would, and that
+# is what distillation needs.
 #
 # What it is *not*: it is not larger, has not heard thousands of hours, knows no third language better (rather worse), and
 # has been tuned to the very game that we test on. A large Whisper would be better in other ways and on other speech. So we
@@ -167,7 +176,7 @@ scores[columns].round(1)
 # **Predict:** which tests will the stand-in win, and on which might it be worse than the student it was made from?
 
 # %%
-teacher = {key: comparison.counts(lab, "teacher", key) for key in (inside, outside)}  # trains the stand-in at first
+teacher = {key: comparison.counts(lab, "teacher", key) for key in tests}  # trains the stand-in at first
 teacher[inside].drop(columns=["id", "speaker"]).head(5)
 
 # %% [markdown]
@@ -178,26 +187,31 @@ teacher[inside].drop(columns=["id", "speaker"]).head(5)
 # **Why.** A test of some hundred clips is a sample. With other clips of the same kind the WER would be another, and a
 # difference smaller than that play means nothing. The **bootstrap** shows how large the play is without any theory:
 # draw as many clips again from the test, with replacement (some twice, some not at all), compute the WER, and repeat.
-# Between the 2.5th and the 97.5th percentile of these rates lies the 95 % interval. We draw clips, not words: the words
-# of one clip stand or fall together.
+# Between the 2.5th and the 97.5th percentile of these rates lies the 95 % interval.
+#
+# What is drawn matters. The words of one clip stand or fall together, so we do not draw words. And the clips of one room of
+# the game share its sound and its story: ten clips of a hard room are not ten pieces of news. So the library draws whole
+# **units**: rooms here, clips where a corpus has no rooms (`unit` in the table of counts).
+#
+# **Predict:** will the interval over rooms be wider or narrower than that over clips?
 
 # %%
-def bootstrap(counts, resamples=2000, seed=0):
-    """Return the resampled WERs, in per cent: (resamples,)."""
+def bootstrap(counts, drawn, resamples=2000, seed=0):
+    """Return the 95 % interval of the WER, in per cent, with what the column `drawn` names drawn together."""
     scored = counts.dropna(subset=["words"])  # a reference of punctuation alone can't be scored
-    errors = scored[["insertions", "deletions", "substitutions"]].sum(axis=1).to_numpy()
-    words = scored["words"].to_numpy()
+    scored = scored.assign(errors=scored[["insertions", "deletions", "substitutions"]].sum(axis=1))
+    sums = scored.groupby(drawn, sort=False)[["errors", "words"]].sum()
+    errors, words = sums["errors"].to_numpy(), sums["words"].to_numpy()
     rng = np.random.default_rng(seed)
-    draws = rng.integers(0, len(words), (resamples, len(words)))  # clip numbers
-    return np.array([100 * errors[draw].sum() / words[draw].sum() for draw in draws])
+    draws = rng.integers(0, len(words), (resamples, len(words)))  # numbers of units
+    return np.percentile([100 * errors[draw].sum() / words[draw].sum() for draw in draws], [2.5, 97.5])
 
 
-rates = bootstrap(student[inside])
-low, high = np.percentile(rates, [2.5, 97.5])
 row = comparison.score(lab, "student", inside)
-assert np.allclose((low, high), (row["wer_low"], row["wer_high"]))
-print(f"WER {row['wer']:.1f}; interval by hand [{low:.1f}, {high:.1f}], "
-      f"the library's [{row['wer_low']:.1f}, {row['wer_high']:.1f}]")
+assert np.allclose(bootstrap(student[inside], "unit"), (row["wer_low"], row["wer_high"]))  # the library's
+for drawn in ("unit", "id"):
+    low, high = bootstrap(student[inside], drawn)
+    print(f"WER {row['wer']:.1f}; {student[inside][drawn].nunique()} drawn by {drawn}: [{low:.1f}, {high:.1f}]")
 
 # %% [markdown]
 # Now every test, for both: the two domains, noise and reverberation, translation into English, the languages that nobody
@@ -224,10 +238,9 @@ plots.plot_gap(heard)
 # %% [markdown]
 # *The figure shows, for each test, the WER of the student and of the teacher stand-in as two bars with 95 % intervals.*
 #
-# **Read:** In Czech in-domain the stand-in is far ahead, and the intervals are far apart. Out-of-domain it is ahead by
-# 28 points, but there a few looping clips hold many errors, so that the student's interval is sixty points wide. After
-# the next exercise you see that the paired difference, as wide as that, is decided all the same. In the languages it was not
-# tuned on, look for those in which it is *worse* than the student. That is forgetting, and it is the reason why one
+# **Read:** In Czech the stand-in is far ahead in both domains, and the intervals are far apart: here is something to be
+# learned. In the stress test a few looping clips hold many errors, so that the intervals are wide. In the languages it was
+# not tuned on, look for those in which it is *worse* than the student. That is forgetting, and it is the reason why one
 # does not simply fine-tune.
 #
 # Translation is scored with BLEU (runs of one to four words shared with the reference) and chrF (runs of characters),
@@ -298,13 +311,13 @@ from exercise import check
 check(check_paired_interval, paired_interval)
 
 # %% [markdown]
-# The library's version, on student and stand-in; `share` is the share of resamples in which the first system was not
+# The library's version, on student and stand-in, draws units as above; `share` is the share of resamples in which the first system was not
 # better. Notebook 05 compares all systems in this way.
 
 # %%
 from distilwhisper_lib import paired_difference
 
-pd.DataFrame({key: paired_difference(teacher[key], student[key]) for key in (inside, outside)}).T.round(2)
+pd.DataFrame({key: paired_difference(teacher[key], student[key]) for key in tests}).T.round(2)
 
 # %% [markdown]
 # ## 5. What goes wrong
@@ -312,18 +325,18 @@ pd.DataFrame({key: paired_difference(teacher[key], student[key]) for key in (ins
 # **Why.** Two systems with the same WER can fail in different ways: one leaves words out, another writes fifty words that
 # nobody said. What helps against the one does nothing against the other.
 #
-# **Predict:** which kind of error is the most frequent one in-domain? Which grows most out-of-domain?
+# **Predict:** which kind of error is the most frequent one in-domain? Which grows most in the stress test?
 
 # %%
 systems = {"student": student, "stand-in": teacher}
-plots.plot_error_kinds({f"{name}, {key}": table[key] for key in (inside, outside) for name, table in systems.items()})
+plots.plot_error_kinds({f"{name}, {key}": table[key] for key in tests for name, table in systems.items()})
 
 # %% [markdown]
-# *The figure shows four bars, student and stand-in in both domains, each made of deletions, substitutions and insertions
-# in per cent of the reference's words.*
+# *The figure shows a bar for student and stand-in on each test, made of deletions, substitutions and insertions in per cent
+# of the reference's words.*
 #
-# **Read:** In-domain four of five errors are wrong words. Out-of-domain the student's insertions grow most, and most of
-# them come from a few clips: **loops**. (The stand-in loops less; its wrong words grow most.) A text counts as a loop
+# **Read:** In both domains most errors are wrong words. In the stress test insertions grow most, and most of
+# them come from a few clips: **loops**. A text counts as a loop
 # if it can be compressed to less than 1/2.4 of its length (the measure and threshold of OpenAI's own decoder). By hand:
 
 # %%
@@ -343,7 +356,7 @@ def loop_share(counts):
     return {"clips that loop": 100 * loop.mean(), "errors in them": 100 * errors[loop].sum() / max(1, errors.sum())}
 
 
-shares = {(name, key): loop_share(table[key]) for name, table in systems.items() for key in (inside, outside)}
+shares = {(name, key): loop_share(table[key]) for name, table in systems.items() for key in tests}
 pd.DataFrame(shares).T.round(1)
 
 # %% [markdown]
@@ -391,10 +404,10 @@ plots.plot_wer_by({"student": student[inside], "teacher": teacher[inside]}, by="
 # stands on one or two clips and says nothing.
 
 # %%
-plots.plot_wer_by({"student": student[outside], "teacher": teacher[outside]}, by="speaker")
+plots.plot_wer_by({"student": student[hardest], "teacher": teacher[hardest]}, by="speaker")
 
 # %% [markdown]
-# *The figure shows WER with its interval for each character of the out-of-domain test, student beside stand-in; what goes
+# *The figure shows WER with its interval for each character of the stress test, student beside stand-in; what goes
 # beyond 250 is cut off.*
 #
 # **Read:** "Out-of-domain" is not one thing: the student's WER goes from 67 for "white", about that of the leads, to
@@ -411,10 +424,10 @@ def worst(counts, n=6):
     return table[["speaker", "duration", "wer", "text", "prediction"]].round(1)
 
 
-worst(student[outside])
+worst(student[hardest])
 
 # %%
-worst(teacher[outside])
+worst(teacher[hardest])
 
 # %% [markdown]
 # **Read:** The worst are loops, which only the limit of new tokens stops, and short clips of which every word is wrong. Not every
@@ -423,7 +436,7 @@ worst(teacher[outside])
 #
 # ## 6. Harder sound
 #
-# **Why.** Noise and echo are the other way to leave the domain: same voices, same words, other sound. The tests `noise` (as
+# **Why.** Noise and echo are the other way to leave the domain: same voice, same words, other sound. The tests `noise` (as
 # loud as 5 dB below the voice) and `reverberation` (an echo that takes 0.6 s to fall by 60 dB) are made from in-domain clips.
 #
 # **Predict:** which of the two costs more, and does it cost both systems the same?
@@ -512,7 +525,7 @@ print(f"{same} of the {len(texts)} references in {language!r} come out alike wit
 # the likeliest token at each position. No `generate`, no loop over tokens, and a trainer has the logits anyway. (The
 # authors' released LoRA script computes its WER in this way.) But at each position the model has seen the right words
 # before it: after each mistake it is put back on the right way. The wrong result first, for 16 ordinary clips and for the
-# 16 out-of-domain clips on which `generate` has the highest error rates.
+# 16 clips of the stress test on which `generate` has the highest error rates.
 #
 # **Predict:** is the wrong number too low, too high, or about right? For which of the two sets is it most wrong?
 
@@ -536,9 +549,9 @@ def forced_texts(key, ids):
     return lab.processor.tokenizer.batch_decode(guesses, skip_special_tokens=True)
 
 # %%
-rates = word_errors(student[outside]) / student[outside]["words"]
-failing = student[outside].loc[rates.nlargest(16).index, "id"]
-sets = {"ordinary": (inside, list(lab.test_rows(inside)["id"])[:16]), "failing": (outside, list(failing))}
+rates = word_errors(student[hardest]) / student[hardest]["words"]
+failing = student[hardest].loc[rates.nlargest(16).index, "id"]
+sets = {"ordinary": (inside, list(lab.test_rows(inside)["id"])[:16]), "failing": (hardest, list(failing))}
 result = {}
 for name, (key, ids) in sets.items():
     free = student[key].set_index("id").loc[ids]
@@ -569,7 +582,7 @@ pd.DataFrame({"reference": list(free["text"]), **texts}).map(lambda text: text[:
 # - (a) A WER above 100 % shows that there is a mistake in the scoring.
 # - (b) Two systems can differ by ten points of WER on a test although most of their texts are equally good.
 # - (c) If the 95 % intervals of two systems on the same test overlap, the data show no difference between them.
-# - (d) The student's higher WER out-of-domain cannot be explained by the language alone: it is Czech in both tests.
+# - (d) The student's higher WER in the stress test cannot be explained by the language alone: it is Czech in all tests.
 # - (e) Where the stand-in leaves half of the gap open, whisper-large-v2 would too.
 
 # %% [markdown] tags=["hint"]
@@ -598,7 +611,7 @@ check(check_reading, answer)
 # ## Summary
 #
 # - WER is the cheapest number of substitutions, deletions and insertions per reference word; CER the same by letters.
-# - An interval comes from resampling clips; two systems on the same clips are compared in pairs.
+# - An interval comes from resampling what stands or falls together, rooms here; two systems are compared in pairs.
 # - The teacher stand-in is the student, fine-tuned on speech that the compared systems do not see. It is a stand-in: ahead
 #   in the two languages it was tuned on, and with something forgotten elsewhere.
 # - Loops are few clips and many errors; WER by kind, length and speaker says more than one number.
@@ -612,8 +625,9 @@ check(check_reading, answer)
 # | substitution, deletion, insertion | another word; a missing word; a word too many |
 # | WER, CER | errors per word, or per character, of the reference |
 # | normaliser | what is done to both texts before they are compared |
-# | bootstrap, interval | scoring resampled clips many times; the middle 95 % of these scores |
-# | paired | computed on the same resampled clips for both systems |
+# | bootstrap, interval | scoring resampled units many times; the middle 95 % of these scores |
+# | unit | what is resampled together: a room of the game, or a clip |
+# | paired | computed on the same resampled units for both systems |
 # | teacher stand-in | our replacement for a larger Whisper: the student, fine-tuned on other clips |
 # | retention | tests in languages that are not trained: what is kept |
 # | teacher forcing | giving the decoder the reference's tokens instead of its own |

@@ -330,8 +330,7 @@ plots.plot_comparison(pd.DataFrame(rows), language)
 
 # %%
 from distilwhisper_lib import (
-    count_errors, load_released, paired_difference, released_folder, set_language, short_hash,
-    summarise, transcribe
+    load_released, paired_difference, released_folder, set_language, short_hash, summarise, transcribe
 )
 
 PUBLISHED = "naver/multilingual-distilwhisper-3k"
@@ -342,7 +341,7 @@ def published_counts(model, commit, key):
     depends = [PUBLISHED, commit, clips.digests, p.margin_seconds, p.max_new_tokens, p.eval_batch_size]
     path = lab.folder / "predictions" / f"published-{key.replace('/', '-')}-{short_hash(depends)}.csv"
     said = transcribe(model, clips, lab.collator, p, path, language, label=f"published: {key}")
-    return count_errors(list(clips.rows["text"]), list(said["prediction"]), p.normaliser)
+    return comparison.counts_of(clips, list(said["prediction"]), p.normaliser)
 
 # %%
 published = []

@@ -286,7 +286,7 @@ print(f"on disk: {size['bytes_per_1000_clips'] / 1e6:.0f} MB for 1,000 clips, to
 # reference run):
 
 # %%
-trials = pd.read_csv(REPOSITORY / "results" / "reference" / "laptop" / "studies" / "top_k.csv").set_index("top_k")
+trials = pd.read_csv(REPOSITORY / "results" / "reference" / "both-voices" / "top_k.csv").set_index("top_k")
 trials[["wer", "wer_low", "wer_high", "validation_loss", "difference", "low", "high"]].round(2)
 
 # %% [markdown]
@@ -347,7 +347,7 @@ for rank in (16, 64):
 
 # %%
 from distilwhisper_lib import (
-    count_errors, load_experts, paired_difference, save_experts, short_hash, summarise, transcribe
+    comparison, count_errors, load_experts, paired_difference, save_experts, short_hash, summarise, transcribe
 )
 
 folder = lab.folder / "deployment" / lab.train(system).name
@@ -359,7 +359,7 @@ def counts_of(model, name):
     depends = short_hash([clips.digests, repr(lab.decoding), lab.precision])
     path = folder / f"{name.replace(' ', '-')}-{depends}.csv"
     said = transcribe(model, clips, lab.collator, lab.preset, path, language, label=name)["prediction"]
-    return count_errors(list(clips.rows["text"]), list(said), lab.preset.normaliser)
+    return comparison.counts_of(clips, list(said), lab.preset.normaliser)
 
 # %%
 FORMS = {"fp32": {"form": "fp32"}, "fp16": {"form": "fp16"}, "int8": {"form": "int8"},
@@ -395,11 +395,11 @@ plots.plot_trials(forms)
 # **Read:** look at the last column: a form costs something where its interval leaves out zero. In this run (48 clips) none
 # does, not even rank 16, which is 2.7 points worse; and rank 64 looks better than what it was cut from, which is chance.
 #
-# Few clips decide little. The same on the 160 in-domain clips of notebook 05 (`make smaller`), with two more
-# rows at the end, of experts that were trained in another way:
+# Few clips decide little. The same on 160 in-domain clips, with an earlier design of the preset `laptop` (both leads' voices;
+# `make smaller`), with two more rows at the end, of experts that were trained in another way:
 
 # %%
-whole = pd.read_csv(REPOSITORY / "results" / "reference" / "laptop" / "studies" / "smaller.csv")
+whole = pd.read_csv(REPOSITORY / "results" / "reference" / "both-voices" / "smaller.csv")
 scores = ["n", "wer", "wer_low", "wer_high", "difference", "low", "high"]
 stored = whole[whole["system"].isin([system, "distilwhisper-low-rank"]) & ~whole["form"].str.startswith("baked")]
 stored.set_index(["system", "form"])[["megabytes", *scores]].round(1)
@@ -412,8 +412,7 @@ stored.set_index(["system", "form"])[["megabytes", *scores]].round(1)
 # These ranks are of a difference that was trained without any thought of rank. The last two rows are of experts that were
 # trained at rank 64 from the start (`ExpertSettings(rank=64)`), with as many weights as LoRA of the same rank; their
 # difference is to our variant's whole experts. They are some two and a half points behind these, which is not decided, and
-# here no better than whole ones cut to the same size. (In notebook 05, section 8, they stand beside LoRA, there with gates
-# that were soft in training.)
+# here no better than whole ones cut to the same size.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 8.2: what fits (by hand)
