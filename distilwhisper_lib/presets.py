@@ -58,7 +58,8 @@ class Preset:
         second_language: The language of the second experts.
         retention: (corpus, language) of tests in languages that are never trained on.
         voice: The speaker of the first language whose clips are trained and validated on; None:
-            all. The out-of-domain test is then the other speakers of the split "test".
+            all. The out-of-domain test is then the other speakers of the split "test". A `Lab` with
+            another corpus or language has none, unless one is given.
         train_clips: Training clips of a language; None: all, here and below.
         max_train_seconds: Longer clips are left out of training; they set the peak of memory.
         teacher_clips: Clips per language that the stand-in is trained on.

@@ -307,13 +307,32 @@ def run_name(lab, method) -> str:
     return lab.run_config(method).name
 
 
-def test_without_a_voice_the_tests_of_the_laptop_are_as_in_its_reference_results():
+def test_the_tests_of_the_laptop_are_those_of_its_reference_results():
     reference = pd.read_csv(REPOSITORY / "results" / "reference" / "laptop" / "comparison.csv")
     scored = set(reference["language"] + "/" + reference["test_set"])
     sets = test_sets(get_preset("laptop"))
     assert scored == {*sets} - {"cs/validation"}
+    assert sets["cs/in-domain"].voice == sets["cs/out-of-domain"].voice == "font_small"
+
+
+def test_without_a_voice_other_characters_are_out_of_domain():
+    sets = test_sets(replace(get_preset("laptop"), voice=None))
     assert (sets["cs/in-domain"].split, sets["cs/out-of-domain"].split) == ("test", "test-other")
     assert all(test.voice is None for test in sets.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "voice"),
+    [
+        ({}, "font_small"),
+        ({"language": "Czech"}, "font_small"),
+        ({"language": "nl"}, None),
+        ({"corpus": "toy", "language": "cs"}, None),
+        ({"language": "nl", "voice": "font_big"}, "font_big"),
+    ],
+)
+def test_a_voice_is_of_one_corpus_and_language(changes, voice):
+    assert Lab("laptop", student="tiny", **changes).preset.voice == voice
 
 
 def test_an_unknown_voice_is_told_with_those_that_have_lines_in_train_and_test(folds):

@@ -2,28 +2,28 @@
 
 from docs_tables import label, markdown_table
 from stored_results import (
-    NO_TEACHER,
     OURS,
-    POOLED,
-    by_clip,
-    holm,
+    WAYS,
+    by_room,
+    clips_of,
     is_decided,
-    pair_in,
     points,
     read,
-    robust_ways,
     run_metadata,
     score_of,
     stated,
     variant,
     verdict,
     with_interval,
-    without_loops,
 )
 
-from distilwhisper_lib import METHODS, compared_methods, comparison
+from distilwhisper_lib import comparison, compared_methods
+from distilwhisper_lib.evaluation.statistics import capped, holm, rate
+from distilwhisper_lib.lab.comparison import is_off_beside_on
+from distilwhisper_lib.presets import LAPTOP
 
 DOMAINS = ("in-domain", "out-of-domain")
+STRESS = "other-characters"
 
 
 # ---- docs/results.md
@@ -54,6 +54,17 @@ def domain(test: str) -> str:
     return markdown_table(rows, ["system", "WER", "CER", "loops, %"])
 
 
+def stress() -> str:
+    """Return plain and capped WER and looping outputs of every system on the stress test."""
+    rows = []
+    for name, method in compared_methods(LAPTOP).items():
+        clips = clips_of(name, STRESS)
+        loops = 100 * clips["loop"].mean()
+        rates = [with_interval(rate(table)) for table in (clips, capped(clips))]
+        rows.append([method.label, *rates, f"{loops:.1f}"])
+    return markdown_table(rows, ["system", "WER", "WER, capped", "loops, %"])
+
+
 def other_languages() -> str:
     """Return the mean WER over the languages that no system was trained on."""
     table = comparison.main_table(read("comparison"), "cs")
@@ -69,21 +80,6 @@ def differences(test: str) -> str:
         if row["test_set"] == test
     ]
     return markdown_table(rows, ["against", "difference", "verdict"])
-
-
-def distillation() -> str:
-    """Return the pooled budget with a teacher minus without one, with and without loops."""
-    rows = [
-        [
-            test,
-            stated(by_clip(POOLED, NO_TEACHER, test)),
-            stated(without_loops(POOLED, NO_TEACHER, test)),
-        ]
-        for test in DOMAINS
-    ]
-    longer = [pair_in("studies/converged/seeds-paired", POOLED, NO_TEACHER, t) for t in DOMAINS]
-    rows += [[f"{row['test_set']}, ten epochs", stated(row), "–"] for row in longer]
-    return markdown_table(rows, ["test", "all clips", "without clips on which either loops"])
 
 
 CHANGES = (  # what changed -> settings of variants.csv
@@ -107,34 +103,12 @@ def variants() -> str:
     return markdown_table(rows, ["one change", "difference on validation"])
 
 
-def longer_scores(test: str) -> str:
-    """Return WER after ten epochs, a column for each seed."""
-    table = read("studies/converged/seeds")
-    table = table[table["test_set"] == test]
-    rows = [
-        [label(system), *(with_interval(row) for row in part.to_dict("records"))]
-        for system, part in table.groupby("system", sort=False)
-    ]
-    return markdown_table(rows, ["system", *(f"seed {seed}" for seed in table["seed"].unique())])
-
-
-def longer_differences() -> str:
-    """Return our variant minus each other system after ten epochs, over both seeds."""
-    table = read("studies/converged/seeds-paired")
-    table = table[table["first"] == OURS].set_index(["other", "test_set"])
-    rows = [
-        [label(other), *(stated(table.loc[(other, test)]) for test in DOMAINS)]
-        for other in table.index.unique("other")
-    ]
-    return markdown_table(rows, ["against", *DOMAINS])
-
-
 def harder_sound() -> str:
     """Return WER of every system under noise and reverberation."""
     tests = ("noise", "reverberation")
     rows = [
         [method.label, *(with_interval(score_of(name, test)) for test in tests)]
-        for name, method in compared_methods().items()
+        for name, method in compared_methods(LAPTOP).items()
     ]
     return markdown_table(rows, ["system", *tests])
 
@@ -149,51 +123,46 @@ def second_language() -> str:
 
 def translation() -> str:
     """Return BLEU and chrF of every system for translation into English."""
-    found = {name: score_of(name, "translation") for name in compared_methods()}
+    table = read("comparison")
+    table = table[(table["test_set"] == "translation") & ~is_off_beside_on(table)]
     rows = [
-        [label(name), with_interval(row, "bleu"), with_interval(row, "chrf")]
-        for name, row in found.items()
+        [label(row["system"]), with_interval(row, "bleu"), with_interval(row, "chrf")]
+        for row in table.to_dict("records")
     ]
     return markdown_table(rows, ["system", "BLEU", "chrF"])
-
-
-def same_seed(test: str) -> str:
-    """Return WER of four runs with one seed, a column for each run."""
-    table = read("studies/same-seed")
-    wide = table[table["test_set"] == test].pivot(index="system", columns="run", values="wer")
-    rows = [
-        [label(name), *(f"{wer:.1f}" for wer in wide.loc[name])]
-        for name in METHODS
-        if name in wide.index
-    ]
-    return markdown_table(rows, ["system", *(f"run {run}" for run in wide.columns)])
 
 
 # ---- docs/statistics.md
 
 
-def robust(test: str) -> str:
-    """Return our variant minus each other system, computed in four ways."""
+def ways(test: str) -> str:
+    """Return our variant minus each other system, computed in each of WAYS."""
     rows = []
-    for other in [name for name in compared_methods() if name != OURS]:
-        found = [way(OURS, other, test) for way in robust_ways()]
+    for other in [name for name in compared_methods(LAPTOP) if name != OURS]:
+        found = [way(OURS, other, test) for way in WAYS.values()]
         rows.append([label(other), *(points(row) + " \\*" * is_decided(row) for row in found)])
-    return markdown_table(rows, ["against", "by clip", "by room", "without loops", "capped"])
+    return markdown_table(rows, ["against", *WAYS])
 
 
 def corrected() -> str:
     """Return which of the stored differences stay decided when all are tested together."""
     table = read("paired")
     before = sum(is_decided(row) for row in table.to_dict("records"))
-    kept = holm(table)
-    names = "; ".join(f"{label(row.other)}, {row.test_set}" for row in kept.itertuples())
+    kept = [row for row, p in _with_holm(table) if p <= 0.05]
+    names = "; ".join(f"{label(row.other)}, {row.test_set}" for row in kept) or "none"
     return (
         f"Of the {len(table)} differences of our variant {before} are decided one by one, and "
-        f"{len(kept)} with Holm's correction over all {len(table)}: those to {names}."
+        f"{len(kept)} with Holm's correction over all {len(table)}: {names}."
     )
+
+
+def _with_holm(table) -> list[tuple]:
+    rows = list(table.itertuples())
+    adjusted = holm({f"{row.other} {row.test_set}": row.p for row in rows})
+    return list(zip(rows, adjusted.values(), strict=True))
 
 
 def stand_in() -> str:
     """Return the stand-in minus fine-tuning in both domains."""
-    found = [f"{test} {stated(by_clip('teacher', 'fine-tuning', test))}" for test in DOMAINS]
+    found = [f"{test} {stated(by_room('teacher', 'fine-tuning', test))}" for test in DOMAINS]
     return f"The stand-in minus fine-tuning: {'; '.join(found)}."

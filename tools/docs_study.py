@@ -135,7 +135,7 @@ def progress() -> str:
     hours = sum(record["seconds"] for record in records()) / 3600
     processors = dict.fromkeys(record["machine"]["processor"] for record in records())
     commits = dict.fromkeys(record["commit"][:10] for record in records())
-    counted = f"{len(done)} of the study's {len(planned)} cells are computed"
+    counted = _computed()
     if len(done) == len(planned):
         counted = f"All {len(planned)} cells of the study are computed"
     return (
@@ -257,13 +257,79 @@ def plan() -> str:
     )
 
 
+# ---- README
+
+HEADLINE = ("student", "fine-tuning", "lora", "experts", "distilwhisper")
+
+
+def headline() -> str:
+    """Return README's table of results: five systems, WER in both domains."""
+    table = read("systems")
+    pooled = table[table["fold"].isna()].set_index(["system", "test"])
+    rows = [
+        [label(name), *(with_interval(pooled.loc[(name, test)]) for test in DOMAINS)]
+        for name in HEADLINE
+    ]
+    return markdown_table(rows, ["system", *(f"{test} WER" for test in DOMAINS)])
+
+
+def sentences() -> str:
+    """Return README's three sentences: what is decided, the teacher's part, what is kept."""
+    found = read("hypotheses").set_index("name")
+    against = [_compared(text, found.loc[list(names)]) for text, names in RIVALS.items()]
+    teacher = [_compared(text, found.loc[list(names)]) for text, names in TEACHER.items()]
+    return "\n".join(
+        [
+            f"- **{_outcome(found)}** {' '.join(against)} Negative means fewer errors.",
+            f"- **{_help(found)}** {' '.join(teacher)}",
+            f"- **What is switched off forgets nothing.** {_kept(found)}",
+        ]
+    )
+
+
+def _outcome(found: pd.DataFrame) -> str:
+    """Return whether experts with the teacher beat fine-tuning and LoRA."""
+    names = [name for pair in RIVALS.values() for name in pair]
+    if any(found.loc[name, "verdict"] == "incomplete" for name in names):
+        return f"No verdict yet: {_computed()}."
+    beaten = {
+        text.rsplit(" ", 1)[-1]: all(found.loc[name, "verdict"] == "holds" for name in pair)
+        for text, pair in RIVALS.items()
+    }
+    if all(beaten.values()):
+        return "DistilWhisper beats fine-tuning and LoRA here, in both domains."
+    lost = " or ".join(name for name, won in beaten.items() if not won)
+    return f"DistilWhisper is not shown to beat {lost} in both domains here."
+
+
+def _help(found: pd.DataFrame) -> str:
+    """Return whether the teacher is shown to help experts."""
+    verdicts = [found.loc[name, "verdict"] for pair in TEACHER.values() for name in pair]
+    if "incomplete" in verdicts:
+        return "Nor on the teacher's part."
+    if verdicts == ["holds", "holds"]:
+        return "The teacher helps, in both domains."
+    if "holds" in verdicts:
+        return f"The teacher helps {DOMAINS[verdicts.index('holds')]} alone."
+    return "The teacher is not shown to help."
+
+
+def _computed() -> str:
+    """Return how many cells of the study there are."""
+    planned = {cell.name for cell in cells_of_study(VOICES, SEEDS)}
+    done = [record for record in records() if not record["cell"]["label"]]
+    return f"{len(done)} of the study's {len(planned)} cells are computed"
+
+
 # ---- the answer
 
-GROUPS = {  # what is compared -> the hypotheses, in-domain and out-of-domain
+# What is compared -> the hypotheses, in-domain and out-of-domain.
+RIVALS = {
     "Experts with the teacher against fine-tuning": ("a-in", "a-out"),
     "Experts with the teacher against LoRA": ("b-in", "b-out"),
-    "Experts with the teacher against experts without it": ("c-in", "c-out"),
 }
+TEACHER = {"Experts with the teacher against experts without it": ("c-in", "c-out")}
+GROUPS = RIVALS | TEACHER
 
 
 def answer() -> str:

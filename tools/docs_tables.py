@@ -2,7 +2,7 @@
 
 import pandas as pd
 from method_table import MODES, fidelity_rows, method_rows, rate_rows
-from stored_results import benchmark, points, read, stated, with_interval
+from stored_results import benchmark, points, stated, study, with_interval
 
 from distilwhisper_lib import DIFFERENCES, FIDELITIES, PRESETS, Preset, get_method
 from distilwhisper_lib.data.corpora.loading import MADE_UP
@@ -113,7 +113,7 @@ def without_switch() -> str:
 def fidelity_study(name: str) -> str:
     """Return what each fidelity was worth in a stored study, with and without looping clips."""
     rows = []
-    for row in read(f"studies/{name}").to_dict("records"):
+    for row in study(name).to_dict("records"):
         is_first = row["difference"] == row["low"] == row["high"] == 0
         without = {key: row[f"{key}_without_loops"] for key in ("difference", "low", "high")}
         shown = row["fidelity"]
@@ -207,7 +207,7 @@ def storage() -> str:
 
 def smaller(system: str) -> str:
     """Return the WER of one system's experts in each stored form, and the difference to fp32."""
-    table = read("studies/smaller")
+    table = study("smaller")
     rows = []
     for row in table[table["system"] == system].to_dict("records"):
         form = row["form"] + (", trained for agreement" if row["agreement"] else "")

@@ -19,91 +19,13 @@ import docs_study
 import docs_tables
 import docs_toy
 from docs_results import DOMAINS
-from docs_tables import label, markdown_table
-from stored_results import (
-    OURS,
-    POOLED,
-    REFERENCE,
-    ROOT,
-    is_decided,
-    mean_of_other_languages,
-    paired,
-    points,
-    score_of,
-    stated,
-    variant,
-    with_interval,
-)
+from docs_tables import markdown_table
+from stored_results import OURS, REFERENCE, ROOT
 
-HEADLINE = ("student", "fine-tuning", "lora", POOLED, OURS)  # the five rows of README
+POOLED = "distilwhisper-released"
 
 
 # ---- README
-
-
-def headline() -> str:
-    """Return README's table of results: five systems, WER in both domains."""
-    rows = [
-        [label(name), *(with_interval(score_of(name, test)) for test in DOMAINS)]
-        for name in HEADLINE
-    ]
-    return markdown_table(rows, ["system", *(f"{test} WER" for test in DOMAINS)])
-
-
-def sentences() -> str:
-    """Return README's three sentences of result."""
-    return "\n".join(f"- {text}" for text in (against_the_usual(), one_change(), forgetting()))
-
-
-def against_the_usual() -> str:
-    """Return how our variant stands against fine-tuning, LoRA and the student.
-
-    Raises:
-        ValueError: where a difference to fine-tuning or LoRA is decided: the sentence then says
-            something else than the results.
-    """
-    rivals = {name: [paired(name, test) for test in DOMAINS] for name in ("fine-tuning", "lora")}
-    if any(is_decided(row) for rows in rivals.values() for row in rows):
-        raise ValueError("a difference to fine-tuning or LoRA is decided: write the sentence anew")
-    fine_tuning, lora = ([points(row) for row in rows] for rows in rivals.values())
-    return (
-        "**DistilWhisper does not win here.** WER of our variant minus fine-tuning's: "
-        f"{fine_tuning[0]} points in-domain, {fine_tuning[1]} out-of-domain; minus LoRA's: "
-        f"{lora[0]} and {lora[1]}. None of the four is decided. Minus the student's, in-domain: "
-        f"{stated(paired('student', 'in-domain'))}. Negative means fewer errors."
-    )
-
-
-def one_change() -> str:
-    """Return what the study of single changes says of teacher and gates.
-
-    Raises:
-        ValueError: where leaving out the teacher or the gates makes WER worse by a decided
-            difference: the sentence then says something else than the results.
-    """
-    teacher = variant(divergence="none")
-    gates = variant(always_open=True)
-    if teacher["low"] > 0 or gates["low"] > 0:
-        raise ValueError("teacher or gates are worth something: write the sentence anew")
-    return (
-        "**Neither teacher nor gates explain that gain.** One change each, on validation: "
-        f"leaving out the teacher changes WER by {stated(teacher)}; leaving out the gates by "
-        f"{stated(gates)}."
-    )
-
-
-def forgetting() -> str:
-    """Return what happens to languages that nobody was trained on."""
-    plain = mean_of_other_languages("student")
-    lost = {name: mean_of_other_languages(name) - plain for name in ("fine-tuning", "lora")}
-    kept = mean_of_other_languages(OURS) - plain
-    if kept:
-        raise ValueError(f"experts changed other languages by {kept:.1f} points while off")
-    return (
-        "**Experts forget nothing, nor does a LoRA that is switched off.** In five other "
-        f"languages fine-tuning raises the student's WER by {lost['fine-tuning']:.0f} points; "
-        f"LoRA, while it is on, by {lost['lora']:.0f}."
-    )
 
 
 def fill_minutes(text: str, folder: Path = REFERENCE) -> str:
@@ -160,27 +82,23 @@ def each(
 
 FIDELITY_STUDIES = ("fidelity", "fidelity-lora", "fidelity-lora-labels")
 PAGES: dict[str, dict[str, Content]] = {  # page -> block -> what fills it
-    "README.md": {"results": headline, "sentences": sentences},
+    "README.md": {"results": docs_study.headline, "sentences": docs_study.sentences},
     "docs/results.md": {
-        "sentences": sentences,
         "run": docs_results.about_run,
         **each("{}", docs_results.domain, DOMAINS),
         "other-languages": docs_results.other_languages,
         **each("paired-{}", docs_results.differences, DOMAINS),
-        "distillation": docs_results.distillation,
+        "stress": docs_results.stress,
         "variants": docs_results.variants,
-        **each("longer-{}", docs_results.longer_scores, DOMAINS),
-        "longer-paired": docs_results.longer_differences,
         "harder-sound": docs_results.harder_sound,
         "second-language": docs_results.second_language,
         "translation": docs_results.translation,
     },
     "docs/statistics.md": {
         "power": docs_study.power_in_words,
-        **each("robust-{}", docs_results.robust, DOMAINS),
+        **each("ways-{}", docs_results.ways, (*DOMAINS, docs_results.STRESS)),
         "corrected": docs_results.corrected,
         "stand-in": docs_results.stand_in,
-        **each("same-seed-{}", docs_results.same_seed, DOMAINS),
     },
     "docs/method.md": {
         "same-settings": docs_tables.same_settings,

@@ -104,6 +104,9 @@ def check_limit(limit: int | None) -> None:
 def _changed_preset(preset: Preset, changes: dict) -> Preset:
     """Return a preset with other values of its fields, its languages as codes.
 
+    A voice is a speaker of one corpus and one language: where one of these becomes another and no
+    voice is given, there is none.
+
     Raises:
         ValueError: For an unknown field or language.
     """
@@ -122,7 +125,15 @@ def _changed_preset(preset: Preset, changes: dict) -> Preset:
         retention = tuple((corpus, language_code(code)) for corpus, code in changed.retention)
     except ValueError as error:
         raise ValueError(f"retention: {error}") from error
-    return replace(changed, **languages, retention=retention)
+    changed = replace(changed, **languages, retention=retention)
+    if "voice" not in changes and _speech_of(changed) != _speech_of(preset):
+        changed = replace(changed, voice=None)
+    return changed
+
+
+def _speech_of(preset: Preset) -> tuple[str, str]:
+    """Return where a preset's voice speaks: corpus and language."""
+    return preset.corpus, preset.language
 
 
 class Lab:
