@@ -12,11 +12,13 @@ import tempfile
 import weakref
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from made_corpora import TWO_LEADS, make_fillets, write_sound
 from other_user import run_as_another_user
 from random_data import logits, random_batch, random_counts
@@ -1452,7 +1454,7 @@ def test_seeds_are_other_runs(lab):
     assert (lab.results / "studies" / "seeds.csv").is_file()
 
 
-def test_a_paired_table_over_seeds_keeps_an_utterance_one_unit(lab, monkeypatch):
+def test_a_paired_table_over_seeds_resamples_seeds_and_units(lab, monkeypatch):
     errors = {
         ("lora", 77): [2, 0],
         ("lora", 78): [0, 0],
@@ -1469,8 +1471,22 @@ def test_a_paired_table_over_seeds_keeps_an_utterance_one_unit(lab, monkeypatch)
     assert one["difference"] == pytest.approx(0)
     two = paired(lab, ("student",), "lora", [77, 78]).loc[0]
     assert two["difference"] == pytest.approx(-10)  # (2 - 4) errors in 20 words
-    assert two["low"] == pytest.approx(-2 * 100 / 12)  # only b
-    assert two["high"] == pytest.approx(0)  # only a
+    assert two["low"] == pytest.approx(-100 / 4)  # a twice, at seed 78 twice
+    assert two["high"] == pytest.approx(100 / 4)  # a twice, at seed 77 twice
+    assert two["p"] == pytest.approx(1, abs=0.3) and 0 < two["better"] < 1
+
+
+@pytest.mark.parametrize(
+    ("rooms", "units"), [(["hall", "hall", "cave"], None), (["hall"] * 3, ["a", "b", "c"])]
+)
+def test_errors_are_counted_with_the_room_that_they_are_resampled_with(rooms, units):
+    rows = Dataset.from_dict({"id": ["a", "b", "c"], "speaker": ["x"] * 3, "room_or_category": rooms})
+    clips = SimpleNamespace(
+        rows=rows, ids=["a", "b", "c"], durations=[1.0] * 3, texts=["one", "two", "three"]
+    )
+    found = comparison.counts_of(clips, ["one", "too", "three"], "whisper-basic")
+    assert list(found["unit"]) == (units or rooms)
+    assert list(word_errors(found)) == [0, 1, 0]
 
 
 # ---- run metadata

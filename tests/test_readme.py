@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import docs_claims  # noqa: E402
 import docs_figures  # noqa: E402
+import docs_study  # noqa: E402
 import draw_architecture  # noqa: E402
 import readme_results  # noqa: E402
 import stored_results  # noqa: E402
@@ -205,27 +206,50 @@ def test_no_difference_is_stated_without_a_stored_result(page):
     assert not re.findall(rf"\[{number}, {number}\]|{number} points", text)
 
 
-def test_sentence_that_results_contradict_is_refused(monkeypatch):
-    worse = {"difference": 3.0, "low": 1.0, "high": 5.0}
-    monkeypatch.setattr(readme_results, "paired", lambda *of: worse)
-    with pytest.raises(ValueError, match="write the sentence anew"):
-        readme_results.against_the_usual()
-    monkeypatch.setattr(readme_results, "variant", lambda **changed: worse)
-    with pytest.raises(ValueError, match="write the sentence anew"):
-        readme_results.one_change()
+def hypotheses_with(verdicts):
+    """Return a table of hypotheses with these verdicts; each difference is -1 [-2, -0.5]."""
+    names = [name for pair in docs_study.GROUPS.values() for name in pair]
+    names += ["d-languages", "d-translation"]
+    rows = [
+        {"name": name, "difference": -1.0, "low": -2.0, "high": -0.5, "verdict": verdict}
+        for name, verdict in zip(names, verdicts, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "outcome", "teacher"),
+    [
+        (["holds"] * 8, "beats fine-tuning and LoRA here", "The teacher helps, in both"),
+        (
+            ["holds", "holds", "open", "holds", "holds", "open", "holds", "open"],
+            "not shown to beat LoRA in both",
+            "The teacher helps in-domain alone.",
+        ),
+        (
+            ["open", "contradicted", "open", "open", "open", "contradicted", "holds", "holds"],
+            "not shown to beat fine-tuning or LoRA in both",
+            "The teacher is not shown to help.",
+        ),
+        (["incomplete"] * 8, "No verdict yet: ", "Nor on the teacher's part."),
+    ],
+)
+def test_the_sentences_say_what_the_verdicts_say(verdicts, outcome, teacher, monkeypatch):
+    read = docs_study.read
+    table = hypotheses_with(verdicts)
+    monkeypatch.setattr(
+        docs_study, "read", lambda name: table if name == "hypotheses" else read(name)
+    )
+    first, second, third = docs_study.sentences().splitlines()
+    assert outcome in first and teacher in second and "switched off" in third
+    assert f"({verdicts[0]})" in first and f"({verdicts[4]})" in second
 
 
 def test_differences_from_predictions_are_the_stored_ones():
     for row in stored_results.read("paired").to_dict("records"):
-        found = stored_results.by_clip(row["first"], row["other"], row["test_set"])
-        for name in ("difference", "low", "high"):
+        found = stored_results.by_room(row["first"], row["other"], row["test_set"])
+        for name in ("difference", "low", "high", "p"):
             assert found[name] == pytest.approx(row[name], abs=1e-3)
-
-
-def test_holm_keeps_the_surest_until_one_fails():
-    shares = pd.DataFrame({"share": [0.5, 0.0, 0.02, 0.998]})
-    assert list(stored_results.holm(shares).index) == [1, 3]
-    assert len(stored_results.holm(shares.iloc[[1]])) == 1
 
 
 def test_numbers_are_worded_with_sign_and_verdict():

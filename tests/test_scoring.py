@@ -15,6 +15,7 @@ from distilwhisper_lib.evaluation.scoring import (
     translation_scores,
     word_errors,
 )
+from distilwhisper_lib.evaluation.statistics import difference, rate
 
 REFERENCES = ["Tady je ryba.", "Kde je loď?", "...", "Ano!"]
 PREDICTIONS = ["tady ryba", "Kde je ta loď", "cokoli", ""]
@@ -146,6 +147,48 @@ def test_invisible_characters_do_not_count_in_translations():
     found = translation_scores(references, ["\ufeffwe have to find the captain"] * 2)
     assert found["bleu"] == pytest.approx(100)
     assert found["chrf"] == pytest.approx(100)
+
+
+def test_utterances_of_a_unit_are_drawn_together():
+    first, second = random_counts(60, 0.4, 1), random_counts(60, 0.4, 1)
+    second["substitutions"] = random_counts(60, 0.4, 2)["substitutions"]
+    units = np.repeat(["a", "b", "c", "d", "e", "f"], 10)
+    first, second = first.assign(unit=units), second.assign(unit=units)
+    found, same = summarise(first), rate(first)
+    for name in ("wer", "wer_low", "wer_high"):
+        assert found[name] == pytest.approx(same[name])
+    found, same = paired_difference(first, second), difference(first, second)
+    for name in ("difference", "low", "high"):
+        assert found[name] == pytest.approx(same[name])
+    by_clip = summarise(first.drop(columns="unit"))
+    assert by_clip["wer"] == found_wer(first) and by_clip["wer_low"] != summarise(first)["wer_low"]
+
+
+def found_wer(counts):
+    """Return the WER of counts, in per cent."""
+    return pytest.approx(100 * word_errors(counts).sum() / counts["words"].sum())
+
+
+def test_systems_with_other_units_are_not_compared():
+    counts = random_counts(4, 0.5, 0)
+    with_units = counts.assign(unit=["a", "a", "b", "b"])
+    for other in (counts, with_units.assign(unit=["a", "b", "b", "b"])):
+        with pytest.raises(ValueError, match="same utterances"):
+            paired_difference(with_units, other)
+
+
+def test_translations_of_a_unit_are_drawn_together():
+    references = ["this is a fish", "where is the ship", "it is in the sea", "look at that"]
+    predictions = ["this is fish", "where is a ship", "it was in the sea", "look here"]
+    apart = translation_scores(references, predictions)
+    alone = translation_scores(references, predictions, units=["a", "b", "c", "d"])
+    assert alone == apart
+    together = translation_scores(references, predictions, units=["a", "a", "b", "b"])
+    assert together["chrf"] == apart["chrf"]
+    pair = [translation_scores(references[:2] * 2, predictions[:2] * 2)["chrf"]]
+    pair.append(translation_scores(references[2:] * 2, predictions[2:] * 2)["chrf"])
+    # of two units a quarter of the draws is the one twice, a quarter the other twice
+    assert (together["chrf_low"], together["chrf_high"]) == pytest.approx((min(pair), max(pair)))
 
 
 def test_paired_difference_needs_the_same_utterances():
