@@ -1480,7 +1480,9 @@ def test_a_paired_table_over_seeds_resamples_seeds_and_units(lab, monkeypatch):
     ("rooms", "units"), [(["hall", "hall", "cave"], None), (["hall"] * 3, ["a", "b", "c"])]
 )
 def test_errors_are_counted_with_the_room_that_they_are_resampled_with(rooms, units):
-    rows = Dataset.from_dict({"id": ["a", "b", "c"], "speaker": ["x"] * 3, "room_or_category": rooms})
+    rows = Dataset.from_dict(
+        {"id": ["a", "b", "c"], "speaker": ["x"] * 3, "room_or_category": rooms}
+    )
     clips = SimpleNamespace(
         rows=rows, ids=["a", "b", "c"], durations=[1.0] * 3, texts=["one", "two", "three"]
     )

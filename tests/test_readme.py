@@ -245,6 +245,52 @@ def test_the_sentences_say_what_the_verdicts_say(verdicts, outcome, teacher, mon
     assert f"({verdicts[0]})" in first and f"({verdicts[4]})" in second
 
 
+def difference_rows(pairs, **about):
+    """Return rows of a table of differences in both domains, each -1 [-2, -0.5]."""
+    found = {"difference": -1.0, "low": -2.0, "high": -0.5}
+    return [
+        {"first": first, "other": other, "test": test, **found, **about}
+        for first, other in pairs
+        for test in docs_study.DOMAINS
+    ]
+
+
+def test_causes_are_shown_beside_the_whole_study(monkeypatch):
+    changed = [
+        *difference_rows(docs_study.AGAINST, change="50 clips"),
+        *difference_rows([("distilwhisper", docs_study.UNCHANGED)], change="KL"),
+    ]
+    tables = {
+        "causes": pd.DataFrame(changed),
+        "pairs": pd.DataFrame(difference_rows(docs_study.AGAINST)),
+    }
+    monkeypatch.setattr(docs_study, "read", tables.get)
+    clips = docs_study.fewer_clips().splitlines()
+    assert [line.split(" | ")[0] for line in clips[2:]] == ["| 50 clips", "| all clips"]
+    assert clips[2].count("**-1.0 [-2.0, -0.5]**") == 6
+    losses = docs_study.other_losses().splitlines()
+    assert losses[2:] == ["| KL | **-1.0 [-2.0, -0.5]** | **-1.0 [-2.0, -0.5]** |"]
+
+
+def test_the_curve_has_a_row_for_each_strength(monkeypatch):
+    rates = {"wer": 50.0, "wer_low": 45.0, "wer_high": 55.0}
+    rows = [
+        {"system": system, "strength": strength, "test": test, **rates}
+        for system, strength in (("student", 0.0), ("lora", 0.5), ("lora", 1.0))
+        for test in (docs_study.TARGET, docs_study.OTHERS)
+    ]
+    monkeypatch.setattr(docs_study, "read", lambda name: pd.DataFrame(rows))
+    lines = docs_study.curve().splitlines()
+    assert lines[3] == "| LoRA | 0.5 | 50.0 [45.0, 55.0] | 50.0 [45.0, 55.0] |"
+    assert len(lines) == 5
+
+
+def test_what_is_not_computed_is_said(monkeypatch):
+    monkeypatch.setattr(docs_study, "read", lambda name: pd.DataFrame())
+    for part in (docs_study.fewer_clips, docs_study.other_losses, docs_study.curve):
+        assert part() == docs_study.NOT_YET
+
+
 def test_differences_from_predictions_are_the_stored_ones():
     for row in stored_results.read("paired").to_dict("records"):
         found = stored_results.by_room(row["first"], row["other"], row["test_set"])

@@ -11,14 +11,12 @@ from docs_results import DOMAINS
 from docs_tables import inference_runs
 from stored_results import (
     OURS,
-    ROOT,
     benchmark,
     by_room,
     clips_of,
     is_decided,
     points,
     read_timing,
-    run_metadata,
     study,
     variant,
 )

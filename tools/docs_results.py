@@ -17,7 +17,7 @@ from stored_results import (
     with_interval,
 )
 
-from distilwhisper_lib import comparison, compared_methods
+from distilwhisper_lib import compared_methods, comparison
 from distilwhisper_lib.evaluation.statistics import capped, holm, rate
 from distilwhisper_lib.lab.comparison import is_off_beside_on
 from distilwhisper_lib.presets import LAPTOP

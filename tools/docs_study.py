@@ -25,11 +25,13 @@ from distilwhisper_lib.experiments.claims import (
     VOICES,
     cells_of_study,
 )
+from distilwhisper_lib.experiments.claims_curve import OTHERS, TARGET
 from distilwhisper_lib.experiments.claims_tables import (
     HYPOTHESES,
     OTHER_LANGUAGES,
     STRESS,
     TIME,
+    UNCHANGED,
     UNTRAINED_PAIRS,
     VERDICTS,
 )
@@ -242,6 +244,61 @@ def pairs() -> str:
 def _difference(row: pd.Series) -> str:
     text = points(row)
     return f"**{text}**" if is_decided(row) else text
+
+
+AGAINST = (
+    ("distilwhisper", "fine-tuning"),
+    ("distilwhisper", "lora"),
+    ("distilwhisper", "experts"),
+)
+
+
+def fewer_clips() -> str:
+    """Return what experts with the teacher gain with fewer training clips, and as many steps."""
+    causes = read("causes")
+    if causes.empty:
+        return NOT_YET
+    counts = [name for name in dict.fromkeys(causes["change"]) if name.endswith("clips")]
+    tables = {name: causes[causes["change"] == name] for name in counts}
+    tables["all clips"] = read("pairs")
+    rows = []
+    for name, table in tables.items():
+        found = table.set_index(["first", "other", "test"])
+        cells = [_difference(found.loc[(*pair, test)]) for pair in AGAINST for test in DOMAINS]
+        rows.append([name, *cells])
+    head = [f"− {label(other)}, {test}" for _, other in AGAINST for test in DOMAINS]
+    return markdown_table(rows, ["", *head])
+
+
+def other_losses() -> str:
+    """Return what another way of learning from the teacher changes."""
+    causes = read("causes")
+    if causes.empty:
+        return NOT_YET
+    own = causes[(causes["other"] == UNCHANGED) & ~causes["change"].str.endswith("clips")]
+    found = own.set_index(["change", "test"])
+    rows = [
+        [change, *(_difference(found.loc[(change, test)]) for test in DOMAINS)]
+        for change in dict.fromkeys(own["change"])
+    ]
+    return markdown_table(rows, ["change", *DOMAINS])
+
+
+def curve() -> str:
+    """Return WER in the language and in others, for systems that are used in part."""
+    table = read("curve")
+    if table.empty:
+        return NOT_YET
+    found = table.set_index(["system", "strength", "test"])
+    rows = [
+        [
+            label(system),
+            f"{strength:g}",
+            *(with_interval(found.loc[(system, strength, test)]) for test in (TARGET, OTHERS)),
+        ]
+        for system, strength in dict.fromkeys(zip(table["system"], table["strength"], strict=True))
+    ]
+    return markdown_table(rows, ["system", "used by", TARGET, OTHERS])
 
 
 def plan() -> str:

@@ -14,12 +14,11 @@ from peft.helpers import rescale_adapter_scale
 
 from ..device import use_precision
 from ..evaluation.interpolation import interpolated
-from ..evaluation.scoring import count_errors
 from ..evaluation.statistics import rate
 from ..evaluation.testsets import DOMAINS, is_retention
 from ..evaluation.transcription import transcribe
 from ..files import one_at_a_time, short_hash
-from ..lab.comparison import counts
+from ..lab.comparison import counts, counts_of
 from ..lab.lab import Lab
 from ..presets import Preset
 from ..training.methods import get_method
@@ -62,7 +61,7 @@ def errors_of_point(preset: Preset, seed: int, point: Point) -> pd.DataFrame:
         point: The system.
 
     Returns:
-        A row per utterance: test, id, and the columns of `count_errors`.
+        A row per utterance: test, and the columns of `counts`.
     """
     lab = Lab(preset)
     tables = []
@@ -75,7 +74,9 @@ def errors_of_point(preset: Preset, seed: int, point: Point) -> pd.DataFrame:
         else:
             table = _errors_at_strength(lab, seed, point, key)
         name = name_of(test)
-        tables.append(table.assign(test=name, id=f"{name}/" + table["id"]))
+        # both domains are tested in the same rooms; other languages have units of their own
+        unit = table["unit"] if test.name in DOMAINS else f"{name}/" + table["unit"]
+        tables.append(table.assign(test=name, id=f"{name}/" + table["id"], unit=unit))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -97,8 +98,7 @@ def _errors_at_strength(lab: Lab, seed: int, point: Point, key: str) -> pd.DataF
         table = transcribe(
             model, clips, lab.collator, lab.decoding, path, test.language, label=label
         )
-    errors = count_errors(clips.texts, list(table["prediction"]), lab.preset.normaliser)
-    return errors.assign(id=clips.ids)
+    return counts_of(clips, list(table["prediction"]), lab.preset.normaliser)
 
 
 def write_curve(preset: Preset, seed: int, jobs: int, folder: Path) -> None:

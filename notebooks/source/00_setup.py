@@ -15,7 +15,7 @@
 # | preset | machine | time | memory |
 # |---|---|---|---|
 # | smoke | 2 cores | under a minute | 1 GB |
-# | laptop | 2 cores | 1 min (the first time it also fetches 450 MB of weights and speech) | 2.6 GB |
+# | laptop | 2 cores | 1 min (the first time it also fetches 850 MB of weights and speech) | 2.6 GB |
 # | colab | T4 | not measured yet | not measured yet |
 
 # %% tags=["setup"]
