@@ -1,6 +1,7 @@
 """Checks of the exercises in notebook 00."""
 
 import torch
+from answers import function, number, numbers
 
 from distilwhisper_lib import IGNORED, NATIVE_FRAMES, normalise, window_frames
 
@@ -10,74 +11,107 @@ MARGIN = 6.0  # seconds of silence after it
 
 def check_window(answer: tuple[float, float, float]) -> str:
     """Exercise 0.2: (log-mel frames, encoder positions, share of the native window in per cent)."""
-    assert len(answer) == 3, "three numbers are asked for: frames, positions, share in per cent"
-    frames, positions, share = answer
-    wanted = window_frames(round(100 * SECONDS), MARGIN)
-    assert frames != round(100 * SECONDS), "the window holds the margin too, not only the clip"
-    assert frames == wanted, (
-        f"{frames} frames is not clip + margin: the log-mel has a frame every 10 ms"
+    frames, positions, share = numbers(answer, "frames", "positions", "per_cent")
+    clip = round(100 * SECONDS)
+    wanted = window_frames(clip, MARGIN)
+    assert frames != clip, "the window holds the margin too, not only the clip"
+    assert abs(frames - wanted) < 0.5, (
+        f"{frames:g} frames is not clip + margin: the log-mel has a frame every 10 ms"
     )
     assert positions != frames, (
         "the second convolution of the encoder has stride 2: two frames make one position"
     )
-    assert positions == wanted // 2, f"{positions} positions: two frames make one position"
+    assert abs(positions - wanted // 2) < 0.5, (
+        f"{positions:g} positions: two frames make one position"
+    )
     assert share > 1, "the share is asked for in per cent"
+    for factor in (50, 200):
+        assert abs(share - factor * wanted / NATIVE_FRAMES) > 0.5, (
+            "compare frames with frames, or positions with positions: 3000 frames are 1500 "
+            "positions"
+        )
+    assert abs(share - 100 * clip / NATIVE_FRAMES) > 0.5, (
+        "the share is that of the whole window: the margin goes through the encoder too"
+    )
     assert abs(share - 100 * wanted / NATIVE_FRAMES) < 0.5, (
         "the share compares with the native window of 30 s"
     )
     return "the other seven tenths of the native window would be silence that nobody needs"
 
 
-def check_decoder_inputs(make_inputs) -> str:
-    """Exercise 0.1: labels (B, T), padded with -100, to decoder inputs (B, T)."""
-    start = 50258
-    end = 50257
-    x = IGNORED
-    labels = torch.tensor(
-        [
-            [50283, 50359, 50363, 42, 43, 45, end],
-            [50283, 50359, 50363, 44, end, x, x],
-        ]
-    )
+def _check_inputs(make_inputs, rows: list[list[int]], start: int, end: int) -> None:
+    """Exercise 0.1 on one batch of labels."""
+    labels = torch.tensor(rows)
     before = labels.clone()
     found = make_inputs(labels, start, end)
-    assert isinstance(found, torch.Tensor), "return a tensor"
     assert torch.equal(labels, before), (
         "your function changed the labels themselves: the loss needs them as they were"
     )
+    assert isinstance(found, torch.Tensor), "return a tensor of token ids, (B, T)"
     assert found.shape == labels.shape, (
         f"the shape is {tuple(found.shape)}, not (B, T) = {tuple(labels.shape)}: "
         "one token comes in on the left, so one must go out on the right"
     )
-    assert not (found == x).any(), (
-        f"{x} is still in the decoder's inputs: it is a mark for the loss, not a token, "
+    assert not found.is_floating_point(), (
+        f"the tensor's dtype is {found.dtype}: token ids are whole numbers, as the labels are"
+    )
+    assert not (found == IGNORED).any(), (
+        f"{IGNORED} is still in the decoder's inputs: it is a mark for the loss, not a token, "
         "and the embedding has no row for it"
     )
-    assert (found[:, 0] == start).all(), "each row must begin with the start token"
+    assert (found[:, 0] == start).all(), (
+        f"each row must begin with the start token that is given, here {start}"
+    )
     assert ((found == start).sum(1) == 1).all(), (
         "the start token stands in a row more than once (a common trap!)"
     )
     wanted = torch.tensor(
-        [
-            [start, 50283, 50359, 50363, 42, 43, 45],
-            [start, 50283, 50359, 50363, 44, end, end],
-        ]
+        [[start, *(end if token == IGNORED else token for token in row[:-1])] for row in rows]
     )
+    assert not torch.equal(
+        found[:, 1:], labels[:, 1:].masked_fill(labels[:, 1:] == IGNORED, end)
+    ), "the tokens are not shifted: the input at position t is the label at t - 1"
     assert torch.equal(found, wanted), f"expected {wanted.tolist()}, got {found.tolist()}"
+
+
+def check_decoder_inputs(make_inputs) -> str:
+    """Exercise 0.1: labels (B, T), padded with -100, to decoder inputs (B, T)."""
+    make_inputs = function(make_inputs, "make_inputs(labels, start, end)")
+    x = IGNORED
+    end = 50257
+    whisper = [[50283, 50359, 50363, 42, 43, 45, end], [50283, 50359, 50363, 44, end, x, x]]
+    _check_inputs(make_inputs, whisper, start=50258, end=end)
+    _check_inputs(make_inputs, [[7, 8, 2, x], [7, 2, x, x], [7, 8, 9, 2]], start=1, end=2)
     return "position t sees the labels up to t - 1 and must predict label t"
+
+
+# Of exercise 0.3: what the same clips gave twice
+FIRST = ["Dobrý den.", "kde je ta ryba", "Ano", "Ne", "nevím", "podívej se", "to je ono", "tady"]
+SECOND = ["dobrý den.", "kde je ta ryba?", "Ne", "Ano", "nevím", "podívej se", "to je ono", "tady"]
 
 
 def check_share_changed(share_changed) -> str:
     """Exercise 0.3: share of the clips, in per cent, whose text differs after normalisation."""
-    native = ["Dobrý den.", "Kde je ta ryba?", "Nevím", "Podívej se!"]
-    other = ["dobrý den", "kde je ta ryba", "nevím nevím", "Podívej se!"]
-    found = share_changed(native, native)
-    assert found == 0, f"the same texts twice must give 0 %, got {found}"
-    found = share_changed(native, other)
-    assert found != 75, (
-        "75 % counts capitals and punctuation as changes: compare the texts after normalise()"
+    share_changed = function(share_changed, "share_changed(first, second)")
+    found = number(share_changed(list(FIRST), list(FIRST)), "the share")
+    assert found == 0, f"the same texts twice must give 0 %, got {found:g}"
+    found = number(share_changed(list(FIRST), list(SECOND)), "the share")
+    assert abs(found - 50) > 1e-6, (
+        "50 % counts capitals and punctuation as changes: compare the texts after normalise()"
     )
-    assert found != 0.25, "the share is asked for in per cent"
-    assert found == 25, f"of four clips, one says something else: expected 25 %, got {found}"
+    assert abs(found - 37.5) > 1e-6, (
+        "37.5 % counts a capital or a question mark as a change: normalise() removes both"
+    )
+    assert found != 0, (
+        "0 % here means that the texts are compared as a whole: two clips have exchanged their "
+        "texts, and each clip is compared with itself alone"
+    )
+    assert abs(found - 0.25) > 1e-6, "the share is asked for in per cent"
+    assert found != 2, "2 is the number of clips: divide by how many there are, in per cent"
+    assert abs(found - 25) < 1e-6, f"two of eight clips say something else: 25 %, got {found:g}"
+    found = number(share_changed(["Ano", "ne", "tady"], ["ano.", "tam", "zde"]), "the share")
+    assert abs(found - 200 / 3) < 0.1, (
+        f"two of three other clips say something else: 66.7 %, got {found:g}"
+    )
     assert normalise("Dobrý den.") == normalise("dobrý den")
     return "now use it on the texts of two margins, and compare it with the number of word errors"

@@ -1,6 +1,7 @@
 """Checks of the exercises in notebook 02."""
 
 import torch
+from answers import function, gradients, number, tensor, whole_number
 
 FFN = 2 * 1024 * 4096 + 4096 + 1024  # whisper-medium
 GATE = 1024 * 64 + 64 + 64
@@ -10,8 +11,14 @@ BLOCKS = 24 + 24
 def check_cost(parameters, megabytes_fp16) -> str:
     """Exercise 2.1: parameters, and megabytes in fp16, of one language in whisper-medium."""
     right = BLOCKS * (FFN + GATE)
+    parameters = number(parameters, "parameters")
+    megabytes_fp16 = number(megabytes_fp16, "megabytes_fp16")
+    assert abs(parameters - right / 1e6) > 1, "that is in millions: give the number itself"
     assert parameters * 2 != right, "that is half of it: there are 24 encoder AND 24 decoder layers"
     assert parameters != BLOCKS * FFN, "the experts are right; the gates are missing"
+    assert parameters != BLOCKS * (2 * FFN + GATE), (
+        "the shared block is counted too: it belongs to all languages, so a language costs one FFN"
+    )
     assert parameters != BLOCKS * (FFN - 5120 + GATE), (
         "the weights are right; the biases of fc1, fc2 are missing"
     )
@@ -19,9 +26,11 @@ def check_cost(parameters, megabytes_fp16) -> str:
         "nearly: the gate's second linear layer has no bias"
     )
     assert parameters == right, (
-        f"{parameters:,} is {100 * (parameters / right - 1):+.2f} % off: per layer count fc1 and "
-        "fc2 with biases, and a gate of 64 d + 64 + 64; then take all 48 layers"
+        f"{parameters:,.0f} is {100 * (parameters / right - 1):+.2f} % off: per layer count fc1 "
+        "and fc2 with biases, and a gate of 64 d + 64 + 64; then take all 48 layers"
     )
+    assert megabytes_fp16 != 2 * right, "that is in bytes: a megabyte is 10^6 of them"
+    assert abs(megabytes_fp16 - right / 1e6) > 1, "that is one byte a number; fp16 takes two bytes"
     assert abs(megabytes_fp16 - 4 * right / 1e6) > 1, (
         "that is fp32; in fp16 a number takes two bytes"
     )
@@ -37,63 +46,151 @@ def check_cost(parameters, megabytes_fp16) -> str:
     )
 
 
-def check_routed(routed) -> str:
-    """Exercise 2.2: the routed output in evaluation and in training."""
-    h = torch.randn(2, 3, 4)
+# Of exercise 2.2: two blocks whose outputs are never equal
 
-    def shared(x):
-        return x
 
-    def expert(x):
-        return 10 * x
+def shared_block(x: torch.Tensor) -> torch.Tensor:
+    """Stand for the shared block."""
+    return 1 - x
 
-    G = torch.tensor([-2.0, 0.0, 2.0]).reshape(1, 3, 1).expand(2, 3, 1)
-    y = routed(h, shared, expert, G, training=False, alpha=5.0)
-    assert y.shape == h.shape, f"the output has shape {tuple(y.shape)}, h has {tuple(h.shape)}"
-    is_expert = torch.isclose(y, expert(h)).all(-1)  # (2, 3)
-    is_shared = torch.isclose(y, shared(h)).all(-1)  # (2, 3)
-    assert (is_expert | is_shared).all(), (
+
+def expert_block(x: torch.Tensor) -> torch.Tensor:
+    """Stand for the expert."""
+    return 10 * x + 3
+
+
+def _mixed(g: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+    """Return the routed output for gates g (B, S, 1)."""
+    return g * expert_block(h) + (1 - g) * shared_block(h)
+
+
+def _gates(routed, h: torch.Tensor, G: torch.Tensor, training: bool, alpha: float):
+    """Call `routed` and return the gate (B, S, d) that explains each number of its output."""
+    y = tensor(routed(h, shared_block, expert_block, G, training, alpha), h.shape, "the output")
+    return (y - shared_block(h)) / (expert_block(h) - shared_block(h))
+
+
+def _hidden(*shape: int) -> torch.Tensor:
+    """Return hidden states between 0.5 and 1.5."""
+    return 0.5 + torch.rand(shape, generator=torch.Generator().manual_seed(2))
+
+
+def _check_evaluation(routed) -> None:
+    """Exercise 2.2: each position goes by the sign of its own G, to either side."""
+    G = torch.tensor([[-2.0, 0.0, 2.0], [3.0, -1.0, -3.0]])
+    G = G.repeat(1, 50)[..., None]  # (2, 150, 1)
+    g = _gates(routed, _hidden(2, 150, 4), G, training=False, alpha=5.0)
+    to_expert = (g - 1).abs() < 1e-4
+    to_shared = g.abs() < 1e-4
+    assert (to_expert | to_shared).all(), (
         "in evaluation each position must be the expert's output or the shared block's, nothing "
         "between: the gate is G >= 0 there, without sigmoid and without noise"
     )
-    assert not is_shared[:, 2].any(), (
-        "G = 2 went through the shared block: a gate of 1 means the expert"
+    assert not to_expert.all() and not to_shared.all(), (
+        "in evaluation all positions take the same block, whatever their G: each position has "
+        "a gate of its own, and a negative G means the shared block"
     )
-    assert is_expert[:, 1].all(), "G = 0 must be open in evaluation (G >= 0, not G > 0)"
-    soft = routed(h, shared, expert, G, training=True, alpha=0.0)
+    own = "(by the sign of each position's own G, without noise)"
+    assert to_expert[(G > 0)[..., 0]].all(), (
+        f"a positive G went through the shared block: a gate of 1 means the expert {own}"
+    )
+    assert to_shared[(G < 0)[..., 0]].all(), (
+        f"a negative G went through the expert: a gate of 0 means the shared block {own}"
+    )
+    assert to_expert[(G == 0)[..., 0]].all(), "G = 0 must be open in evaluation (G >= 0, not G > 0)"
+
+
+def _check_soft(routed) -> None:
+    """Exercise 2.2: without noise the gate is sigmoid(G), and it learns."""
+    h = _hidden(2, 3, 4).requires_grad_()
+    G = torch.tensor([[-2.0, 0.0, 2.0], [3.0, -1.0, -3.0]])[..., None]
+    G.requires_grad_()
+    y = tensor(routed(h, shared_block, expert_block, G, True, 0.0), h.shape, "the output")
     g = torch.sigmoid(G)
-    assert torch.allclose(soft, g * expert(h) + (1 - g) * shared(h), atol=1e-5), (
+    assert not torch.allclose(y, _mixed(1 - g, h)), (
+        "the two outputs are the wrong way round: g weighs the expert, 1 - g the shared block"
+    )
+    assert torch.allclose(y, _mixed(g, h), atol=1e-5), (
         "in training without noise (alpha = 0) the gate is sigmoid(G) and both outputs are mixed "
         "by it"
     )
-    noisy = routed(
-        torch.ones(1, 4000, 1), shared, expert, torch.zeros(1, 4000, 1), training=True, alpha=5.0
+    given = gradients(y, G, h)
+    wanted = gradients(_mixed(g, h), G, h)
+    assert given[0].any(), (
+        "no gradient reaches G in training, so the gate would learn nothing: no detach(), no "
+        "item(), no torch.no_grad()"
     )
-    assert noisy.std() > 0.1, (
-        "in training alpha must matter: add alpha * eps with eps ~ N(0, 1), drawn per position"
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(given, wanted, strict=True)), (
+        "the output is right, its gradient is not: neither the gate nor one of the blocks may be "
+        "detached"
     )
-    assert noisy.min() >= 1 and noisy.max() <= 10, (
-        "g leaves 0..1: the noise goes inside the sigmoid"
+
+
+def _check_noise(routed) -> None:
+    """Exercise 2.2: the noise is alpha * N(0, 1), inside the sigmoid, drawn for each position."""
+    alpha = 2.0
+    G = torch.full((4, 5000, 1), 0.5)
+    h = _hidden(4, 5000, 3)
+    g = _gates(routed, h, G, training=True, alpha=alpha)
+    assert ((g > 0) & (g < 1)).all(), (
+        "in training g leaves the range between 0 and 1: the noise goes inside the sigmoid"
     )
+    eps = (torch.logit(g) - G) / alpha  # (4, 5000, 3)
+    randn = "eps ~ N(0, 1), as torch.randn_like(G) gives it"
+    assert eps.std(-1).max() < 0.05, (
+        "the d numbers of one position have different gates: a position has one gate, so the "
+        "noise has the shape of G, (B, S, 1)"
+    )
+    eps = eps[..., 0]
+    assert eps.std() > 0.05, (
+        "in training alpha must matter: add alpha * eps, drawn anew at every position; yours is "
+        "the same at every position"
+    )
+    assert eps.std(1).min() > 0.05, "the noise is the same at every position of a sequence"
+    assert (eps[0] - eps[1]).std() > 0.05, "the noise is the same in every sequence of the batch"
+    assert eps.mean().abs() < 0.05, f"the noise has the mean {eps.mean():.2f}, not 0: {randn}"
+    assert abs(eps.std() - 1) < 0.05, (
+        f"the noise has the standard deviation {eps.std():.2f} times alpha, not 1: {randn}"
+    )
+    beyond = float((eps.abs() > 2).double().mean())
+    assert abs(beyond - 0.0455) < 0.01, (
+        f"{beyond:.1%} of the noise is beyond two standard deviations, of normal noise 4.6 %: "
+        f"{randn}"
+    )
+    again = _gates(routed, h, G, training=True, alpha=alpha)
+    assert not torch.equal(g, again), "a second call has the same noise: draw it anew, without seed"
+
+
+def check_routed(routed) -> str:
+    """Exercise 2.2: the routed output in evaluation and in training."""
+    routed = function(routed, "routed(h, shared, expert, G, training, alpha)")
+    _check_evaluation(routed)
+    _check_soft(routed)
+    _check_noise(routed)
     return "hard in evaluation, soft and noisy in training: this is ClsrFeedForward in five lines"
 
 
 def check_binary_share(binary_share, first_alpha) -> str:
     """Exercise 2.3: the share of gates near 0 or 1 under noise, against the closed form."""
+    binary_share = function(binary_share, "binary_share(G, alpha, eps)")
     eps = torch.randn(50_000, generator=torch.Generator().manual_seed(0))
     normal = torch.distributions.Normal(0.0, 1.0)
-    for G, alpha in ((0.0, 5.0), (3.0, 1.0), (0.0, 1.0)):
+    for G, alpha in ((0.0, 1.0), (3.0, 1.0), (0.0, 5.0)):
         edge = torch.tensor(9.0).log()  # sigmoid(ln 9) = 0.9
         right = float(normal.cdf((-edge - G) / alpha) + 1 - normal.cdf((edge - G) / alpha))
-        share = float(binary_share(G, alpha, eps))
+        share = number(binary_share(G, alpha, eps), "the share")
         assert not 1 < share <= 100, f"a share lies between 0 and 1, yours is {share:.2f}"
-        assert abs(share - 1 + right) > 0.02 or abs(right - 0.5) < 0.03, (
-            "that is the share BETWEEN 0.1 and 0.9"
-        )
+        assert abs(share - 1 + right) > 0.02 or right > 0.1, "that is the share BETWEEN 0.1 and 0.9"
         assert abs(share - right) < 0.02, (
             f"at G = {G:.0f}, alpha = {alpha:.0f} the share is {right:.2f}, yours is {share:.2f}: "
             "is the noise inside the sigmoid, and are both ends (g < 0.1 and g > 0.9) counted?"
         )
+    given = number(binary_share(0.0, 1.0, torch.tensor([-9.0, 0.0, 0.0, 1.0])), "the share")
+    assert abs(given - 0.25) < 1e-6, (
+        f"of the four gates with the noise -9, 0, 0 and 1 one is binary, yours are {given:.0%}: "
+        "use the noise `eps` that is given"
+    )
+    first_alpha = whole_number(first_alpha, "first_alpha")
     assert first_alpha == 4, (
         f"first_alpha is {first_alpha}: at G = 0 the share is 0.46 for alpha = 3 and 0.58 for 4, "
         "so which is the first?"

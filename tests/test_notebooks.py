@@ -19,7 +19,25 @@ import notebooks as tool  # noqa: E402 (tools/notebooks.py)
 
 SOURCES = tool.sources()
 NAMES = [path.stem for path in SOURCES]
-PARTS = {"exercise", "stub", "solution", "wrong", "check"}
+PARTS = {"exercise", "stub", "solution", "also", "wrong", "check"}
+WRONG_ANSWERS = 5  # at least, for each exercise
+OTHER_KINDS = (
+    "'text'",
+    "True",
+    "-1",
+    "float('nan')",
+    "float('inf')",
+    "(1, None)",
+    "[[1, 2], 'a']",
+    "{}",
+    "{3: 'a', 6: None}",
+    "object()",
+    "print",
+    "__import__('numpy').zeros((2, 2))",
+    "__import__('pandas').DataFrame({'a': [1]})",
+    "__import__('torch').zeros(2, 3)",
+)
+SAYS = "# says: "  # what follows must be in the check's message
 
 
 def smoke(tmp_path: Path) -> dict[str, str]:
@@ -51,15 +69,22 @@ def run_course(tmp_path: Path, *numbers: str) -> str:
     return done.stdout
 
 
-def exercises(source: Path) -> list[dict[str, str]]:
-    """Return the exercises of a source: their code and text by tag."""
-    found: list[dict[str, str]] = []
+def exercises(source: Path) -> list[dict[str, list[str]]]:
+    """Return the exercises of a source: the texts of their cells by tag."""
+    found: list[dict[str, list[str]]] = []
     for cell in tool.read_source(source):
         for tag in tool.tags(cell) & PARTS:
             if tag == "exercise":
-                found.append({})
-            found[-1][tag] = found[-1].get(tag, "") + "\n" + cell.source
+                found.append({part: [] for part in PARTS})
+            found[-1][tag].append(cell.source)
     return found
+
+
+def words_of(wrong: str) -> str:
+    """Return what the check's message must contain, from the first line of a wrong answer."""
+    first = wrong.splitlines()[0]
+    assert first.startswith(SAYS), f"a wrong answer begins with {SAYS!r}:\n{wrong}"
+    return first.removeprefix(SAYS)
 
 
 # ---- notebooks run
@@ -100,30 +125,73 @@ def test_solutions_run(source, smoke_settings, monkeypatch, capsys):
     assert printed.count("correct:") == len(exercises(source)), printed
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=NAMES)
-def test_each_check_passes_the_solution_and_helps_with_the_others(
-    source, smoke_settings, monkeypatch, capsys
-):
+@pytest.fixture
+def outcome(smoke_settings, monkeypatch, capsys):
+    """A function that runs cells, the last of them a check, and returns what the check prints."""
     monkeypatch.chdir(ROOT / "notebooks")
     setup: dict = {}
     exec(tool.setup_cell(), setup)
+
+    def run(*cells: str) -> str:
+        names = dict(setup)
+        for cell in cells[:-1]:
+            exec(cell, names)
+        capsys.readouterr()
+        exec(cells[-1], names)
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=NAMES)
+def test_each_check_passes_right_answers_and_helps_with_wrong_ones(source, outcome):
     parts = exercises(source)
     assert parts
-    outcomes = {"stub": "not attempted yet", "solution": "correct: ", "wrong": "not yet: "}
     for part in parts:
-        title = part.get("exercise", "")[:80]
-        assert set(part) == PARTS, title
-        for answer, outcome in outcomes.items():
-            names = dict(setup)
-            exec(part[answer], names)
-            capsys.readouterr()
-            exec(part["check"], names)
-            printed = capsys.readouterr().out
-            assert outcome in printed, (answer, title, printed)
-            assert "your code raised" not in printed, printed
+        title = part["exercise"][0][:80]
+        stub, solution, check = ("\n".join(part[tag]) for tag in ("stub", "solution", "check"))
+        assert "not attempted yet" in outcome(stub, check), title
+        for also in ("", *part["also"]):
+            printed = outcome(solution, also, check)
+            assert "correct: " in printed, (title, also, printed)
+        for number, wrong in enumerate(part["wrong"]):
+            printed = outcome(solution, wrong, check)
+            assert "not yet: " in printed, (title, wrong, printed)
+            assert "your code raised" not in printed, (title, wrong, printed)
+            if number > 0:
+                assert words_of(wrong) in printed, (title, wrong, printed)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=NAMES)
+def test_no_check_stumbles_over_an_answer_of_another_kind(source, outcome):
+    for part in exercises(source):
+        solution, check = part["solution"][0], part["check"][0]
+        answers = re.search(r"^check\(\w+, (.+)\)$", check, re.MULTILINE)[1].split(", ")
+        for name in answers:
+            for other in OTHER_KINDS:
+                for answer in (other, f"lambda *given: {other}"):
+                    printed = outcome(solution, f"{name} = {answer}", check)
+                    assert "not yet: " in printed, (name, answer, printed)
+                    assert "your code raised" not in printed, (name, answer, printed)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=NAMES)
+def test_each_exercise_has_enough_wrong_answers_and_a_solution_that_says_why(source):
+    for part in exercises(source):
+        title = part["exercise"][0][:80]
+        assert len(set(part["wrong"])) >= WRONG_ANSWERS, title
+        assert any("#" in solution for solution in part["solution"]), title
 
 
 # ---- committed notebooks
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=NAMES)
+def test_answers_for_the_tests_are_in_neither_notebook(source):
+    built = (tool.build_notebook(source), tool.build_solutions(source))
+    tags = {tag for notebook in built for cell in notebook.cells for tag in tool.tags(cell)}
+    assert "check" in tags
+    assert not tags & {"also", "wrong"}
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=NAMES)

@@ -7,8 +7,9 @@
                                                    and tables and figures as the reference results
 
 A source is in jupytext's percent format. Tags say where a cell goes: "stub" and "hint" only into
-the notebook, "solution" only into the solutions, "setup", "exercise" and "check" into both, "wrong"
-(a plausible mistake, for the tests) into neither. Without a tag it goes into the notebook only.
+the notebook, "solution" only into the solutions, "setup", "exercise" and "check" into both, "also"
+(another right answer) and "wrong" (a plausible mistake) are for the tests and go into neither.
+Without a tag a cell goes into the notebook only.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import nbformat
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 IN_SOLUTIONS = {"setup", "exercise", "solution", "check"}
-NOT_IN_NOTEBOOK = {"solution", "wrong"}
+NOT_IN_NOTEBOOK = {"solution", "also", "wrong"}
 
 # The MIME type of a progress bar, which only lives while the notebook runs
 WIDGET = "application/vnd.jupyter.widget-view+json"

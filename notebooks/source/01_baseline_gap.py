@@ -15,7 +15,7 @@
 # | preset | machine | time | memory |
 # |---|---|---|---|
 # | smoke | 2 cores | under a minute | 1 GB |
-# | laptop | 2 cores | 13 min (half of it: training the teacher stand-in, once) | 4.3 GB |
+# | laptop | 2 cores | 26 min (half of it: training the teacher stand-in, once) | 4.4 GB |
 # | colab | T4 | not measured yet | not measured yet |
 
 # %% tags=["setup"]
@@ -106,10 +106,52 @@ answer = ...
 # %% tags=["solution"]
 # podívej se na tu  *  starou loď
 # podívej *  na tu  tu stará  loď
+# No way costs less than three errors. Three substitutions (se, na and starou) cost the same, so they are as right.
 answer = {"substitutions": 1, "deletions": 1, "insertions": 1, "wer": 100 * 3 / 6}
+
+# %% tags=["also"]
+# podívej se na tu starou loď
+# podívej na tu tu stará  loď
+answer = {"substitutions": 3, "deletions": 0, "insertions": 0, "wer": 50}
 
 # %% tags=["wrong"]
 answer = {"substitutions": 4, "deletions": 0, "insertions": 0, "wer": 100 * 4 / 6}  # word by word, in order
+
+# %% tags=["wrong"]
+# says: in per cent
+answer = {"substitutions": 1, "deletions": 1, "insertions": 1, "wer": 0.5}
+
+# %% tags=["wrong"]
+# says: too few
+answer = {"substitutions": 1, "deletions": 0, "insertions": 1, "wer": 100 * 2 / 6}
+
+# %% tags=["wrong"]
+# says: as many deletions as insertions
+answer = {"substitutions": 1, "deletions": 2, "insertions": 0, "wer": 50.0}
+
+# %% tags=["wrong"]
+# says: the number of errors
+answer = {"substitutions": 1, "deletions": 1, "insertions": 1, "wer": 3}
+
+# %% tags=["wrong"]
+# says: words in the reference
+answer = {"substitutions": 1, "deletions": 1, "insertions": 1, "wer": 100 * 3 / 7}
+
+# %% tags=["wrong"]
+# says: must be a dictionary
+answer = (1, 1, 1, 50.0)
+
+# %% tags=["wrong"]
+# says: lacks deletions, wer
+answer = {"substitutions": 1, "insertions": 1}
+
+# %% tags=["wrong"]
+# says: substitutions must be a number
+answer = {"substitutions": "1", "deletions": "1", "insertions": "1", "wer": "50 %"}
+
+# %% tags=["wrong"]
+# says: wer must be a number
+answer = {"substitutions": 1, "deletions": 1, "insertions": 1, "wer": None}
 
 # %% tags=["check"]
 from checks_01 import check_wer_by_hand
@@ -251,9 +293,8 @@ translation = gap[gap["task"] == "translate"].set_index("system")
 translation[["n", "bleu", "bleu_low", "bleu_high", "chrf", "chrf_low", "chrf_high", "loops"]].astype(float).round(1)
 
 # %% [markdown]
-# **Read:** The student translates a little of this Czech, and the scores of the two hardly differ. But the stand-in was
-# only ever asked to *transcribe*; see where it still obeys the token `<|translate|>`, and where it writes Czech although
-# English was asked for:
+# **Read:** The student translates a little of this Czech; the stand-in has no higher chrF. It was only ever asked to
+# *transcribe*; see where it still obeys the token `<|translate|>`, and where it writes Czech although English was asked for:
 
 # %%
 translated = {name: comparison.counts(lab, name, f"{language}/translation") for name in ("student", "teacher")}
@@ -291,10 +332,21 @@ import numpy as np
 
 
 def paired_interval(first, second, words, draws):
+    # Both systems are scored on the same drawn clips, so what makes a clip hard for both cancels out. Sums come before
+    # the division, since a long clip counts more than a short one in a WER.
     total = words[draws].sum(axis=1)  # (resamples,)
     difference = 100 * (first[draws].sum(axis=1) - second[draws].sum(axis=1)) / total
     low, high = np.percentile(difference, [2.5, 97.5])
     return low, high
+
+# %% tags=["also"]
+def paired_interval(first, second, words, draws):
+    differences = []
+    for clips in draws:
+        one = 100 * first[clips].sum() / words[clips].sum()
+        other = 100 * second[clips].sum() / words[clips].sum()
+        differences.append(one - other)
+    return list(np.quantile(differences, [0.025, 0.975]))
 
 # %% tags=["wrong"]
 import numpy as np
@@ -304,6 +356,66 @@ def paired_interval(first, second, words, draws):
     difference = 100 * (first - second) / words  # a mean of the clips' own rates
     return np.percentile(difference[draws].mean(axis=1), [2.5, 97.5])
 
+# %% tags=["wrong"]
+# says: within each resample
+def paired_interval(first, second, words, draws):
+    total = words[draws].sum(axis=1)
+    one = np.percentile(100 * first[draws].sum(axis=1) / total, [2.5, 97.5])
+    other = np.percentile(100 * second[draws].sum(axis=1) / total, [2.5, 97.5])
+    return one[0] - other[1], one[1] - other[0]
+
+# %% tags=["wrong"]
+# says: sign is the other way round
+def paired_interval(first, second, words, draws):
+    difference = 100 * (second - first)[draws].sum(axis=1) / words[draws].sum(axis=1)
+    return np.percentile(difference, [2.5, 97.5])
+
+# %% tags=["wrong"]
+# says: in points
+def paired_interval(first, second, words, draws):
+    difference = (first - second)[draws].sum(axis=1) / words[draws].sum(axis=1)
+    return np.percentile(difference, [2.5, 97.5])
+
+# %% tags=["wrong"]
+# says: for np.quantile
+def paired_interval(first, second, words, draws):
+    difference = 100 * (first - second)[draws].sum(axis=1) / words[draws].sum(axis=1)
+    return np.percentile(difference, [0.025, 0.975])
+
+# %% tags=["wrong"]
+# says: 90 % interval
+def paired_interval(first, second, words, draws):
+    difference = 100 * (first - second)[draws].sum(axis=1) / words[draws].sum(axis=1)
+    return np.percentile(difference, [5, 95])
+
+# %% tags=["wrong"]
+# says: divides by the words
+def paired_interval(first, second, words, draws):
+    return np.percentile((first - second)[draws].mean(axis=1), [2.5, 97.5])
+
+# %% tags=["wrong"]
+# says: each row of `draws`
+def paired_interval(first, second, words, draws):
+    difference = 100 * (first - second)[draws].sum(axis=0) / words[draws].sum(axis=0)  # wrong axis
+    return np.percentile(difference, [2.5, 97.5])
+
+# %% tags=["wrong"]
+# says: each row of `draws`
+def paired_interval(first, second, words, draws):
+    difference = 100 * (first - second)[draws].sum(axis=1) / words.sum()  # the words of all clips
+    return np.percentile(difference, [2.5, 97.5])
+
+# %% tags=["wrong"]
+# says: 2 numbers are asked for
+def paired_interval(first, second, words, draws):
+    difference = 100 * (first - second)[draws].sum(axis=1) / words[draws].sum(axis=1)
+    print(np.percentile(difference, [2.5, 97.5]))
+
+# %% tags=["wrong"]
+# says: yours are 500
+def paired_interval(first, second, words, draws):
+    return 100 * (first - second)[draws].sum(axis=1) / words[draws].sum(axis=1)
+
 # %% tags=["check"]
 from checks_01 import check_paired_interval
 from exercise import check
@@ -311,8 +423,8 @@ from exercise import check
 check(check_paired_interval, paired_interval)
 
 # %% [markdown]
-# The library's version, on student and stand-in, draws units as above; `share` is the share of resamples in which the first system was not
-# better. Notebook 05 compares all systems in this way.
+# The library's version, on student and stand-in, draws units as above; `share` is the share of resamples in which the first
+# system was not better. Notebook 05 compares all systems in this way.
 
 # %%
 from distilwhisper_lib import paired_difference
@@ -399,9 +511,8 @@ plots.plot_wer_by({"student": student[inside], "teacher": teacher[inside]}, by="
 # %% [markdown]
 # *The figure shows WER with its interval for clips of growing length, student beside stand-in, in-domain.*
 #
-# **Read:** Length matters less than one would think: the student has 60 to 70 % at every length above one second, and
-# the stand-in gains most on clips of one to three. `n` is the number of clips behind a bar: a bar without a visible interval
-# stands on one or two clips and says nothing.
+# **Read:** Length matters less than one would think: the student has 60 to 75 % at every length above one second, and the
+# stand-in is ahead at each of them. `n` is the number of clips behind a bar: one of a single clip says nothing.
 
 # %%
 plots.plot_wer_by({"student": student[hardest], "teacher": teacher[hardest]}, by="speaker")
@@ -410,9 +521,9 @@ plots.plot_wer_by({"student": student[hardest], "teacher": teacher[hardest]}, by
 # *The figure shows WER with its interval for each character of the stress test, student beside stand-in; what goes
 # beyond 250 is cut off.*
 #
-# **Read:** "Out-of-domain" is not one thing: the student's WER goes from 67 for "white", about that of the leads, to
-# 150 and more; the stand-in does best on the snail (57), still worse than the leads' 46. (Both have six clips.) The
-# student's highest bar, cyan's, comes from two clips on which it loops. A mean over all hides that.
+# **Read:** The stress test is not one thing: of the single characters the student's WER goes from 66 for "white", about that of
+# the leads, to far over 250 for cyan, because of two clips on which it loops. The stand-in does best on the snail (six clips).
+# A mean over all hides that.
 #
 # ### The worst ones
 
@@ -466,9 +577,9 @@ clean = [{"system": name, "test_set": "clean"} | summarise(table[inside][table[i
 pivot(pd.concat([pd.DataFrame(clean), changed]), "system", "test_set", ["n", "wer", "loops"])
 
 # %% [markdown]
-# **Read:** Compare along a row. Noise costs the student 10 points and the stand-in 13, echo 12 and 17. Echo costs both
-# two or three points more than noise, too little for 48 clips. The stand-in was trained on clean clips only, and yet it
-# keeps 16 of its 20 points' lead. Look at the loops before you believe a difference: in a test of 48 clips one loop can
+# **Read:** Compare along a row. Noise costs the student 10 points and the stand-in 14, echo 9 and 17. The stand-in was trained
+# on clean clips only, and yet it keeps 17 of its 26 points' lead under echo, and 22 under noise. Look at the loops before you
+# believe a difference: in a test of 48 clips one loop can
 # move WER by ten points.
 
 # %% [markdown]
@@ -568,7 +679,7 @@ pd.DataFrame({"reference": list(free["text"]), **texts}).map(lambda text: text[:
 # %% [markdown]
 # **Read:** On ordinary clips the number may even look right, because two mistakes pull in opposite directions: the model is
 # put back on its way after each error, and where it would have spelled a word in other pieces, its guesses and the given
-# pieces collide ("zaase" for *zase*). On clips where `generate` fails, teacher forcing does not notice: it cannot loop,
+# pieces collide. On clips where `generate` fails, teacher forcing does not notice: it cannot loop,
 # cannot stop too early, and always has as many tokens as the reference. It measures how well the next token is guessed, and
 # must not stand in a table beside a WER that comes from `generate`. Here every system is decoded by `generate`.
 
@@ -596,10 +707,50 @@ pd.DataFrame({"reference": list(free["text"]), **texts}).map(lambda text: text[:
 answer = ...
 
 # %% tags=["solution"]
-answer = {"b", "d"}  # (a): insertions; (c): the clips are the same, so compare in pairs; (e): it is a stand-in
+# (b): a few loops can hold most errors. (d): model and text are the same, voices and effects are not.
+# (a) forgets insertions, (c) that the clips are the same and are compared in pairs, (e) that it is a stand-in.
+answer = {"b", "d"}
+
+# %% tags=["also"]
+answer = ["B", "D"]
+
+# %% tags=["also"]
+answer = "b, d"
 
 # %% tags=["wrong"]
 answer = {"b", "c"}
+
+# %% tags=["wrong"]
+# says: no upper end
+answer = {"a", "b", "d"}
+
+# %% tags=["wrong"]
+# says: (d) is right as well
+answer = {"b"}
+
+# %% tags=["wrong"]
+# says: (b) is right as well
+answer = ["d"]
+
+# %% tags=["wrong"]
+# says: a stand-in shares
+answer = ("b", "d", "e")
+
+# %% tags=["wrong"]
+# says: letters from a to e
+answer = {2, 4}
+
+# %% tags=["wrong"]
+# says: letters from a to e
+answer = 2
+
+# %% tags=["wrong"]
+# says: no statement f
+answer = {"b", "f"}
+
+# %% tags=["wrong"]
+# says: (b) is right as well
+answer = set()
 
 # %% tags=["check"]
 from checks_01 import check_reading

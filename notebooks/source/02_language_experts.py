@@ -326,16 +326,68 @@ megabytes_fp16 = ...
 
 # %% tags=["solution"]
 d, f, layers, inner = 1024, 4096, 24 + 24, 64
-ffn = d * f + f + f * d + d
-gate = d * inner + inner + inner
+ffn = d * f + f + f * d + d  # the expert is a copy of the layer's block, with its biases
+gate = d * inner + inner + inner  # the second layer, to one number, has no bias
 parameters = layers * (ffn + gate)
 megabytes_fp16 = parameters * 2 / 1e6
 print(f"{parameters:,} parameters, {megabytes_fp16:.1f} MB")
+
+# %% tags=["also"]
+per_layer = (1024 + 1) * 4096 + (4096 + 1) * 1024 + (1024 + 1) * 64 + 64
+parameters = 2 * 24 * per_layer
+megabytes_fp16 = round(2 * parameters / 1000**2)
 
 # %% tags=["wrong"]
 d, f, layers, inner = 1024, 4096, 24, 64
 parameters = layers * (d * f + f + f * d + d + d * inner + inner + inner)
 megabytes_fp16 = parameters * 2 / 1e6
+
+# %% tags=["wrong"]
+# says: gates are missing
+parameters = 48 * (2 * 1024 * 4096 + 4096 + 1024)
+megabytes_fp16 = parameters * 2 / 1e6
+
+# %% tags=["wrong"]
+# says: biases of fc1, fc2
+parameters = 48 * (2 * 1024 * 4096 + 1024 * 64 + 64 + 64)
+megabytes_fp16 = parameters * 2 / 1e6
+
+# %% tags=["wrong"]
+# says: no bias
+parameters = 48 * (2 * 1024 * 4096 + 4096 + 1024 + 1024 * 64 + 64 + 64 + 1)
+megabytes_fp16 = parameters * 2 / 1e6
+
+# %% tags=["wrong"]
+# says: that is fp32
+megabytes_fp16 = parameters * 4 / 1e6
+
+# %% tags=["wrong"]
+# says: MiB
+megabytes_fp16 = parameters * 2 / 2**20
+
+# %% tags=["wrong"]
+# says: in bytes
+megabytes_fp16 = parameters * 2
+
+# %% tags=["wrong"]
+# says: one byte
+megabytes_fp16 = parameters / 1e6
+
+# %% tags=["wrong"]
+# says: in millions
+parameters = round(parameters / 1e6, 1)
+
+# %% tags=["wrong"]
+# says: shared block is counted
+parameters = layers * (2 * ffn + gate)
+
+# %% tags=["wrong"]
+# says: parameters must be a number
+parameters = f"{parameters:,}"
+
+# %% tags=["wrong"]
+# says: megabytes_fp16 must be a number
+megabytes_fp16 = (parameters, 2)
 
 # %% tags=["check"]
 from checks_02 import check_cost
@@ -455,10 +507,20 @@ import torch
 
 def routed(h, shared, expert, G, training, alpha):
     if training:
+        # Soft, so that a gradient reaches G; the noise makes a large |G| worth learning.
         g = torch.sigmoid(G + alpha * torch.randn_like(G))
     else:
+        # Hard: each position goes one way, by the sign of its own G.
         g = (G >= 0).to(h.dtype)
     return g * expert(h) + (1 - g) * shared(h)
+
+# %% tags=["also"]
+def routed(h, shared, expert, G, training, alpha):
+    if not training:
+        return torch.where(G >= 0, expert(h), shared(h))
+    noise = torch.randn(G.shape)
+    g = 1 / (1 + torch.exp(-(G + alpha * noise)))
+    return shared(h) + g * (expert(h) - shared(h))
 
 # %% tags=["wrong"]
 import torch
@@ -467,6 +529,154 @@ import torch
 def routed(h, shared, expert, G, training, alpha):
     g = torch.sigmoid(G + alpha * torch.randn_like(G) * training)
     return g * expert(h) + (1 - g) * shared(h)
+
+# %% tags=["wrong"]
+# says: whatever their G
+def routed(h, shared, expert, G, training, alpha):
+    if not training:
+        return expert(h)
+    g = torch.sigmoid(G + alpha * torch.randn_like(G))
+    return g * expert(h) + (1 - g) * shared(h)
+
+# %% tags=["wrong"]
+# says: a gate of its own
+def routed(h, shared, expert, G, training, alpha):
+    if not training:
+        return expert(h) if G.mean() >= 0 else shared(h)  # one gate for the whole batch
+    g = torch.sigmoid(G + alpha * torch.randn_like(G))
+    return g * expert(h) + (1 - g) * shared(h)
+
+# %% tags=["wrong"]
+# says: each position's own G
+def routed(h, shared, expert, G, training, alpha):
+    if training:
+        g = torch.sigmoid(G + alpha * torch.randn_like(G))
+    else:
+        g = (G.mean(dim=1, keepdim=True) >= 0).to(h.dtype)  # one gate for each sequence
+    return g * expert(h) + (1 - g) * shared(h)
+
+# %% tags=["wrong"]
+# says: mean 0.50
+def routed(h, shared, expert, G, training, alpha):
+    g = torch.sigmoid(G + alpha * torch.rand_like(G)) if training else (G >= 0).to(h.dtype)
+    return g * expert(h) + (1 - g) * shared(h)
+
+# %% tags=["wrong"]
+# says: standard deviation 0.58
+def routed(h, shared, expert, G, training, alpha):
+    g = torch.sigmoid(G + alpha * (2 * torch.rand_like(G) - 1)) if training else (G >= 0).to(h.dtype)
+    return g * expert(h) + (1 - g) * shared(h)
+
+# %% tags=["wrong"]
+# says: beyond two standard deviations
+def routed(h, shared, expert, G, training, alpha):
+    noise = 12**0.5 * (torch.rand_like(G) - 0.5)  # uniform, with variance 1
+    g = torch.sigmoid(G + alpha * noise) if training else (G >= 0).to(h.dtype)
+    return g * expert(h) + (1 - g) * shared(h)
+
+# %% tags=["wrong"]
+# says: a position has one gate
+def routed(h, shared, expert, G, training, alpha):
+    g = torch.sigmoid(G + alpha * torch.randn_like(h)) if training else (G >= 0).to(h.dtype)
+    return g * expert(h) + (1 - g) * shared(h)
+
+# %% tags=["wrong"]
+# says: same at every position
+def routed(h, shared, expert, G, training, alpha):
+    g = torch.sigmoid(G + alpha * torch.randn(1)) if training else (G >= 0).to(h.dtype)
+    return g * expert(h) + (1 - g) * shared(h)
+
+# %% tags=["wrong"]
+# says: every sequence of the batch
+def routed(h, shared, expert, G, training, alpha):
+    g = torch.sigmoid(G + alpha * torch.randn_like(G[:1])) if training else (G >= 0).to(h.dtype)
+    return g * expert(h) + (1 - g) * shared(h)
+
+# %% tags=["wrong"]
+# says: alpha must matter
+def routed(h, shared, expert, G, training, alpha):
+    g = torch.sigmoid(G) if training else (G >= 0).to(h.dtype)  # no noise
+    return g * expert(h) + (1 - g) * shared(h)
+
+# %% tags=["wrong"]
+# says: inside the sigmoid
+def routed(h, shared, expert, G, training, alpha):
+    g = torch.sigmoid(G) + alpha * torch.randn_like(G) if training else (G >= 0).to(h.dtype)
+    return g * expert(h) + (1 - g) * shared(h)
+
+# %% tags=["wrong"]
+# says: standard deviation 0.50
+def routed(h, shared, expert, G, training, alpha):
+    g = torch.sigmoid(G + torch.randn_like(G) * (alpha > 0)) if training else (G >= 0).to(h.dtype)
+    return g * expert(h) + (1 - g) * shared(h)
+
+# %% tags=["wrong"]
+# says: draw it anew
+def routed(h, shared, expert, G, training, alpha):
+    torch.manual_seed(0)
+    g = torch.sigmoid(G + alpha * torch.randn_like(G)) if training else (G >= 0).to(h.dtype)
+    return g * expert(h) + (1 - g) * shared(h)
+
+# %% tags=["wrong"]
+# says: no gradient reaches G
+def routed(h, shared, expert, G, training, alpha):
+    g = torch.sigmoid(G.detach() + alpha * torch.randn_like(G)) if training else (G >= 0).to(h.dtype)
+    return g * expert(h) + (1 - g) * shared(h)
+
+# %% tags=["wrong"]
+# says: no gradient reaches G
+def routed(h, shared, expert, G, training, alpha):
+    with torch.no_grad():
+        g = torch.sigmoid(G + alpha * torch.randn_like(G)) if training else (G >= 0).to(h.dtype)
+        return g * expert(h) + (1 - g) * shared(h)
+
+# %% tags=["wrong"]
+# says: one of the blocks
+def routed(h, shared, expert, G, training, alpha):
+    g = torch.sigmoid(G + alpha * torch.randn_like(G)) if training else (G >= 0).to(h.dtype)
+    return g * expert(h) + (1 - g) * shared(h).detach()  # "the shared block is frozen"
+
+# %% tags=["wrong"]
+# says: a gate of 1 means the expert
+def routed(h, shared, expert, G, training, alpha):
+    g = torch.sigmoid(G + alpha * torch.randn_like(G)) if training else (G >= 0).to(h.dtype)
+    return (1 - g) * expert(h) + g * shared(h)
+
+# %% tags=["wrong"]
+# says: without sigmoid and without noise
+def routed(h, shared, expert, G, training, alpha):
+    g = torch.sigmoid(G + alpha * torch.randn_like(G))
+    return g * expert(h) + (1 - g) * shared(h)
+
+# %% tags=["wrong"]
+# says: without noise
+def routed(h, shared, expert, G, training, alpha):
+    noisy = G + alpha * torch.randn_like(G)
+    g = torch.sigmoid(noisy) if training else (noisy >= 0).to(h.dtype)
+    return g * expert(h) + (1 - g) * shared(h)
+
+# %% tags=["wrong"]
+# says: not G > 0
+def routed(h, shared, expert, G, training, alpha):
+    g = torch.sigmoid(G + alpha * torch.randn_like(G)) if training else (G > 0).to(h.dtype)
+    return g * expert(h) + (1 - g) * shared(h)
+
+# %% tags=["wrong"]
+# says: the gate is sigmoid(G)
+def routed(h, shared, expert, G, training, alpha):
+    return torch.where(G + training * alpha * torch.randn_like(G) >= 0, expert(h), shared(h))
+
+# %% tags=["wrong"]
+# says: must be a tensor
+def routed(h, shared, expert, G, training, alpha):
+    g = torch.sigmoid(G + alpha * torch.randn_like(G)) if training else (G >= 0).to(h.dtype)
+    return g * expert(h), (1 - g) * shared(h)
+
+# %% tags=["wrong"]
+# says: `return` missing
+def routed(h, shared, expert, G, training, alpha):
+    g = torch.sigmoid(G + alpha * torch.randn_like(G)) if training else (G >= 0).to(h.dtype)
+    print(g * expert(h) + (1 - g) * shared(h))
 
 # %% tags=["check"]
 from checks_02 import check_routed
@@ -572,10 +782,19 @@ def binary_share(G, alpha, eps):
     return float(((g < 0.1) | (g > 0.9)).float().mean())
 
 
+# At G = 0 a gate is binary where alpha * |eps| > ln 9 = 2.2. Half of all |eps| exceed 0.67, so alpha must exceed 3.3.
 torch.manual_seed(0)
 shares = {alpha: binary_share(0.0, alpha, torch.randn(100_000)) for alpha in range(1, 8)}
 first_alpha = next(alpha for alpha, share in shares.items() if share > 0.5)
 print({alpha: round(share, 2) for alpha, share in shares.items()}, "-> first:", first_alpha)
+
+# %% tags=["also"]
+def binary_share(G, alpha, eps):
+    g = (G + alpha * eps).sigmoid()
+    return ((g - 0.5).abs() > 0.4).double().mean()  # a tensor
+
+
+first_alpha = 4.0
 
 # %% tags=["wrong"]
 import torch
@@ -587,6 +806,51 @@ def binary_share(G, alpha, eps):
 
 
 first_alpha = next(alpha for alpha in range(1, 8) if binary_share(0.0, alpha, torch.randn(100_000)) > 0.5)
+
+# %% tags=["wrong"]
+# says: BETWEEN
+def binary_share(G, alpha, eps):
+    g = torch.sigmoid(G + alpha * eps)
+    return float(((g > 0.1) & (g < 0.9)).float().mean())
+
+# %% tags=["wrong"]
+# says: between 0 and 1
+def binary_share(G, alpha, eps):
+    g = torch.sigmoid(G + alpha * eps)
+    return 100 * float(((g < 0.1) | (g > 0.9)).float().mean())
+
+# %% tags=["wrong"]
+# says: both ends
+def binary_share(G, alpha, eps):
+    return float((torch.sigmoid(G + alpha * eps) > 0.9).float().mean())
+
+# %% tags=["wrong"]
+# says: `eps` that is given
+def binary_share(G, alpha, eps):
+    g = torch.sigmoid(G + alpha * torch.randn(100_000))
+    return float(((g < 0.1) | (g > 0.9)).float().mean())
+
+# %% tags=["wrong"]
+# says: which is the first
+first_alpha = 5  # the course's alpha
+
+# %% tags=["wrong"]
+# says: which is the first
+first_alpha = 3  # the last one below half
+
+# %% tags=["wrong"]
+# says: first_alpha must be a number
+first_alpha = "4"
+
+# %% tags=["wrong"]
+# says: first_alpha must be a number
+first_alpha = (4, 0.58)
+
+# %% tags=["wrong"]
+# says: the share must be a number
+def binary_share(G, alpha, eps):
+    g = torch.sigmoid(G + alpha * eps)
+    return (g < 0.1) | (g > 0.9)  # a gate each
 
 # %% tags=["check"]
 from checks_02 import check_binary_share

@@ -135,14 +135,65 @@ from math import log
 kl_t = 0.8 * log(0.8 / 0.6) + 0.2 * log(0.2 / 0.4)
 kl_s = 0.4 * log(0.4 / 0.6) + 0.6 * log(0.6 / 0.4)
 js_nats = (kl_t + kl_s) / 2
+# m is at least half of t, so t / m is at most 2, and its logarithm at most log 2, whatever V is
 largest_js = log(2)
 print(f"KL(t||m) {kl_t:.4f}, KL(s||m) {kl_s:.4f}, JS {js_nats:.4f}; at most {largest_js:.4f}")
+
+# %% tags=["also"]
+js_nats = 0.086
+largest_js = 0.693
 
 # %% tags=["wrong"]
 from math import log2
 
 js_nats = (0.8 * log2(0.8 / 0.6) + 0.2 * log2(0.2 / 0.4) + 0.4 * log2(0.4 / 0.6) + 0.6 * log2(0.6 / 0.4)) / 2
 largest_js = 1.0
+
+# %% tags=["wrong"]
+# says: sum of both KL terms
+js_nats = kl_t + kl_s
+
+# %% tags=["wrong"]
+# says: KL(t || s)
+js_nats = 0.8 * log(0.8 / 0.4) + 0.2 * log(0.2 / 0.6)
+
+# %% tags=["wrong"]
+# says: KL(s || t)
+js_nats = 0.4 * log(0.4 / 0.8) + 0.6 * log(0.6 / 0.2)
+
+# %% tags=["wrong"]
+# says: half of KL(t || m)
+js_nats = kl_t
+
+# %% tags=["wrong"]
+# says: base 10
+from math import log10
+
+js_nats = (kl_t + kl_s) / 2 * log10(2.718281828)
+
+# %% tags=["wrong"]
+# says: bound in bits
+largest_js = 1
+
+# %% tags=["wrong"]
+# says: largest entropy
+largest_js = log(51865)
+
+# %% tags=["wrong"]
+# says: no largest value
+largest_js = float("inf")
+
+# %% tags=["wrong"]
+# says: js_nats must be a number
+js_nats = "0.086 nats"
+
+# %% tags=["wrong"]
+# says: largest_js must be a number
+largest_js = log
+
+# %% tags=["wrong"]
+# says: js_nats must be a number
+js_nats = (kl_t, kl_s)
 
 # %% tags=["check"]
 from checks_03 import check_js_by_hand
@@ -346,11 +397,37 @@ import torch
 
 
 def masked_js(teacher_logits, student_logits, labels):
+    # Padding goes out first, so that the mean counts labelled positions alone. Logarithms are never those of a
+    # probability: one that is rounded to zero would give NaN.
     keep = labels != -100
     log_t, log_s = (logits[keep].log_softmax(-1) for logits in (teacher_logits, student_logits))  # (N, V)
     log_m = torch.logaddexp(log_t, log_s) - math.log(2)
     both = log_t.exp() * (log_t - log_m) + log_s.exp() * (log_s - log_m)
     return 0.5 * both.sum(-1).mean()
+
+# %% tags=["also"]
+from torch.nn import functional as F
+
+
+def masked_js(teacher_logits, student_logits, labels):
+    total, count = 0, 0
+    for t, s, row in zip(teacher_logits, student_logits, labels, strict=True):
+        log_t, log_s = t.log_softmax(-1), s.log_softmax(-1)
+        log_m = torch.logaddexp(log_t, log_s) - math.log(2)
+        js = F.kl_div(log_m, log_t, reduction="none", log_target=True) / 2
+        js = js + F.kl_div(log_m, log_s, reduction="none", log_target=True) / 2
+        total = total + js.sum(-1)[row != -100].sum()
+        count += (row != -100).sum()
+    return total / count
+
+# %% tags=["also"]
+def masked_js(teacher_logits, student_logits, labels):
+    t, s = teacher_logits.softmax(-1), student_logits.softmax(-1)
+    m = (t + s) / 2
+    tiny = 1e-20  # keeps the logarithms finite
+    js = 0.5 * (t * ((t + tiny).log() - (m + tiny).log()) + s * ((s + tiny).log() - (m + tiny).log())).sum(-1)
+    mask = (labels != -100).to(js.dtype)
+    return (js * mask).sum() / mask.sum()
 
 # %% tags=["wrong"]
 import torch
@@ -361,6 +438,113 @@ def masked_js(teacher_logits, student_logits, labels):
     m = (t + s) / 2
     js = 0.5 * (t * (t / m).log() + s * (s / m).log()).sum(-1)  # (B, T)
     return (js * (labels != -100)).mean()
+
+# %% tags=["wrong"]
+# says: padded ones included
+def masked_js(teacher_logits, student_logits, labels):
+    log_t, log_s = teacher_logits.log_softmax(-1), student_logits.log_softmax(-1)
+    log_m = torch.logaddexp(log_t, log_s) - math.log(2)
+    both = log_t.exp() * (log_t - log_m) + log_s.exp() * (log_s - log_m)
+    return 0.5 * both.sum(-1).mean()
+
+# %% tags=["wrong"]
+# says: mean of means
+def masked_js(teacher_logits, student_logits, labels):
+    log_t, log_s = teacher_logits.log_softmax(-1), student_logits.log_softmax(-1)
+    log_m = torch.logaddexp(log_t, log_s) - math.log(2)
+    js = 0.5 * (log_t.exp() * (log_t - log_m) + log_s.exp() * (log_s - log_m)).sum(-1)  # (B, T)
+    mask = labels != -100
+    return ((js * mask).sum(1) / mask.sum(1)).mean()
+
+# %% tags=["wrong"]
+# says: the sum over the positions
+def masked_js(teacher_logits, student_logits, labels):
+    keep = labels != -100
+    log_t, log_s = (logits[keep].log_softmax(-1) for logits in (teacher_logits, student_logits))
+    log_m = torch.logaddexp(log_t, log_s) - math.log(2)
+    return 0.5 * (log_t.exp() * (log_t - log_m) + log_s.exp() * (log_s - log_m)).sum()
+
+# %% tags=["wrong"]
+# says: no gradient reaches the student
+@torch.no_grad()
+def masked_js(teacher_logits, student_logits, labels):
+    keep = labels != -100
+    log_t, log_s = (logits[keep].log_softmax(-1) for logits in (teacher_logits, student_logits))
+    log_m = torch.logaddexp(log_t, log_s) - math.log(2)
+    return 0.5 * (log_t.exp() * (log_t - log_m) + log_s.exp() * (log_s - log_m)).sum(-1).mean()
+
+# %% tags=["wrong"]
+# says: no .item()
+def masked_js(teacher_logits, student_logits, labels):
+    keep = labels != -100
+    log_t, log_s = (logits[keep].log_softmax(-1) for logits in (teacher_logits, student_logits))
+    log_m = torch.logaddexp(log_t, log_s) - math.log(2)
+    return 0.5 * (log_t.exp() * (log_t - log_m) + log_s.exp() * (log_s - log_m)).sum(-1).mean().item()
+
+# %% tags=["wrong"]
+# says: its gradient is not
+def masked_js(teacher_logits, student_logits, labels):
+    keep = labels != -100
+    log_t, log_s = (logits[keep].log_softmax(-1) for logits in (teacher_logits, student_logits))
+    log_m = torch.logaddexp(log_t, log_s.detach()) - math.log(2)  # m taken for a constant
+    log_p = log_s.exp().detach()
+    return 0.5 * (log_t.exp() * (log_t - log_m) + log_p * (log_s - log_m)).sum(-1).mean()
+
+# %% tags=["wrong"]
+# says: HALF
+def masked_js(teacher_logits, student_logits, labels):
+    keep = labels != -100
+    log_t, log_s = (logits[keep].log_softmax(-1) for logits in (teacher_logits, student_logits))
+    log_m = torch.logaddexp(log_t, log_s) - math.log(2)
+    return (log_t.exp() * (log_t - log_m) + log_s.exp() * (log_s - log_m)).sum(-1).mean()
+
+# %% tags=["wrong"]
+# says: in bits
+def masked_js(teacher_logits, student_logits, labels):
+    keep = labels != -100
+    log_t, log_s = (logits[keep].log_softmax(-1) for logits in (teacher_logits, student_logits))
+    log_m = torch.logaddexp(log_t, log_s) - math.log(2)
+    js = 0.5 * (log_t.exp() * (log_t - log_m) + log_s.exp() * (log_s - log_m)).sum(-1)
+    return js.mean() / math.log(2)
+
+# %% tags=["wrong"]
+# says: the last axis
+def masked_js(teacher_logits, student_logits, labels):
+    keep = labels != -100
+    log_t, log_s = (logits.log_softmax(1)[keep] for logits in (teacher_logits, student_logits))  # over time
+    log_m = torch.logaddexp(log_t, log_s) - math.log(2)
+    return 0.5 * (log_t.exp() * (log_t - log_m) + log_s.exp() * (log_s - log_m)).sum(-1).mean()
+
+# %% tags=["wrong"]
+# says: half of KL(t || m)
+def masked_js(teacher_logits, student_logits, labels):
+    keep = labels != -100
+    log_t, log_s = (logits[keep].log_softmax(-1) for logits in (teacher_logits, student_logits))
+    return (log_t.exp() * (log_t - log_s)).sum(-1).mean()  # KL, not JS
+
+# %% tags=["wrong"]
+# says: exactly zero
+def masked_js(teacher_logits, student_logits, labels):
+    keep = labels != -100
+    t, s = teacher_logits[keep].softmax(-1), student_logits[keep].softmax(-1)
+    m = (t + s) / 2
+    return 0.5 * (t * (t / m).log() + s * (s / m).log()).sum(-1).mean()
+
+# %% tags=["wrong"]
+# says: one number
+def masked_js(teacher_logits, student_logits, labels):
+    keep = labels != -100
+    log_t, log_s = (logits[keep].log_softmax(-1) for logits in (teacher_logits, student_logits))
+    log_m = torch.logaddexp(log_t, log_s) - math.log(2)
+    return 0.5 * (log_t.exp() * (log_t - log_m) + log_s.exp() * (log_s - log_m)).sum(-1)
+
+# %% tags=["wrong"]
+# says: return a tensor
+def masked_js(teacher_logits, student_logits, labels):
+    keep = labels != -100
+    log_t, log_s = (logits[keep].log_softmax(-1) for logits in (teacher_logits, student_logits))
+    log_m = torch.logaddexp(log_t, log_s) - math.log(2)
+    print(0.5 * (log_t.exp() * (log_t - log_m) + log_s.exp() * (log_s - log_m)).sum(-1).mean())
 
 # %% tags=["check"]
 from checks_03 import check_masked_js
@@ -713,6 +897,7 @@ from distilwhisper_lib import js_divergence, top_k_divergence, top_k_log_probs
 
 
 def kept(teacher_logits, student_logits, k):
+    # All other tokens are one class, the tail. Merging tokens can only lower JS, so the share is at most 1.
     token_ids, log_probs = top_k_log_probs(teacher_logits, k)
     return float(top_k_divergence(token_ids, log_probs, student_logits) / js_divergence(teacher_logits, student_logits))
 
@@ -721,6 +906,14 @@ smallest_k = {
     sharpness: next(2**i for i in range(12) if kept(*made_up_logits(sharpness), 2**i) >= 0.95) for sharpness in (3, 6)
 }
 print(smallest_k, "- an unsure teacher spreads its mass, so it needs a larger k")
+
+# %% tags=["also"]
+def kept(teacher_logits, student_logits, k):
+    top = top_k_divergence(*top_k_log_probs(teacher_logits, k), student_logits)
+    return top / js_divergence(teacher_logits, student_logits)  # a tensor
+
+
+smallest_k = {6: 16, 3: 256}
 
 # %% tags=["wrong"]
 from checks_03 import made_up_logits
@@ -736,6 +929,62 @@ def kept(teacher_logits, student_logits, k):
 smallest_k = {
     sharpness: next(2**i for i in range(12) if kept(*made_up_logits(sharpness), 2**i) >= 0.95) for sharpness in (3, 6)
 }
+
+# %% tags=["wrong"]
+# says: upside down
+def kept(teacher_logits, student_logits, k):
+    top = top_k_divergence(*top_k_log_probs(teacher_logits, k), student_logits)
+    return float(js_divergence(teacher_logits, student_logits) / top)
+
+# %% tags=["wrong"]
+# says: not per cent
+def kept(teacher_logits, student_logits, k):
+    top = top_k_divergence(*top_k_log_probs(teacher_logits, k), student_logits)
+    return 100 * float(top / js_divergence(teacher_logits, student_logits))
+
+# %% tags=["wrong"]
+# says: those of the teacher
+def kept(teacher_logits, student_logits, k):
+    top = top_k_divergence(*top_k_log_probs(student_logits, k), teacher_logits)  # the student's k
+    return float(top / js_divergence(teacher_logits, student_logits))
+
+# %% tags=["wrong"]
+# says: the share is
+def kept(teacher_logits, student_logits, k):
+    return float(teacher_logits.softmax(-1).topk(k, -1).values.sum(-1).mean())  # mass, not divergence
+
+# %% tags=["wrong"]
+# says: first power of two
+smallest_k = {3: 256, 6: 8}
+
+# %% tags=["wrong"]
+# says: first power of two
+smallest_k = {3: 16, 6: 256}  # exchanged
+
+# %% tags=["wrong"]
+# says: first power of two
+smallest_k = {3: 235, 6: 15}  # the smallest k, whatever it is
+
+# %% tags=["wrong"]
+# says: must be a dictionary
+smallest_k = (256, 16)
+
+# %% tags=["wrong"]
+# says: as its keys
+smallest_k = {"3": 256, "6": 16}
+
+# %% tags=["wrong"]
+# says: must be a number
+smallest_k = {3: "256", 6: "16"}
+
+# %% tags=["wrong"]
+# says: still open
+smallest_k = {3: 256, 6: ...}
+
+# %% tags=["wrong"]
+# says: `return` missing
+def kept(teacher_logits, student_logits, k):
+    print(top_k_divergence(*top_k_log_probs(teacher_logits, k), student_logits))
 
 # %% tags=["check"]
 from checks_03 import check_smallest_k

@@ -416,10 +416,52 @@ sizes.rename(index=lambda name: METHODS[name].label).round(1)  # MB
 lora_parameters = ...
 
 # %% tags=["solution"]
+# A is (r, d_in) and B (d_out, r), so a linear layer costs r * (d_in + d_out); its own weight stays frozen.
 lora_parameters = (12 + 12) * 2 * 64 * (768 + 3072)  # layers * (fc1 and fc2) * r * (d_in + d_out)
+
+# %% tags=["also"]
+A = 64 * 768 + 64 * 3072
+B = 3072 * 64 + 768 * 64
+lora_parameters = float(24 * (A + B))
 
 # %% tags=["wrong"]
 lora_parameters = (12 + 12) * 64 * (768 + 3072)
+
+# %% tags=["wrong"]
+# says: stay frozen
+lora_parameters = 24 * 2 * 768 * 3072
+
+# %% tags=["wrong"]
+# says: twice as much
+lora_parameters = 24 * 2 * 2 * 64 * (768 + 3072)
+
+# %% tags=["wrong"]
+# says: half of it
+lora_parameters = 12 * 2 * 64 * (768 + 3072)  # the encoder's layers alone
+
+# %% tags=["wrong"]
+# says: have no bias
+lora_parameters = 24 * (2 * 64 * (768 + 3072) + 768 + 3072)
+
+# %% tags=["wrong"]
+# says: for r = 1
+lora_parameters = 24 * 2 * (768 + 3072)
+
+# %% tags=["wrong"]
+# says: is not it
+lora_parameters = 24 * 2 * 64 * 768 * 3072
+
+# %% tags=["wrong"]
+# says: in millions
+lora_parameters = 11.8
+
+# %% tags=["wrong"]
+# says: must be a number
+lora_parameters = "11,796,480"
+
+# %% tags=["wrong"]
+# says: must be a number
+lora_parameters = 11, 796, 480
 
 # %% tags=["check"]
 from checks_04 import check_lora_parameters
@@ -450,14 +492,83 @@ def merge(weight, A, B, alpha):
 
 # %% tags=["solution"]
 def merge(weight, A, B, alpha):
+    # The adapter adds alpha / r * B(A x) to W x. Both are linear in x, so one matrix does the same.
     r = A.shape[0]
     return weight + alpha / r * (B @ A)  # (d_out, r) @ (r, d_in)
 
+
+# %% tags=["also"]
+import torch
+
+
+def merge(weight, A, B, alpha):
+    return torch.addmm(weight, B, A, alpha=alpha / len(A))
 
 # %% tags=["wrong"]
 def merge(weight, A, B, alpha):
     return weight + B @ A
 
+
+# %% tags=["wrong"]
+# says: not alpha
+def merge(weight, A, B, alpha):
+    return weight + alpha * (B @ A)
+
+# %% tags=["wrong"]
+# says: r is fixed to 64
+def merge(weight, A, B, alpha):
+    return weight + alpha / 64 * (B @ A)
+
+# %% tags=["wrong"]
+# says: r is fixed to 2
+def merge(weight, A, B, alpha):
+    return weight + alpha / 2 * (B @ A)
+
+# %% tags=["wrong"]
+# says: upside down
+def merge(weight, A, B, alpha):
+    return weight + A.shape[0] / alpha * (B @ A)
+
+# %% tags=["wrong"]
+# says: other side of A
+def merge(weight, A, B, alpha):
+    return weight + alpha / A.shape[1] * (B @ A)
+
+# %% tags=["wrong"]
+# says: only B @ A
+def merge(weight, A, B, alpha):
+    return weight + alpha / A.shape[0] * (A @ B)
+
+# %% tags=["wrong"]
+# says: only B @ A
+def merge(weight, A, B, alpha):
+    return weight + alpha / A.shape[0] * (A.T @ B.T)
+
+# %% tags=["wrong"]
+# says: itself has changed
+def merge(weight, A, B, alpha):
+    weight += alpha / A.shape[0] * (B @ A)
+    return weight
+
+# %% tags=["wrong"]
+# says: frozen weight belongs
+def merge(weight, A, B, alpha):
+    return alpha / A.shape[0] * (B @ A)
+
+# %% tags=["wrong"]
+# says: is added
+def merge(weight, A, B, alpha):
+    return weight - alpha / A.shape[0] * (B @ A)
+
+# %% tags=["wrong"]
+# says: must be a tensor
+def merge(weight, A, B, alpha):
+    print(weight + alpha / A.shape[0] * (B @ A))
+
+# %% tags=["wrong"]
+# says: these 4 arguments
+def merge(weight, A, B):
+    return weight + B @ A
 
 # %% tags=["check"]
 from checks_04 import check_merge
@@ -494,9 +605,27 @@ def route(model, run, language, adapted):
 def route(model, run, language, adapted):
     if language == adapted:
         return run()
+    # The frozen weights are the student's own. The block switches the adapter on again, after an error too.
     with model.disable_adapter():
         return run()
 
+
+# %% tags=["also"]
+import contextlib
+
+
+def route(model, run, language, adapted):
+    with contextlib.nullcontext() if language == adapted else model.disable_adapter():
+        return run()
+
+# %% tags=["also"]
+def route(model, run, language, adapted):
+    if language != adapted:
+        model.base_model.disable_adapter_layers()
+    try:
+        return run()
+    finally:
+        model.base_model.enable_adapter_layers()
 
 # %% tags=["wrong"]
 def route(model, run, language, adapted):
@@ -504,6 +633,63 @@ def route(model, run, language, adapted):
         model.base_model.disable_adapter_layers()
     return run()
 
+
+# %% tags=["wrong"]
+# says: adapter must be on
+def route(model, run, language, adapted):
+    with model.disable_adapter():
+        return run()
+
+# %% tags=["wrong"]
+# says: adapter must be on
+def route(model, run, language, adapted):
+    if language != adapted:  # the wrong way round
+        return run()
+    with model.disable_adapter():
+        return run()
+
+# %% tags=["wrong"]
+# says: call run() inside
+def route(model, run, language, adapted):
+    return run()
+
+# %% tags=["wrong"]
+# says: call run() inside
+def route(model, run, language, adapted):
+    if language != adapted:
+        with model.disable_adapter():
+            pass
+    return run()  # the adapter is back by now
+
+# %% tags=["wrong"]
+# says: adapter must be on
+def route(model, run, language, adapted):
+    if language == "cs":  # for the example alone
+        return run()
+    with model.disable_adapter():
+        return run()
+
+# %% tags=["wrong"]
+# says: nothing came back
+def route(model, run, language, adapted):
+    if language == adapted:
+        run()
+    else:
+        with model.disable_adapter():
+            run()
+
+# %% tags=["wrong"]
+# says: must be a tensor
+def route(model, run, language, adapted):
+    if language == adapted:
+        return run
+    with model.disable_adapter():
+        return run
+
+# %% tags=["wrong"]
+# says: these 4 arguments
+def route(model, run, language):
+    return run()
 
 # %% tags=["check"]
 from checks_04 import check_route

@@ -562,10 +562,42 @@ print(*(f"{name}: {value}" for name, value in facts.items()), sep="\n")
 at_least_one = ...
 
 # %% tags=["solution"]
+# None of the eight does with probability 0.95 ** 8, since they are independent; "at least one" is the opposite.
 at_least_one = 1 - 0.95**8
+
+# %% tags=["also"]
+at_least_one = 0.34
 
 # %% tags=["wrong"]
 at_least_one = 8 * 0.05
+
+# %% tags=["wrong"]
+# says: none of them excludes zero
+at_least_one = 0.95**8
+
+# %% tags=["wrong"]
+# says: all eight do
+at_least_one = 0.05**8
+
+# %% tags=["wrong"]
+# says: not in per cent
+at_least_one = 33.7
+
+# %% tags=["wrong"]
+# says: exactly one
+at_least_one = 8 * 0.05 * 0.95**7
+
+# %% tags=["wrong"]
+# says: a single comparison
+at_least_one = 0.05
+
+# %% tags=["wrong"]
+# says: must be a number
+at_least_one = "34 %"
+
+# %% tags=["wrong"]
+# says: must be a number
+at_least_one = (0.34, 0.66)
 
 # %% tags=["check"]
 from checks_05 import check_at_least_one
@@ -601,11 +633,30 @@ def utterances_needed(difference, low, high, n):
 
 
 # %% tags=["solution"]
-def utterances_needed(difference, low, high, n):
-    import math
+import math
 
+
+def utterances_needed(difference, low, high, n):
+    # The width falls as 1 / sqrt(n): where half the interval is twice the difference, four times as many are needed.
+    # The square takes away the sign of the difference.
     return math.ceil(n * ((high - low) / 2 / difference) ** 2)
 
+
+# %% tags=["also"]
+import math
+
+
+def utterances_needed(difference, low, high, n):
+    half_width = (high - low) / 2
+    wider = half_width / abs(difference)
+    return math.ceil(n * wider * wider - 1e-9)
+
+# %% tags=["also"]
+import numpy as np
+
+
+def utterances_needed(difference, low, high, n):
+    return np.ceil(n * ((high - low) / 2) ** 2 / difference**2)
 
 # %% tags=["wrong"]
 def utterances_needed(difference, low, high, n):
@@ -613,6 +664,50 @@ def utterances_needed(difference, low, high, n):
 
     return math.ceil(n * (high - low) / 2 / abs(difference))
 
+
+# %% tags=["wrong"]
+# says: half its width
+def utterances_needed(difference, low, high, n):
+    return math.ceil(n * ((high - low) / difference) ** 2)
+
+# %% tags=["wrong"]
+# says: without its sign
+def utterances_needed(difference, low, high, n):
+    return math.ceil(n * (high - low) / 2 / difference)
+
+# %% tags=["wrong"]
+# says: upside down
+def utterances_needed(difference, low, high, n):
+    return math.ceil(n * (difference / ((high - low) / 2)) ** 2)
+
+# %% tags=["wrong"]
+# says: rounded up
+def utterances_needed(difference, low, high, n):
+    return n * ((high - low) / 2 / difference) ** 2
+
+# %% tags=["wrong"]
+# says: round up
+def utterances_needed(difference, low, high, n):
+    return round(n * ((high - low) / 2 / difference) ** 2)
+
+# %% tags=["wrong"]
+# says: is not it
+def utterances_needed(difference, low, high, n):
+    return math.ceil(160 * ((high - low) / 2 / difference) ** 2)  # the corpus at hand
+
+# %% tags=["wrong"]
+# says: `return` missing
+def utterances_needed(difference, low, high, n):
+    print(math.ceil(n * ((high - low) / 2 / difference) ** 2))
+
+# %% tags=["wrong"]
+# says: must be a number
+def utterances_needed(difference, low, high, n):
+    return f"{math.ceil(n * ((high - low) / 2 / difference) ** 2)} utterances"
+
+# %% tags=["wrong"]
+# says: must be a function
+utterances_needed = 640
 
 # %% tags=["check"]
 from checks_05 import check_utterances_needed
@@ -648,13 +743,79 @@ def beaten(differences):
 
 # %% tags=["solution"]
 def beaten(differences):
+    # Negative means fewer errors than the other. It is decided where even the upper end lies below zero, and
+    # "in every test set" is `all`.
     return {other for other, rows in differences.groupby("other") if (rows["high"] < 0).all()}
 
+
+# %% tags=["also"]
+def beaten(differences):
+    highest = differences.groupby("other")["high"].max()
+    return highest.index[highest < 0]
+
+# %% tags=["also"]
+def beaten(differences):
+    names = []
+    for other in differences["other"].unique():
+        if max(differences.loc[differences["other"] == other, "high"]) < 0:
+            names.append(other)
+    return names
 
 # %% tags=["wrong"]
 def beaten(differences):
     return {other for other, rows in differences.groupby("other") if (rows["difference"] < 0).all()}
 
+
+# %% tags=["wrong"]
+# says: every test set
+def beaten(differences):
+    return set(differences.loc[differences["high"] < 0, "other"])  # in any of them
+
+# %% tags=["wrong"]
+# says: look at `high`
+def beaten(differences):
+    return {other for other, rows in differences.groupby("other") if (rows["low"] < 0).all()}
+
+# %% tags=["wrong"]
+# says: more errors
+def beaten(differences):
+    return {other for other, rows in differences.groupby("other") if (rows["low"] > 0).all()}
+
+# %% tags=["wrong"]
+# says: look at `high`
+def beaten(differences):
+    return {other for other, rows in differences.groupby("other") if rows["high"].mean() < 0}
+
+# %% tags=["wrong"]
+# says: in another table
+def beaten(differences):
+    return {"student"}
+
+# %% tags=["wrong"]
+# says: in another table
+def beaten(differences):
+    domains = differences[differences["test_set"].isin(["in-domain", "out-of-domain"])]
+    return {other for other, rows in domains.groupby("other") if (rows["high"] < 0).all()}
+
+# %% tags=["wrong"]
+# says: set of names
+def beaten(differences):
+    return "student"
+
+# %% tags=["wrong"]
+# says: set of names
+def beaten(differences):
+    return differences.groupby("other").filter(lambda rows: (rows["high"] < 0).all())  # a table
+
+# %% tags=["wrong"]
+# says: the texts in the column
+def beaten(differences):
+    return (differences.groupby("other")["high"].max() < 0).tolist()  # booleans
+
+# %% tags=["wrong"]
+# says: set of names
+def beaten(differences):
+    print({other for other, rows in differences.groupby("other") if (rows["high"] < 0).all()})
 
 # %% tags=["check"]
 from checks_05 import check_beaten

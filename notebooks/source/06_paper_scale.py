@@ -146,12 +146,82 @@ def choose(table, n):
 
 # %% tags=["solution"]
 def choose(table, n):
+    # A stable sort keeps the order of the file among equals, so that everyone gets the same clips.
     ranked = table.sort_values(["up_votes", "down_votes"], ascending=[False, True], kind="stable")
     return list(ranked["path"].head(n))
+
+# %% tags=["also"]
+def choose(table, n):
+    rows = sorted(table.itertuples(), key=lambda row: (-row.up_votes, row.down_votes))  # stable
+    return [row.path for row in rows[:n]]
+
+# %% tags=["also"]
+def choose(table, n):
+    ranked = table.sort_values("down_votes", kind="stable").sort_values("up_votes", ascending=False, kind="stable")
+    return ranked["path"][:n]  # a column
 
 # %% tags=["wrong"]
 def choose(table, n):
     return list(table.sort_values(["up_votes", "down_votes"], ascending=False, kind="stable")["path"].head(n))
+
+# %% tags=["wrong"]
+# says: the earlier rows
+def choose(table, n):
+    return list(table.sort_values("up_votes", ascending=False, kind="stable")["path"].head(n))
+
+# %% tags=["wrong"]
+# says: most up-votes
+def choose(table, n):
+    return list(table.sort_values(["up_votes", "down_votes"], kind="stable")["path"].head(n))
+
+# %% tags=["wrong"]
+# says: most up-votes
+def choose(table, n):
+    table["score"] = table["up_votes"] - table["down_votes"]
+    return list(table.sort_values("score", ascending=False, kind="stable")["path"].head(n))
+
+# %% tags=["wrong"]
+# says: most up-votes
+def choose(table, n):
+    return list(table.sort_values(["down_votes", "up_votes"], ascending=[True, False], kind="stable")["path"].head(n))
+
+# %% tags=["wrong"]
+# says: the earlier rows
+def choose(table, n):
+    ranked = table.sort_values(["up_votes", "down_votes", "path"], ascending=[False, True, True])
+    return list(ranked["path"].head(n))  # among equals by name
+
+# %% tags=["wrong"]
+# says: 8 clips instead of 5
+def choose(table, n):
+    return list(table.sort_values(["up_votes", "down_votes"], ascending=[False, True], kind="stable")["path"])
+
+# %% tags=["wrong"]
+# says: 5 clips instead of 3
+def choose(table, n):
+    return list(table.sort_values(["up_votes", "down_votes"], ascending=[False, True], kind="stable")["path"].head(5))
+
+# %% tags=["wrong"]
+# says: the earlier rows
+def choose(table, n):
+    table["score"] = 1000 * table["up_votes"] - table["down_votes"]
+    ranked = table.sort_values("score", ascending=False, kind="quicksort")
+    return list(ranked["path"].head(n))
+
+# %% tags=["wrong"]
+# says: list of paths
+def choose(table, n):
+    return table.sort_values(["up_votes", "down_votes"], ascending=[False, True], kind="stable").head(n)
+
+# %% tags=["wrong"]
+# says: which are texts
+def choose(table, n):
+    return list(table.sort_values(["up_votes", "down_votes"], ascending=[False, True], kind="stable").index[:n])
+
+# %% tags=["wrong"]
+# says: `return` missing
+def choose(table, n):
+    table.sort_values(["up_votes", "down_votes"], ascending=[False, True], inplace=True)
 
 # %% tags=["check"]
 from checks_06 import check_choose
@@ -247,12 +317,80 @@ def to_student(ids, teacher_tokens, student_tokens):
 
 # %% tags=["solution"]
 def to_student(ids, teacher_tokens, student_tokens):
+    # Only the text of a token means the same in both; a token that is new in one moves the numbers of all later ones.
     number = {token: i for i, token in enumerate(student_tokens)}
     return [number.get(teacher_tokens[i], -1) for i in ids]
+
+# %% tags=["also"]
+def to_student(ids, teacher_tokens, student_tokens):
+    found = []
+    for i in ids:
+        token = teacher_tokens[i]
+        found.append(student_tokens.index(token) if token in student_tokens else -1)
+    return tuple(found)
+
+# %% tags=["also"]
+import numpy as np
+
+
+def to_student(ids, teacher_tokens, student_tokens):
+    number = {token: i for i, token in enumerate(student_tokens)}
+    table = np.array([number.get(token, -1) for token in teacher_tokens])
+    return table[ids]
 
 # %% tags=["wrong"]
 def to_student(ids, teacher_tokens, student_tokens):
     return [i if i < len(student_tokens) else -1 for i in ids]
+
+# %% tags=["wrong"]
+# says: becomes -1
+def to_student(ids, teacher_tokens, student_tokens):
+    return [student_tokens.index(teacher_tokens[i]) for i in ids]
+
+# %% tags=["wrong"]
+# says: places stay the same
+def to_student(ids, teacher_tokens, student_tokens):
+    return [student_tokens.index(teacher_tokens[i]) for i in ids if teacher_tokens[i] in student_tokens]
+
+# %% tags=["wrong"]
+# says: not in the student's vocabulary
+def to_student(ids, teacher_tokens, student_tokens):
+    number = {token: i for i, token in enumerate(student_tokens)}
+    return [number.get(teacher_tokens[i], 0) for i in ids]
+
+# %% tags=["wrong"]
+# says: not in the student's vocabulary
+def to_student(ids, teacher_tokens, student_tokens):
+    number = {token: i for i, token in enumerate(student_tokens)}
+    return [number.get(teacher_tokens[i]) for i in ids]  # None
+
+# %% tags=["wrong"]
+# says: two other vocabularies
+def to_student(ids, teacher_tokens, student_tokens):
+    return [-1 if i == 3 else i - (i > 3) for i in ids]  # one language more, in this place
+
+# %% tags=["wrong"]
+# says: texts of the tokens
+def to_student(ids, teacher_tokens, student_tokens):
+    return [teacher_tokens[i] for i in ids]
+
+# %% tags=["wrong"]
+# says: becomes -1
+def to_student(ids, teacher_tokens, student_tokens):
+    number = {token: i for i, token in enumerate(teacher_tokens)}
+    return [number[student_tokens[i]] for i in ids]  # the other direction
+
+# %% tags=["wrong"]
+# says: list of numbers
+def to_student(ids, teacher_tokens, student_tokens):
+    number = {token: i for i, token in enumerate(student_tokens)}
+    return {i: number.get(teacher_tokens[i], -1) for i in ids}
+
+# %% tags=["wrong"]
+# says: list of numbers
+def to_student(ids, teacher_tokens, student_tokens):
+    for i in ids:
+        print(student_tokens.index(teacher_tokens[i]) if teacher_tokens[i] in student_tokens else -1)
 
 # %% tags=["check"]
 from checks_06 import check_to_student
@@ -433,13 +571,50 @@ fine_tuning_gb = ...
 experts_gb = ...
 
 # %% tags=["solution"]
+# A frozen parameter has no gradient, hence no means of it either: 4 bytes instead of 16
 fine_tuning_gb = 16 * 241.7e6 / 1e9
 experts_gb = (4 * 241.7e6 + 16 * 114.5e6) / 1e9
 print(f"fine-tuning {fine_tuning_gb:.2f} GB, experts {experts_gb:.2f} GB")
 
+# %% tags=["also"]
+fine_tuning_gb = 3.87
+experts_gb = 2.80
+
 # %% tags=["wrong"]
 fine_tuning_gb = 16 * 241.7e6 / 1e9
 experts_gb = 16 * (241.7e6 + 114.5e6) / 1e9
+
+# %% tags=["wrong"]
+# says: the frozen Whisper is there
+experts_gb = 16 * 114.5e6 / 1e9
+
+# %% tags=["wrong"]
+# says: has no gradient
+experts_gb = (8 * 241.7e6 + 16 * 114.5e6) / 1e9
+
+# %% tags=["wrong"]
+# says: GiB
+fine_tuning_gb = 16 * 241.7e6 / 2**30
+
+# %% tags=["wrong"]
+# says: weights alone
+fine_tuning_gb = 4 * 241.7e6 / 1e9
+
+# %% tags=["wrong"]
+# says: 16 bytes each
+fine_tuning_gb = 12 * 241.7e6 / 1e9  # one of the means is forgotten
+
+# %% tags=["wrong"]
+# says: in gigabytes
+fine_tuning_gb = 16 * 241.7
+
+# %% tags=["wrong"]
+# says: fine_tuning_gb must be a number
+fine_tuning_gb = "3.87 GB"
+
+# %% tags=["wrong"]
+# says: experts_gb must be a number
+experts_gb = [0.97, 1.83]
 
 # %% tags=["check"]
 from checks_06 import check_memory

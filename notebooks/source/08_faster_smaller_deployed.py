@@ -14,6 +14,9 @@
 # **Prerequisites:** notebooks 02, 03 and 05; 07 for section 5. Our variant's run of notebook 03 is used again, or trained
 # here.
 #
+# The outputs that are stored in this notebook, and what is read off them, are of an earlier design of the preset `laptop`: both
+# leads' voices, four epochs, intervals over clips.
+#
 # | preset | time | memory |
 # |---|---|---|
 # | smoke | a minute | 1 GB |
@@ -230,10 +233,25 @@ import torch
 def route(h, blocks, choice):
     rows, chosen = h.flatten(0, 1), choice.flatten()
     y = torch.empty_like(rows)
+    # Select first, then compute: each position is computed once, however many blocks there are
     for number in chosen.unique().tolist():
         mask = chosen == number
         y[mask] = blocks[number](rows[mask])
     return y.view_as(h)
+
+# %% tags=["also"]
+def route(h, blocks, choice):
+    y = h.new_zeros(h.shape)
+    for number, block in enumerate(blocks):
+        mask = choice == number  # (B, T)
+        if mask.any():
+            y[mask] = block(h[mask])
+    return y
+
+# %% tags=["also"]
+def route(h, blocks, choice):
+    rows = [blocks[n](row) for row, n in zip(h.flatten(0, 1), choice.flatten().tolist(), strict=True)]
+    return torch.stack(rows).view_as(h)  # a call for each position: slow, but right
 
 # %% tags=["wrong"]
 import torch
@@ -244,6 +262,87 @@ def route(h, blocks, choice):
     for number, block in enumerate(blocks):
         y = torch.where((choice == number)[..., None], block(h), y)
     return y
+
+# %% tags=["wrong"]
+# says: but it was called
+def route(h, blocks, choice):
+    y = torch.zeros_like(h)
+    for number, block in enumerate(blocks):
+        y[choice == number] = block(h[choice == number])  # nobody's block gets an empty tensor
+    return y
+
+# %% tags=["wrong"]
+# says: before the block, not after
+def route(h, blocks, choice):
+    y = torch.zeros_like(h)
+    for number in choice.unique().tolist():
+        y[choice == number] = blocks[number](h)[choice == number]
+    return y
+
+# %% tags=["wrong"]
+# says: another block's output
+def route(h, blocks, choice):
+    return torch.cat([blocks[n](h[choice == n]) for n in choice.unique().tolist()]).view_as(h)
+
+# %% tags=["wrong"]
+# says: another block's output
+def route(h, blocks, choice):
+    return torch.stack([blocks[row[0]](x) for x, row in zip(h, choice.tolist(), strict=True)])
+
+# %% tags=["wrong"]
+# says: has changed
+def route(h, blocks, choice):
+    for number in choice.unique().tolist():
+        h[choice == number] = blocks[number](h[choice == number])
+    return h
+
+# %% tags=["wrong"]
+# says: would not learn
+def route(h, blocks, choice):
+    y = torch.zeros_like(h)
+    for number in choice.unique().tolist():
+        y[choice == number] = blocks[number](h[choice == number]).detach()
+    return y
+
+# %% tags=["wrong"]
+# says: would not learn
+@torch.no_grad()
+def route(h, blocks, choice):
+    y = torch.zeros_like(h)
+    for number in choice.unique().tolist():
+        y[choice == number] = blocks[number](h[choice == number])
+    return y
+
+# %% tags=["wrong"]
+# says: another block's output
+def route(h, blocks, choice):
+    y = torch.zeros_like(h)
+    for number in range(3):  # the numbers of the example
+        mask = choice == number
+        if mask.any():
+            y[mask] = blocks[number](h[mask])
+    return y
+
+# %% tags=["wrong"]
+# says: the shape
+def route(h, blocks, choice):
+    rows, chosen = h.flatten(0, 1), choice.flatten()
+    y = torch.empty_like(rows)
+    for number in chosen.unique().tolist():
+        y[chosen == number] = blocks[number](rows[chosen == number])
+    return y
+
+# %% tags=["wrong"]
+# says: must be a tensor
+def route(h, blocks, choice):
+    return [blocks[number](h[choice == number]) for number in choice.unique().tolist()]
+
+# %% tags=["wrong"]
+# says: must be a tensor
+def route(h, blocks, choice):
+    y = torch.zeros_like(h)
+    for number in choice.unique().tolist():
+        y[choice == number] = blocks[number](h[choice == number])
 
 # %% tags=["check"]
 from checks_08 import check_route
@@ -434,11 +533,52 @@ stored.set_index(["system", "form"])[["megabytes", *scores]].round(1)
 largest_rank = ...
 
 # %% tags=["solution"]
+# 24 layers, two weights each; a rank adds a row to one factor and a column to the other. Rounded down, or it does not fit.
 largest_rank = int(60e6 // (24 * 2 * (768 + 3072) * 2))
 print(largest_rank)
 
+# %% tags=["also"]
+largest_rank = 60e6 // 368_640  # 162.0
+
+# %% tags=["also"]
+import numpy as np
+
+largest_rank = np.floor(60e6 / (2 * 2 * 24 * (768 + 3072))).astype(int)
+
 # %% tags=["wrong"]
 largest_rank = int(60e6 // (24 * (768 + 3072) * 2))
+
+# %% tags=["wrong"]
+# says: numbers of 4 bytes
+largest_rank = int(60e6 // (24 * 2 * (768 + 3072) * 4))
+
+# %% tags=["wrong"]
+# says: MiB
+largest_rank = int(60 * 2**20 // (24 * 2 * (768 + 3072) * 2))
+
+# %% tags=["wrong"]
+# says: round down
+largest_rank = 60e6 / (24 * 2 * (768 + 3072) * 2)
+
+# %% tags=["wrong"]
+# says: too much
+largest_rank = round(60e6 / (24 * 2 * (768 + 3072) * 2))
+
+# %% tags=["wrong"]
+# says: a rank costs
+largest_rank = int(60e6 // (2 * (768 + 3072) * 2))  # one layer
+
+# %% tags=["wrong"]
+# says: a rank costs
+largest_rank = 64  # LoRA's
+
+# %% tags=["wrong"]
+# says: must be a number
+largest_rank = "162"
+
+# %% tags=["wrong"]
+# says: must be a number
+largest_rank = {"fc1": 162, "fc2": 162}
 
 # %% tags=["check"]
 from checks_08 import check_largest_rank
@@ -535,13 +675,77 @@ def changed(shares, threshold):
 
 # %% tags=["solution"]
 def changed(shares, threshold):
+    # Where the expert stays, the shut gates change sides; where the shared block stays, the open ones
     opened = shares["open"]
     return float((1 - opened).where(opened >= threshold, opened).mean())
+
+# %% tags=["also"]
+def changed(shares, threshold):
+    total = 0
+    for opened in shares["open"]:
+        total += 1 - opened if opened >= threshold else opened
+    return total / len(shares)
+
+# %% tags=["also"]
+import numpy as np
+
+
+def changed(shares, threshold):
+    return np.where(shares["open"] >= threshold, 1 - shares["open"], shares["open"]).mean()
 
 # %% tags=["wrong"]
 def changed(shares, threshold):
     opened = shares["open"]
     return float(opened.where(opened >= threshold, 1 - opened).mean())
+
+# %% tags=["wrong"]
+# says: not per cent
+def changed(shares, threshold):
+    opened = shares["open"]
+    return 100 * float((1 - opened).where(opened >= threshold, opened).mean())
+
+# %% tags=["wrong"]
+# says: a sum over the layers
+def changed(shares, threshold):
+    opened = shares["open"]
+    return float((1 - opened).where(opened >= threshold, opened).sum())
+
+# %% tags=["wrong"]
+# says: mean of the four layers first
+def changed(shares, threshold):
+    opened = shares["open"].mean()
+    return 1 - opened if opened >= threshold else opened
+
+# %% tags=["wrong"]
+# says: is the threshold used
+def changed(shares, threshold):
+    opened = shares["open"]
+    return float((1 - opened).where(opened >= 0.5, opened).mean())
+
+# %% tags=["wrong"]
+# says: >=, not >
+def changed(shares, threshold):
+    opened = shares["open"]
+    return float((1 - opened).where(opened > threshold, opened).mean())
+
+# %% tags=["wrong"]
+# says: must be a number
+def changed(shares, threshold):
+    opened = shares["open"]
+    return (1 - opened).where(opened >= threshold, opened)  # a number for each layer
+
+# %% tags=["wrong"]
+# says: has changed
+def changed(shares, threshold):
+    kept = shares["open"] >= threshold
+    shares.loc[kept, "open"] = 1 - shares["open"]
+    return float(shares["open"].mean())
+
+# %% tags=["wrong"]
+# says: `return` missing
+def changed(shares, threshold):
+    opened = shares["open"]
+    print((1 - opened).where(opened >= threshold, opened).mean())
 
 # %% tags=["check"]
 from checks_08 import check_changed
