@@ -237,7 +237,7 @@ LAPTOP = Preset(
         "distilwhisper-low-rank": 5e-4,
     },
     further_systems=("experts",),
-    minutes="62 min on 2 cores",
+    minutes="89 min on 2 cores",
     memory="6 GB",
 )
 

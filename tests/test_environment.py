@@ -22,6 +22,7 @@ from setuptools import find_packages
 
 import distilwhisper_lib
 from distilwhisper_lib.data.corpora.packages import download_size
+from distilwhisper_lib.evaluation import testsets
 from distilwhisper_lib.lab import course_steps
 from distilwhisper_lib.presets import get_preset
 
@@ -399,7 +400,8 @@ def test_failed_installation_stops_with_its_last_lines_and_an_advice():
 
 def test_the_needs_of_the_course_are_stated_before_the_installation():
     preset = get_preset("laptop")
-    speech = sum(map(download_size, ("fillets", "stamps")))
+    corpora = {test.corpus for test in testsets.test_sets(preset).values()}
+    speech = sum(map(download_size, corpora))
     weights = course_steps.WEIGHTS[preset.student].strip(" ()")
     for fact in (
         preset.minutes,

@@ -178,7 +178,7 @@ def test_the_course_says_what_it_needs_and_where_it_takes_longer(monkeypatch, ca
     announce(Lab("laptop"))
     text = capsys.readouterr().out
     assert get_preset("laptop").minutes in text
-    assert "fillets, stamps" in text
+    assert "asterisk, festvox, fillets, stamps" in text
     assert "disk: about 4.0 GB in" in text
     assert "weights of openai/whisper-base (290 MB)\n" in text
     assert slow in text

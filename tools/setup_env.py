@@ -37,8 +37,8 @@ NEEDED_GB, DOWNLOAD_MB = 2.5, 450
 GPU_GB, GPU_MB = 8, 3000
 
 COURSE = (
-    "`make course` then takes about 62 min on 2 cores, 6 GB of memory and 4.0 GB more of disk "
-    "({free:.0f} GB are free here); it downloads 303 MB of speech and 290 MB of weights"
+    "`make course` then takes about 89 min on 2 cores, 6 GB of memory and 4.0 GB more of disk "
+    "({free:.0f} GB are free here); it downloads 561 MB of speech and 290 MB of weights"
 )
 
 DISK_FULL = f"the disk is full: free {NEEDED_GB} GB, then start again (finished downloads are kept)"

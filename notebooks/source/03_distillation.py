@@ -15,7 +15,7 @@
 # | preset | time | memory |
 # |---|---|---|
 # | smoke | under 1 min | 1 GB |
-# | laptop (2 cores) | 20 min, nearly all of it four trainings | 5.3 GB |
+# | laptop (2 cores) | 23 min, nearly all of it four trainings | 5.8 GB |
 # | colab | not measured yet | not measured yet |
 #
 # Four systems are trained here (section 8), and the teacher where notebook 01 has not trained it yet. What has been
@@ -237,7 +237,7 @@ full = {"JS": float(js_divergence(teacher_logits, student_logits)),
 print(", ".join(f"{name} {value:.4f}" for name, value in full.items()))
 
 # %% [markdown]
-# **Read:** on clips that neither has seen the teacher's cross-entropy is about a third of the student's (0.6 against
+# **Read:** on clips that neither has seen the teacher's cross-entropy is well under half of the student's (0.6 against
 # 1.6 nats), and it names four of five tokens right, the student three: that is what there is to learn from it. (The
 # tokens for language and task count as well.)
 #
@@ -280,7 +280,7 @@ fig.tight_layout()
 # *The picture: how much of JS and of its gradient's direction is left when only k tokens are stored; the preset's k
 # is the dotted line.*
 #
-# **Read:** a teacher that is mostly sure needs little room: four tokens hold nine tenths of JS, sixteen 96 %, the
+# **Read:** a teacher that is mostly sure needs little room: four tokens hold nine tenths of JS, sixteen 97 %, the
 # preset's 256 all but about one per cent. The **gradient** points the right way with even fewer: what is lost is how
 # the two spread what is left over tens of thousands of tokens, and each of those gets next to no gradient. How much
 # *is* left?
@@ -709,8 +709,8 @@ table.loc["last validation CE"] = {name: values[-1] for name, values in measured
 table.map("{:,.6g}".format)
 
 # %% [markdown]
-# **Read:** all train the same number of parameters for the same number of steps; distillation costs a little
-# time, for the divergence over the stored tokens (the teacher's own run is in section 4).
+# **Read:** all train the same number of parameters for the same number of steps; distillation takes a tenth more time, for the
+# divergence over the stored tokens (the teacher's own run is in section 4).
 
 # %%
 from distilwhisper_lib import plot_curves
@@ -721,11 +721,11 @@ plot_curves(logs, keys=("ce", "eval_loss", "kd", "budget"))
 # *The picture: four panels over the epochs: the smoothed training CE, the validation CE, the divergence to the
 # teacher (only where there is one), and the budget loss.*
 #
-# **Read:** training CE falls in all three; with label smoothing it cannot fall below 1.4. (The peaks are the last
-# batches of an epoch, logged apart from the others: the very last holds the longest clips.) Validation CE still falls
-# at the end in all three, so that more epochs would help; our variant's is the lowest from the first epoch on, and ends
-# 0.2 nats below the others'. That is the CE of *forced* texts; notebook 05 has the WER of `generate`, and a longer run.
-# Our variant is 0.3 away from its budget for half an epoch and near it from the third epoch on.
+# **Read:** training CE falls in all four; with label smoothing it cannot fall below 1.4. (The peaks are the last batches of an
+# epoch, logged apart from the others: they hold the longest clips.) Our variant's validation CE is the lower one from the first
+# epoch on; the others come near it in six, and still fall. In either pair the system with the teacher ends below the one without.
+# That is the CE of *forced* texts; notebook 05 has the WER of `generate`. Our variant ends a tenth of a nat away from its budget:
+# at this rate six epochs are too few to reach it.
 
 # %%
 plot_curves(logs, keys=("gate_encoder", "gate_decoder"))
@@ -734,11 +734,11 @@ plot_curves(logs, keys=("gate_encoder", "gate_decoder"))
 # *The picture: the mean gate of the encoder (left) and of the decoder (right) over training, a line for each system.*
 #
 # **Read:** soft gates start at one half, for $G = 0$. With the pooled budget the encoder may go where it likes as long
-# as the sum is right, and so may the decoder: it sinks to a third, and next to nothing pulls it back. Hard gates start
+# as the sum is right, and so may the decoder: it sinks below 0.4, and next to nothing pulls it back. Hard gates start
 # open, all of them ($0 \geq 0$), but only for the first step, which has no noise yet. From the second on there is a
 # little, and as $G$ is still next to zero about half of them are shut; which half, the noise decides. (The first point
-# of the curve is the mean of five steps.) For half an epoch the mean stays there; it reaches 0.8 in the third epoch,
-# and stays near it. These are the noisy gates of training; section 10 looks at those of evaluation.
+# of the curve is the mean of five steps.) Then the mean rises, to about 0.7 after six epochs, short of the budget of 0.8.
+# These are the noisy gates of training; section 10 looks at those of evaluation.
 #
 # ## 9. A run that is stopped goes on
 #
@@ -855,11 +855,11 @@ mean = {name: {stack: sum(layers) / len(layers) for stack, layers in found.items
 pd.DataFrame(mean).T.round(2)
 
 # %% [markdown]
-# **Read:** with the pooled budget some 80 % of the encoder's gates are open and hardly any of the decoder's (2 to 4 %):
+# **Read:** with the pooled budget most of the encoder's gates are open and hardly any of the decoder's (5 %):
 # its experts have been trained and are hardly ever used. With 0.8 in each stack, all of the encoder's gates end open
 # and 84 % of the decoder's: five of its layers are open at every position, and the second is shut at most positions. In
-# training a fifth of the positions went past the experts, and it was mostly the **noise** that sent them there: a gate
-# with $G = 0.8$ is open in evaluation, and shut by noise of strength 1 at every fifth position. So the experts were
+# training some three tenths of the positions went past the experts, and it was mostly the **noise** that sent them there: a gate
+# with $G = 0.5$ is open in evaluation, and shut by noise of strength 1 at three of ten positions. So the experts were
 # trained with some of them missing, at random, as by a dropout. The experts that write the language are the decoder's,
 # so the difference between the systems should be seen in the comparison (notebook 05).
 #
