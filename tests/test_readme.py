@@ -255,6 +255,22 @@ def difference_rows(pairs, **about):
     ]
 
 
+def test_the_headline_compares_within_the_folds_that_all_have(monkeypatch):
+    rates = {"wer_low": 1.0, "wer_high": 99.0}
+    rows = [
+        {"system": system, "test": test, "fold": fold, "wer": wer, **rates}
+        for system in docs_study.HEADLINE
+        for test in docs_study.DOMAINS
+        for fold, wer in ((None, 50.0), ("font_small", 60.0), ("font_big", 40.0))
+    ]
+    table = pd.DataFrame(rows)
+    partly = table[(table["system"] != "lora") | (table["fold"] != "font_big")]
+    for shown, wer in ((table, "50.0"), (partly, "60.0")):
+        monkeypatch.setattr(docs_study, "read", lambda name, shown=shown: shown)
+        lines = docs_study.headline().splitlines()[2:]
+        assert len(lines) == 5 and all(f"| {wer} [1.0, 99.0] |" in line for line in lines)
+
+
 def test_causes_are_shown_beside_the_whole_study(monkeypatch):
     changed = [
         *difference_rows(docs_study.AGAINST, change="50 clips"),
