@@ -299,7 +299,7 @@ def test_the_tests_of_both_folds_are_each_other_s_exchanged(folds):
 
 def test_both_folds_have_the_same_stand_in_and_no_other_run_in_common(folds):
     small, big = folds.values()
-    both = Lab("laptop", student="tiny")
+    both = Lab("laptop", student="tiny", voice=None)
     assert run_name(small, "teacher") == run_name(big, "teacher") == run_name(both, "teacher")
     assert len({run_name(lab, "lora") for lab in (small, big, both)}) == 3
 
@@ -1473,7 +1473,7 @@ def test_a_paired_table_over_seeds_resamples_seeds_and_units(lab, monkeypatch):
     assert two["difference"] == pytest.approx(-10)  # (2 - 4) errors in 20 words
     assert two["low"] == pytest.approx(-100 / 4)  # a twice, at seed 78 twice
     assert two["high"] == pytest.approx(100 / 4)  # a twice, at seed 77 twice
-    assert two["p"] == pytest.approx(1, abs=0.3) and 0 < two["better"] < 1
+    assert two["p"] == pytest.approx(0.6, abs=0.1) and 0 < two["better"] < 1
 
 
 @pytest.mark.parametrize(

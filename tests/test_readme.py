@@ -242,7 +242,10 @@ def test_the_sentences_say_what_the_verdicts_say(verdicts, outcome, teacher, mon
     )
     first, second, third = docs_study.sentences().splitlines()
     assert outcome in first and teacher in second and "switched off" in third
-    assert f"({verdicts[0]})" in first and f"({verdicts[4]})" in second
+    if "incomplete" in verdicts:
+        assert "(" not in first + second
+    else:
+        assert f"({verdicts[0]})" in first and f"({verdicts[4]})" in second
 
 
 def difference_rows(pairs, **about):

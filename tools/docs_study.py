@@ -410,9 +410,9 @@ def answer() -> str:
 
 
 def _compared(text: str, rows: pd.DataFrame) -> str:
-    """Return two differences with their verdicts."""
+    """Return two differences with their verdicts, where they have one."""
     parts = [
-        f"{test} {points(row)} points ({row['verdict']})"
+        f"{test} {points(row)} points" + f" ({row['verdict']})" * (row["verdict"] != "incomplete")
         for test, (_, row) in zip(DOMAINS, rows.iterrows(), strict=True)
         if row["verdict"] != "not measured"
     ]
