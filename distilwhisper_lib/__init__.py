@@ -24,7 +24,7 @@ except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "unknown"
 
 _PUBLIC = {
-    "device": ["autocast", "describe_machine", "weights_cast_once"],
+    "device": ["autocast", "use_precision", "describe_machine", "weights_cast_once"],
     "fidelity": ["DIFFERENCES", "FIDELITIES", "Fidelity", "get_fidelity"],
     "files": ["REPOSITORY", "cache_dir", "data_dir", "results_dir", "short_hash"],
     "presets": ["LAPTOP", "PRESETS", "Preset", "get_preset"],

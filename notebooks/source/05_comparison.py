@@ -234,7 +234,7 @@ print(*(sentence(row) for _, row in lost.assign(test_set=lost["language"]).iterr
 # instead of taking the student's texts:
 
 # %%
-from distilwhisper_lib import is_retention, set_language, transcribe
+from distilwhisper_lib import is_retention, set_language, transcribe, use_precision
 
 adapter, experts = lab.model("lora"), lab.model("distilwhisper")
 set_language(experts, None)
@@ -244,7 +244,7 @@ for key, test in lab.test_sets.items():
     clips, theirs = lab.test_clips(key), list(comparison.counts(lab, "student", key)["prediction"])
     for name, model in (("lora", adapter), ("distilwhisper", experts)):
         path = lab.folder / "switched-off" / f"{lab.train(name).name}-{key.replace('/', '-')}.csv"
-        with adapter.disable_adapter():
+        with adapter.disable_adapter(), use_precision(lab.preset.precision):
             said = transcribe(model, clips, lab.collator, lab.decoding, path, test.language, test.task, f"{name} off")
         assert list(said["prediction"]) == theirs
     print(f"{key}: {len(clips)} texts of either are the student's, letter by letter")
