@@ -243,7 +243,7 @@ for key, test in lab.test_sets.items():
         continue
     clips, theirs = lab.test_clips(key), list(comparison.counts(lab, "student", key)["prediction"])
     for name, model in (("lora", adapter), ("distilwhisper", experts)):
-        path = lab.folder / "switched-off" / f"{lab.train(name).name}-{key.replace('/', '-')}.csv"
+        path = lab.folder / "switched-off" / f"{lab.train(name).name}-{lab.precision}-{key.replace('/', '-')}.csv"
         with adapter.disable_adapter(), use_precision(lab.preset.precision):
             said = transcribe(model, clips, lab.collator, lab.decoding, path, test.language, test.task, f"{name} off")
         assert list(said["prediction"]) == theirs
