@@ -8,6 +8,7 @@ GPU ?=
 ARGS =
 NAME =
 PY = .venv/bin/python
+BOOK = .venv-book/bin/python
 LIBRARY = distilwhisper_lib
 BENCHMARKS = inference training memory storage transcription
 # grid and estimates have the preset "paper" where none is asked for, notebooks opened by hand "toy"
@@ -15,10 +16,10 @@ PRESET_GIVEN = $(if $(filter-out file,$(origin PRESET)),--preset $(PRESET))
 PRESET_OF_LAB = $(if $(filter-out file,$(origin PRESET)),$(PRESET),toy)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course lab test lint format study claims toy grid estimates smaller convergence benchmark clean distclean
+.PHONY: help setup course lab test test-all lint format book slides handout teacher study claims toy grid estimates smaller convergence benchmark clean distclean
 
 help: ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r command text; do \
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r command text; do \
 		printf '%-17s %s\n' "$$command" "$$text"; done
 	@echo "Variables: PRESET=$(PRESET) (smoke, toy, laptop, colab), NOTEBOOKS (such as 06 07), PYTHON=$(PYTHON) (3.11 or newer), JOBS=$(JOBS) (tests), GPU=1 (PyTorch for NVIDIA GPUs), ARGS (of the program; ARGS=--help lists them), NAME (of a benchmark)"
 
@@ -34,6 +35,11 @@ lab: setup ## open the notebooks in JupyterLab, at the preset toy unless PRESET 
 test: setup ## run the tests: no download, some 10 minutes on 2 cores; ARGS="tests/test_losses.py" runs some of them
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 
+test-all: test book ## all tests: make test, then every page of book and slides in a browser (Chromium)
+	@$(BOOK) tools/book.py browser
+	@$(MAKE) --no-print-directory slides
+	@$(BOOK) -m pytest -q --confcutdir=tests/book tests/book
+
 lint: setup ## check format, style and types; changes nothing
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
@@ -42,6 +48,20 @@ lint: setup ## check format, style and types; changes nothing
 format: setup ## format the code, and fix what ruff can fix
 	@$(PY) -m ruff format .
 	@$(PY) -m ruff check --fix .
+
+book: ## make the book in build/book: notebooks, docs and the library's names as one site
+	@$(PYTHON) tools/setup_env.py --book
+	@$(BOOK) tools/book.py pages
+
+slides: ## make the slides of docs/teach in build/slides, as HTML and PDF
+	@$(PYTHON) tools/setup_env.py --book
+	@$(BOOK) tools/book.py slides
+
+handout: ## make the students' edition in build/handout.zip: no outputs, no solutions, no readable answers
+	@$(PYTHON) tools/handout.py students $(ARGS)
+
+teacher: setup ## make the teacher's edition in build/teacher.zip: solutions, model answers, wrong answers, pages
+	@OMP_NUM_THREADS=1 $(PY) tools/handout.py teacher $(ARGS)
 
 study: setup ## longer studies at PRESET: make study ARGS="tune --systems lora"
 	@LAB_PRESET=$(PRESET) $(PY) -m $(LIBRARY) study $(ARGS)
@@ -71,7 +91,7 @@ benchmark: setup ## measure time, memory or size: make benchmark NAME=inference 
 clean: ## remove results and training runs; keep the environment, weights and speech, and results/reference
 	@find results -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} + 2>/dev/null || true
 	@rm -rf "$${LAB_CACHE:-cache}/runs"
-	@find $(LIBRARY) benchmarks tests tools notebooks -name __pycache__ -exec rm -rf {} + 2>/dev/null || true
+	@find $(LIBRARY) benchmarks docs tests tools notebooks -name __pycache__ -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean ## remove everything that the commands made, downloads and environment included
-	@rm -rf .venv cache build .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	@rm -rf .venv .venv-book cache build .mypy_cache .pytest_cache .ruff_cache *.egg-info

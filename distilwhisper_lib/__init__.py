@@ -107,6 +107,7 @@ _PUBLIC = {
     "lab.comparison": ["compare", "counts", "paired", "score"],
     "lab.lab": ["Lab", "open_lab"],
     "lab.plots": ["plot_comparison", "plot_curves", "plot_forgetting", "plot_gate_layers"],
+    "lab.tables": ["show"],
     "experiments.estimates": ["estimate"],
     "experiments.grid": ["listing"],
     "experiments.jobs": ["ROWS", "make_jobs"],

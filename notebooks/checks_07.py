@@ -5,6 +5,7 @@ import contextlib
 import pandas as pd
 import torch
 from answers import function, items, number
+from hashed import hashed
 
 from distilwhisper_lib import (
     attach_experts,
@@ -15,36 +16,27 @@ from distilwhisper_lib import (
     whisper_layers,
 )
 
+DECODER_SHARE = hashed("7.1 decoder_share")
+ENCODER_MEAN = hashed("7.1 encoder_mean")
+
 
 def check_pooled_budget(decoder_share, encoder_mean) -> str:
     """Exercise 7.1: the decoder's share of the pooled mean, and the encoder's mean without it."""
     decoder_share = number(decoder_share, "decoder_share")
     encoder_mean = number(encoder_mean, "encoder_mean")
-    if decoder_share >= 1:  # the exercise speaks of per cent: 1.96 is 0.0196
+    if decoder_share >= 1:  # the exercise speaks of per cent
         decoder_share /= 100
-    assert abs(decoder_share - 0.02) > 1e-4, (
-        "2.00 % is 30 of 1,500; the share is of all positions, the decoder's own included"
-    )
-    assert abs(decoder_share - 0.5) > 1e-4, (
-        "the mean is over gates, not over stacks: at each layer the decoder has 30 positions, the "
-        "encoder 1,500"
-    )
-    assert abs(decoder_share - 1500 / 1530) > 1e-4, "that is the encoder's share"
-    assert abs(decoder_share - 30 / 1530) < 1e-4, (
-        f"{decoder_share:.4f} is not it: both stacks have 12 layers, so the layers cancel out: 30 "
-        "/ (1500 + 30)"
-    )
-    assert abs(encoder_mean - 0.5) > 1e-3, (
-        "with 0.5 in the encoder and 0 in the decoder the mean lies below 0.5"
+    DECODER_SHARE.check(
+        decoder_share,
+        f"{decoder_share:.4f} is not it: both stacks have 12 layers, so the layers cancel out; "
+        "which part of a layer's positions, of both stacks together, is the decoder's?",
     )
     assert encoder_mean <= 1, "a mean of gates lies between 0 and 1 (not in per cent)"
-    assert abs(encoder_mean - 0.5 * 1500 / 1530) > 1e-3, (
-        "upside down: the encoder has to make up for the decoder, so its mean is above 0.5"
+    return ENCODER_MEAN.check(
+        encoder_mean,
+        f"{encoder_mean:.3f} is not it: the mean over all positions, with x in the encoder's and 0 "
+        "in the decoder's, is an equation that has to hold for x",
     )
-    assert abs(encoder_mean - 0.5 * 1530 / 1500) < 1e-3, (
-        f"{encoder_mean:.3f} is not it: 1500 x / 1530 = 0.5 has to hold for x"
-    )
-    return "two points more in the encoder pay for a decoder that never uses its experts"
 
 
 # Of exercise 7.2

@@ -140,6 +140,20 @@ def test_gate_positions_show_every_token_and_layer():
     assert figure.axes[0].images[0].get_array().shape == (2, 3)
 
 
+def test_gates_lie_below_the_sound_at_the_same_time():
+    features, gates = np.zeros((80, 207)), np.zeros((6, 150))
+    figure = drawn(plots.plot_gates_over_sound(features, gates, "a clip"))
+    sound, below = figure.axes[:2]
+    assert sound.get_title() == "a clip"
+    assert sound.get_xlim() == below.get_xlim() == (0, 2.07)
+    assert below.images[0].get_extent() == [
+        0,
+        3.0,
+        6.5,
+        0.5,
+    ]  # 150 positions of 20 ms, layer 1 on top
+
+
 def test_comparison_has_every_system_in_both_panels(table):
     inside, outside = drawn(plots.plot_comparison(table, "cs")).axes
     assert labels(inside.yaxis) == [METHODS[name].label for name in NAMES]
@@ -238,6 +252,7 @@ def test_figures_of_nothing_say_what_is_missing(table, counts):
         (lambda: plots.plot_curves({}), "no logs"),
         (lambda: plots.plot_gate_layers({}), "no shares"),
         (lambda: plots.plot_gate_positions(np.zeros((2, 3)), ["a"]), "do not fit 1 tokens"),
+        (lambda: plots.plot_gates_over_sound(np.zeros((80, 9)), np.zeros((2, 4))), "9 frames"),
         (lambda: plots.plot_forgetting(table[:2]), "no rows of retention or translation"),
         (lambda: plots.plot_forgetting(others), "no row of the student on es/retention"),
     ):

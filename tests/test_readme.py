@@ -31,8 +31,11 @@ import readme_results  # noqa: E402
 import stored_results  # noqa: E402
 
 DOCS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").glob("*.md"))]
+TEACH = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs/teach").rglob("*.md"))]
 CARDS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "data").rglob("*.md"))]
-PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", *DOCS, *CARDS)}
+PAGES = {
+    name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", *DOCS, *TEACH, *CARDS)
+}
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 STALE = "run .venv/bin/python tools/readme_results.py"
 each_page = pytest.mark.parametrize("page", PAGES)
@@ -102,7 +105,7 @@ def test_every_command_works_as_it_stands(page):
 
 @each_page
 def test_every_make_command_is_a_target(page):
-    targets = set(re.findall(r"^([a-z]+):", MAKEFILE, flags=re.M))
+    targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, flags=re.M))
     named = {code.split()[1] for code in commands(PAGES[page]) if code.startswith("make ")}
     assert named <= targets
 
@@ -110,6 +113,9 @@ def test_every_make_command_is_a_target(page):
 @each_page
 def test_arguments_of_make_commands_are_known(page):
     for target, arguments in re.findall(r'make (\w+) ARGS="([^"]+)"', PAGES[page]):
+        if target == "test":
+            assert all((ROOT / name).is_file() for name in arguments.split()), arguments
+            continue
         source = ROOT / "distilwhisper_lib" / f"{PROGRAMS[target].replace('.', '/')}.py"
         words = re.findall(r"^[a-z][\w-]*|--\w+", arguments)
         assert all(f'"{word}"' in source.read_text(encoding="utf-8") for word in words), arguments
@@ -353,7 +359,8 @@ def test_pictures_of_the_docs_are_drawn_from_the_stored_tables(tmp_path, capsys)
 
 def test_architecture_is_drawn(tmp_path):
     draw_architecture.main(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"architecture.png", "architecture.svg"}
+    names = {"architecture.png", "architecture.svg", "block.png", "losses.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names
     assert all((draw_architecture.FIGURES / path.name).is_file() for path in tmp_path.iterdir())
 
 

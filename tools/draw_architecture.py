@@ -2,8 +2,9 @@
 
     .venv/bin/python tools/draw_architecture.py
 
-Writes notebooks/figures/architecture.svg and .png. Everything is placed by hand in inches, on
-a sheet of WIDTH x HEIGHT; grey is frozen, colour is trained.
+Writes notebooks/figures/architecture.svg and .png, and two parts of it: block.png, for the notebook
+that builds experts and gates, and losses.png, for the one that builds the losses. Everything is
+placed by hand in inches, on a sheet of WIDTH x HEIGHT; grey is frozen, colour is trained.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
+from matplotlib.transforms import Bbox
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -23,6 +25,9 @@ from distilwhisper_lib.training.methods import METHODS  # noqa: E402
 
 FIGURES = ROOT / "notebooks" / "figures"
 WIDTH, HEIGHT, DPI = 9.0, 7.3, 200
+
+# Parts that are files of their own: left, bottom, right and top
+PARTS = {"block": (0.05, 0.2, 3.8, 5.9), "losses": (3.88, 0.6, 8.95, 6.95)}
 
 INK = "#222222"
 FROZEN = "#e4e4e4"
@@ -338,14 +343,17 @@ def architecture() -> Figure:
 
 
 def main(folder: Path = FIGURES) -> None:
-    """Write both files into `folder`; they are the same at every call."""
+    """Write the files into `folder`; they are the same at every call."""
     folder.mkdir(parents=True, exist_ok=True)
     fixed = {"svg.hashsalt": "architecture", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
     with mpl.rc_context(fixed):
         figure = architecture()
         figure.savefig(folder / "architecture.svg", metadata={"Date": None, "Creator": None})
         figure.savefig(folder / "architecture.png", metadata={"Software": None})
-    print(f"wrote {folder / 'architecture.svg'} and .png")
+        for name, part in PARTS.items():
+            whole = Bbox.from_extents(*part)
+            figure.savefig(folder / f"{name}.png", metadata={"Software": None}, bbox_inches=whole)
+    print(f"wrote {folder / 'architecture.svg'} and .png, and its parts: {', '.join(PARTS)}")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,14 @@
                                                    and tables and figures as the reference results
 
 A source is in jupytext's percent format. Tags say where a cell goes: "stub" and "hint" only into
-the notebook, "solution" only into the solutions, "setup", "exercise" and "check" into both, "also"
-(another right answer) and "wrong" (a plausible mistake) are for the tests and go into neither.
-Without a tag a cell goes into the notebook only.
+the notebook, "solution" and "answer" (to an open question) only into the solutions, "setup",
+"exercise" and "check" into both, "also" (another right answer) and "wrong" (a plausible mistake)
+are for the tests and go into neither.
+Without a tag a cell goes into the notebook only, and so do three kinds for the reader's own work:
+
+    predict    a line for the reader's prediction; the book folds the output of the cell after it
+    build      an open function that the reader writes
+    fold       our version of it, folded, and used only where the reader's is still open
 """
 
 import argparse
@@ -23,8 +28,11 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
-IN_SOLUTIONS = {"setup", "exercise", "solution", "check"}
-NOT_IN_NOTEBOOK = {"solution", "also", "wrong"}
+IN_SOLUTIONS = {"setup", "exercise", "solution", "answer", "check"}
+NOT_IN_NOTEBOOK = {"solution", "answer", "also", "wrong"}
+
+# Cells for the reader's own work: they print nothing, so outputs are kept where they come or go
+WITHOUT_OUTPUT = {"predict", "build"}
 
 # The MIME type of a progress bar, which only lives while the notebook runs
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -78,6 +86,8 @@ def _notebook(path: Path, cells: list):
     for number, original in enumerate(cells):
         cell = copy.deepcopy(original)
         cell.metadata = {"tags": sorted(tags(cell))} if tags(cell) else {}
+        if "fold" in tags(cell):
+            cell.metadata["jupyter"] = {"source_hidden": True}
         identity = f"{path.stem}/{number}/{cell.source}"
         cell["id"] = hashlib.sha256(identity.encode()).hexdigest()[:8]
         notebook.cells.append(cell)
@@ -89,9 +99,14 @@ def code_cells(notebook) -> list:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+def cells_with_outputs(notebook) -> list:
+    """Return the code cells of a notebook without those that never print."""
+    return [cell for cell in code_cells(notebook) if not tags(cell) & WITHOUT_OUTPUT]
+
+
 def keep_outputs(new, old) -> None:
     """Copy outputs of `old` into `new`, up to the first code cell whose code has changed."""
-    for new_cell, old_cell in zip(code_cells(new), code_cells(old), strict=False):
+    for new_cell, old_cell in zip(cells_with_outputs(new), cells_with_outputs(old), strict=False):
         if new_cell.source != old_cell.source:
             return
         new_cell.outputs = old_cell.outputs

@@ -17,6 +17,7 @@ from pathlib import Path
 import docs_results
 import docs_study
 import docs_tables
+import docs_teach
 import docs_toy
 from docs_results import DOMAINS
 from docs_tables import markdown_table
@@ -147,6 +148,12 @@ PAGES: dict[str, dict[str, Content]] = {  # page -> block -> what fills it
         "storage": docs_tables.storage,
         **each("smaller-{}", docs_tables.smaller, (OURS, "distilwhisper-low-rank", POOLED)),
     },
+    "docs/teach/README.md": {"times": docs_teach.times, "exercises": docs_teach.exercises},
+    **{
+        f"docs/teach/afternoon-{number}.md": {"times": partial(docs_teach.times_of, number)}
+        for number in docs_teach.AFTERNOONS
+    },
+    "docs/teach/quiz.md": each("quiz-{}", docs_teach.quiz, docs_teach.NUMBERS),
 }
 
 

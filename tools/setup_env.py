@@ -5,6 +5,7 @@ The lock has the hashes of all packages but PyTorch, and pip checks them.
     python3 tools/setup_env.py            what `make` calls; the second time it does nothing
     python3 tools/setup_env.py --gpu      with PyTorch's build for NVIDIA GPUs (make setup GPU=1)
     python3 tools/setup_env.py --here     into the environment of this Python (conda, or your own)
+    python3 tools/setup_env.py --book     `.venv-book` instead: what makes the book and the slides
 
 PyTorch comes in its CPU build unless --gpu is given; once installed, the build for GPUs stays.
 Needs nothing but Python and its venv module; works on Linux, macOS and Windows.
@@ -25,6 +26,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements.lock"
+BOOK_VENV = ROOT / ".venv-book"
+BOOK_LOCK = ROOT / "requirements-book.lock"
 CONSTRAINTS = ROOT / "constraints.txt"  # the same pins without hashes, and PyTorch's
 OLDEST = (3, 11)
 
@@ -35,6 +38,7 @@ CHECKED = ("--require-hashes", "--no-deps")
 # for GPUs (GB not measured, MB by the sizes of the packages).
 NEEDED_GB, DOWNLOAD_MB = 2.5, 450
 GPU_GB, GPU_MB = 8, 3000
+BOOK_GB, BOOK_MB = 0.5, 100
 
 COURSE = (
     "`make course` then takes about 89 min on 2 cores, 6 GB of memory and 4.0 GB more of disk "
@@ -76,10 +80,18 @@ def main() -> None:
     parser.add_argument(
         "--gpu", action="store_true", help="PyTorch's build for NVIDIA GPUs instead of the CPU's"
     )
+    parser.add_argument(
+        "--book", action="store_true", help="the environment of the book, .venv-book, instead"
+    )
     options = parser.parse_args()
     here, gpu = options.here, options.gpu
+    if options.book and (here or gpu):
+        sys.exit("--book makes an environment of its own: leave out --here and --gpu")
 
     check_python()
+    if options.book:
+        set_up_book()
+        return
     if gpu and not sys.platform.startswith("linux"):
         sys.exit(
             "PyTorch's build for NVIDIA GPUs is installed on Linux only (Windows: inside WSL): "
@@ -125,6 +137,27 @@ def set_up(python: Path, here: bool, gpu: bool) -> None:
     pip(python, "distilwhisper_lib, from here", *ourselves)
 
 
+def set_up_book() -> None:
+    """Install what makes the book into `.venv-book`, where that has not been done."""
+    python = venv_python(BOOK_VENV)
+    stamp = BOOK_VENV / ".book-stamp"
+    wanted = book_fingerprint(python)
+    if python.exists() and stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+        return
+
+    check_disk(BOOK_GB)
+    print(
+        f"Setting up {BOOK_VENV} for the book (about {BOOK_MB} MB to download, {BOOK_GB} GB of "
+        "disk, a minute or two; only this once)",
+        flush=True,
+    )
+    make_venv(python)
+    pip_locked(python, "pip", BOOK_LOCK)
+    pip(python, f"the packages of {BOOK_LOCK.name}", *CHECKED, "-r", str(BOOK_LOCK))
+    stamp.write_text(wanted, encoding="utf-8")
+    print("The environment of the book is ready.", flush=True)
+
+
 def check_python() -> None:
     """Exit where Python is too old."""
     if sys.version_info < OLDEST:
@@ -145,9 +178,9 @@ def check_disk(needed: float = NEEDED_GB) -> None:
         )
 
 
-def venv_python() -> Path:
-    """Return the path of the interpreter of `.venv`, whether it exists or not."""
-    return VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+def venv_python(venv: Path | None = None) -> Path:
+    """Return the path of the interpreter of `.venv` or another, whether it exists or not."""
+    return (venv or VENV) / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def fingerprint(python: Path) -> str:
@@ -163,15 +196,25 @@ def fingerprint(python: Path) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
+def book_fingerprint(python: Path) -> str:
+    """Return a hash of what the environment of the book depends on."""
+    parts = [BOOK_LOCK.read_bytes(), sys.version.encode(), str(python).encode()]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
 def make_venv(python: Path) -> None:
-    """Create `.venv`, anew where the existing one has another Python version or does not start."""
+    """Create the environment of an interpreter.
+
+    It is made anew where the existing one has another Python version or does not start.
+    """
+    venv = python.parent.parent
     if python.exists():
         version = _output_of([python, "-c", "import sys, pip; print(sys.version)"])
         if version.strip() == sys.version:
             return
 
     done = subprocess.run(
-        [sys.executable, "-m", "venv", "--clear", str(VENV)],
+        [sys.executable, "-m", "venv", "--clear", str(venv)],
         capture_output=True,
         text=True,
         check=False,
@@ -184,7 +227,7 @@ def make_venv(python: Path) -> None:
                 "Python's venv module is missing: on Debian and Ubuntu install it with "
                 f"`apt-get install python3-venv` (or {package}), then start again"
             )
-        sys.exit(f"{VENV} could not be made:\n{message}\n{advice(message)}")
+        sys.exit(f"{venv} could not be made:\n{message}\n{advice(message)}")
 
 
 def install_torch(python: Path, gpu: bool = False) -> None:
@@ -281,9 +324,9 @@ def pip(python: Path, what: str, *arguments: str) -> None:
     run([*command, "--progress-bar", "off", *arguments], what)
 
 
-def pip_locked(python: Path, name: str) -> None:
-    """Install one package of the lock, its hashes checked."""
-    lines = LOCK.read_text(encoding="utf-8").splitlines()
+def pip_locked(python: Path, name: str, lock: Path | None = None) -> None:
+    """Install one package of a lock, by default the course's, its hashes checked."""
+    lines = (lock or LOCK).read_text(encoding="utf-8").splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith(f"{name}=="))
     entry = [lines[first]]
     for line in lines[first + 1 :]:

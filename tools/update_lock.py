@@ -3,6 +3,7 @@
 .venv/bin/python tools/update_lock.py             keeps the pins that still fit
 .venv/bin/python tools/update_lock.py --upgrade   takes the newest of everything
 .venv/bin/python tools/update_lock.py --conda     only writes environment.yml from the lock
+.venv/bin/python tools/update_lock.py --book      resolves requirements-book.lock instead
 
 requirements.lock holds the hashes of every file of each package, so that it serves all platforms;
 constraints.txt has the same pins without hashes, and PyTorch's.
@@ -18,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
+BOOK_LOCK = ROOT / "requirements-book.lock"
 CONSTRAINTS = ROOT / "constraints.txt"
 CONDA = ROOT / "environment.yml"
 TORCH = "torch==2.13.0"
@@ -35,6 +37,11 @@ HEADER = """\
 # Every package of the course with its tests but PyTorch, with the hashes of all its files: for
 # Python 3.11 and newer on Linux, macOS and Windows. Resolved by tools/update_lock.py, installed by
 # tools/setup_env.py (which `make` calls) with --require-hashes and --no-deps.
+"""
+BOOK_HEADER = """\
+# Every package that makes and tests the book and the slides, with the hashes of all its files: for
+# Python 3.11 and newer on Linux, macOS and Windows. Resolved by `tools/update_lock.py --book`,
+# installed into .venv-book by tools/setup_env.py with --require-hashes and --no-deps.
 """
 CONSTRAINTS_HEADER = """\
 # The pins of requirements.lock and PyTorch's, without hashes: for an environment of your own,
@@ -68,7 +75,12 @@ def main() -> None:
     )
     parser.add_argument("--upgrade", action="store_true", help="take the newest of everything")
     parser.add_argument("--conda", action="store_true", help="only write environment.yml")
+    parser.add_argument("--book", action="store_true", help="only write the book's lock")
     options = parser.parse_args()
+    if options.book:
+        BOOK_LOCK.write_text(BOOK_HEADER + resolve_book(not options.upgrade), encoding="utf-8")
+        print(f"{len(read_pins(BOOK_LOCK))} pins in {BOOK_LOCK.name}")
+        return
 
     if not options.conda:
         lock = resolve(keep=not options.upgrade)
@@ -92,8 +104,18 @@ def resolve(keep: bool) -> str:
     wanted = [*project["dependencies"], TORCH, *TOOLS]
     for extra in project["optional-dependencies"].values():
         wanted += extra
+    return _resolve(wanted, LOCK, keep)
 
-    kept = read_pins(LOCK) if keep and LOCK.exists() else []
+
+def resolve_book(keep: bool) -> str:
+    """Do the same for what the group "book" of pyproject.toml needs."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return _resolve([*settings["dependency-groups"]["book"], "pip>=25"], BOOK_LOCK, keep)
+
+
+def _resolve(wanted: list[str], lock: Path, keep: bool) -> str:
+    """Return the entries of a lock file, one version of each package for all platforms."""
+    kept = read_pins(lock) if keep and lock.exists() else []
     text = _compile(wanted, kept)
     doubled = _doubled(text)
     if doubled:  # a pin that fits some versions of Python alone: a version for all may exist

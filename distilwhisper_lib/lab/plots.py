@@ -331,6 +331,45 @@ def plot_gate_positions(matrix, tokens: list[str]) -> Figure:
     return figure
 
 
+def plot_gates_over_sound(features, matrix, title: str = "") -> Figure:
+    """Draw the gates of the encoder below the log-mel of a clip, on one axis of time.
+
+    Args:
+        features: Log-mel of the clip (80, frames); a frame is 10 ms.
+        matrix: Gates (layers, positions), 0 to 1; a position is two frames. Those after the end of
+            the clip are left out.
+        title: The figure's title.
+    """
+    features = np.asarray(features, dtype=float)
+    matrix = np.asarray(matrix, dtype=float)
+    if matrix.ndim != 2 or 2 * matrix.shape[1] < features.shape[1]:
+        raise ValueError(
+            f"gates of shape {matrix.shape} do not fit {features.shape[1]} frames: (layers, "
+            "positions) is needed, a position for every two frames"
+        )
+    bands, frames = features.shape
+    seconds = frames / 100
+    layers = len(matrix)
+    heights = {"height_ratios": [2, 0.6 + 0.15 * layers]}
+    size = (9, 4 + 0.2 * layers)
+    figure, (sound, gates) = new_figure(size, rows=2, sharex=True, gridspec_kw=heights)
+    common = {"aspect": "auto", "interpolation": "nearest"}
+    sound.imshow(features, origin="lower", cmap="magma", extent=(0, seconds, 0, bands), **common)
+    image = gates.imshow(
+        np.ma.masked_invalid(matrix),
+        cmap="Blues",
+        vmin=0,
+        vmax=1,
+        extent=(0, 2 * matrix.shape[1] / 100, layers + 0.5, 0.5),
+        **common,
+    )
+    gates.set_facecolor(MISSING)
+    sound.set(title=title, ylabel="mel band")
+    gates.set(xlabel="time (s)", ylabel="layer", xlim=(0, seconds), yticks=range(1, layers + 1))
+    figure.colorbar(image, ax=[sound, gates], label="share to the expert")
+    return figure
+
+
 # ---- the comparison
 
 

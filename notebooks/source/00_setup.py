@@ -6,9 +6,9 @@
 # **You will be able to**
 # - say in five sentences what DistilWhisper is, and which of its claims this course tests;
 # - transcribe speech with a real Whisper within five minutes;
-# - compute a log-mel spectrogram by hand and explain each step;
+# - build the mel filterbank and a log-mel spectrogram by hand, and explain each step;
 # - write down the exact token ids that Whisper's decoder is given and must predict, and spot a doubled start token;
-# - shorten Whisper's window of 30 seconds without changing what it says, and say what it saves.
+# - shorten Whisper's window of 30 seconds without more errors, and say what it saves.
 #
 # **Prerequisites.** Python and PyTorch; you have seen an encoder-decoder transformer before. No speech processing.
 #
@@ -25,6 +25,13 @@
 # takes long: data, models, training, transcriptions. What `lab` has computed once it keeps on disk, so running a
 # notebook again is quick, and a run that was stopped goes on where it was.
 #
+# **How to work with these notebooks.** Each step has the same shape: *why*, *predict*, run, *read*.
+# - At **Predict** write your guess into the line below, then run the next cell. A wrong guess teaches more than none.
+# - At **Build** you write a short function yourself. The folded cell below it holds our version; it is used only where
+#   yours is still open. Then both are held against the library.
+# - **Exercises** have a check that tells you what is wrong. Solutions, each with its reason: `notebooks/solutions`. (The
+#   students' edition leaves them out.)
+#
 # ## 1. A first transcription
 #
 # **Why.** Before any theory: can the small model write down what is said? The speech is Czech, one of the languages
@@ -33,6 +40,9 @@
 #
 # **Predict:** three clips of a few seconds, Whisper's second smallest multilingual model: how many of three texts will
 # be right to the last letter?
+
+# %% tags=["predict"]
+prediction = ...  # 0, 1, 2 or 3
 
 # %%
 from distilwhisper_lib import generate_batch
@@ -48,13 +58,15 @@ heard = generate_batch(model, lab.processor.tokenizer, batch["input_features"], 
 # %%
 import pandas as pd
 
-pd.set_option("display.max_colwidth", None, "display.max_columns", 40)
-pd.DataFrame({"what is said": rows.select(three)["text"], "what the student writes": heard})
+from distilwhisper_lib import show
+
+chosen = rows.select(three)
+show(pd.DataFrame({"what is said": chosen["text"], "in English": chosen["translation_en"], "what the student writes": heard}))
 
 # %% [markdown]
 # **Read:** On the left the game's subtitle, on the right what the model wrote. Say both aloud: much of the *sound* is there, and
 # hardly a word. The model hears Czech and does not know it well. (At the preset `toy` the language and its sound are made
-# up, and the model knows some of the words. At `smoke` the model is random: the right column means nothing.)
+# up, and the model knows some of the words. At `smoke` the model is random: what it writes means nothing.)
 #
 # Now listen to the same three clips. (No sound is stored in the notebook's file: the players appear when you run it.)
 
@@ -111,7 +123,7 @@ from distilwhisper_lib import describe_machine
 
 names = ("torch", "transformers", "datasets", "peft", "jiwer", "sacrebleu", "soundfile")
 versions = {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
-pd.Series(describe_machine() | versions, name="value").to_frame()
+show(pd.Series(describe_machine() | versions, name="value"))
 
 # %% [markdown]
 # **Read:** `precision` says in which number format the matrix products run: `bf16` and `fp16` are faster where the hardware
@@ -120,17 +132,19 @@ pd.Series(describe_machine() | versions, name="value").to_frame()
 # A **preset** is a set of settings. Four of them run the same notebooks, cell by cell: `smoke` to test the code
 # (random tiny model, made-up sound), `toy` for the whole paper in minutes (small trained models, toy languages), `laptop`
 # for real speech without a GPU, and `colab` for larger models. The fifth, `paper`, is the size of the paper's
-# experiments, which notebook 06 makes a list of jobs of.
+# experiments; notebook 06 turns it into a list of jobs.
 #
 # **Predict:** which settings must differ between a laptop and a GPU, and which must not, if results are to be comparable?
+
+# %% tags=["predict"]
+prediction = ...  # "the models", "the clips", "the margins", … : two lists
 
 # %%
 from distilwhisper_lib import PRESETS
 
 settings = ["student", "teacher", "corpus", "second_corpus", "language", "second_language", "voice", "epochs",
             "batch_size", "accumulation", "margin_seconds", "max_new_tokens", "test_clips", "retention_clips", "minutes", "memory"]
-table = pd.DataFrame({name: vars(preset) for name, preset in PRESETS.items()}).loc[settings]
-table.where(table.notna(), "–")
+show(pd.DataFrame({name: vars(preset) for name, preset in PRESETS.items()}).loc[settings])
 
 # %% [markdown]
 # **Read:** Models, data and epochs may differ between presets, and do. A comparison is fair only within *one* preset:
@@ -156,37 +170,46 @@ table.where(table.notna(), "–")
 #
 # **Predict:** the test `test-other` has the same rooms and the same language as `test`. What may be different in it?
 
+# %% tags=["predict"]
+prediction = ...  # a word or two
+
 # %%
 from distilwhisper_lib import corpus_of, corpus_report
 
 report = corpus_report(corpus_of(lab.preset, language), language)
 splits = [split for split in ("train", "teacher", "validation", "test", "test-other") if split in report["splits"]]
 frames = {split: lab.rows(split, every_voice=True).remove_columns("audio").to_pandas() for split in splits}  # no sound yet
-pd.DataFrame({split: {"clips": len(f), "minutes": f["duration"].sum() / 60, "median seconds": f["duration"].median(),
-                      "words": f["text"].str.split().str.len().sum(), "speakers": f["speaker"].nunique()}
-              for split, f in frames.items()}).T.round(1)
+amounts = {}
+for split, frame in frames.items():
+    words = frame["text"].str.split().str.len().sum()
+    amounts[split] = {"clips": len(frame), "minutes": frame["duration"].sum() / 60, "words": words,
+                      "median seconds": frame["duration"].median(), "speakers": frame["speaker"].nunique()}
+show(pd.DataFrame(amounts).T)
 
 # %%
 table = pd.concat(frames.values())
 table = pd.crosstab(table["speaker"], table["split"], margins=True, margins_name="all")[[*splits, "all"]]
-table.sort_values("all", ascending=False).head(12)
+show(table.sort_values("all", ascending=False).head(12))
 
 # %% [markdown]
-# **Read:** The speakers are named after the font of their subtitles. At the preset `laptop` the voice that is trained on is
-# one of the two leads, `font_small`. Its lines in `test`, in rooms that no training has seen, are the **in-domain** test;
-# the other lead's lines in the same rooms are the **out-of-domain** test: the same microphone and kind of text, another
-# speaker. `test-other` holds all other characters, many with effects (robots, creatures, talk through a helmet): a
-# **stress test**, on which Whisper repeats itself. From `train`, `teacher` and `validation` the clips over the preset's `max_train_seconds` are left out, for they would
-# set the peak of memory; where a **WER** (word error rate: wrong, missing and extra words per word of the text;
-# notebook 01) on validation is given, it is over all clips of that split.
+# **Read:** The speakers are named after the font of their subtitles. At the preset `laptop` one of the two leads,
+# `font_small`, is the voice that is trained on. Three tests follow from that:
+#
+# - **in-domain**: this voice's lines in `test`, in rooms that no training has seen;
+# - **out-of-domain**: the other lead's lines in the same rooms: same microphone and kind of text, another speaker;
+# - **stress test**: `test-other`, all other characters, many with effects (robots, creatures, talk through a helmet).
+#   On these Whisper repeats itself.
+#
+# Clips longer than the preset's `max_train_seconds` are left out of `train`, `teacher` and `validation`, for they would
+# set the peak of memory.
 #
 # The second language has a corpus of its own, with other data: spoken descriptions of pictures, about a second each.
 
 # %%
 second = [lab.rows(split, lab.preset.second_language).remove_columns("audio").to_pandas()
           for split in ("train", "teacher", "validation", "test")]
-pd.DataFrame([{"split": f["split"][0], "clips": len(f), "minutes": round(f["duration"].sum() / 60, 1),
-               "an example": f["text"][0], "in English": f["translation_en"][0]} for f in second])
+show(pd.DataFrame([{"split": f["split"][0], "clips": len(f), "minutes": f["duration"].sum() / 60,
+                    "an example": f["text"][0], "in English": f["translation_en"][0]} for f in second]))
 
 # %% [markdown]
 # Not everything in the packages could be used. What was left out is counted with its reason; the data cards in `data/`
@@ -197,7 +220,7 @@ second_corpus = corpus_of(lab.preset, lab.preset.second_language)
 reports = [report, corpus_report(second_corpus, lab.preset.second_language)]
 left_out = {f"{r['corpus']}, {r['language']}": {"in the package": r["items"], "kept": r["kept"], **r["dropped"]}
             for r in reports}
-pd.DataFrame(left_out).fillna(0).astype(int)
+show(pd.DataFrame(left_out).fillna(0).astype(int))
 
 # %% [markdown]
 # From these the **tests** of the course are made. Beside the two domains: harder sound, translation into English (a task
@@ -205,18 +228,17 @@ pd.DataFrame(left_out).fillna(0).astype(int)
 
 # %%
 tests = pd.DataFrame([vars(test) for test in lab.test_sets.values()], index=list(lab.test_sets))
-tests = tests[["corpus", "language", "split", "voice", "other_voices", "task", "change", "limit"]]
-tests = tests.convert_dtypes().astype(object)
-tests.where(tests.notna(), "–")
+show(tests[["corpus", "language", "split", "voice", "other_voices", "task", "change", "limit"]])
 
 # %% [markdown]
 # ## 5. What Whisper hears: the log-mel spectrogram
 #
-# **Why.** Whisper never sees the waveform. It sees, 100 times a second, how much energy there is in 80 bands of pitch,
-# on a logarithmic scale: a picture of 80 rows. Everything that an encoder, an expert or a gate can use is in there.
+# **Why.** Whisper never sees the waveform. It sees, 100 times a second, how much energy there is in 80 bands of
+# frequency, on a logarithmic scale: a picture of 80 rows. Everything that an encoder, an expert or a gate can use is in
+# there.
 #
-# We make one column of the picture by hand. A **frame** is 400 samples (25 ms), faded in and out by a window, and the
-# next frame starts 160 samples (10 ms) later.
+# We build the picture by hand. A **frame** is 400 samples (25 ms), faded in and out by a window, and the next frame
+# starts 160 samples (10 ms) later.
 
 # %%
 from distilwhisper_lib import plots
@@ -227,57 +249,159 @@ plots.plot_waveform(audio, rows[0]["text"])
 # %% [markdown]
 # *The figure shows the waveform of the first clip: bursts of sound, one after another, that die away towards the end.*
 #
-# Three steps: the spectrum of the frame (Fourier transform, 201 frequencies), the energy in 80 bands (a matrix product),
-# the logarithm. The clip starts in the middle of frame 0, so 200 samples are put before it, mirrored.
+# Three steps: the spectrum of the frame (Fourier transform: 201 frequencies, 40 Hz apart), the energy in 80 bands (a
+# matrix product), the logarithm. The matrix is the **mel filterbank**. A *mel* is a unit of heard pitch: listeners were
+# asked which tones sound equally far apart. Up to 1,000 Hz the scale is straight, above it is logarithmic. Whisper's
+# version of it, with $f$ in Hz:
 #
-# **Predict:** the bands are narrow for low pitch and wide for high pitch. Why might that be a good idea for speech?
+# $$\mathrm{mel}(f) = \begin{cases} 3f / 200 & f < 1000 \\ 15 + 27 \, \ln(f / 1000) / \ln 6.4 & f \geq 1000 \end{cases}$$
+#
+# **Predict:** with bands that are equally wide in mel, are the bands at 300 Hz narrower or wider than those at 5,000 Hz?
+
+# %% tags=["predict"]
+prediction = ...  # "narrower" or "wider"
 
 # %%
 import numpy as np
 
+
+def mel(hertz):
+    """Return the mel values of frequencies."""
+    high = 15 + 27 * np.log(np.maximum(hertz, 1000) / 1000) / np.log(6.4)
+    return np.where(hertz < 1000, 3 * hertz / 200, high)
+
+
+def hertz(mel):
+    """Return the frequencies of mel values."""
+    high = 1000 * np.exp(np.log(6.4) * (mel - 15) / 27)
+    return np.where(mel < 15, 200 * mel / 3, high)
+
+
+assert np.allclose(hertz(mel(np.array([0.0, 300.0, 1000.0, 8000.0]))), [0, 300, 1000, 8000])
+
+# %% [markdown]
+# **Build:** the filterbank. Take 82 points that are equally far apart in mel, from 0 to 8,000 Hz. Band $b$ is a triangle
+# over the points $b$, $b + 1$, $b + 2$ (left, centre, right): it rises from 0 at the left point to its peak at the centre
+# and falls to 0 at the right point. Its area is the same for every band, so that a wide band does not count more: the
+# triangle of height 1 is multiplied by $2 / (\text{right} - \text{left})$, both in Hz.
+
+# %% tags=["build"]
+from exercise import is_open
+
+
+def mel_filters(bands):
+    """Return the filterbank (201, bands); its rows are the frequencies 0, 40, 80, … 8000 Hz."""
+    raise NotImplementedError  # your code here
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `hertz(np.linspace(mel(0), mel(8000), bands + 2))` are the points. With `left = points[:-2]` and so on all bands are
+# computed at once: a rising line `(f - left) / (centre - left)` and a falling one. The triangle is the smaller of the two,
+# and nowhere below 0.
+# </details>
+
+# %% tags=["fold"]
+if is_open(mel_filters):
+
+    def mel_filters(bands):
+        """Return the filterbank (201, bands)."""
+        points = hertz(np.linspace(mel(0), mel(8000), bands + 2))
+        left, centre, right = points[:-2], points[1:-1], points[2:]
+        f = np.linspace(0, 8000, 201)[:, None]  # (201, 1)
+        rising = (f - left) / (centre - left)
+        falling = (right - f) / (right - centre)
+        return np.maximum(0, np.minimum(rising, falling)) * 2 / (right - left)
+
+# %%
+filters = lab.processor.feature_extractor.mel_filters  # (201, 80): the library's
+bands = filters.shape[1]
+assert np.allclose(mel_filters(bands), filters, atol=1e-6)
+print(f"{bands} bands, equal to the library's")
+
+# %%
+import matplotlib.pyplot as plt
+
+fig, ax = plt.subplots(figsize=(9, 2.6))
+frequencies = np.linspace(0, 8000, 201)
+for band in range(bands):
+    is_example = band % 10 == 5
+    ax.plot(frequencies, filters[:, band], color="#10427a" if is_example else "#d0d0d0", zorder=1 + is_example)
+ax.set(title="the mel filterbank, every tenth band dark", xlabel="frequency in Hz", ylabel="weight", xlim=(0, 8000))
+fig.tight_layout()
+
+# %% [markdown]
+# *The figure shows the bands as triangles over frequency: narrow, high and equally wide below 1,000 Hz; ever wider and
+# lower above.*
+#
+# **Read:** About half of the bands lie in the lowest fifth of the range. What makes an *a* an *a* and an *i* an *i* are the
+# **formants**, resonances of the mouth, and most of them lie there.
+#
+# **Build:** one frame. Multiply the frame by the window, take the power of its Fourier transform, sum it by bands, take the
+# logarithm to base 10 (of at least $10^{-10}$, so that silence has one). The clip starts in the middle of frame 0, so 200
+# samples are put before it, mirrored.
+
+# %%
 n_fft, hop = 400, 160
-filters = lab.processor.feature_extractor.mel_filters  # (201, 80)
 window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)  # Hann
 padded = np.concatenate([np.pad(audio, (n_fft // 2, 0), mode="reflect"), np.zeros(n_fft)])
 
+# %% tags=["build"]
+def log_energies(frame, filters):
+    """Return the logarithm of the energies (80,) of one frame (400,), with the filterbank (201, 80)."""
+    raise NotImplementedError  # your code here
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `np.fft.rfft` of 400 real samples gives 201 complex numbers; their power is the square of `np.abs`. Then
+# `power @ filters`.
+# </details>
+
+# %% tags=["fold"]
+if is_open(log_energies):
+
+    def log_energies(frame, filters):
+        """Return the logarithm of the energies (80,) of one frame (400,)."""
+        power = np.abs(np.fft.rfft(frame * window)) ** 2  # (201,)
+        return np.log10(np.maximum(power @ filters, 1e-10))
+
+# %%
 number = 20
-frame = padded[number * hop : number * hop + n_fft] * window  # (400,)
-power = np.abs(np.fft.rfft(frame)) ** 2  # (201,)
-bands = np.log10(np.maximum(power @ filters, 1e-10))  # (80,)
-print("loudest band:", bands.argmax(), "of 80, around", round(float(filters[:, bands.argmax()].argmax() * 40)), "Hz")
+energies = log_energies(padded[number * hop : number * hop + n_fft], filters)  # (80,)
+loudest = energies.argmax()
+print(f"frame {number}: the loudest band is {loudest} of {bands}, around {frequencies[filters[:, loudest].argmax()]:.0f} Hz")
 
 # %% [markdown]
 # For the whole clip the same is done in each frame. Then Whisper cuts off what is more than 8 (that is 80 dB) below the
-# clip's maximum and scales what is left to a range of 2 (here -0.6 … 1.4). Ours and the library's must be the same
+# clip's maximum and scales what is left to a range of 2: to $(\log + 4) / 4$. Ours and the library's must be the same
 # numbers.
 
 # %%
-import torch
-
 from distilwhisper_lib import log_mel
 
-spectrum = torch.stft(torch.tensor(padded), n_fft, hop, window=torch.tensor(window), center=False, return_complex=True)
-energy = (torch.tensor(filters).T @ spectrum.abs() ** 2).clamp(min=1e-10).log10()  # (80, frames)
-by_hand = ((energy.clamp(min=energy.max() - 8) + 4) / 4).numpy()
-
 features = log_mel(audio, lab.processor.feature_extractor)  # (80, t)
-by_hand = by_hand[:, : features.shape[1]]
-assert np.allclose(by_hand[:, number], (np.maximum(bands, energy.max().item() - 8) + 4) / 4)  # our one frame
+starts = range(0, features.shape[1] * hop, hop)
+by_hand = np.stack([log_energies(padded[start : start + n_fft], filters) for start in starts], axis=1)  # (80, t)
+by_hand = (np.maximum(by_hand, by_hand.max() - 8) + 4) / 4
 assert np.allclose(by_hand, features, atol=1e-4)  # the library's
-print(f"{len(audio)} samples become {features.shape[0]} x {features.shape[1]} numbers; ours and the library's agree")
+print(f"{len(audio)} samples, {len(audio) / SAMPLE_RATE:.2f} s, become {features.shape[1]} frames of {bands} bands; "
+      "ours and the library's agree")
+
+# %% [markdown]
+# **Read:** A second has $100$ frames, and there are one or two more: a frame reaches $200$ samples to either side of its
+# centre, so the last ones have their centre after the end of the clip and still overlap it.
 
 # %%
 plots.plot_log_mel(features, rows[0]["text"])
 
 # %% [markdown]
-# *The figure shows the log-mel of the first clip: time from left to right, pitch from bottom to top, bright is loud.*
+# *The figure shows the log-mel of the first clip: time from left to right, frequency from bottom to top, bright is loud.*
 #
-# **Read:** The stripes one above the other are the overtones of a voice; where they bend, the voice rises or falls. Clouds at
-# the top without stripes are consonants such as *s* and *ž*. What stays bright after the words are over is the room's
-# echo. Silence is dark, and all of it has the same value: the floor, 8 below the maximum before scaling.
-#
-# And the narrow bands at low pitch? The ear, too, tells low pitches apart more finely than high ones, and it is at low
-# pitches that vowels differ most.
+# **Read:** The stripes one above the other are the overtones of a voice; where they bend, its pitch rises or falls. The
+# brightest regions are the formants: they move as the vowel changes. Clouds at the top without stripes are consonants such
+# as *s* and *ž*. What stays bright after the words is the room's echo. Silence is dark, and all of it has the same value:
+# the floor, $8$ below the maximum before scaling.
 
 # %% [markdown]
 # ## 6. What Whisper writes: the decoder's tokens
@@ -286,21 +410,49 @@ plots.plot_log_mel(features, rows[0]["text"])
 # the **prefix**: start, language, task, no timestamps. In training, position *t* of the decoder is given the tokens
 # before *t* and must predict token *t*, the **label**. Off by one token here, and everything after is wrong in a way
 # that no error message tells.
+#
+# **Build:** the decoder's inputs and labels of a text. Special tokens have names: `<|startoftranscript|>`, `<|cs|>`,
+# `<|transcribe|>`, `<|notimestamps|>`, `<|endoftext|>`. The start is given and never predicted; the end is predicted and
+# never given.
+
+# %% tags=["build"]
+def given_and_predicted(tokenizer, text, language):
+    """Return (inputs, labels): two lists of as many token ids."""
+    raise NotImplementedError  # your code here
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `tokenizer.convert_tokens_to_ids(["<|startoftranscript|>", …])` gives the ids of names, and
+# `tokenizer(text, add_special_tokens=False).input_ids` those of the text. Write down the whole sequence from start to end
+# once; inputs and labels are two parts of it.
+# </details>
+
+# %% tags=["fold"]
+if is_open(given_and_predicted):
+
+    def given_and_predicted(tokenizer, text, language):
+        """Return (inputs, labels): two lists of as many token ids."""
+        names = ["<|startoftranscript|>", f"<|{language}|>", "<|transcribe|>", "<|notimestamps|>"]
+        words = tokenizer(text, add_special_tokens=False).input_ids
+        end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+        whole = [*tokenizer.convert_tokens_to_ids(names), *words, end]
+        return whole[:-1], whole[1:]
 
 # %%
 from distilwhisper_lib import decoder_inputs, encode_labels, prefix_tokens
 
 tokenizer, text = lab.processor.tokenizer, rows[0]["text"]
-print("prefix:", tokenizer.decode(prefix_tokens(tokenizer, language)), prefix_tokens(tokenizer, language))
-labels = encode_labels(tokenizer, text, language)
+labels = encode_labels(tokenizer, text, language)  # the library's
 inputs = decoder_inputs(tokenizer, labels)
+assert given_and_predicted(tokenizer, text, language) == (inputs, labels)
+print("prefix:", tokenizer.decode(prefix_tokens(tokenizer, language)), prefix_tokens(tokenizer, language))
 pieces = {"is given": inputs, "must predict": labels}
-pd.DataFrame({name: [tokenizer.decode([i]) for i in ids] for name, ids in pieces.items()}).T
+show(pd.DataFrame({name: [tokenizer.decode([i]) for i in ids] for name, ids in pieces.items()}))
 
 # %% [markdown]
-# **Read:** Follow one column: what must be predicted in it is given in the next. The start token is given and never
-# predicted; the end token is predicted and never given. Words fall into pieces, far more of them in Czech than in
-# English: more steps to get wrong. (Whisper's tokens are made of bytes; a `�` would be a part of a letter.)
+# **Read:** Go down the table: what must be predicted in a row is given in the next. Words fall into pieces, and each piece
+# is a step that can go wrong. (Whisper's tokens are made of bytes; a `�` would be a part of a letter.)
 #
 # ### Common trap: the doubled start token
 #
@@ -308,7 +460,12 @@ pd.DataFrame({name: [tokenizer.decode([i]) for i in ids] for name, ids in pieces
 # and let the model shift the labels to the right. The cut compares with `tokenizer.bos_token_id`. **Predict:** the
 # wrong result comes first. What does the decoder see?
 
+# %% tags=["predict"]
+prediction = ...  # the first four tokens
+
 # %%
+import torch
+
 from distilwhisper_lib import load_processor
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
@@ -508,6 +665,9 @@ print("features", tuple(batch["input_features"].shape), "-> encoder states", tup
 #
 # **Predict:** what will a model do that was never shown a clip without silence at its end? And what happens to the time?
 
+# %% tags=["predict"]
+prediction = ...  # it "stops in mid-word", "goes on after the end" or "translates"; the time "rises" or "falls"
+
 # %%
 import time
 from dataclasses import replace
@@ -527,22 +687,42 @@ for margin in (0.5, 3.0, 6.0, None):  # None: the native 30 s
 # %%
 from distilwhisper_lib import count_errors, word_errors
 
-table = {margin: count_errors(rows.select(picked)["text"], texts[margin]) for margin in texts}
-pd.DataFrame([{"margin": margin or "native 30 s", "seconds": round(seconds[margin], 1), "words": int(t["words"].sum()),
-               "word errors": int(word_errors(t).sum()), "loops": int(t["loop"].sum()),
-               "same text as with 30 s": sum(a == b for a, b in zip(texts[margin], texts[None], strict=True))}
-              for margin, t in table.items()]).set_index("margin")
+table = []
+for margin in texts:
+    counted = count_errors(rows.select(picked)["text"], texts[margin])
+    same = [a == b for a, b in zip(texts[margin], texts[None], strict=True)]
+    table.append({"margin": f"{margin:g} s" if margin else "native 30 s", "seconds": seconds[margin],
+                  "words": counted["words"].sum(), "word errors": word_errors(counted).sum(),
+                  "loops": counted["loop"].sum(), "same text as with 30 s": f"{sum(same)} of {len(same)}"})
+show(pd.DataFrame(table).set_index("margin"))
 
 # %%
-pd.DataFrame({"0.5 s": texts[0.5], "6 s": texts[6.0], "native 30 s": texts[None]}).map(lambda text: text[:90]).head(8)
+columns = {"what is said": rows.select(picked)["text"], "0.5 s": texts[0.5], "6 s": texts[6.0], "native 30 s": texts[None]}
+show(pd.DataFrame(columns).head(6), longest=90)
 
 # %% [markdown]
-# **Read:** With a margin of half a second some texts run on: the model does not find the end and repeats itself (**loops**),
-# until the limit of new tokens stops it. That costs words *and* time. With enough silence the loops are gone. Many texts
-# still differ from the native ones in a letter or two, but in both directions: there are 111 word errors with 6 s, and
-# 114 with the native window.
+# **Read:** With a margin of half a second some texts run on: the model does not find the end and repeats itself
+# (**loops**), until the limit of new tokens stops it. That costs words *and* time. With 6 s the loops are gone, and there
+# are no more word errors than in the native window. Yet most texts are not the same, letter by letter: a model that knows
+# few of the words is moved by anything.
 #
-# Two dozen clips hold too few loops to choose a margin. We measured it once on 64 in-domain clips (whisper-base;
+# That is also why one clip has another text in another place of this course: a batch has one window, that of its longest
+# clip. The first clip alone, in the batch of section 1, and in the native window:
+
+# %%
+alone = lab.collator([clips[three[0]]])["input_features"]
+places = {"alone": alone, "with two others": batch["input_features"]}
+written = {}
+for place, part in places.items():
+    written[f"{place}, {part.shape[-1]} frames"] = generate_batch(model, tokenizer, part, language, "transcribe", lab.preset)[0]
+written["native, 3000 frames"] = texts[None][0]
+show(pd.Series(written, name="the first clip's text"))
+
+# %% [markdown]
+# Two systems are therefore always compared in the same batches. The library sorts a test by length and cuts it into
+# batches in one way for all.
+#
+# Two dozen clips hold too few loops to choose a margin. We measured it once on 64 Czech test clips (whisper-base;
 # greedy, that is, always the likeliest token; batches of 16 by length, one core). WER stands with its 95 % interval,
 # which notebook 01 explains; two parts of it are the substitutions (another word) and the insertions (a word too many),
 # in per cent of the words of the text:
@@ -560,10 +740,11 @@ pd.DataFrame({"0.5 s": texts[0.5], "6 s": texts[6.0], "native 30 s": texts[None]
 #
 # Read the columns: the substitutions do not care about the margin; all that it changes is the loops. From 6 s on the result
 # is that of the native window for a third of its time. A margin that is too short does not make a model worse at Czech, it
-# makes it loop, and one loop of a hundred words weighs as much as a hundred wrong words elsewhere. The course decodes
-# every system with one margin (`margin_seconds` of the preset), and the record of each run names it. Training has a shorter
-# one, the same for all systems (`train_margin_seconds`, 1.5 s at `laptop`): there the text is given, so that nothing can loop.
-# Whether a longer one would train better has not been measured.
+# makes it loop, and one loop of a hundred words weighs as much as a hundred wrong words elsewhere.
+#
+# The course decodes every system with one margin (`margin_seconds` of the preset), and the record of each run names it.
+# Training has a shorter one, the same for all systems (`train_margin_seconds`, 1.5 s at `laptop`): there the text is given,
+# so that nothing can loop. Whether a longer one would train better has not been measured.
 
 # %% [markdown]
 # ### Common trap: one long clip in the batch
@@ -662,7 +843,7 @@ check(check_window, answer)
 #
 # Then use it on your own experiment: `share_changed(texts[0.5], texts[None])` and so on, with margins of 2, 4 and 8 s
 # added to the loop of section 7, or with more clips. Does the share go to zero as the margin grows? Does the number of word
-# errors follow it? What does that say about a model that is unsure of every third word?
+# errors follow it? What does that say about a model that is unsure of many words?
 
 # %% [markdown] tags=["hint"]
 # <details><summary>Hint</summary>
@@ -683,6 +864,15 @@ def share_changed(first, second):
     # WER too is counted after normalise: a comma is no other word. Clip by clip, since each has its own text.
     changed = [normalise(a) != normalise(b) for a, b in zip(first, second, strict=True)]
     return 100 * sum(changed) / len(changed)
+
+# %% [markdown] tags=["answer"]
+# **The open part: a model answer.** The share gets smaller as the margin grows, but it does not reach zero. Where two words
+# are about equally likely to the model, a little more silence is enough to exchange them. The number of word errors does not
+# follow the share: words change in both directions, from wrong to right and from right to wrong. What does follow the margin
+# are the loops, and they hold most of the errors of a short margin.
+#
+# So "the texts differ" says little about a model that is unsure of many words. What counts is whether there are more errors,
+# with an interval, and on more clips than these two dozen.
 
 # %% tags=["also"]
 import numpy as np
@@ -761,7 +951,8 @@ check(check_share_changed, share_changed)
 # - The course tests six claims of DistilWhisper in miniature; `lab` computes everything once and keeps it.
 # - The speech is split by rooms: one lead for training and the in-domain test, the other lead for the out-of-domain
 #   test, and several languages and a task that nobody trains, to see what is kept.
-# - Whisper hears a log-mel: 80 bands, 100 frames a second, made by a Fourier transform, a matrix product and a logarithm.
+# - Whisper hears a log-mel: 80 bands of frequency, 100 frames a second, made by a Fourier transform, a filterbank and a
+#   logarithm.
 # - Whisper writes tokens after a prefix of start, language, task, no timestamps. The start token is given once; the usual
 #   recipe gives it twice.
 # - Clip plus six seconds of silence is as good as 30 s at a third of the cost; with less silence the model loops.
@@ -774,7 +965,9 @@ check(check_share_changed, share_changed)
 # | expert, shared block, gate | a language's own copy of a feed-forward block; the frozen original; what chooses between them |
 # | in-domain, out-of-domain | a test like the training data (same voice); one that is not (another voice) |
 # | stress test | a test at the edge of what the model can do: other characters with effects on their voices |
-# | log-mel | energy in 80 pitch bands per 10 ms, on a logarithmic scale |
+# | mel | a unit of heard pitch: straight below 1,000 Hz, logarithmic above |
+# | log-mel | energy in 80 bands of frequency per 10 ms, on a logarithmic scale |
+# | formant | a resonance of the mouth; the formants make the vowel |
 # | frame, position | a column of the log-mel (10 ms); a step of the encoder (two frames) |
 # | prefix | the four tokens that tell the decoder language and task |
 # | label | the token that a decoder position must predict; -100 where the loss looks away |

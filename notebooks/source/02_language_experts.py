@@ -24,11 +24,21 @@
 # %% [markdown]
 # ## 1. The place: one feed-forward block
 #
-# A Whisper layer is attention, then a feed-forward block (FFN): two linear layers with a GELU between, applied to
+# **Why.** An expert is a copy of a part of Whisper. Before it is copied we look at the part. A Whisper layer is attention, then a feed-forward block (FFN): two linear layers with a GELU between, applied to
 # every position alone. The paper (section 3.1) leaves attention as it is and works on the FFNs only, in the encoder
-# and in the decoder. We take one FFN out and look at what goes in: $h$, a vector of $d$ numbers per position.
+# and in the decoder.
+#
+# ![One layer with experts: the gate chooses, for each position, the shared block or the language's expert](figures/block.png)
+#
+# *The figure shows a layer of Whisper in which the feed-forward block has become three parts: the shared block, the expert
+# of a language, and the gate that chooses between them.*
+#
+# We take one FFN out and look at what goes in: $h$, a vector of $d$ numbers per position.
 #
 # **Predict:** how many encoder positions does one second of sound give? (The log-mel has 100 frames a second.)
+
+# %% tags=["predict"]
+prediction = ...  # a number
 
 # %%
 import copy
@@ -61,13 +71,13 @@ h = caught[0]  # (B, S, d)
 print("h:", tuple(h.shape), "  frames:", batch["input_features"].shape[-1])
 
 # %% [markdown]
-# Two frames make one position, for the second convolution of the encoder has stride 2: 50 positions a second. The
-# four clips are padded to one window: the longest clip and a margin of silence (notebook 00, section 7). We kept
+# **Read:** Two frames make one position, for the second convolution of the encoder has stride $2$: $100 / 2 = 50$ positions
+# a second. The four clips are padded to one window: the longest clip and a margin of silence (notebook 00, section 7). We kept
 # `plain_logits`: what the untouched student answers. Everything below is compared with them.
 #
 # ## 2. Expert and gate, by hand
 #
-# Three parts replace the FFN:
+# **Why.** This is the whole method on the side of the model, and it fits on one page. Three parts replace the FFN:
 # - the **shared block**: the FFN as it is, frozen;
 # - the **expert** of one language: a copy of it, which will be trained;
 # - the **gate**: $G(h) = w_2 \cdot \mathrm{ReLU}(W_1 h + b_1)$, one number per position, with an inner width of 64.
@@ -79,8 +89,13 @@ print("h:", tuple(h.shape), "  frames:", batch["input_features"].shape[-1])
 # In **evaluation** $g = 1$ where $G \geq 0$, else $0$: a hard choice. A hard choice has no gradient, so in
 # **training** $g = \sigma(G + \alpha\varepsilon)$ with $\varepsilon \sim \mathcal N(0, 1)$: a soft gate, with noise
 # (section 7).
+#
+# **Build:** the gate's `forward`, which computes $G$ from the two layers that are there.
 
-# %%
+# %% tags=["build"]
+from exercise import is_open
+
+
 class HandGate(nn.Module):
     def __init__(self, d: int, inner: int = 64):
         super().__init__()
@@ -91,7 +106,27 @@ class HandGate(nn.Module):
         nn.init.zeros_(self.linear2.weight)  # G = 0 before training
 
     def forward(self, h):
-        return self.linear2(torch.relu(self.linear1(h)))  # G: (B, S, 1)
+        """Return G (B, S, 1) of hidden states h (B, S, d)."""
+        raise NotImplementedError  # your code here
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# Read $G(h)$ from the inside out: first layer, `torch.relu`, second layer. A layer is called like a function.
+# </details>
+
+# %% tags=["fold"]
+if is_open(HandGate.forward):
+
+    def gate_logit(self, h):
+        """Return G (B, S, 1) of hidden states h (B, S, d)."""
+        return self.linear2(torch.relu(self.linear1(h)))
+
+    HandGate.forward = gate_logit
+
+# %% [markdown]
+# The block computes both parts and mixes them. (You will write its routing yourself in exercise 2.2, when noise has been
+# explained.)
 
 # %%
 class HandBlock(nn.Module):
@@ -114,6 +149,9 @@ class HandBlock(nn.Module):
 # **Predict:** all of $w_2$ is zero, so $G = 0$ at every position. Which of the two does the untrained gate choose in
 # evaluation, and how far is $y$ from the plain FFN's output?
 
+# %% tags=["predict"]
+prediction = ...  # ("expert" or "shared", a distance)
+
 # %%
 shared = nn.Sequential(layer.fc1, layer.activation_fn, layer.fc2)
 torch.manual_seed(0)
@@ -123,12 +161,12 @@ with torch.no_grad():
     print("gates open:", f"{(G >= 0).float().mean():.0%}", "  equal to the FFN:", torch.equal(y, shared(h)))
 
 # %% [markdown]
-# Every gate is open ($0 \geq 0$), so every position goes through the expert; and the expert is still a copy, so the
+# **Read:** Every gate is open ($0 \geq 0$), so every position goes through the expert; and the expert is still a copy, so the
 # output is the FFN's, to the last bit. That is the starting point of training: **the student, exactly**.
 #
 # ## 3. The library's block is the same
 #
-# `ClsrFeedForward` (CLSR, conditional language-specific routing, is the method that experts and gates come from) is
+# **Why.** From here on the library does the work, so it must be shown to do the same. `ClsrFeedForward` (CLSR, conditional language-specific routing, is the method that experts and gates come from) is
 # this block with four things more: several languages, the release's dropouts (0.1 on the gate's input, 0.3 on the
 # expert's output), its *skip gate* (in training, with probability 0.2, a layer uses its shared block alone for one
 # batch, so that the shared path stays good on its own), and a note of the last $g$ for the budget loss. We switch these
@@ -161,17 +199,19 @@ for training, alpha in ((False, 0.0), (True, 0.0), (True, 5.0)):
     print(f"training {training!s:5}  alpha {alpha}: equal, gates open on average {block.last_gate.float().mean():.2f}")
 
 # %% [markdown]
-# The same output in all three modes, up to rounding: in evaluation the library multiplies the rows of the two blocks
-# apart from each other, and a matrix of another height may be summed in another order. What you have written by hand is
-# the whole method on the side of the model; the library only puts it in place.
+# **Read:** The same output in all three modes, up to rounding: in evaluation the library multiplies the rows of the two blocks
+# apart from each other, and a matrix of another height may be summed in another order.
 #
 # ## 4. Into the student
 #
-# transformers' layer calls `fc1`, `activation_fn` and `fc2` one after the other. `attach_experts` puts the whole
+# **Why.** A block on its own transcribes nothing. transformers' layer calls `fc1`, `activation_fn` and `fc2` one after the other. `attach_experts` puts the whole
 # block at `fc1` and identities at the other two, so that transformers' own code runs unchanged: `generate`,
 # `pipeline` and `Trainer` see a Whisper.
 #
 # **Predict:** of all the logits of our batch, how many change when experts are attached and switched on?
+
+# %% tags=["predict"]
+prediction = ...  # none, some or all
 
 # %%
 from distilwhisper_lib import attach_experts, expert_languages, set_language
@@ -182,19 +222,19 @@ changed = logits_of(student) != plain_logits
 print("experts for", expert_languages(student), "-", int(changed.sum()), "of", changed.numel(), "logits changed")
 
 # %% [markdown]
-# None. This is a test in the library, not only a hope (`torch.equal`, no tolerance): a trained system can then only
-# differ from the student by what training did.
+# **Read:** None. The library's tests hold this fixed (`torch.equal`, no tolerance): a trained system can then only differ
+# from the student by what training did.
 #
 # ## 5. Choosing the experts
 #
-# Layers have no argument for a language, so the model keeps it as state: `set_language(model, code)` until further
+# **Why.** One model holds experts of several languages, and a batch may mix them. Layers have no argument for a language, so the model keeps it as state: `set_language(model, code)` until further
 # notice, `use_language` for one `with` block, a list for one entry per row, `None` for plain Whisper. To see
 # something, we disturb the experts of the first language, as training would; those of the second stay copies.
 
 # %%
 import pandas as pd
 
-from distilwhisper_lib import expert_parameters, use_language
+from distilwhisper_lib import expert_parameters, show, use_language
 
 first, second = lab.preset.language, lab.preset.second_language
 torch.manual_seed(2)
@@ -206,16 +246,19 @@ with torch.no_grad():
 # %% [markdown]
 # **Predict:** which of the four rows of the batch differ from plain Whisper in each of the five cases?
 
+# %% tags=["predict"]
+prediction = ...  # for each case the numbers of the rows
+
 # %%
 rows = {}
 for case in (None, first, second, [first, None, second, None], [None, first, first, None]):
     with use_language(student, case):
-        difference = (logits_of(student) - plain_logits).abs().amax(dim=(1, 2))  # (B,)
-    rows[str(case)] = [f"{value:.3f}" for value in difference.tolist()]
-pd.DataFrame(rows, index=[f"row {i}" for i in range(4)]).T.rename_axis("largest change of a logit")
+        difference = (logits_of(student) - plain_logits).abs().amax(dim=(1, 2))  # (B,): the largest change of a logit
+    rows[str(case)] = difference.tolist()
+show(pd.DataFrame(rows, index=[f"row {i}" for i in range(4)]).T.rename_axis("experts of"), digits=3)
 
 # %% [markdown]
-# Only rows of the first language move. Rows that say `None`, and rows of the second language, whose experts are still
+# **Read:** The table holds the largest change of a logit in each row. Only rows of the first language move. Rows that say `None`, and rows of the second language, whose experts are still
 # copies, keep Whisper's logits (up to rounding: rows of one batch are computed in other groups there). With one
 # language, or `None`, for the whole batch equality is exact:
 
@@ -229,15 +272,18 @@ except ValueError as error:
     print("ValueError:", error)
 
 # %% [markdown]
-# A language without experts is refused, and the message says which ones there are: silence here would be a plain
+# **Read:** A language without experts is refused, and the message says which ones there are. Silence here would be a plain
 # Whisper that is reported as an adapted one.
 #
 # ## 6. What a language costs
 #
-# Stored and active are two different numbers. **Stored:** a whole second FFN per layer, and a gate. **Active:** a
+# **Why.** "Small overhead" can mean two things. Stored and active are two different numbers. **Stored:** a whole second FFN per layer, and a gate. **Active:** a
 # token goes through one FFN per layer, expert or shared, and through the gate.
 #
 # **Predict:** the FFNs are about what share of Whisper's parameters? So what does one language add?
+
+# %% tags=["predict"]
+prediction = ...  # (per cent of the parameters, per cent more)
 
 # %%
 from transformers import WhisperConfig, WhisperForConditionalGeneration
@@ -266,18 +312,24 @@ def cost(model) -> dict:
 
 
 table = pd.DataFrame({name: cost(whisper_of_size(*shape)) for name, shape in SIZES.items()}).T
-table.map("{:,.1f}".format).replace(r"\.0$", "", regex=True)
+show(table)
+
+# %%
+student_size, language_size = table.loc["small", ["Whisper", "experts + gates"]]
+most = int((table.loc["large-v2", "Whisper"] - student_size) // language_size)
+print(f"small with experts for {most} languages is still smaller than large-v2; with {most + 1} it is larger")
 
 # %% [markdown]
-# `small` is the paper's student: 114.5 million parameters a language, 458 MB. That is just what the files of the
-# authors' release weigh (458 MB per language and data size). So a language adds nearly half of the student in
-# **storage**; the small overhead that the paper speaks of is in what is **active**: the gate, half a percent. On a
-# phone with one or two languages that is a good trade; with fifty languages the experts outweigh any teacher.
+# **Read:** `small` is the paper's student. A language adds nearly half of it in **storage**: just what the files of the
+# authors' release weigh (458 MB per language and data size). The small overhead that the paper speaks of is in what is
+# **active**: the gate, half a percent. For a few languages that is a good trade. With a dozen, the experts and the small
+# model together outweigh the large one.
 #
 # The authors' released code computes both blocks for every token and mixes them, so that its user pays for two. On a
 # CPU our library sorts the positions by their gates in evaluation: those that are open go through the expert, the
 # others through the shared block. (In training, and on a GPU, both are computed here too.) How much do the experts cost
-# on this machine?
+# on this machine? Untrained gates are all open, and nothing would have to be sorted, so we give them random weights
+# first.
 
 # %%
 import time
@@ -294,13 +346,23 @@ def seconds(language, repeats: int = 3) -> float:
     return min(took)
 
 
+from distilwhisper_lib import last_gates
+
+torch.manual_seed(4)
+with torch.no_grad():
+    for name, weight in expert_parameters(student, first):
+        if ".gates." in name:
+            weight.normal_(std=weight.shape[-1] ** -0.5)
+
 plain, routed = seconds(None), seconds(first)
+gates = [gate.float().mean() for stack in last_gates(student).values() for gate in stack]
+print(f"{torch.stack(gates).mean():.0%} of the gates are open")
 print(f"plain {plain:.3f} s, with experts {routed:.3f} s: {routed / plain:.2f} times")
 
 # %% [markdown]
-# **Read:** on a CPU the factor is near 1: a position goes through one FFN and the small gate. Where both FFNs are
-# computed it lies well above 1, but below 2, for the FFNs are only a part of the work. (Here no gate is trained, so all
-# are open, and every position takes the expert: nothing is sorted yet. A factor below 1 is the clock's scatter.)
+# **Read:** On a CPU the factor is near 1: a position goes through one FFN and the small gate, and the sorting costs a
+# little. Where both FFNs are computed it lies well above one, but below two, for the FFNs are only a part of the work. A single
+# measurement scatters; notebook 08 measures with care.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2.1: What does a language weigh? (by hand)
@@ -325,6 +387,8 @@ parameters = ...
 megabytes_fp16 = ...
 
 # %% tags=["solution"]
+# In each layer a language has an expert and a gate of its own. Attention, embeddings and the shared blocks serve all
+# languages, so they are not counted.
 d, f, layers, inner = 1024, 4096, 24 + 24, 64
 ffn = d * f + f + f * d + d  # the expert is a copy of the layer's block, with its biases
 gate = d * inner + inner + inner  # the second layer, to one number, has no bias
@@ -374,6 +438,22 @@ megabytes_fp16 = parameters * 2
 megabytes_fp16 = parameters / 1e6
 
 # %% tags=["wrong"]
+# says: in gigabytes
+megabytes_fp16 = parameters * 2 / 1e9
+
+# %% tags=["wrong"]
+# says: first linear layer has a bias
+parameters = layers * (ffn + gate - inner)
+
+# %% tags=["wrong"]
+# says: that is one layer
+parameters = ffn + gate
+
+# %% tags=["wrong"]
+# says: all its digits
+parameters = round(parameters, -6)
+
+# %% tags=["wrong"]
 # says: in millions
 parameters = round(parameters / 1e6, 1)
 
@@ -398,50 +478,88 @@ check(check_cost, parameters, megabytes_fp16)
 # %% [markdown]
 # ## 7. What the noise is for
 #
-# In evaluation the gate is hard, in training it is soft. If training ended with gates of 0.6, evaluation would round
-# them to 1 and compute something that was never trained. So CLSR (Zhang et al., 2021) adds noise $\alpha\varepsilon$
-# that grows from $\alpha = 0$ to $5$ in the course of training: a gate that wants to be *heard* through it has to
-# move $G$ far from zero, and then $\sigma(G + \alpha\varepsilon)$ sits at 0 or 1.
+# **Why.** In evaluation the gate is hard, in training it is soft. If training ends with gates of 0.6, evaluation rounds
+# them to 1 and computes something that was never trained. CLSR (Zhang et al., 2021) therefore adds noise
+# $\alpha\varepsilon$ in training, whose strength grows from $\alpha = 0$ to $5$.
 #
-# **Predict:** how is $g = \sigma(G + \alpha\varepsilon)$ distributed at $\alpha = 5$ where $G = 0$: about 0.5, or at
-# both ends?
+# A toy shows it: one block like ours above, with $d = 8$. The shared block is frozen, expert and gate are trained. What is
+# wanted is, for each position, a *mixture* of the shared block and of another fixed layer: the worst case for a gate that
+# must decide. We train it twice, without noise and with noise, and then use it with the soft gate of training and with the
+# hard gate of evaluation.
+#
+# **Predict:** which of the two has the smaller error with soft gates? And with hard gates?
+
+# %% tags=["predict"]
+prediction = ...  # two answers: "without noise" or "with noise"
+
+# %%
+def train_toy(strongest: float, steps: int = 600):
+    """Train a block on made-up vectors, with noise that grows to `strongest`; return its errors and its gates."""
+    torch.manual_seed(0)
+    shared, other = nn.Linear(8, 8).requires_grad_(False), nn.Linear(8, 8).requires_grad_(False)
+
+    def wanted(h):
+        share = torch.sigmoid(2 * h[:, :1])  # of the other layer: for each position another
+        return share * other(h) + (1 - share) * shared(h)
+
+    block = HandBlock(shared, 8)
+    block.expert.requires_grad_(True)
+    optimizer = torch.optim.Adam([*block.expert.parameters(), *block.gate.parameters()], lr=0.01)
+    for step in range(steps):
+        block.alpha = strongest * step / steps
+        h = torch.randn(256, 8)
+        loss = (block(h) - wanted(h)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    h, block.alpha = torch.randn(20_000, 8), 0.0
+    with torch.no_grad():
+        soft = (block.train()(h) - wanted(h)).square().mean().item()
+        hard = (block.eval()(h) - wanted(h)).square().mean().item()
+        return soft, hard, torch.sigmoid(block.gate(h)).flatten()
 
 # %%
 import matplotlib.pyplot as plt
 
-torch.manual_seed(0)
-eps = torch.randn(50_000)
-fig, axes = plt.subplots(1, 4, figsize=(9, 3), sharex=True)
-for ax, alpha in zip(axes, (0.5, 1, 2.5, 5), strict=True):
-    for G_value, colour in ((-4, "#7f7f7f"), (0, "#ff9f1c"), (4, "#10427a")):
-        g = torch.sigmoid(G_value + alpha * eps)
-        ax.hist(g.numpy(), bins=30, range=(0, 1), color=colour, histtype="step", linewidth=1.6, label=f"G = {G_value}")
-    ax.set(title=f"$\\alpha$ = {alpha}", xlabel="g", yticks=[])
+fig, axes = plt.subplots(1, 2, figsize=(9, 2.8), sharey=True)
+rows = {}
+for ax, (name, strongest) in zip(axes, {"without noise": 0.0, "with noise up to 5": 5.0}.items(), strict=True):
+    soft, hard, g = train_toy(strongest)
+    binary = ((g < 0.1) | (g > 0.9)).float().mean().item()
+    rows[name] = {"error, soft gates": soft, "error, hard gates": hard, "gates below 0.1 or above 0.9": f"{binary:.0%}"}
+    ax.hist(g.numpy(), bins=40, range=(0, 1), color="#10427a")
+    ax.set(title=name, xlabel="soft gate g after training", yticks=[])
 axes[0].set_ylabel("how often")
-axes[0].legend(loc="upper center", fontsize=8)
 fig.tight_layout()
+show(pd.DataFrame(rows).T, digits=3)
 
 # %% [markdown]
-# *The picture: four histograms of the gate g under growing noise, for G = -4, 0 and 4. With little noise each is a
-# peak of its own (at 0.02, 0.5 and 0.98); at alpha = 5 the gate with G = 0 is at one of the two ends most of the
-# time.*
+# *The figure shows two histograms of the trained soft gates: without noise they spread between one half and 1, with noise
+# they are crowded near 1.*
 #
-# An undecided gate ($G = 0$) is a sure half-and-half under little noise, and a **coin toss** under much: expert here,
-# shared there. The rest of the network can't build on a coin toss, so training is paid for large $|G|$, and the hard
-# gate of evaluation is then the same gate. See how much of the soft gate is left:
+# **Read:** Without noise the soft mixture fits well, and rounding ruins it. With noise the fit in training is worse and the
+# error in use is smaller: a gate between the ends is a coin toss in training, and the expert can't rely on it; far from
+# zero, $G$ is heard through the noise. Noise does not remove the gap. It makes being undecided expensive.
+#
+# What noise does to a gate that stays where it is:
 
 # %%
+eps = torch.randn(50_000)
+
+
 def distance(G: float, alpha: float) -> float:
     """Mean distance between the soft gate of training and the hard gate of evaluation."""
     return float((torch.sigmoid(G + alpha * eps) - float(G >= 0)).abs().mean())
 
 
 table = {f"G = {G}": {alpha: distance(G, alpha) for alpha in (0, 0.5, 1, 2.5, 5)} for G in (0, 2, 4, 8)}
-pd.DataFrame(table).rename_axis("alpha").round(2)
+show(pd.DataFrame(table).rename_axis("alpha"), digits=2)
 
 # %% [markdown]
-# At $G = 0$ no noise helps: 0.5. Under $\alpha = 5$ even $G = 4$ is mistaken about every fifth time, and it takes $G
-# = 8$ to be nearly always right: the noise sets the price of being undecided.
+# **Read:** Go down a column. At $G = 0$ no noise changes anything: training and evaluation are one half apart. At every
+# other $G$ noise makes the two *less* alike, and the less so the larger $G$ is. That is the price that training avoids by
+# moving $G$ outwards.
 #
 # Noise needs time to do its work: thousands of steps in the paper, fewer than two hundred in this course. There is a
 # shorter way to have the same gate in training and in evaluation: make it **hard in both**, and lend it the gradient of
@@ -449,6 +567,9 @@ pd.DataFrame(table).rename_axis("alpha").round(2)
 # but if only one of the two is detached, its gradient stays.
 #
 # **Predict:** what are value and gradient of this gate at $G = -0.5$?
+
+# %% tags=["predict"]
+prediction = ...  # (value, gradient)
 
 # %%
 def straight_through(noisy):
@@ -460,10 +581,10 @@ def straight_through(noisy):
 points = torch.tensor([-4.0, -0.5, 0.0, 0.5, 4.0], requires_grad=True)
 gate = straight_through(points)
 gate.sum().backward()
-pd.DataFrame({"gate": gate.tolist(), "gradient": points.grad.tolist()}, index=points.tolist()).rename_axis("G").round(3)
+show(pd.DataFrame({"gate": gate.tolist(), "gradient": points.grad.tolist()}, index=points.tolist()).rename_axis("G"), digits=3)
 
 # %% [markdown]
-# The gate jumps from 0 to 1, and its gradient is the slope of the sigmoid, largest where the gate is undecided. It is not
+# **Read:** The gate jumps from shut to open, and its gradient is the slope of the sigmoid, largest where the gate is undecided. It is not
 # the derivative of what was computed (that is zero everywhere); it says which way to move $G$ so that the soft gate would
 # do better. The paper and its release don't do this; **our variant** (notebook 03) does: `ExpertSettings(hard=True)`. The
 # library's block against ours, with noise:
@@ -687,7 +808,7 @@ check(check_routed, routed)
 # %% [markdown]
 # ## 8. The gate budget
 #
-# Without a limit, nothing decides how many gates should be open. The paper's third loss is a **budget** $b = 0.5$:
+# **Why.** Without a limit, nothing decides how many gates should be open. The paper's third loss is a **budget** $b = 0.5$:
 #
 # $$L_{gate} = \Big|\,\frac{1}{n}\sum_{m}\sum_{t} g_{m,t} - b\,\Big|$$
 #
@@ -696,6 +817,9 @@ check(check_routed, routed)
 # padding (`position_masks`).
 #
 # **Predict:** what share of all gates is in the encoder?
+
+# %% tags=["predict"]
+prediction = ...  # per cent
 
 # %%
 from distilwhisper_lib import position_masks
@@ -732,7 +856,7 @@ for name, gates in (("half and half", fair), ("decoder closed", closed)):
     print(f"{name:15} pooled {pooled:.3f}   per stack {per_stack:.3f}")
 
 # %% [markdown]
-# Pooled, both models are perfect: the budget loss is zero with all the decoder's experts unused. Per stack, each half
+# **Read:** Pooled, both models are perfect: the budget loss is zero with all the decoder's experts unused. Per stack, each half
 # of the model has its own budget, $\frac12(|\bar g_{enc} - b| + |\bar g_{dec} - b|)$, and a closed decoder costs.
 # Our variant counts so, with a larger budget; notebook 03 trains both and looks at the gates.
 #
@@ -861,11 +985,14 @@ check(check_binary_share, binary_share, first_alpha)
 # %% [markdown]
 # ## 9. On disk and back
 #
-# `save_experts` writes the experts of each language into a file of its own, and nothing of Whisper; `experts.json`
+# **Why.** A language should travel without Whisper. `save_experts` writes the experts of each language into a file of its own, and nothing of Whisper; `experts.json`
 # says which Whisper they belong to. `load_experts` refuses another one. Here they are kept in fp32, to the last digit;
 # in fp16, which is the default, they take half, and notebook 08 makes them smaller still.
 #
 # **Predict:** how large are the files next to the model's own size? (Look at your prediction of section 6.)
+
+# %% tags=["predict"]
+prediction = ...  # "a tenth", "half", "as large"
 
 # %%
 import tempfile
@@ -882,7 +1009,7 @@ for path in sorted((folder / "experts").iterdir()):
 print(f"{'the student, fp32':25} {4 * sum(p.numel() for p in detach_experts(student).parameters()) / 1e6:8.2f} MB")
 
 # %% [markdown]
-# `detach_experts` has just given the plain model back: same modules, same logits. Then the experts return from disk,
+# **Read:** `detach_experts` has just given the plain model back: same modules, same logits. Then the experts return from disk,
 # into a fresh student.
 
 # %%
@@ -916,8 +1043,8 @@ shutil.rmtree(folder)
 #
 # - A language expert is a copy of a feed-forward block; a gate chooses between it and the shared, frozen block, per
 #   layer and position. Attached and untrained, the model's outputs are the student's, bit for bit.
-# - In training the gate is soft and noisy, in evaluation hard; growing noise makes the two agree. Or it is hard in both,
-#   with the gradient of the soft one (a straight-through gradient).
+# - In training the gate is soft and noisy, in evaluation hard. Noise makes an undecided gate expensive, so that gates move
+#   to the ends. Or the gate is hard in both, with the gradient of the soft one (a straight-through gradient).
 # - Languages are switched by module state: one for the batch, one per row, or `None` for plain Whisper, whose outputs
 #   no training can change.
 # - A language stores a second set of FFNs (458 MB for `whisper-small` in fp32) but needs only one FFN and a gate per

@@ -67,6 +67,9 @@ print(f"CE {by_hand:.4f} nats, the same as the library's")
 #
 # **Predict:** what are KL and JS of two distributions that have no token in common?
 
+# %% tags=["predict"]
+prediction = ...  # (KL, JS)
+
 # %%
 def kl(p, q):
     """KL(p || q) per position: (N, V), (N, V) -> (N,)."""
@@ -130,12 +133,15 @@ js_nats = ...
 largest_js = ...
 
 # %% tags=["solution"]
+# JS compares both distributions with their average m, so neither of its two KL terms can become infinite. It is half of
+# their sum.
 from math import log
 
 kl_t = 0.8 * log(0.8 / 0.6) + 0.2 * log(0.2 / 0.4)
 kl_s = 0.4 * log(0.4 / 0.6) + 0.6 * log(0.6 / 0.4)
 js_nats = (kl_t + kl_s) / 2
-# m is at least half of t, so t / m is at most 2, and its logarithm at most log 2, whatever V is
+# m is at least half of t, so t / m is at most 2, and its logarithm at most log 2, whatever V is. That limit is reached
+# where t and s have no token in common.
 largest_js = log(2)
 print(f"KL(t||m) {kl_t:.4f}, KL(s||m) {kl_s:.4f}, JS {js_nats:.4f}; at most {largest_js:.4f}")
 
@@ -166,6 +172,10 @@ js_nats = 0.4 * log(0.4 / 0.8) + 0.6 * log(0.6 / 0.2)
 js_nats = kl_t
 
 # %% tags=["wrong"]
+# says: three decimals
+js_nats = 0.09
+
+# %% tags=["wrong"]
 # says: base 10
 from math import log10
 
@@ -174,6 +184,14 @@ js_nats = (kl_t + kl_s) / 2 * log10(2.718281828)
 # %% tags=["wrong"]
 # says: bound in bits
 largest_js = 1
+
+# %% tags=["wrong"]
+# says: both KL terms together
+largest_js = 2 * log(2)
+
+# %% tags=["wrong"]
+# says: t / m be at a token
+largest_js = 0.5
 
 # %% tags=["wrong"]
 # says: largest entropy
@@ -210,6 +228,9 @@ check(check_js_by_hand, js_nats, largest_js)
 # computed over $k + 1$ classes. Merging classes can only lower a divergence, so this is a lower bound.
 #
 # **Predict:** how large must $k$ be to keep 90 % of JS? And to keep the direction in which JS pulls the student?
+
+# %% tags=["predict"]
+prediction = ...  # (k for 90 % of JS, k for its direction)
 
 # %%
 from distilwhisper_lib import labelled, top_k_divergence, top_k_log_probs, use_window
@@ -331,6 +352,9 @@ print(f"JS over the stored outputs {kept:.4f}, over those of a moment ago {now:.
 # longer neighbour would, and look at the loss.
 #
 # **Predict:** nothing that was said has changed. Does the loss?
+
+# %% tags=["predict"]
+prediction = ...  # "yes" or "no"
 
 # %%
 from distilwhisper_lib import IGNORED
@@ -508,6 +532,23 @@ def masked_js(teacher_logits, student_logits, labels):
     return js.mean() / math.log(2)
 
 # %% tags=["wrong"]
+# says: its gradient is not
+def masked_js(teacher_logits, student_logits, labels):
+    keep = labels != -100
+    log_t, log_s = (logits[keep].log_softmax(-1) for logits in (teacher_logits, student_logits))
+    log_m = torch.logaddexp(log_t, log_s) - math.log(2)
+    kl_s = (log_s.exp() * (log_s - log_m)).sum(-1).detach()  # "the second term is a constant"
+    return 0.5 * ((log_t.exp() * (log_t - log_m)).sum(-1) + kl_s).mean()
+
+# %% tags=["wrong"]
+# says: a mean over the vocabulary
+def masked_js(teacher_logits, student_logits, labels):
+    keep = labels != -100
+    log_t, log_s = (logits[keep].log_softmax(-1) for logits in (teacher_logits, student_logits))
+    log_m = torch.logaddexp(log_t, log_s) - math.log(2)
+    return 0.5 * (log_t.exp() * (log_t - log_m) + log_s.exp() * (log_s - log_m)).mean()
+
+# %% tags=["wrong"]
 # says: the last axis
 def masked_js(teacher_logits, student_logits, labels):
     keep = labels != -100
@@ -560,6 +601,9 @@ check(check_masked_js, masked_js)
 # no time, and one training step on the same eight clips, with transformers' `Trainer` as it comes.
 #
 # **Predict:** by what factor does the gradient's norm change from 1 x 8 to 4 x 2?
+
+# %% tags=["predict"]
+prediction = ...  # a factor
 
 # %%
 import tempfile
@@ -647,6 +691,9 @@ print(f"8 at once {gradient_norm([whole], [1]):.4f}   added up {gradient_norm(qu
 # Without a teacher it is $CE + L_{gate}$ (the system CLSR-FT of section 8). **Predict:** the weighted sum is about a
 # quarter as large as the unweighted one. Does a run with Adam learn four times more slowly?
 
+# %% tags=["predict"]
+prediction = ...  # "yes" or "no"
+
 # %%
 from distilwhisper_lib import total_loss
 
@@ -690,6 +737,9 @@ for alpha in (0.0, 1.0, 5.0):
 # weight there, and had four fifths of it in training. Hard gates have no such gap.
 #
 # This is the longest cell of the notebook. **Predict:** which of them ends with the lowest validation CE?
+
+# %% tags=["predict"]
+prediction = ...  # the name of a system
 
 # %%
 import json
@@ -749,6 +799,9 @@ plot_curves(logs, keys=("gate_encoder", "gate_decoder"))
 # eighth batch.
 #
 # **Predict:** how many of the twelve batches does the next call have to train on?
+
+# %% tags=["predict"]
+prediction = ...  # a number from 0 to 12
 
 # %%
 from dataclasses import replace
@@ -821,6 +874,9 @@ shutil.rmtree(scratch)
 # clips through the trained models and count, layer by layer, over sound and text only.
 #
 # **Predict:** the pooled budget wants half of the gates open. In which layers will they be? And with 0.8 in each stack?
+
+# %% tags=["predict"]
+prediction = ...  # for each of the two: encoder or decoder, low or high layers
 
 # %%
 from distilwhisper_lib import last_gates, position_masks
@@ -906,6 +962,12 @@ smallest_k = {
     sharpness: next(2**i for i in range(12) if kept(*made_up_logits(sharpness), 2**i) >= 0.95) for sharpness in (3, 6)
 }
 print(smallest_k, "- an unsure teacher spreads its mass, so it needs a larger k")
+
+# %% [markdown] tags=["answer"]
+# **The question: a model answer.** An unsure teacher spreads its probability over many tokens. With a fixed k more of it falls
+# into the tail. Of the tail only the sum is stored: which of its tokens the teacher prefers is lost. So where a teacher hardly
+# knows the language, a larger k must be stored to keep as much of JS. A good k is therefore looked for in the language that the
+# teacher knows least, not in English.
 
 # %% tags=["also"]
 def kept(teacher_logits, student_logits, k):

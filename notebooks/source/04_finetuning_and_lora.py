@@ -31,6 +31,9 @@
 #
 # **Predict:** which part of the student is *not* trained even so?
 
+# %% tags=["predict"]
+prediction = ...  # a part of Whisper
+
 # %%
 import copy
 import json
@@ -83,6 +86,9 @@ pd.DataFrame(rows).T
 # **Predict:** B = 0 at the start. Which of A and B has a gradient other than zero at the first step?
 
 
+# %% tags=["predict"]
+prediction = ...  # "A", "B", "both" or "none"
+
 # %%
 class LowRank(nn.Module):
     """A frozen linear layer plus alpha / r * B A. (..., d_in) -> (..., d_out)."""
@@ -111,6 +117,9 @@ print("largest gradient: A", by_hand.A.grad.abs().max().item(), " B", by_hand.B.
 # both started at zero, nothing would ever move.
 #
 # **Predict:** how large can the rank of the whole update be, however long it is trained?
+
+# %% tags=["predict"]
+prediction = ...  # a number, or a formula
 
 # %%
 with torch.no_grad():
@@ -158,6 +167,9 @@ print("largest difference between ours and PEFT's:", difference)
 #
 # **Predict:** what does this cell print?
 
+# %% tags=["predict"]
+prediction = ...  # "a loss", "a warning" or "an error"
+
 # %%
 from distilwhisper_lib import use_window
 
@@ -203,6 +215,9 @@ print("LoRA before training: exactly the student, logits", tuple(plain.shape))
 # and committed with their record; `experts` are our variant without a teacher).
 #
 # **Predict:** which method needs the highest rate, and which the lowest?
+
+# %% tags=["predict"]
+prediction = ...  # (highest, lowest)
 
 # %%
 from distilwhisper_lib import REPOSITORY
@@ -267,6 +282,9 @@ plot_curves(logs, ("ce", "eval_loss"))
 #
 # **Predict:** which of the three gains most on a voice that it has never heard?
 
+# %% tags=["predict"]
+prediction = ...  # the name of a system
+
 # %%
 from distilwhisper_lib import DOMAINS, counts, is_retention, score
 
@@ -319,6 +337,9 @@ print(*verdicts, sep="\n")
 #
 # **Predict:** does LoRA, which trains so little, forget less than fine-tuning?
 
+# %% tags=["predict"]
+prediction = ...  # "less", "as much" or "more"
+
 # %%
 others = [key for key, test in lab.test_sets.items() if is_retention(test.name)]
 kept = [score(lab, name, key, experts=not get_method(name).has_experts)
@@ -355,6 +376,9 @@ print("switched off: exactly the student; switched on, the logits differ by up t
 #
 # **Predict:** are the merged model's logits *equal* to those before?
 
+# %% tags=["predict"]
+prediction = ...  # "equal", "nearly" or "different"
+
 # %%
 merged = trained_lora.merge_and_unload()
 difference = (logits_of(merged, features, inputs) - on).abs().max().item()
@@ -374,6 +398,9 @@ print(type(merged).__name__, "- largest difference of the logits:", difference, 
 # student; adapters and experts come in addition to one student that all languages share.
 #
 # **Predict:** for 8 languages, as in the paper, which is the largest, and which the smallest?
+
+# %% tags=["predict"]
+prediction = ...  # (largest, smallest)
 
 # %%
 def megabytes(folder):
@@ -415,7 +442,8 @@ sizes.rename(index=lambda name: METHODS[name].label).round(1)  # MB
 lora_parameters = ...
 
 # %% tags=["solution"]
-# A is (r, d_in) and B (d_out, r), so a linear layer costs r * (d_in + d_out); its own weight stays frozen.
+# A is (r, d_in) and B (d_out, r), so a linear layer costs r * (d_in + d_out); its own weight stays frozen. The cost grows
+# with the sum of the two sides and not with their product: that makes an adapter small.
 lora_parameters = (12 + 12) * 2 * 64 * (768 + 3072)  # layers * (fc1 and fc2) * r * (d_in + d_out)
 
 # %% tags=["also"]
@@ -441,6 +469,14 @@ lora_parameters = 12 * 2 * 64 * (768 + 3072)  # the encoder's layers alone
 # %% tags=["wrong"]
 # says: have no bias
 lora_parameters = 24 * (2 * 64 * (768 + 3072) + 768 + 3072)
+
+# %% tags=["wrong"]
+# says: all its digits
+lora_parameters = 11_800_000
+
+# %% tags=["wrong"]
+# says: that is one layer
+lora_parameters = 2 * 64 * (768 + 3072)
 
 # %% tags=["wrong"]
 # says: for r = 1
@@ -608,6 +644,14 @@ def route(model, run, language, adapted):
     with model.disable_adapter():
         return run()
 
+# %% [markdown] tags=["answer"]
+# **The question: a model answer.** This function has one switch for the whole model: in a pass the adapter is on or off. A batch
+# with clips of several languages has to be split by language, with a pass for each. Experts are chosen for each example in the
+# batch (`set_language` takes a list of languages): one pass serves all of them, and attention and the shared blocks compute the
+# whole batch at once.
+#
+# That is a property of the switch, not of low rank. An adapter for each language that is chosen for each example, with the student
+# where there is none, could do the same.
 
 # %% tags=["also"]
 import contextlib

@@ -32,6 +32,9 @@
 #
 # **Predict:** sort the rows by in-domain WER before you run the cell.
 
+# %% tags=["predict"]
+prediction = ...  # a list of systems, the best one first
+
 # %%
 import json
 
@@ -100,6 +103,9 @@ plots.save_figure(plots.plot_curves(logs, ("ce", "eval_loss")), figures / "curve
 #
 # **Predict:** are these intervals wider or narrower than those of the table?
 
+# %% tags=["predict"]
+prediction = ...  # "wider" or "narrower"
+
 # %%
 differences = comparison.paired(lab)
 
@@ -149,6 +155,9 @@ print(*(sentence(row) for _, row in distilled.iterrows()), sep="\n")
 #
 # **Predict:** does the order of the systems stay?
 
+# %% tags=["predict"]
+prediction = ...  # "yes", or what changes
+
 # %%
 from distilwhisper_lib import statistics
 
@@ -193,6 +202,9 @@ for name, rows in single.groupby("test_set", sort=False):
 #
 # **Predict:** does what was learnt on clean clips carry over?
 
+# %% tags=["predict"]
+prediction = ...  # "yes", "in part" or "no"
+
 # %%
 sound = table[(table["language"] == main_language) & table["test_set"].isin(["in-domain", "noise", "reverberation"])]
 sound = sound.assign(wer=sound.apply(with_interval, axis=1), loops=sound["loops"].map("{:.1f} %".format))
@@ -210,6 +222,9 @@ sound.pivot(index="system", columns="test_set", values=["wer", "loops"]).reindex
 # *were* trained on: speech translation into English, for which Whisper has a token of its own.
 #
 # **Predict:** which rows are exactly zero, and why?
+
+# %% tags=["predict"]
+prediction = ...  # a list of systems
 
 # %%
 plots.save_figure(plots.plot_forgetting(table), figures / "forgetting.png")
@@ -264,6 +279,9 @@ translation[columns].rename(index=label, level=0).round(1)
 #
 # **Predict:** our variant with all of its experts off, with those of the encoder alone, and with all on: in which order?
 
+# %% tags=["predict"]
+prediction = ...  # three names, the highest WER first
+
 # %%
 modes = {False: "off", "encoder": "the encoder's", True: "all"}
 rows = {mode: comparison.score(lab, "distilwhisper", f"{main_language}/translation", experts)
@@ -282,6 +300,9 @@ pd.DataFrame(rows).T.rename_axis("experts that are on")[columns].astype(float).r
 # model, one copy of Whisper, a language chosen for each clip.
 #
 # **Predict:** what does the second language's training do to the first one's WER?
+
+# %% tags=["predict"]
+prediction = ...  # "better", "worse" or "nothing"
 
 # %%
 second = table[table["test_set"] == "second-language"]
@@ -340,6 +361,9 @@ texts.assign(equal=texts["in a mixed batch"] == texts["one by one"])
 #
 # **Predict:** with one budget pooled over both stacks, which stack decides the mean: the encoder with its
 # hundreds of positions, or the decoder with some tens?
+
+# %% tags=["predict"]
+prediction = ...  # "encoder" or "decoder"
 
 # %%
 from distilwhisper_lib import autocast, last_gates, position_masks
@@ -432,6 +456,9 @@ result.round(0)
 #
 # **Predict:** which system is the cheapest in each of the three?
 
+# %% tags=["predict"]
+prediction = ...  # three names: storage, memory, time
+
 # %%
 from distilwhisper_lib import expert_parameters
 
@@ -486,6 +513,9 @@ shown.rename(columns={"seconds": "training (s)", "stored_mb": "stored (MB)", "we
 # tables are read from `results/reference/study`, at every preset; `docs/claims.md` says how much of it is computed.
 #
 # **Predict:** which of the claims will hold?
+
+# %% tags=["predict"]
+prediction = ...  # the numbers of the claims
 
 # %%
 from distilwhisper_lib import REPOSITORY
@@ -568,7 +598,8 @@ print(*(f"{name}: {value}" for name, value in facts.items()), sep="\n")
 at_least_one = ...
 
 # %% tags=["solution"]
-# None of the eight does with probability 0.95 ** 8, since they are independent; "at least one" is the opposite.
+# None of the eight does with probability 0.95 ** 8, since they are independent; "at least one" is the opposite. With every
+# further comparison it becomes more likely that something looks decided: that is why the study corrects its p values.
 at_least_one = 1 - 0.95**8
 
 # %% tags=["also"]
@@ -647,6 +678,14 @@ def utterances_needed(difference, low, high, n):
     # The square takes away the sign of the difference.
     return math.ceil(n * ((high - low) / 2 / difference) ** 2)
 
+# %% [markdown] tags=["answer"]
+# **The open part: a model answer.** A comparison whose interval excludes zero needs no more utterances than its tests hold. For
+# the others the number says how many times as many would be needed. The tests hold all clips of these voices that were kept for
+# testing. So what needs several times as many cannot be decided with this corpus, however often the notebook is run.
+#
+# Two reasons for caution. The formula takes the measured difference for the true one: if it is, a test of this size finds a
+# decided difference in about half of all cases only, so a good plan has more. And clips of one room are alike: the intervals
+# resample rooms, so more clips of the same rooms help less than more rooms.
 
 # %% tags=["also"]
 import math
@@ -753,6 +792,13 @@ def beaten(differences):
     # "in every test set" is `all`.
     return {other for other, rows in differences.groupby("other") if (rows["high"] < 0).all()}
 
+# %% [markdown] tags=["answer"]
+# **The open part: a model answer.** Not always. A system whose intervals lie far below zero comes back with another seed; one
+# whose upper end lies just below zero may go, and another may come. The interval holds the chance of the clips alone. The seed
+# changes the start of gates and adapters and the order of the clips, and the interval knows nothing of that.
+#
+# A name that does not come back was a statement about one training, not about a method. That is why section 8 counts several
+# seeds, and resamples them together with the rooms.
 
 # %% tags=["also"]
 def beaten(differences):

@@ -82,6 +82,9 @@ table
 #
 # **Predict:** which three clips are chosen for $N = 3$?
 
+# %% tags=["predict"]
+prediction = ...  # three names of clips
+
 # %%
 ranked = table.sort_values(["up_votes", "down_votes"], ascending=[False, True], kind="stable")
 by_hand = list(ranked["path"][:3])
@@ -146,7 +149,8 @@ def choose(table, n):
 
 # %% tags=["solution"]
 def choose(table, n):
-    # A stable sort keeps the order of the file among equals, so that everyone gets the same clips.
+    # The down-votes decide only among clips with as many up-votes, so they are the second key. A stable sort keeps the
+    # order of the file among equals, so that everyone gets the same clips.
     ranked = table.sort_values(["up_votes", "down_votes"], ascending=[False, True], kind="stable")
     return list(ranked["path"].head(n))
 
@@ -255,6 +259,9 @@ pd.DataFrame({key: {"corpus": test.corpus, "split": test.split, "clips": len(lab
 #
 # **Predict:** how many megabytes do 1,000 clips take?
 
+# %% tags=["predict"]
+prediction = ...  # megabytes
+
 # %%
 outputs = lab.teacher_distributions()
 size = outputs.size()
@@ -317,7 +324,8 @@ def to_student(ids, teacher_tokens, student_tokens):
 
 # %% tags=["solution"]
 def to_student(ids, teacher_tokens, student_tokens):
-    # Only the text of a token means the same in both; a token that is new in one moves the numbers of all later ones.
+    # Only the text of a token means the same in both; a token that is new in one moves the numbers of all later ones. The
+    # student cannot say a token that it lacks: -1 keeps its place.
     number = {token: i for i, token in enumerate(student_tokens)}
     return [number.get(teacher_tokens[i], -1) for i in ids]
 
@@ -406,6 +414,9 @@ check(check_to_student, to_student)
 # third batch.
 #
 # **Predict:** how many batches does the second call compute?
+
+# %% tags=["predict"]
+prediction = ...  # a number of batches
 
 # %%
 from distilwhisper_lib import cache_teacher_distributions
@@ -519,6 +530,9 @@ comparison.main_table(pd.DataFrame(rows + published), language)
 #
 # **Predict:** how many trainings are that, and how many days on one A100?
 
+# %% tags=["predict"]
+prediction = ...  # (trainings, days)
+
 # %%
 from distilwhisper_lib import ROWS, listing, make_jobs
 
@@ -571,7 +585,8 @@ fine_tuning_gb = ...
 experts_gb = ...
 
 # %% tags=["solution"]
-# A frozen parameter has no gradient, hence no means of it either: 4 bytes instead of 16
+# A frozen parameter has no gradient, hence no means of it either: 4 bytes instead of 16. So what counts is how much is
+# trained, not how large the model is.
 fine_tuning_gb = 16 * 241.7e6 / 1e9
 experts_gb = (4 * 241.7e6 + 16 * 114.5e6) / 1e9
 print(f"fine-tuning {fine_tuning_gb:.2f} GB, experts {experts_gb:.2f} GB")
@@ -603,6 +618,18 @@ fine_tuning_gb = 4 * 241.7e6 / 1e9
 # %% tags=["wrong"]
 # says: 16 bytes each
 fine_tuning_gb = 12 * 241.7e6 / 1e9  # one of the means is forgotten
+
+# %% tags=["wrong"]
+# says: two means are missing
+fine_tuning_gb = 8 * 241.7e6 / 1e9
+
+# %% tags=["wrong"]
+# says: that is for transcribing
+experts_gb = 4 * (241.7e6 + 114.5e6) / 1e9
+
+# %% tags=["wrong"]
+# says: which are frozen
+experts_gb = (4 * 241.7e6 + 12 * 114.5e6) / 1e9
 
 # %% tags=["wrong"]
 # says: in gigabytes

@@ -34,6 +34,9 @@
 # **Predict:** the first row is our variant as it is; each of the others changes one thing. Which change costs most? And
 # which makes no difference that 125 clips could show?
 
+# %% tags=["predict"]
+prediction = ...  # (the change that costs most, those that can't be told apart)
+
 # %%
 import json
 
@@ -91,6 +94,9 @@ plots.plot_trials(trials)
 # How much of that is luck? Some of the same changes had been trained before, on another machine (their record is
 # `variants-elsewhere.json`). **Predict:** which of the differences come again?
 
+# %% tags=["predict"]
+prediction = ...  # a list of changes
+
 # %%
 elsewhere = trials_of(studies / "variants-elsewhere.csv")
 both = {"here": trials, "elsewhere": elsewhere}
@@ -127,7 +133,8 @@ decoder_share = ...
 encoder_mean = ...
 
 # %% tags=["solution"]
-# Each gate counts the same, and both stacks have as many layers: only the positions differ
+# Each gate counts the same, and both stacks have as many layers: only the positions differ. So a mean over all gates is
+# nearly the encoder's own, and a budget for it says next to nothing about the decoder.
 decoder_share = 30 / (1500 + 30)
 encoder_mean = 0.5 * (1500 + 30) / 1500
 print(f"the decoder has {decoder_share:.2%} of the mean; the encoder needs {encoder_mean:.3f}")
@@ -159,6 +166,10 @@ encoder_mean = 0.5
 # %% tags=["wrong"]
 # says: upside down
 encoder_mean = 0.5 * 1500 / 1530
+
+# %% tags=["wrong"]
+# says: far above the budget
+encoder_mean = 1.0
 
 # %% tags=["wrong"]
 # says: not in per cent
@@ -207,7 +218,8 @@ from itertools import combinations
 
 
 def one_change(trials):
-    # A difference can be blamed on a setting only where all others are equal, so the differing columns are counted
+    # A difference can be blamed on a setting only where all others are equal, so the differing columns are counted. Two
+    # equal rows compare nothing: one column has to differ.
     return [(i, j) for i, j in combinations(range(len(trials)), 2) if (trials.iloc[i] != trials.iloc[j]).sum() == 1]
 
 # %% tags=["also"]
@@ -309,6 +321,9 @@ check(check_one_change, one_change)
 #
 # **Predict:** shutting all gates gives a model that you know. Which one? And which stack's experts matter more?
 
+# %% tags=["predict"]
+prediction = ...  # (a model, "encoder" or "decoder")
+
 # %%
 import contextlib
 
@@ -409,6 +424,12 @@ def open_only(model, stack, layers):
     finally:  # after an error too
         for hook in hooks:
             hook.remove()
+
+# %% [markdown] tags=["answer"]
+# **The open part: a model answer.** For each layer of the decoder, score the model within `with open_only(model, "decoder",
+# [index]):`. The gains of the single layers need not add up to the gain of all of them: the layers were trained together, and a
+# later one may rely on what an earlier one changes. So a layer that does little alone may still be needed beside the others. To
+# ask that, shut it alone.
 
 # %% tags=["also"]
 class open_only:
@@ -574,6 +595,9 @@ check(check_open_only, open_only)
 #
 # **Predict:** what costs more, half of the clips or half of the steps?
 
+# %% tags=["predict"]
+prediction = ...  # "clips" or "steps"
+
 # %%
 from dataclasses import replace
 
@@ -622,6 +646,9 @@ for first, other in ((twice, quarter), (half, twice), (every, half)):
 #
 # **Predict:** which of these rows can change a result, and which only a number in the log?
 
+# %% tags=["predict"]
+prediction = ...  # two lists of rows
+
 # %%
 from dataclasses import asdict
 
@@ -652,6 +679,9 @@ for name in ("corrected", "released"):
 # can learn to be. Both stacks use their experts for everything that was said.
 #
 # **Predict:** what mean does the release see, if a clip of three seconds stands in Whisper's window of 30?
+
+# %% tags=["predict"]
+prediction = ...  # a number from 0 to 1
 
 # %%
 from distilwhisper_lib import Collator, gate_budget_loss, position_masks
@@ -701,6 +731,9 @@ measured[["wer", "loops", *differences, "gate_encoder", "gate_decoder"]].round(2
 # And LoRA is measured in another way than the other systems: by what it says when it is given the right words before.
 #
 # **Predict:** what does that do to LoRA's WER in use? And is the other measure higher or lower?
+
+# %% tags=["predict"]
+prediction = ...  # ("lower" or "higher" in use, "lower" or "higher" by the other measure)
 
 # %%
 files = ["fidelity-lora", "fidelity-lora-labels"]  # of two machines, each with its own first row

@@ -34,6 +34,9 @@
 #
 # **Predict:** which costs more for these clips, the encoder or some tokens? And what do experts add to each?
 
+# %% tags=["predict"]
+prediction = ...  # ("encoder" or "tokens", what experts add)
+
 # %%
 import contextlib
 import statistics
@@ -124,6 +127,9 @@ spent = pd.Series({entry.key: entry.self_cpu_time_total for entry in watched.key
 # position, and multiplies one of them by zero.
 #
 # **Predict:** how many multiplications does that take, compared with a plain feed-forward block?
+
+# %% tags=["predict"]
+prediction = ...  # times a plain block
 
 # %%
 from torch.utils.flop_counter import FlopCounterMode
@@ -233,7 +239,8 @@ import torch
 def route(h, blocks, choice):
     rows, chosen = h.flatten(0, 1), choice.flatten()
     y = torch.empty_like(rows)
-    # Select first, then compute: each position is computed once, however many blocks there are
+    # Select first, then compute: each position is computed once, however many blocks there are. The same mask writes the
+    # results back to where their inputs came from.
     for number in chosen.unique().tolist():
         mask = chosen == number
         y[mask] = blocks[number](rows[mask])
@@ -361,6 +368,9 @@ check(check_route, route)
 # **Predict:** how much faster is reading what it said than asking it again? (At `laptop` the teacher is as small as the
 # student.)
 
+# %% tags=["predict"]
+prediction = ...  # times
+
 # %%
 from distilwhisper_lib import teacher_forced_logits
 
@@ -398,6 +408,9 @@ trials[["wer", "wer_low", "wer_high", "validation_loss", "difference", "low", "h
 # block, which everybody has already. What training has changed is the **difference**, and that is small.
 #
 # **Predict:** how large is the difference, compared with the weights? How many of its singular values matter?
+
+# %% tags=["predict"]
+prediction = ...  # (per cent of the weights' size, a number of singular values)
 
 # %%
 with torch.no_grad():
@@ -443,6 +456,9 @@ for rank in (16, 64):
 # them all; every form transcribes the same clips.
 #
 # **Predict:** from which row on can the loss be seen on these clips?
+
+# %% tags=["predict"]
+prediction = ...  # the name of a row
 
 # %%
 from distilwhisper_lib import (
@@ -594,6 +610,9 @@ check(check_largest_rank, largest_rank)
 #
 # **Predict:** in which stack do the gates agree most?
 
+# %% tags=["predict"]
+prediction = ...  # "encoder" or "decoder"
+
 # %%
 from distilwhisper_lib import gate_shares, length_batches
 
@@ -617,6 +636,9 @@ shares.assign(layer=shares["layer"] + 1).round(2)
 # whose gates disagree loses by that: some of its positions get the other block from now on.
 #
 # **Predict:** will WER change by more than the interval of the paired difference?
+
+# %% tags=["predict"]
+prediction = ...  # "yes" or "no"
 
 # %%
 from distilwhisper_lib import bake
@@ -675,7 +697,8 @@ def changed(shares, threshold):
 
 # %% tags=["solution"]
 def changed(shares, threshold):
-    # Where the expert stays, the shut gates change sides; where the shared block stays, the open ones
+    # Where the expert stays, the shut gates change sides; where the shared block stays, the open ones. Each layer is baked
+    # by its own share, so the mean over the layers comes last.
     opened = shares["open"]
     return float((1 - opened).where(opened >= threshold, opened).mean())
 

@@ -1,0 +1,275 @@
+"""What the notebooks' "Read" paragraphs say of results, and whether their outputs bear it out.
+
+Each claim is a passage of a notebook and a function that looks at the outputs of the committed
+notebook, or at the reference results. A function returns True where the passage holds.
+
+    .venv/bin/python tools/notebook_claims.py    list the claims that do not hold
+"""
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+import pandas as pd
+
+from notebooks import NOTEBOOKS, code_cells, read_source, sources
+
+ROOT = Path(__file__).resolve().parent.parent
+
+MOST_WORDS = 80  # of a Read paragraph
+
+# What may stand in a Read paragraph as a number without being a result
+NO_RESULT = re.compile(
+    r"`[^`]*`"  # code
+    r"|\$[^$]*\$"  # formulas
+    r"|notebooks? \d\d(?:(?:,| and| to) \d\d)*"
+    r"|(?:sections?|exercises?) \d(?:\.\d)?"
+    r"|95 % intervals?"
+)
+NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?")
+
+
+class Claim(NamedTuple):
+    """A passage that says something of a result.
+
+    Attributes:
+        passage: As it stands in the notebook, line breaks aside.
+        holds: Whether it is true of the committed outputs.
+    """
+
+    passage: str
+    holds: Callable[[], bool]
+
+
+# ---- paragraphs
+
+
+def read_paragraphs(path: Path) -> Iterator[str]:
+    """Yield the paragraphs of a source that tell what an output shows, each on one line."""
+    for cell in read_source(path):
+        if cell.cell_type != "markdown":
+            continue
+        for paragraph in cell.source.split("\n\n"):
+            if paragraph.startswith("**Read:**"):
+                yield " ".join(paragraph.split())
+
+
+def unbound_numbers(paragraph: str, claims: list[Claim]) -> list[str]:
+    """Return the numbers of a paragraph that belong to no claim."""
+    for claim in claims:
+        paragraph = paragraph.replace(claim.passage, "")
+    return NUMBER.findall(NO_RESULT.sub("", paragraph))
+
+
+# ---- outputs
+
+
+def output_of(stem: str, code: str) -> str:
+    """Return what the first code cell that contains `code` has printed, in a committed notebook."""
+    notebook = nbformat.read(NOTEBOOKS / f"{stem}.ipynb", as_version=4)
+    for cell in code_cells(notebook):
+        if code in cell.source:
+            texts = [out.get("text") or out["data"].get("text/plain", "") for out in cell.outputs]
+            return "".join(texts)
+    raise LookupError(f"{stem} has no cell with {code!r}")
+
+
+def numbers_of(stem: str, code: str, label: str) -> list[float]:
+    """Return the numbers of the line of an output that begins with `label`, those in it aside."""
+    for line in output_of(stem, code).splitlines():
+        if line.strip().startswith(label):
+            rest = line.strip().removeprefix(label)
+            return [float(number.replace(",", "")) for number in NUMBER.findall(rest)]
+    raise LookupError(f"{stem}: no line of the output begins with {label!r}")
+
+
+def reference(system: str, test: str) -> pd.Series:
+    """Return a system's scores on a test such as "cs/noise", in the course's reference run."""
+    table = pd.read_csv(ROOT / "results" / "reference" / "laptop" / "comparison.csv")
+    language, name = test.split("/")
+    chosen = table[
+        (table["system"] == system) & (table["language"] == language) & (table["test_set"] == name)
+    ]
+    return chosen.iloc[0]
+
+
+def overlap(first: pd.Series, second: pd.Series, score: str = "wer") -> bool:
+    """Whether the intervals of two scores have a point in common."""
+    low, high = f"{score}_low", f"{score}_high"
+    return first[low] <= second[high] and second[low] <= first[high]
+
+
+# ---- the claims
+
+
+def _margin(label: str) -> tuple[float, float, float]:
+    """Return seconds, word errors and loops with a margin, in notebook 00."""
+    seconds, _, errors, loops, *_ = numbers_of("00_setup", '"word errors"', label)
+    return seconds, errors, loops
+
+
+def _texts_mostly_differ() -> bool:
+    *_, same, clips = numbers_of("00_setup", '"word errors"', "6 s")
+    return same < clips / 2
+
+
+def _extra_frames() -> bool:
+    text = output_of("00_setup", "become {features.shape[1]} frames")
+    samples, _, frames = map(float, re.findall(r"(\d+) samples, ([\d.]+) s, become (\d+)", text)[0])
+    return 1 <= frames - samples / 160 < 3
+
+
+def setup() -> list[Claim]:
+    """Return the claims of notebook 00."""
+    half, six, native = (
+        lambda name=name: _margin(name) for name in ("0.5 s", "6 s", "native 30 s")
+    )
+    return [
+        Claim("there are one or two more", _extra_frames),
+        Claim(
+            "That costs words *and* time.",
+            lambda: half()[0] > six()[0] and half()[1] > six()[1] and half()[2] > 0,
+        ),
+        Claim(
+            "With 6 s the loops are gone, and there are no more word errors than in the native "
+            "window.",
+            lambda: six()[2] == 0 and six()[1] <= native()[1],
+        ),
+        Claim("Yet most texts are not the same", _texts_mostly_differ),
+    ]
+
+
+def _gap(test: str) -> bool:
+    student, teacher = reference("student", test), reference("teacher", test)
+    return teacher["wer"] < student["wer"] and not overlap(student, teacher)
+
+
+def _forgets() -> bool:
+    """Whether the stand-in is worse in a language that it was not tuned on."""
+    tests = [f"{language}/retention" for language in ("nl", "ru", "es", "fr", "it")]
+    return any(reference("teacher", t)["wer"] > reference("student", t)["wer"] for t in tests)
+
+
+def _changes(sound: str) -> tuple[float, float]:
+    """Return what a sound costs student and stand-in, in points of WER (notebook 01)."""
+    line = numbers_of("01_baseline_gap", 'both.pivot(index="system"', f"{sound} changes WER by")
+    return line[0], line[1]
+
+
+def baseline_gap() -> list[Claim]:
+    """Return the claims of notebook 01."""
+    domains = ("cs/in-domain", "cs/out-of-domain")
+    inside, outside = (reference("student", test) for test in domains)
+    stress = reference("student", "cs/other-characters")
+    own = numbers_of("01_baseline_gap", "WER of each clip", "WER of each clip")
+    return [
+        Claim("The first clip alone has a WER of 200 %", lambda: own[0] == 200),
+        Claim("The intervals of the two leads overlap.", lambda: overlap(inside, outside)),
+        Claim(
+            "In the stress test errors are far more frequent, and the interval is wide.",
+            lambda: (
+                stress["wer"] > 1.2 * max(inside["wer"], outside["wer"])
+                and stress["wer_high"] - stress["wer_low"] > 20
+            ),
+        ),
+        Claim(
+            "CER is less than half of WER in both domains",
+            lambda: all(row["cer"] < row["wer"] / 2 for row in (inside, outside)),
+        ),
+        Claim(
+            "In Czech the stand-in is ahead in both domains, and the intervals are apart",
+            lambda: all(_gap(test) for test in domains),
+        ),
+        Claim("look for those in which it is *worse* than the student", _forgets),
+        Claim(
+            "the intervals of student and stand-in overlap",
+            lambda: overlap(
+                *(reference(n, "cs/translation") for n in ("student", "teacher")), "bleu"
+            ),
+        ),
+        Claim(
+            "It loses more points than the student to both noise and echo, and yet it stays ahead.",
+            lambda: (
+                all(
+                    student < teacher
+                    for student, teacher in (_changes("noise"), _changes("reverberation"))
+                )
+                and all(
+                    reference("teacher", f"cs/{name}")["wer"]
+                    < reference("student", f"cs/{name}")["wer"]
+                    for name in ("noise", "reverberation")
+                )
+            ),
+        ),
+    ]
+
+
+def _toy_errors(label: str) -> tuple[float, float, float]:
+    """Return the errors with soft and hard gates, and the share of binary gates (notebook 02)."""
+    soft, hard, binary = numbers_of("02_language_experts", "train_toy(strongest)", label)
+    return soft, hard, binary
+
+
+def language_experts() -> list[Claim]:
+    """Return the claims of notebook 02."""
+    stem = "02_language_experts"
+    without, noisy = (
+        lambda name=name: _toy_errors(name) for name in ("without noise", "with noise up to 5")
+    )
+    return [
+        Claim(
+            "Without noise the soft mixture fits well, and rounding ruins it.",
+            lambda: without()[1] > 3 * without()[0],
+        ),
+        Claim(
+            "With noise the fit in training is worse and the error in use is smaller",
+            lambda: noisy()[0] > without()[0] and noisy()[1] < without()[1],
+        ),
+        Claim(
+            "just what the files of the authors' release weigh (458 MB per language and data size)",
+            lambda: round(numbers_of(stem, "SIZES.items()}).T", "small")[3]) == 458,
+        ),
+        Claim(
+            "With a dozen, the experts and the small model together outweigh the large one.",
+            lambda: numbers_of(stem, "is still smaller", "small with experts for") == [11, -2, 12],
+        ),
+        Claim(
+            "most gates are the encoder's, and in the release, which counts the 1,500 positions of "
+            "a 30 s window whatever the clip's length, nearly all of them are.",
+            lambda: (
+                numbers_of(stem, "a 30 s window, unmasked", "gates:")[-1] > 50
+                and numbers_of(stem, "a 30 s window, unmasked", "a 30 s window")[-1] > 95
+            ),
+        ),
+        Claim("On a CPU the factor is near 1", lambda: _times_plain() < 1.25),
+    ]
+
+
+def _times_plain() -> float:
+    return numbers_of("02_language_experts", 'times")', "plain")[-1]
+
+
+CLAIMS: dict[str, Callable[[], list[Claim]]] = {
+    "00_setup": setup,
+    "01_baseline_gap": baseline_gap,
+    "02_language_experts": language_experts,
+}
+
+
+def main() -> None:
+    """Print the claims that do not hold; exit with 1 where there are any."""
+    wrong = [
+        f"{path.stem}: {claim.passage}"
+        for path in sources()
+        for claim in CLAIMS.get(path.stem, list)()
+        if not claim.holds()
+    ]
+    print("\n".join(wrong) or "all claims hold")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
