@@ -195,6 +195,66 @@ def test_answers_for_the_tests_are_in_neither_notebook(source):
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=NAMES)
+def test_each_prediction_has_a_line_for_it_and_a_folded_answer(source):
+    notebook = nbformat.read(ROOT / "notebooks" / f"{source.stem}.ipynb", as_version=4)
+    asked = 0
+    for cell, following in zip(notebook.cells, notebook.cells[1:], strict=False):
+        if cell.cell_type == "markdown" and "**Predict:**" in cell.source:
+            asked += 1
+            assert "predict" in tool.tags(following), cell.source
+            assert following.source.startswith("prediction = ...  # ")
+    folded = [cell for cell in notebook.cells if "hide-output" in tool.tags(cell)]
+    assert asked >= 4 and len(folded) == asked
+    assert all(cell.outputs for cell in folded)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=NAMES)
+def test_what_the_reader_builds_is_open_and_has_a_hint_and_a_folded_version(source):
+    cells = tool.build_notebook(source).cells
+    for number, cell in enumerate(cells):
+        if "build" not in tool.tags(cell):
+            continue
+        assert "raise NotImplementedError  # your code here" in cell.source
+        hint, fold = cells[number + 1 : number + 3]
+        assert "hint" in tool.tags(hint)
+        assert {"fold", "hide-input"} <= tool.tags(fold)
+        assert fold.metadata["jupyter"]["source_hidden"]
+        assert fold.source.startswith("if is_open(")
+
+
+def test_outputs_stay_where_only_cells_that_print_nothing_come_or_go():
+    def cell(source, tag=None, output=None):
+        outputs = [nbformat.v4.new_output("stream", text=output)] if output else []
+        made = nbformat.v4.new_code_cell(source, outputs=outputs)
+        made.metadata = {"tags": [tag]} if tag else {}
+        return made
+
+    old = nbformat.v4.new_notebook(cells=[cell("a", output="1"), cell("b", output="2")])
+    new = nbformat.v4.new_notebook(cells=[cell("a"), cell("p", "predict"), cell("b"), cell("c")])
+    tool.keep_outputs(new, old)
+    assert [len(one.outputs) for one in new.cells] == [1, 0, 1, 0]
+    changed = nbformat.v4.new_notebook(cells=[cell("A"), cell("b")])
+    tool.keep_outputs(changed, old)
+    assert not any(one.outputs for one in changed.cells)
+
+
+def test_a_function_is_open_until_it_does_something():
+    from exercise import is_open
+
+    def stub(first):
+        """Return something."""
+        raise NotImplementedError  # your code here
+
+    def half_written(first):
+        total = sum(first)
+        raise NotImplementedError(total)
+
+    assert is_open(stub)
+    assert not is_open(half_written)
+    assert not is_open(lambda: 1)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=NAMES)
 def test_committed_notebooks_are_those_of_their_source(source):
     folder = ROOT / "notebooks"
     expected = {

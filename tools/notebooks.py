@@ -87,6 +87,7 @@ def _notebook(path: Path, cells: list):
         cell = copy.deepcopy(original)
         cell.metadata = {"tags": sorted(tags(cell))} if tags(cell) else {}
         if "fold" in tags(cell):
+            add_tag(cell, "hide-input")  # for the book
             cell.metadata["jupyter"] = {"source_hidden": True}
         identity = f"{path.stem}/{number}/{cell.source}"
         cell["id"] = hashlib.sha256(identity.encode()).hexdigest()[:8]
@@ -111,6 +112,22 @@ def keep_outputs(new, old) -> None:
             return
         new_cell.outputs = old_cell.outputs
         new_cell.execution_count = old_cell.execution_count
+
+
+def add_tag(cell, tag: str) -> None:
+    """Add a tag to a cell."""
+    cell.metadata["tags"] = sorted(tags(cell) | {tag})
+
+
+def fold_what_is_predicted(notebook) -> None:
+    """Let the book fold the output that answers each prediction: the first one after it."""
+    is_open = False
+    for cell in code_cells(notebook):
+        if "predict" in tags(cell):
+            is_open = True
+        elif is_open and cell.outputs:
+            add_tag(cell, "hide-output")
+            is_open = False
 
 
 def clean_outputs(notebook) -> None:
@@ -149,6 +166,7 @@ def build() -> None:
         notebook = build_notebook(path)
         if target.exists():
             keep_outputs(notebook, nbformat.read(target, as_version=4))
+        fold_what_is_predicted(notebook)
         nbformat.write(notebook, target)
         nbformat.write(build_solutions(path), solutions / f"{path.stem}_solutions.ipynb")
 
@@ -162,6 +180,7 @@ def publish(results: Path = ROOT / "results", preset: str = "laptop") -> None:
         notebook = build_notebook(path)
         keep_outputs(notebook, nbformat.read(executed, as_version=4))
         clean_outputs(notebook)
+        fold_what_is_predicted(notebook)
         nbformat.write(notebook, NOTEBOOKS / f"{path.stem}.ipynb")
 
     # Studies of earlier runs stay
