@@ -77,6 +77,7 @@ _PUBLIC = {
     "data.normalisers": ["NORMALISERS", "normalise"],
     "evaluation.bake": ["bake", "fix_gates", "gate_shares"],
     "evaluation.export": ["export_checkpoint", "export_ctranslate2"],
+    "evaluation.export_adapter": ["export_adapter"],
     "evaluation.interpolation": ["interpolated"],
     "evaluation.scoring": [
         "LOOP_RATIO",

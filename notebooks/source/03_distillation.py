@@ -1,22 +1,22 @@
 # %% [markdown]
-# # 03 Distillation
+# # 03 · Distillation: what a teacher says beyond the text
 #
-# **Goal:** train the experts of notebook 02 with and without a teacher, with losses that you have checked by hand.
+# **Goal.** Train the experts of notebook 02 with and without a teacher, with losses that you have checked by hand.
 #
 # **You will be able to**
 # - derive the paper's losses (CE, JS and KL, gate budget) and compute each on paper;
-# - store what a teacher says, in less than a sixtieth of the space, and measure what is lost;
-# - recognise two silent mistakes: padding in the loss, and wrong scaling under gradient accumulation;
-# - read training curves, see the gates open, and say what the budget decides;
-# - stop a training run and let it go on, with the same result.
+# - store a teacher's distributions in less than a sixtieth of the space, and measure what is lost;
+# - find two silent mistakes: padding in the loss, and wrong scaling of accumulated gradients;
+# - read training curves and gates, and say what the budget decides;
+# - stop a training and let it go on, with the same result.
 #
-# **Prerequisites:** notebook 02.
+# **Prerequisites.** Notebook 02; notebook 01 says what the teacher stand-in is.
 #
-# | preset | time | memory |
-# |---|---|---|
-# | smoke | under 1 min | 1 GB |
-# | laptop (2 cores) | 23 min, nearly all of it four trainings | 5.8 GB |
-# | colab | not measured yet | not measured yet |
+# | preset | machine | time | memory |
+# |---|---|---|---|
+# | smoke | 2 cores | under 1 min | 1 GB |
+# | laptop | 2 cores | 23 min, nearly all of it four trainings | 5.8 GB |
+# | colab | T4 | not measured yet | not measured yet |
 #
 # Four systems are trained here (section 8), and the teacher where notebook 01 has not trained it yet. What has been
 # trained once is kept: a second run of this notebook takes a minute or two.
@@ -26,14 +26,26 @@
 # %% [markdown]
 # ## 1. What was said: cross-entropy
 #
-# At each position the decoder gives a distribution $s$ over $V$ tokens (softmax of its logits), and the label says
-# which token is right. Cross-entropy (CE) is $-\log s_{label}$, in nats. The authors' release smooths the label: 10 %
-# of its mass is spread over the whole vocabulary, $q = 0.9 \cdot \mathrm{onehot} + 0.1 / V$, so that no logit has to
-# go to infinity:
+# **Why.** To train the experts we need a number that says how wrong the student is. The usual one is **cross-entropy**
+# (CE). The paper adds two more losses: the gate budget of notebook 02, and a divergence to the teacher (section 2).
+#
+# In training the decoder reads the right text so far and predicts the next token. (This is **teacher forcing**, notebook
+# 01; it has nothing to do with the teacher model.) At each position it gives a distribution $s$ over $V$ tokens, the
+# softmax of its logits. The label says which token is right. CE is $-\log s_{label}$, in **nats**: the logarithm is the
+# natural one.
+#
+# The authors' release uses **label smoothing**: a tenth of the label's mass is spread over the whole vocabulary,
+# $q = 0.9 \cdot \mathrm{onehot} + 0.1 / V$. Then no logit has to go to infinity:
 #
 # $$CE = -\sum_v q_v \log s_v$$
 #
-# We compute it from the definition, on six positions of a vocabulary of five, and compare.
+# We compute it from the definition, on six positions of a vocabulary of five, with random logits. A student that gives
+# every token one fifth has $CE = \log 5 = 1.61$.
+#
+# **Predict:** is the CE of random logits smaller or larger than that?
+
+# %% tags=["predict"]
+prediction = ...  # "smaller" or "larger"
 
 # %%
 import torch
@@ -51,19 +63,23 @@ assert torch.allclose(by_hand, cross_entropy(student_logits, labels, label_smoot
 print(f"CE {by_hand:.4f} nats, the same as the library's")
 
 # %% [markdown]
+# **Read:** Larger: random logits prefer tokens that have nothing to do with the label. The library gives the same number.
+#
 # ## 2. What else could have been said: KL and JS
 #
-# A label names one token. A teacher's distribution $t$ says how likely *every* token was: that "dům" and "dum" are
-# nearly the same, that after a name anything may come. Distillation asks the student to have the same distribution.
-# Two measures of how far $s$ is from $t$, per position:
+# **Why.** A label names one token. A teacher's distribution $t$ says how likely *every* token was: that "dům" and "dum" are
+# nearly the same, or that after a name anything may come. **Distillation** trains the student to have the same
+# distribution. So we need a measure of how far $s$ is from $t$.
+#
+# Two measures, per position:
 #
 # $$KL(t \,\|\, s) = \sum_v t_v \log\frac{t_v}{s_v} \qquad
 # JS(t, s) = \tfrac12 KL(t \,\|\, m) + \tfrac12 KL(s \,\|\, m), \quad m = \tfrac12 (t + s)$$
 #
-# KL takes the teacher's side: where the teacher sees something likely, the student must not miss it, and the price of
-# missing it is unbounded. JS compares both with their average $m$. As $m_v \geq t_v / 2$, no term of $KL(t \| m)$ has
-# a ratio above 2: JS is at most $\log 2$, and symmetric. The authors' released models are trained with JS at
-# temperature 1; KL is an option.
+# **KL** (Kullback-Leibler) takes the teacher's side: a token that the teacher finds likely must not be missed, and the
+# price of missing it has no limit. **JS** (Jensen-Shannon) compares both with their average $m$. As $m_v \geq t_v / 2$, no
+# term of $KL(t \| m)$ has a ratio above 2. So JS is at most $\log 2$, and it is symmetric. The authors' released models are
+# trained with JS at temperature 1; KL is an option.
 #
 # **Predict:** what are KL and JS of two distributions that have no token in common?
 
@@ -87,10 +103,12 @@ nothing_in_common = torch.tensor([[60.0, 0.0]]), torch.tensor([[0.0, 60.0]])
 print(f"nothing in common: KL {kl_divergence(*nothing_in_common):.1f}   JS {js_divergence(*nothing_in_common):.4f}")
 
 # %% [markdown]
-# With nothing in common KL grows with the logits, without end; JS is $\log 2 = 0.6931$. The difference matters where
-# the teacher is sure and the student is sure of something else, as at the first token of a clip that the student
-# hears wrongly: a few such positions can make up most of a KL loss, and never of a JS loss. With two tokens it can be
-# drawn:
+# **Read:** KL changes when the two change places, JS does not. With nothing in common KL is as large as the logits make it,
+# 60 here. JS is $\log 2 = 0.6931$.
+#
+# The difference matters where the teacher is sure and the student is sure of something else, as at the first token of a
+# clip that the student hears wrongly. A few such positions can make up most of a KL loss. In a JS loss each of them counts
+# at most $\log 2$. With two tokens it can be drawn:
 
 # %%
 import matplotlib.pyplot as plt
@@ -108,9 +126,13 @@ ax.legend()
 fig.tight_layout()
 
 # %% [markdown]
-# *The picture: both curves touch zero at 0.9. To the left KL rises without bound, JS stays below log 2.*
+# *The figure shows KL and JS over the student's probability of a token to which the teacher gives 0.9. Both touch zero at
+# 0.9. To the left KL rises steeply, and JS stays below log 2.*
 #
-# Near agreement the two curves are alike; far from it KL pulls harder and harder, JS lets go.
+# Near agreement both curves are flat, with $KL \approx 4 \, JS$. Training does not see a curve: it sees the gradient with
+# respect to the student's logits. For KL this gradient is $s - t$: the more the student misses, the harder the pull, up to
+# 1. In the gradient of JS each token's part has the student's own probability $s_v$ as a factor. So JS hardly pulls at a
+# token that the student finds impossible, whatever the teacher says.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 3.1: JS by hand (by hand)
@@ -222,10 +244,11 @@ check(check_js_by_hand, js_nats, largest_js)
 # %% [markdown]
 # ## 3. On real logits: how much of the vocabulary matters
 #
-# A teacher runs over the same clips in every epoch and says the same every time, so its outputs can be computed
-# **once** and stored. All $V$ probabilities of every token would take gigabytes for a thousand clips. The library
-# stores the $k$ likeliest and one number more: the mass of **all other** tokens together, the tail. Then JS is
-# computed over $k + 1$ classes. Merging classes can only lower a divergence, so this is a lower bound.
+# **Why.** A teacher says the same of a clip in every epoch, so its distributions can be computed **once** and stored. But
+# all $V$ probabilities of every token would take gigabytes for a thousand clips. The library stores the $k$ likeliest
+# tokens, and the mass of **all others** together as one number, the **tail**. How large must $k$ be?
+#
+# JS is then computed over $k + 1$ classes. Merging classes can only lower a divergence, so this is a lower bound.
 #
 # **Predict:** how large must $k$ be to keep 90 % of JS? And to keep the direction in which JS pulls the student?
 
@@ -258,13 +281,13 @@ full = {"JS": float(js_divergence(teacher_logits, student_logits)),
 print(", ".join(f"{name} {value:.4f}" for name, value in full.items()))
 
 # %% [markdown]
-# **Read:** on clips that neither has seen the teacher's cross-entropy is well under half of the student's (0.6 against
-# 1.6 nats), and it names four of five tokens right, the student three: that is what there is to learn from it. (The
-# tokens for language and task count as well.)
+# **Read:** These clips were in no training of either model. The teacher's cross-entropy is well under half of the
+# student's. Its likeliest token is right at 83 % of the positions, the student's at 59 %. That is what there is to learn.
+# (The tokens for language and task count as well.)
 #
-# Now the same with less and less of the teacher. Two things are compared with the full JS: its value, and, as
-# training only sees gradients, the direction of its gradient with respect to the student's logits (cosine, 1 is the
-# same).
+# Now the same with less and less of the teacher. Two things are compared with the full JS: its value, and the direction of
+# its gradient with respect to the student's logits, because training sees gradients only. Directions are compared by their
+# cosine; 1 is the same direction.
 
 # %%
 import pandas as pd
@@ -298,13 +321,18 @@ ax.legend(loc="lower right")
 fig.tight_layout()
 
 # %% [markdown]
-# *The picture: how much of JS and of its gradient's direction is left when only k tokens are stored; the preset's k
+# *The figure shows how much of JS and of its gradient's direction is left when only k tokens are stored; the preset's k
 # is the dotted line.*
 #
-# **Read:** a teacher that is mostly sure needs little room: four tokens hold nine tenths of JS, sixteen 97 %, the
-# preset's 256 all but about one per cent. The **gradient** points the right way with even fewer: what is lost is how
-# the two spread what is left over tens of thousands of tokens, and each of those gets next to no gradient. How much
-# *is* left?
+# **Read:** The teacher is mostly sure, so it needs little room: 4 tokens keep 93 % of JS, 16 tokens 97 %, the preset's 256
+# tokens 99 %. The **gradient** needs fewer: with 4 tokens its cosine is 0.998.
+#
+# What is lost is how both models spread the rest over tens of thousands of tokens. Each of these gets next to no gradient.
+#
+# How large is the rest? The next cell prints the mass outside the top $k$. Then it looks at the *median* token of each
+# position, one that nobody would say there, and multiplies its probability by $V$. If all tokens were equally likely, the
+# product would be 1. A model trained with label smoothing of 0.1 learns to give every token at least $0.1 / V$: the product
+# is near 0.1.
 
 # %%
 tail = top_k_log_probs(teacher_logits, lab.preset.top_k)[1][:, -1].exp().sort().values  # (N,), surest position first
@@ -315,15 +343,22 @@ for name, logits in (("teacher", teacher_logits), ("student", student_logits)):
     print(f"{name}: V x median probability {float(size * logits.softmax(-1).median(-1).values.mean()):.3f}")
 
 # %% [markdown]
-# Read the last two lines together. A model trained with label smoothing of 0.1 learns to give every token at least
-# $0.1 / V$, and the product would be near 0.1: a tenth of the teacher's mass on tokens that nobody would say. That is
-# why the stand-in is fine-tuned without it (Müller et al., *When does label smoothing help?*, 2019). What lies outside
-# the top k is then honest doubt, and most of it in the positions where the teacher is unsure.
+# **Read:** Outside the top 256 lies 0.5 % of the teacher's mass, nearly all of it in the half of the positions where it is
+# less sure: honest doubt. For both models the product is far below `0.1`.
+#
+# That is why the stand-in is fine-tuned without label smoothing. With it, a tenth of its mass would lie on tokens that nobody
+# would say (Müller et al., *When does label smoothing help?*, 2019), and the student would learn that too.
 #
 # ## 4. Stored once
 #
-# `lab.teacher_distributions()` runs the teacher over all training clips at the first call. It writes one file per batch, so
-# that a stopped run goes on at the batch where it was.
+# **Why.** Without stored distributions the teacher would have to run beside the student in every epoch.
+# `lab.teacher_distributions()` runs it over all training clips at the first call. It writes one file per batch, so that a
+# stopped run goes on at the batch where it was.
+#
+# **Predict:** how many times smaller are these files than all probabilities in fp16?
+
+# %% tags=["predict"]
+prediction = ...  # a factor
 
 # %%
 outputs = lab.teacher_distributions()
@@ -334,6 +369,8 @@ print(f"stored: {1000 * stored / len(outputs) / 1e6:.1f} MB per 1,000 clips")
 print(f"all probabilities in fp16: {1000 * 2 * size * tokens / len(outputs) / 1e6:,.0f} MB per 1,000 clips")
 
 # %% [markdown]
+# **Read:** The files take 31 MB per 1,000 clips instead of 2,103 MB, less than a sixtieth.
+#
 # Training asks for a batch by the ids of its clips, and gets the labelled positions in the order of the student's
 # logits. The stored numbers are rounded (fp16, and computed in mixed precision), so we compare with what the teacher
 # has just said:
@@ -345,11 +382,13 @@ kept = top_k_divergence(token_ids.to(lab.device), log_probs.to(lab.device), stud
 print(f"JS over the stored outputs {kept:.4f}, over those of a moment ago {now:.4f}")
 
 # %% [markdown]
+# **Read:** The two differ by less than one per cent.
+#
 # ## 5. Common trap: padding in the loss
 #
-# Clips have labels of different length, so a batch is padded. The release flattens the logits to $(B \cdot T, V)$ and
-# averages the divergence over **all** positions, the padded ones as well. We pad the same batch a little more, as a
-# longer neighbour would, and look at the loss.
+# **Why.** Clips have labels of different length, so the shorter ones of a batch are **padded**. Padding says nothing. Yet
+# the release flattens the logits to $(B \cdot T, V)$ and averages the divergence over **all** positions, the padded ones as
+# well. We pad the same batch a little more, as a longer neighbour would, and look at the loss.
 #
 # **Predict:** nothing that was said has changed. Does the loss?
 
@@ -382,10 +421,11 @@ for extra in (0, 5, 20, 60):
 pd.DataFrame(rows).set_index("more padding").map("{:.5f}".format)
 
 # %% [markdown]
-# **Read:** the first column changes with padding alone, so a clip counts for more or less according to its neighbours
-# in the batch, and what both models say after the end of a sentence is trained as if it meant something. The second
-# column stays. Our losses take `labelled` positions only; that is one of the few places where we leave the release,
-# on purpose.
+# **Read:** The first column falls from 0.178 to 0.094 by padding alone. The second column stays.
+#
+# So over all positions a clip counts for more or less according to its neighbours in the batch. And what both models say
+# after the end of a sentence is trained as if it meant something. Our losses take `labelled` positions only. That is one of
+# the few places where we leave the release, on purpose.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 3.2: A loss that ignores padding (code)
@@ -596,9 +636,12 @@ check(check_masked_js, masked_js)
 # %% [markdown]
 # ## 6. Common trap: accumulation
 #
-# Where memory is short, a batch of 8 is computed as 4 batches of 2, and the gradients are added up. The result should
-# be the same. The recipe of the release accumulates two batches of 8. We take a tiny random Whisper, so that it takes
-# no time, and one training step on the same eight clips, with transformers' `Trainer` as it comes.
+# **Why.** Where memory is short, a batch of 8 is computed as 4 batches of 2, and the gradients are added up: **gradient
+# accumulation**. The recipe of the release accumulates two batches of 8. The result should be that of one large batch. Is
+# it?
+#
+# We take a tiny random Whisper, so that it takes no time, and one training step on the same eight clips: once with
+# transformers' `Trainer` as it comes, once with this project's `LabTrainer`.
 #
 # **Predict:** by what factor does the gradient's norm change from 1 x 8 to 4 x 2?
 
@@ -650,13 +693,15 @@ table = pd.DataFrame(rows).set_index(["trainer", "batches"])
 table.round(4)
 
 # %% [markdown]
-# **Read:** with the stock `Trainer` both loss and gradient are about four times too large: the `Trainer` believes that
-# Whisper divides its loss by the number of tokens of *all* accumulated batches, and Whisper takes the mean of each
-# batch for itself; so four means are added up. Adam hides it, for it divides the gradient by its own size; gradient
-# clipping (at norm 1, the default) and the logged loss do not.
+# **Read:** With the stock `Trainer`, loss and gradient of `4 x 2` are four times those of `1 x 8`. With `LabTrainer` both
+# are equal.
 #
-# Dividing by four is not quite right either: batches have different numbers of tokens, and a mean of means gives a
-# token in a short batch more weight. `LabTrainer` multiplies each batch's loss by its share of the tokens. By hand:
+# The `Trainer` believes that Whisper divides its loss by the number of tokens of *all* accumulated batches. But Whisper
+# takes the mean of each batch for itself, so four means are added up. Adam hides the mistake, because it divides the
+# gradient by its own size. Gradient clipping (at norm 1, the default) and the logged loss do not hide it.
+#
+# Dividing by four is not quite right either. Batches have different numbers of tokens, and a mean of means gives a token in
+# a short batch more weight. `LabTrainer` multiplies each batch's loss by its share of the tokens. By hand:
 
 # %%
 def gradient_norm(batches, weights):
@@ -677,19 +722,24 @@ print(f"8 at once {gradient_norm([whole], [1]):.4f}   added up {gradient_norm(qu
       f"by tokens {gradient_norm(quarters, [n / sum(tokens) for n in tokens]):.4f}")
 
 # %% [markdown]
-# "By tokens" is the batch of eight, to the last digits shown. (One term has no such rule: the gate budget is the
-# absolute value of a mean, and no sum over parts of a batch gives that back. It is exact where all parts lie on the
-# same side of $b$.)
+# **Read:** "By tokens" is the batch of eight, to the last digits shown. "Mean of means" is close, but not the same: 2.5163
+# instead of 2.4992.
+#
+# (One term has no such rule: the gate budget is the absolute value of a mean, and no sum over parts of a batch gives that
+# back. It is exact where all parts lie on the same side of $b$.)
 #
 # ## 7. The sum of the losses
 #
-# The release weighs the parts with two constants, $\sigma_1 = 1.41$ and $\sigma_2 = 1$:
+# **Why.** CE, gate budget and JS are added up to one loss, so their weights decide what counts. The release has two
+# constants for that, $\sigma_1 = 1.41$ and $\sigma_2 = 1$:
 #
 # $$L = \frac12\left(\frac{CE + L_{gate}}{\sigma_1^2} + \frac{JS}{\sigma_2^2}\right) \;\propto\;
 # CE + L_{gate} + 1.99\, JS$$
 #
-# Without a teacher it is $CE + L_{gate}$ (the system CLSR-FT of section 8). **Predict:** the weighted sum is about a
-# quarter as large as the unweighted one. Does a run with Adam learn four times more slowly?
+# Without a teacher the loss is $CE + L_{gate}$.
+#
+# **Predict:** the weighted sum is about a quarter as large as the sum on the right. Does a run with Adam learn four times
+# more slowly?
 
 # %% tags=["predict"]
 prediction = ...  # "yes" or "no"
@@ -704,24 +754,38 @@ print(f"L = {weighted:.4f}; relative to CE, JS weighs {0.5 / (0.5 / 1.41**2):.2f
 print(f"without a teacher: {total_loss(ce, gate):.4f}")
 
 # %% [markdown]
-# No: Adam's step does not depend on the scale of the loss, only on how its parts relate. JS counts about twice as
-# much per nat as CE; but JS is bounded by 0.69 nats and CE is not, so look at the curves for what each adds. As the
-# scales differ, never compare `loss` between a run with and one without distillation: compare `ce`, or the validation
-# CE.
+# **Read:** A nat of JS weighs 1.99 times as much as a nat of CE. But JS is at most $0.69$ nats, and CE has no limit.
+#
+# The answer is no. Adam divides the gradient by its own running size, so a common factor cancels out; only the relation of
+# the parts stays. One step of training does see the scale: gradients above norm 1 are clipped, and with a smaller loss
+# fewer are.
+#
+# As the scales differ, never compare `loss` between a run with and one without distillation. Compare `ce`, or the
+# validation CE.
 #
 # ## 8. Training, with and without a teacher
 #
-# The same student, the same clips in the same order, the same number of steps. Two pairs, each without and with the teacher,
-# everything else alike:
-# - **CLSR-FT**: experts, CE and the pooled budget; **DistilWhisper, pooled budget**: the same and JS to the teacher, as
-#   released;
-# - **our variant without teacher** and **DistilWhisper, our variant**: the budget is 0.8 and counted per stack (notebook 02,
-#   section 8); gates are hard in training too (section 7 there), under a noise that rises to 1 instead of 5; experts and
-#   gates are trained with less dropout, and no layer skips its gate; at preset laptop the learning rate is a third of the
-#   others'. The release's values were made for thousands of steps. Ours were chosen on validation; notebook 07 shows
-#   what each of them does.
+# **Why.** What does the teacher add to the experts? Four systems answer it: the same student, the same clips in the same
+# order, the same number of steps. They are two pairs, and within a pair only the teacher differs:
 #
-# Why hard gates, and less noise? To have a mean of 0.8, a soft gate must move its logit $G$ away from 0, where it
+# | | without the teacher | with the teacher (JS) |
+# |---|---|---|
+# | settings of the release | **CLSR-FT**, in the code `clsr-ft` | **DistilWhisper, pooled budget**, `distilwhisper-released` |
+# | our variant | **our variant without teacher**, `experts` | **DistilWhisper, our variant**, `distilwhisper` |
+#
+# The pairs differ in several settings. The release's were made for thousands of steps. Ours were chosen on validation;
+# notebook 07 shows what each of them does.
+#
+# | setting | release | our variant |
+# |---|---|---|
+# | budget (notebook 02, section 8) | 0.5, pooled | 0.8, in each stack |
+# | gates in training (notebook 02, section 7) | soft | hard |
+# | noise rises to | 5 | 1 |
+# | dropout of experts, of gates | 0.3, 0.1 | 0.1, 0 |
+# | a layer skips its expert for a batch | with probability 0.2 | never |
+# | learning rate at preset laptop | 0.0003 | 0.0001 |
+#
+# Why hard gates, and why less noise? To have a mean of 0.8, a soft gate must move its logit $G$ away from 0, where it
 # starts. How far depends on the noise:
 
 # %%
@@ -731,12 +795,19 @@ for alpha in (0.0, 1.0, 5.0):
     print(f"alpha = {alpha:.0f}: a mean gate of 0.8 needs G = {logit[int((means < 0.8).sum())]:.1f}")
 
 # %% [markdown]
-# With Adam a weight moves by about the learning rate in a step, so that the number of steps times the rate limits how
-# far a gate can come. Here that product is small, so that with the release's noise a budget of 0.8 may still be missed when
-# training ends. With less noise it is met, but by soft gates of 0.8 that evaluation rounds to 1: an expert has its whole
-# weight there, and had four fifths of it in training. Hard gates have no such gap.
+# **Read:** Without noise a logit of 1.4 is enough, and noise of strength 1 hardly changes that. Noise of strength 5 asks for
+# 4.4.
 #
-# This is the longest cell of the notebook. **Predict:** which of them ends with the lowest validation CE?
+# How far can $G$ come? In a step of Adam a weight moves by about the learning rate. So steps times rate limit the way, and
+# here there are few steps. With the release's noise a budget of 0.8 may still be missed when training ends.
+#
+# With less noise a soft gate can get there. But evaluation rounds a gate of 0.8 to 1: the expert has its whole weight
+# there, and had four fifths of it in training. A hard gate is 0 or 1 in both. A gap of another kind remains: in training the
+# noise shuts some gates that are open in evaluation. Section 10 looks at it.
+#
+# The next cell is the longest of the notebook.
+#
+# **Predict:** which of the four ends with the lowest validation CE?
 
 # %% tags=["predict"]
 prediction = ...  # the name of a system
@@ -759,8 +830,12 @@ table.loc["last validation CE"] = {name: values[-1] for name, values in measured
 table.map("{:,.6g}".format)
 
 # %% [markdown]
-# **Read:** all train the same number of parameters for the same number of steps; distillation takes a tenth more time, for the
-# divergence over the stored tokens (the teacher's own run is in section 4).
+# **Read:** All four train the same number of parameters for the same number of steps. The teacher costs 10 to 14 % more
+# time, for the divergence over the stored tokens. In either pair it lowers the last validation CE, by 0.06 nats. The lowest
+# is that of `distilwhisper`.
+#
+# The curves show the way there. With label smoothing training CE cannot fall below 1.4: that is the entropy of $q$. The
+# last point of an epoch is the mean of fewer batches, so that it may jump.
 
 # %%
 from distilwhisper_lib import plot_curves
@@ -768,35 +843,38 @@ from distilwhisper_lib import plot_curves
 plot_curves(logs, keys=("ce", "eval_loss", "kd", "budget"))
 
 # %% [markdown]
-# *The picture: four panels over the epochs: the smoothed training CE, the validation CE, the divergence to the
+# *The figure shows four panels over the epochs: the smoothed training CE, the validation CE, the divergence to the
 # teacher (only where there is one), and the budget loss.*
 #
-# **Read:** training CE falls in all four; with label smoothing it cannot fall below 1.4. (The peaks are the last batches of an
-# epoch, logged apart from the others: they hold the longest clips.) Our variant's validation CE is the lower one from the first
-# epoch on; the others come near it in six, and still fall. In either pair the system with the teacher ends below the one without.
-# That is the CE of *forced* texts; notebook 05 has the WER of `generate`. Our variant ends a tenth of a nat away from its budget:
-# at this rate six epochs are too few to reach it.
+# **Read:** Training CE falls in all four. On validation our variant lies below the release's settings after every epoch, with
+# the teacher and without it. But the release's settings come near in six epochs, and still fall. Our variant's budget loss
+# ends well above zero: it has not reached its budget.
+#
+# CE is that of *forced* texts. The WER of what `generate` writes is in notebook 05.
 
 # %%
 plot_curves(logs, keys=("gate_encoder", "gate_decoder"))
 
 # %% [markdown]
-# *The picture: the mean gate of the encoder (left) and of the decoder (right) over training, a line for each system.*
+# *The figure shows the mean gate of the encoder (left) and of the decoder (right) over training, a line for each system.*
 #
-# **Read:** soft gates start at one half, for $G = 0$. With the pooled budget the encoder may go where it likes as long
-# as the sum is right, and so may the decoder: it sinks below 0.4, and next to nothing pulls it back. Hard gates start
-# open, all of them ($0 \geq 0$), but only for the first step, which has no noise yet. From the second on there is a
-# little, and as $G$ is still next to zero about half of them are shut; which half, the noise decides. (The first point
-# of the curve is the mean of five steps.) Then the mean rises, to about 0.7 after six epochs, short of the budget of 0.8.
-# These are the noisy gates of training; section 10 looks at those of evaluation.
+# **Read:** Soft gates start at one half, because $G = 0$. With the pooled budget the encoder's mean stays near 0.5. The
+# decoder's falls below 0.4: it has few positions, so that it hardly counts in the pooled mean.
+#
+# **Read:** Our variant's mean falls to one half and rises again to two thirds, short of the budget of `0.8`.
+#
+# Hard gates start open, all of them ($0 \geq 0$), but only for the first step, which has no noise yet. From the second step
+# on there is a little. As $G$ is still next to zero, about half of the gates are shut, by chance. (The first point of the
+# curve is the mean of five steps.) These are the noisy gates of training; section 10 looks at those of evaluation.
 #
 # ## 9. A run that is stopped goes on
 #
-# A laptop sleeps, Colab disconnects. After every epoch a checkpoint is written (the trained weights, Adam's moments,
-# random numbers), and a mark in its folder once all of it is on disk; the next call of `lab.train` goes on from the last
-# marked one, and a half-written one is removed. The order of the clips depends on seed and epoch alone. So the result
-# is the same as without the stop. We train a tiny model for three epochs of four batches, and pull the plug at the
-# eighth batch.
+# **Why.** A laptop sleeps, Colab disconnects, and a long training should not start again. After every epoch a
+# **checkpoint** is written: the trained weights, Adam's moments and the random numbers, and a mark once all of it is on disk.
+# The next call of `lab.train` goes on from the last marked checkpoint and removes a half-written one. The order of the
+# clips depends on seed and epoch alone. So the result should be the same as without the stop.
+#
+# We train a tiny model for three epochs of four batches, and pull the plug at the eighth batch.
 #
 # **Predict:** how many of the twelve batches does the next call have to train on?
 
@@ -846,9 +924,11 @@ for path in sorted(stopped.rglob("*")):
 assert any(stopped.rglob("complete"))
 
 # %% [markdown]
-# The checkpoint of step 4, the end of the first epoch, is whole: it holds the file `complete` (a few bytes). There is
-# no `run.json`, so the run is not over. The same call again goes on from step 4: of the first epoch nothing is computed
-# again, of the second all. And once more without any stop, to compare:
+# **Read:** The checkpoint of step 4, the end of the first epoch, is whole: it holds the file `complete`. There is no
+# `run.json`, so the run is not over.
+#
+# The same call again goes on from there: of the first epoch nothing is computed again, of the second all. And once more
+# without any stop, to compare:
 
 # %%
 train_tiny(stopped, counting(after))
@@ -865,13 +945,17 @@ import shutil
 shutil.rmtree(scratch)
 
 # %% [markdown]
-# A `KeyboardInterrupt` is a polite stop; the project's tests do the same with `SIGKILL`, which leaves no time for
-# anything. To stop a training of your own: interrupt the kernel, or close the laptop. To go on: run the cell again.
+# **Read:** There were 7 batches until the stop and 8 after it, where 12 are enough without a stop. The experts are the same
+# to the last bit.
+#
+# A `KeyboardInterrupt` is a polite stop. The project's tests do the same with `SIGKILL`, which leaves no time for
+# anything. To stop a training of your own, interrupt the kernel or close the laptop. To go on, run the cell again.
 #
 # ## 10. What the budget has done
 #
-# After training the gates are hard: a position goes through the expert or it does not. We run a batch of validation
-# clips through the trained models and count, layer by layer, over sound and text only.
+# **Why.** After training the gates are hard: a position goes through the expert or it does not. A trained expert whose gate
+# is shut is never used. So we run a batch of validation clips through the trained models and count the open gates, layer by
+# layer, over sound and text only.
 #
 # **Predict:** the pooled budget wants half of the gates open. In which layers will they be? And with 0.8 in each stack?
 
@@ -902,7 +986,7 @@ from distilwhisper_lib import plot_gate_layers
 plot_gate_layers(shares, budgets=(0.5, 0.8))
 
 # %% [markdown]
-# *The picture: the share of positions that go through the expert, for each encoder and decoder layer, a bar for each
+# *The figure shows the share of positions that go through the expert, for each encoder and decoder layer, a bar for each
 # system; the lines are the budgets of training: dotted 0.5, over both stacks together, for the first two systems; dashed
 # 0.8, in each stack, for our variant with and without the teacher.*
 
@@ -911,15 +995,20 @@ mean = {name: {stack: sum(layers) / len(layers) for stack, layers in found.items
 pd.DataFrame(mean).T.round(2)
 
 # %% [markdown]
-# **Read:** with the pooled budget most of the encoder's gates are open and hardly any of the decoder's (5 %):
-# its experts have been trained and are hardly ever used. With 0.8 in each stack, all of the encoder's gates end open
-# and 84 % of the decoder's: five of its layers are open at every position, and the second is shut at most positions. In
-# training some three tenths of the positions went past the experts, and it was mostly the **noise** that sent them there: a gate
-# with $G = 0.5$ is open in evaluation, and shut by noise of strength 1 at three of ten positions. So the experts were
-# trained with some of them missing, at random, as by a dropout. The experts that write the language are the decoder's,
-# so the difference between the systems should be seen in the comparison (notebook 05).
+# **Read:** With the pooled budget 71 % and 61 % of the encoder's gates are open, and 5 % of the decoder's: its experts have
+# been trained and are hardly ever used. The encoder has more open gates than in training, where its mean was near 0.5, because
+# evaluation rounds soft gates.
 #
-# The budget does not say in which layers gates open: that is learnt. Notebook 05 looks at single tokens.
+# **Read:** With a budget in each stack all of the encoder's gates are open, and 84 to 85 % of the decoder's. The figure shows
+# where: five of its layers are open, and the second is nearly always shut.
+#
+# In training about a third of these gates were shut, and mostly by the **noise**. A gate with $G = 0.5$ is open in
+# evaluation. Noise of strength 1 shuts it with probability $P(\varepsilon < -0.5) = 0.31$. So the experts were trained
+# with some of them missing at random, as by dropout.
+#
+# It is the decoder that writes the language. If its experts matter, the two pairs should differ in the comparison
+# (notebook 05). How many gates are open is the budget's doing; in which layers, is learnt. Notebook 05 looks at single
+# tokens.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 3.3: How many tokens must be stored? (experiment)
@@ -1057,13 +1146,14 @@ check(check_smallest_k, kept, smallest_k)
 # %% [markdown]
 # ## Summary
 #
-# - CE asks for the right token, JS for the teacher's whole distribution; JS is symmetric and bounded by log 2, KL is
-#   neither.
+# - CE asks for the right token, JS for the teacher's whole distribution. JS is symmetric and at most log 2, KL is neither
+#   symmetric nor bounded.
 # - A teacher's top k, and one number for the rest, give nearly the same gradient as all of its probabilities, in less
-#   than a sixtieth of the space, and are computed once.
-# - A loss must not know about padding, and a step must not know about accumulation: count labelled tokens in both.
-# - Everything is compared with the same clips, order and number of steps; a stopped run goes on to the same bits.
-# - The budget decides where experts are used at all: look at the hard gates of each stack after training.
+#   than a sixtieth of the space. They are computed once.
+# - A loss must not depend on padding, and a step must not depend on accumulation: count labelled tokens in both.
+# - Systems are compared with the same clips, order and number of steps. A stopped run goes on to the same bits.
+# - A budget says how many gates are open, pooled or in each stack. Where experts are really used, the hard gates show after
+#   training.
 #
 # ## Glossary
 #
@@ -1074,6 +1164,7 @@ check(check_smallest_k, kept, smallest_k)
 # - **tail**: the mass of all tokens that are not stored, as one class.
 # - **teacher forcing**: the decoder reads the right text so far, not its own.
 # - **gradient accumulation**: one step from the gradients of several batches.
+# - **gradient clipping**: a gradient whose norm is above a limit is scaled down to it.
 # - **checkpoint**: all that training needs to go on.
 #
 # ## Where in the library, where in the paper

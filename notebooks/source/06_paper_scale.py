@@ -6,12 +6,15 @@
 #
 # **You will be able to**
 # - get Common Voice and FLEURS, read them without a loading script, and rebuild the paper's choice of clips;
-# - compute and store a large teacher's outputs once, with a newer teacher too, and let it leave memory;
+# - compute and store a large teacher's outputs once, with a newer teacher too, and free its memory;
 # - go on after a runtime was cut off, with everything kept on a mounted drive;
 # - score the authors' published experts beside your own;
 # - plan the whole grid of the paper: jobs, hours, memory, and one command that can be stopped.
 #
 # **Prerequisites:** notebooks 03 and 05.
+#
+# The outputs that are stored in this notebook are of an earlier design of the preset `laptop`: both leads' voices, four
+# epochs, intervals over clips. We have not run it at full size.
 #
 # | preset | time | memory |
 # |---|---|---|
@@ -19,8 +22,8 @@
 # | laptop (2 cores) | half a minute after notebooks 01 to 05; whisper-base and the course's own speech | 5 GB |
 # | colab (one GPU of 16 GB) | not measured yet; estimates in section 7 | at most 10 GB by calculation (section 7) |
 #
-# On Colab choose a GPU runtime, and keep everything on a drive, **before** the first cell: a runtime that is cut off
-# then finds what it had done (section 5).
+# On Colab choose a GPU runtime, and keep everything on a drive, **before** the first cell. If the runtime is cut off, the
+# next one finds what was done (section 5).
 #
 # ```python
 # from google.colab import drive
@@ -36,8 +39,8 @@
 # %% [markdown]
 # ## 1. What is larger
 #
-# Almost all that changes is the preset. Here are this course's `laptop`, `colab` (section 3 puts other corpora into it), and
-# `paper`, whose grid of jobs is section 7.
+# **Why.** A run at the paper's size is the same program with other settings, and all of them are fields of a preset. So
+# we put three presets side by side: this course's `laptop`, `colab` for one GPU, and `paper`, whose jobs section 7 plans.
 
 # %%
 import pandas as pd
@@ -50,14 +53,23 @@ presets = {name: get_preset(name) for name in ("laptop", "colab", "paper")}
 pd.DataFrame({name: {field: str(getattr(preset, field)) for field in FIELDS} for name, preset in presets.items()})
 
 # %% [markdown]
+# **Read:** Student and teacher are larger: whisper-small learns from large-v2. At `laptop` the teacher is `None`, which
+# means the stand-in. `margin_seconds` is `None` for the two larger presets: Whisper's native window. There are more
+# epochs, but as many stored tokens a position (`top_k`) in all three.
+#
+# `colab` shows the course's own speech here; section 3 puts other corpora into it.
+#
 # ## 2. The data
 #
-# **Common Voice** (CC0) left the hub in October 2025. With an account at Mozilla Data Collective you accept its terms,
-# download the release of your language as a `.tar.gz` (tens of gigabytes for a large language), and put it into the
-# folder of `LAB_DATA`, under `common-voice/`. What is needed is unpacked into the machine's own temporary folder.
-# The paper used release 13.0; every row of results names its own (column `release`). **FLEURS** (CC BY 4.0) is open to
-# everybody and is fetched from the hub when it is asked for: tables and archives, at a fixed commit. There is no loading
-# script to be trusted, and today's `datasets` would not run one.
+# **Why.** A result can be repeated only on the same clips. So the first step is to get the two corpora, and to rebuild
+# the paper's choice of clips from its rule.
+#
+# - **Common Voice** (CC0) left the hub in October 2025. With an account at Mozilla Data Collective you accept its terms
+#   and download the release of your language as a `.tar.gz` (tens of gigabytes for a large language). Put it into the
+#   folder of `LAB_DATA`, under `common-voice/`. What is needed is unpacked into the machine's temporary folder. The
+#   paper used release 13.0; every row of results names its own (column `release`).
+# - **FLEURS** (CC BY 4.0) is open to everybody. Its tables and archives are fetched from the hub when they are asked
+#   for, at a fixed commit, without a loading script.
 #
 # A release of Common Voice is a folder with tables and MP3 files. The table of a made-up one:
 
@@ -77,8 +89,8 @@ table
 
 # %% [markdown]
 # The paper trains on the $N$ clips with the **most up-votes**, among equals those with the **fewest down-votes**, and
-# leaves the test set as it is. In Common Voice most clips have two up-votes and no down-vote, so for a given $N$ most
-# ties are broken by the order of the file.
+# leaves the test set as it is. In Common Voice most clips have two up-votes and no down-vote. So most ties are left, and
+# the order of the file decides them.
 #
 # **Predict:** which three clips are chosen for $N = 3$?
 
@@ -91,8 +103,11 @@ by_hand = list(ranked["path"][:3])
 print(by_hand)
 
 # %% [markdown]
-# The library reads the release, or the archive as it was downloaded, by the same rule. We write the made-up release as
-# a folder, with clips of this course as MP3, and let the library choose.
+# **Read:** `e.mp3` comes first, with the most up-votes. Of the two with three up-votes `c.mp3` comes before `b.mp3`, for
+# it has no down-vote.
+#
+# The library reads a release, or the archive as it was downloaded, by the same rule. We write the made-up release as a
+# folder, with clips of this course as MP3, and let the library choose.
 
 # %%
 import tempfile
@@ -119,12 +134,13 @@ print("release", reading.about["release"], "- malformed rows:", reading.flaws or
 pd.DataFrame([{"id": item.id, "split": item.split, "text": item.text} for item in reading.items]).head(8)
 
 # %% [markdown]
-# All six clips are training clips here, for the rule of `common-voice-3k` takes up to 3,000, and they come in the order
-# of their votes. `load_corpus("common-voice-3k", "cs")` decodes the chosen clips once, in parts that a stopped run goes
-# on with, and writes `ids.csv` and `report.json` beside them: everyone who has the release can train on the same clips,
-# and see what was left out and why (missing, empty or unreadable sound, rows that are not rows). Damaged rows and clips are
-# counted and named, with a warning, and stop nothing; a damaged archive or a missing table stops with a message that
-# says what to do.
+# **Read:** All six clips are training clips, in the order of their votes: `common-voice-3k` takes up to $3,000$. Our
+# made-up release has the same table for each split, so the clips come again as validation.
+#
+# `load_corpus("common-voice-3k", "cs")` decodes the chosen clips once, in parts, so that a stopped run can go on. It
+# writes `ids.csv` and `report.json` beside them. With these everyone who has the release can train on the same clips,
+# and can see which clips were left out and why. Damaged rows and clips are counted and named, with a warning. A damaged
+# archive or a missing table stops the run with a message that says what to do.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 6.1: the paper's choice (code)
@@ -236,9 +252,10 @@ check(check_choose, choose)
 # %% [markdown]
 # ## 3. This notebook's data
 #
-# `with_paper_data` puts the paper's kind of data into the preset `colab`: Common Voice for training where its release
-# is found, with FLEURS as the out-of-domain test and for translation; FLEURS for training where it is not. The other
-# presets stay with the course's own speech, so that this notebook runs everywhere.
+# **Why.** This notebook should run everywhere, but only a GPU can train on the paper's kind of data. `with_paper_data`
+# changes the preset `colab` alone. Where a release of Common Voice is found, it is for training, and FLEURS is the
+# out-of-domain test and the test of translation; elsewhere FLEURS is for training. The other presets stay with the
+# course's own speech.
 
 # %%
 from distilwhisper_lib import Lab, with_paper_data
@@ -251,11 +268,13 @@ pd.DataFrame({key: {"corpus": test.corpus, "split": test.split, "clips": len(lab
               for key, test in tests.items()}).T
 
 # %% [markdown]
+# **Read:** At `laptop` nothing has changed: training and both tests are the course's own speech, `fillets`.
+#
 # ## 4. The teacher, once
 #
-# whisper-large-v2 has 1.5 billion parameters; it says the same about a clip in every epoch, and so it runs **once**
-# over the training clips, in half precision on a GPU (3.1 GB), and its $k$ likeliest words at each position are stored.
-# Then it leaves memory, and every later run that distils reads the files.
+# **Why.** whisper-large-v2 has 1.5 billion parameters, 3.1 GB in half precision. It is frozen, so it says the same about a
+# clip in every epoch. Therefore it runs **once** over the training clips. Its $k$ likeliest tokens at each position are
+# stored, its memory is freed, and every later run that distils reads the files.
 #
 # **Predict:** how many megabytes do 1,000 clips take?
 
@@ -269,8 +288,10 @@ print(f"{len(outputs)} clips, k = {lab.preset.top_k}: {size['bytes'] / 1e6:.1f} 
       f"{size['bytes_per_1000_clips'] / 1e6:.1f} MB for 1,000 clips")
 
 # %% [markdown]
-# How many words $k$ are enough? Notebook 03 has looked at the value of JS and at its gradient. Here is the error of JS
-# for the teacher and the clips of **this** run, measured on one batch of validation clips against all the words:
+# **Read:** 1,000 clips take 32 MB: a hundredth of the large teacher's weights.
+#
+# How many tokens $k$ are enough? Notebook 03 has looked at the value of JS and at its gradient. Here is the error of JS
+# for the teacher and the clips of **this** run. It is measured on one batch of validation clips, against all tokens.
 
 # %%
 import matplotlib.pyplot as plt
@@ -288,19 +309,23 @@ fig.tight_layout()
 curve.assign(error=100 * curve["error"], outside=100 * curve["outside"]).round(2)
 
 # %% [markdown]
-# *The picture: the share of the full JS that is missing when only the k likeliest words and the sum of the rest are
-# stored.*
+# *The figure shows the error of JS against k, the number of tokens stored per position: the share of the full JS that is
+# missing when only the k likeliest tokens and the sum of the rest are stored. It falls steeply at first, then slowly.*
 
 # %% [markdown]
-# **Read:** the error falls with $k$, the bytes grow with it, and the preset's `top_k` is a choice between the two. A
-# teacher that is less sure (a language that it knows less) needs a larger $k$.
+# **Read:** With one token a position more than a fifth of JS is missing, with the preset's `top_k` about 1 %. Four times
+# as many bytes remove less than half of that.
 #
-# **Newer teachers.** large-v3 and its turbo variant hear 128 mel bands instead of 80, and their vocabulary has one
-# language more: every token after it has another number than in whisper-small. The library gives each model the features
-# of its own extractor, writes the labels with each one's tokenizer, and maps the teacher's words to the student's by
-# their **text**. To use one, write `lab = open_lab("colab", teacher="openai/whisper-large-v3")` into the last line of the
-# first cell (without a `name`: section 3 knows the preset by its own). A teacher whose words are not the student's is
-# refused.
+# `top_k` is a choice between error and bytes. A teacher that is less sure, as in a language that it knows less, needs a
+# larger $k$: more of its probability lies outside the likeliest tokens.
+#
+# **Newer teachers.** large-v3 and its turbo variant hear 128 mel bands instead of 80. Their vocabulary has one language
+# more, so every token after it has another number than in whisper-small. The library gives each model the features of its
+# own extractor, writes the labels with each one's tokenizer, and maps the teacher's tokens to the student's by their
+# **text**. A teacher whose tokens are not the student's is refused.
+#
+# To use one, write `lab = open_lab("colab", teacher="openai/whisper-large-v3")` into the last line of the first cell
+# (without a `name`: section 3 knows the preset by its own).
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 6.2: another vocabulary (code)
@@ -409,9 +434,9 @@ check(check_to_student, to_student)
 # %% [markdown]
 # ## 5. A runtime that is cut off
 #
-# Colab ends a session when it likes. With `LAB_CACHE` on a drive nothing is lost but the epoch, or the batch, that was
-# being computed: run the notebook again from the top. We show it on eight clips, with a teacher that breaks down at its
-# third batch.
+# **Why.** Colab may end a session at any time. With `LAB_CACHE` on a drive you lose only the epoch, or the batch, that was
+# being computed: run the notebook again from the top. We show it on eight clips in batches of two, with a teacher that
+# breaks down at its third batch.
 #
 # **Predict:** how many batches does the second call compute?
 
@@ -443,16 +468,20 @@ handle.remove()
 del teacher  # a second student in memory, which section 6 can do without
 
 # %% [markdown]
+# **Read:** The first call breaks at its third batch, with two files on disk. The second computes the two batches that are
+# missing, and no others.
+#
 # Training goes on at its last whole epoch (notebook 03 has shown it), and transcription at its last whole batch.
 #
-# On a drive mind the space: with experts for whisper-small an epoch's checkpoint takes 1.4 GB (by calculation), and there are
-# two of them while one is written. Those that training then deletes go to Google Drive's bin, where they still count, 14 GB
-# after ten epochs: empty it between runs.
+# Mind the space on a drive. With experts for whisper-small an epoch's checkpoint takes 1.4 GB (by calculation), and there
+# are two of them while one is written. Training deletes the older one, but files in Google Drive's bin still use your
+# quota: 14 GB after ten epochs. Empty the bin between runs.
 #
 # ## 6. Train, and the table
 #
-# One call trains what is not there yet. To have the whole comparison, put the other names in: each is one more
-# training.
+# **Why.** Now everything comes together: a student, a teacher and our variant, trained on this notebook's data and scored
+# in both domains. One call trains what is not there yet. To have the whole comparison, put the other names in: each is
+# one more training.
 
 # %%
 from distilwhisper_lib import plots
@@ -466,16 +495,20 @@ main
 plots.plot_comparison(pd.DataFrame(rows), language)
 
 # %% [markdown]
-# *The picture: WER of student, teacher and our variant in both domains, with 95 % intervals.*
+# *The figure shows WER of student, teacher and our variant in both domains, with 95 % intervals. In-domain the student
+# lies far to the right of the other two; out-of-domain its interval is wide.*
 #
-# **Read:** how much of the gap between the first two rows does the third close, in-domain and out-of-domain?
+# **Read:** In-domain our variant closes more than half of the gap between student and teacher, and its interval lies
+# below the student's. Out-of-domain the intervals of all three overlap.
+#
+# Intervals of single scores say little where they overlap. What decides is the paired difference (notebook 05).
 #
 # ### The published experts
 #
-# The authors have published their experts for whisper-small (3,000, 10,000 and 28,000 clips a language). They are
-# loaded without running anything that is pickled in their files, become an ordinary transformers Whisper with experts,
-# and are scored on the same tests by the same decoder and normaliser: one more row of the table. (They saw as many clips
-# as yours only where you have trained on Common Voice: choose the number in `PUBLISHED` accordingly.)
+# The authors have published their experts for whisper-small (3,000, 10,000 and 28,000 clips a language). The library loads
+# them without running anything that is pickled in their files, and makes an ordinary transformers Whisper with experts.
+# They are scored on the same tests, with the same decoder and normaliser: one more row of the table. They saw as many
+# clips as yours only if you have trained on Common Voice; choose the number in `PUBLISHED` accordingly.
 
 # %%
 from distilwhisper_lib import (
@@ -511,14 +544,14 @@ else:
 comparison.main_table(pd.DataFrame(rows + published), language)
 
 # %% [markdown]
-# *The table: the one above and, at `colab`, a last row with the published experts. The printed lines are differences of
-# WER in points on the same clips, with the 95 % interval of the paired bootstrap; negative: ours makes fewer errors.*
+# **Read:** The table is the one above and, at `colab`, a last row with the published experts. Each printed line is a
+# paired difference of WER in points, with its 95 % interval. Negative means that ours makes fewer errors.
 
 # %% [markdown]
 # ## 7. The whole paper
 #
-# Eight languages with 3,000 and 10,000 clips, three of them with 28,000, five trained systems, three seeds: too much
-# for one notebook, and nothing that a notebook is needed for. It is a list of jobs, each a process of its own:
+# **Why.** The paper has eight languages with 3,000 and 10,000 clips, three of them with 28,000, five trained systems and
+# three seeds. That is too much for one notebook. It is a list of jobs, each a process of its own:
 #
 # ```sh
 # make grid ARGS=list     # the jobs, with estimated hours and memory
@@ -551,13 +584,16 @@ rows = {name: estimate(name, small, 3_000) for name in ("teacher-outputs", *comp
 pd.DataFrame(rows).T[["trained M", "GB", "T4 h", "A100 h"]].round(2)
 
 # %% [markdown]
-# The second table is `colab`: one language, 3,000 clips, a T4 with 16 GB. These are **estimates**, computed from the
-# number of floating-point operations and an assumed utilisation; nothing here was measured. Your own `run.json` will
-# say what it took.
+# **Read:** Most of the jobs are trainings. By the estimate one A100 needs a third of a T4's days. In the second table
+# experts need the most memory, and LoRA the least of what is trained.
+#
+# The second table is `colab`: one language, 3,000 clips, a T4 with 16 GB. All of this is **estimated** from the number of
+# floating-point operations and an assumed utilisation; nothing was measured. Your own `run.json` will say what it took.
 #
 # The paper's own figures are not in this project: we had no copy that could be checked. Fill in
-# `data/reference/paper.csv` from yours; `grid table` puts them beside your results. Score with `normaliser="released"`
-# then, as the preset `paper` does: its WER of Thai counts letters, and its WER of Tamil pieces of words (notebook 01).
+# `data/reference/paper.csv` from yours; `grid table` puts them beside your results. Then score with
+# `normaliser="released"`, as the preset `paper` does: its WER of Thai counts letters, and its WER of Tamil pieces of words
+# (notebook 01).
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 6.3: what fits into memory (by hand)
@@ -660,12 +696,14 @@ check(check_memory, fine_tuning_gb, experts_gb)
 #   measured.
 #
 # ## Glossary
-# - *Common Voice*: read sentences from volunteers, with votes of listeners; *FLEURS*: read sentences in 102 languages
-#   that say the same.
-# - *utilisation*: the share of a GPU's peak arithmetic that a program reaches.
-# - *job array*: many alike jobs that a cluster's scheduler starts by number.
+#
+# - **Common Voice**: read sentences from volunteers, with votes of listeners.
+# - **FLEURS**: read sentences in 102 languages that say the same.
+# - **utilisation**: the share of a GPU's peak arithmetic that a program reaches.
+# - **job array**: many jobs of one kind that a cluster's scheduler starts by number.
 #
 # ## Where in the library, where in the paper
 #
-# `data/corpora/` (`common_voice`, `fleurs`, `recorded`), `training/teacher.py`, `experiments/` (`grid`, `estimates`), `presets.py`.
-# In the paper: the sections on data and on experimental settings, and the table of results by number of clips.
+# - `data/corpora/` (`common_voice`, `fleurs`, `recorded`), `training/teacher.py`, `experiments/` (`grid`, `estimates`),
+#   `presets.py`.
+# - Paper: the sections on data and on experimental settings, and the table of results by number of clips.

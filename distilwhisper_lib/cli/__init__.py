@@ -1,0 +1,1 @@
+"""The command line `distilwhisper`: check, train, evaluate, transcribe, compare and share."""

@@ -1,0 +1,216 @@
+"""Experts for others: a folder, a zip or a repository of the hub, with a model card."""
+
+import re
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ..files import atomic_file, atomic_folder, read_json
+from ..method.card import (
+    base_name,
+    base_on_hub,
+    base_section,
+    card_data,
+    language_names,
+    library_section,
+    loading_section,
+    settings_table,
+    title_end,
+    what_they_are,
+    write_card,
+)
+from ..method.loading import load_experts
+from ..method.sharing import push_experts
+from ..method.storage import (
+    BASE_FILE,
+    DESCRIPTION_FILE,
+    check_file,
+    expert_file,
+    read_description,
+    write_description,
+)
+from ..whisper.loading import load_whisper
+from ..whisper.tokens import language_code
+from .answers import Answer
+
+CARD = "README.md"
+NOT_SHARED = (
+    "nothing is shared without {missing}: --consent says that the people who were recorded have "
+    "agreed to it, --licence under which licence the recordings may be used, such as cc-by-4.0"
+)
+
+
+def share(
+    folder: Path,
+    *,
+    consent: bool,
+    licence: str | None,
+    to: Path | None = None,
+    hub: str | None = None,
+    scores: Path | None = None,
+) -> Answer:
+    """Make experts ready for others, or push them to the hub.
+
+    Args:
+        folder: With experts, as `save_experts` or `distilwhisper train` has written it.
+        consent: Whether the people who were recorded have agreed.
+        licence: Of the recordings.
+        to: A new folder, or a file that ends in .zip.
+        hub: "user/name".
+        scores: What `distilwhisper evaluate --json` or `compare --json` has printed, for the card.
+
+    Raises:
+        ValueError: Without consent or licence, for neither or both of `to` and `hub`, and for
+            scores of another language.
+        FileExistsError: Where `to` exists.
+        OSError: Where the hub cannot be reached.
+    """
+    check_permission(consent, licence)
+    if (to is None) == (hub is None):
+        raise ValueError("give either --to FOLDER (or FILE.zip) or --hub USER/NAME")
+    if to is not None and to.exists():
+        raise FileExistsError(f"{to} exists: give another name, or remove it first")
+    description = read_description(folder)
+    for name in _weights(folder, description):
+        check_file(folder / name, description)
+    card = experts_card(description, str(licence), _read_scores(scores, description))
+
+    if hub is not None:
+        model = load_experts(load_whisper(description["base_model"]), folder)
+        form = description.get("form", "fp32")
+        # what was brought to a low rank is kept exactly as it is, not approximated again
+        form = "fp16" if form == "low-rank" else form
+        shared = push_experts(model, hub, card=card, form=form)
+    elif to is not None and to.suffix.lower() == ".zip":
+        _write_zip(to, lambda part: _write_folder(part, folder, description, card))
+        shared = str(to)
+    else:
+        with atomic_folder(Path(to or ""), new=True) as part:
+            _write_folder(part, folder, description, card)
+        shared = str(to)
+
+    content = {"shared": shared, "languages": description["languages"], "licence": licence}
+    names = language_names(description["languages"])
+    return Answer(content, f"experts for {names}, with a model card: {shared}")
+
+
+def check_permission(consent: bool, licence: str | None) -> None:
+    """Raise ValueError unless the speakers agree and the licence of the recordings is stated."""
+    missing = [] if consent else ["--consent"]
+    missing += [] if licence and licence.strip() else ["--licence"]
+    if missing:
+        raise ValueError(NOT_SHARED.format(missing=" and ".join(missing)))
+
+
+# ---- the files
+
+
+def _weights(folder: Path, description: dict[str, Any]) -> list[str]:
+    """Return the names of the files beside experts.json."""
+    names = [expert_file(folder, code).name for code in description["languages"]]
+    return names + ([BASE_FILE] if (folder / BASE_FILE).is_file() else [])
+
+
+def _write_folder(part: Path, folder: Path, description: dict[str, Any], card: Any) -> None:
+    """Write experts with their card into a new folder, without a path of this machine."""
+    part.mkdir()
+    for name in _weights(folder, description):
+        shutil.copyfile(folder / name, part / name)
+    about = dict(description)
+    if about["base_model"] != "tiny" and not base_on_hub(about):
+        about["base_model"] = Path(about["base_model"]).name
+    write_description(part / DESCRIPTION_FILE, about)
+    (part / CARD).write_text(str(card), encoding="utf-8")
+
+
+def _write_zip(to: Path, write: Callable[[Path], None]) -> None:
+    """Write a zip whose only folder has its name."""
+    with TemporaryDirectory(prefix="share-experts-") as temporary, atomic_file(to) as part:
+        folder = Path(temporary) / to.stem
+        write(folder)
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in sorted(folder.iterdir()):
+                archive.write(path, f"{to.stem}/{path.name}")
+
+
+# ---- the card
+
+
+def experts_card(description: dict[str, Any], licence: str, scores: dict[str, Any] | None) -> Any:
+    """Return the model card of experts.
+
+    Args:
+        description: Content of experts.json.
+        licence: Of the recordings.
+        scores: Of the evaluation; None: the card says that there are none.
+    """
+    id_of_hub = licence if re.fullmatch(r"[a-z0-9][a-z0-9.-]*", licence) else None
+    parts = [
+        f"# Experts for {title_end(description)}",
+        f"{_first_sentence(scores)}\n\n{what_they_are(description)}",
+        loading_section(description),
+        *([_scores_section(scores)] if scores else []),
+        f"## Training data\n\nRecordings whose licence is: {licence}. The one who shares these "
+        "experts states that the people who were recorded have agreed to it.",
+        f"## Settings\n\n{settings_table({'experts and gates': description['settings']})}",
+        base_section(description),
+        f"## Licence\n\nThe experts: {licence}, as the recordings.",
+        library_section(),
+    ]
+    return write_card(card_data(description, id_of_hub), parts)
+
+
+def _first_sentence(scores: dict[str, Any] | None) -> str:
+    """Return whether an error rate is known."""
+    if scores is None:
+        return "No error rate was given for these experts."
+    return "Error rates of these experts stand below, beside those of the systems compared."
+
+
+def _read_scores(path: Path | None, description: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the scores in a file that `evaluate --json` has printed; None for no file.
+
+    Raises:
+        FileNotFoundError: Where there is no such file.
+        ValueError: Where it holds something else, or scores of another language or Whisper.
+    """
+    if path is None:
+        return None
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}: write it by `distilwhisper evaluate --json`")
+    found = read_json(path, strict=True, needs=("scores", "language", "student"))
+    if not found["scores"]:
+        raise ValueError(f"{path} holds no scores: write it by `distilwhisper evaluate --json`")
+    if language_code(found["language"]) not in description["languages"]:
+        known = ", ".join(description["languages"])
+        raise ValueError(f"{path} has scores of {found['language']!r}, the experts are for {known}")
+    if found["student"] != description["base_model"]:
+        raise ValueError(
+            f"{path} has scores of {found['student']}, the experts are for {base_name(description)}"
+        )
+    return found
+
+
+def _scores_section(scores: dict[str, Any]) -> str:
+    """Return the scores as a table."""
+    lines = [
+        "## Error rates",
+        "",
+        f"In per cent, with 95 % intervals; texts normalised by `{scores.get('normaliser')}`.",
+        "",
+        "| test | system | WER | CER | clips |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    is_unspaced = scores.get("main_rate") == "cer"
+    for row in scores["scores"]:
+        wer = "not meaningful" if is_unspaced else _with_interval(row, "wer")
+        cells = [row["test"], row["system"], wer, _with_interval(row, "cer"), str(row["n"])]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _with_interval(row: dict[str, Any], rate: str) -> str:
+    return f"{row[rate]:.1f} [{row[f'{rate}_low']:.1f}, {row[f'{rate}_high']:.1f}]"
