@@ -219,12 +219,50 @@ def test_the_ids_are_written_and_a_given_list_replaces_the_rule(folder, tmp_path
     assert report["chosen_by"] == "ids-3k.csv"
     assert "ca/ids-3k.csv" in report["tables"]
     assert report["malformed_rows"] == ["id list: common_voice_ca_99 is not in train.tsv"]
+    assert report["found_of_list"] == {"train": "2 of 3", "validation": "1 of 1"}
     (folder / "ids-10k.csv").write_text("split,id\ndev,common_voice_ca_1.mp3\n")
     with pytest.raises(
         ValueError,
         match="ca/ids-10k.csv:2: split 'dev' in the id list: use one of train, validation",
     ):
         load_corpus("common-voice-10k", "ca")
+
+
+def test_a_list_of_which_a_part_is_there_is_told(folder):
+    (folder / "ids-3k.csv").write_text(
+        "split,id\ntrain,common_voice_ca_4\ntrain,common_voice_ca_98\ntrain,common_voice_ca_99\n"
+    )
+    told = r"ca/ids-3k.csv: train.tsv has 1 of the 3 clips that the list names"
+    with pytest.warns(UserWarning, match=told) as caught:
+        data = load_corpus(NAME, "ca")
+    assert [warning.filename for warning in caught if "ids-3k" in str(warning.message)][0] == (
+        __file__
+    )
+    assert numbers(data, "train") == [4]
+
+
+def test_a_list_without_a_clip_of_the_release_is_refused(folder):
+    lines = "split,id\ntrain,common_voice_ca_4\nvalidation,common_voice_cs_11\n"
+    (folder / "ids-3k.csv").write_text(lines)
+    with pytest.raises(
+        ValueError,
+        match=r"ca/ids-3k.csv: dev.tsv has none of the 1 clips that the list names for it "
+        r"\(the first is common_voice_cs_11\): is the list of this language and this release",
+    ):
+        load_corpus(NAME, "ca")
+    assert not corpus_folder(NAME, "ca").exists()
+
+
+@pytest.mark.parametrize("number", ["4", "12.0", "common-voice/ca/4"])
+def test_row_numbers_in_an_id_list_are_refused_with_the_reason(folder, number):
+    (folder / "ids-3k.csv").write_text(f"split,id\ntrain,common_voice_ca_1\ntrain,{number}\n")
+    with pytest.raises(
+        ValueError,
+        match=r"ca/ids-3k.csv:3: the id [\d.]+ is a number. .*rows of the dataset that was on the "
+        "hub, in the order of its archives.*Give file names .*or remove the list",
+    ):
+        load_corpus(NAME, "ca")
+    assert not corpus_folder(NAME, "ca").exists()
 
 
 def test_an_id_list_written_for_one_is_read_by_another_also_beside_an_archive(

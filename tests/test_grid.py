@@ -1,6 +1,9 @@
 """The paper's experiments as jobs: the list, killed and failed ones, table, script, estimates."""
 
+import graphlib
+import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -16,7 +19,7 @@ import torch
 
 from distilwhisper_lib import files, presets
 from distilwhisper_lib.data.corpora.loading import corpus_folder, corpus_report
-from distilwhisper_lib.experiments import estimates, grid, grid_tables
+from distilwhisper_lib.experiments import estimates, grid, grid_cluster, grid_tables
 from distilwhisper_lib.experiments import jobs as jobs_module
 from distilwhisper_lib.experiments.estimates import CARDS, estimate
 from distilwhisper_lib.experiments.jobs import ROWS, Job, make_jobs, run_job
@@ -71,7 +74,9 @@ def test_the_papers_jobs_are_all_languages_sizes_seeds_and_rows_and_needed_ones_
     assert [job.row for job in jobs[:settings]] == ["teacher-outputs"] * settings
     for number, job in enumerate(jobs):
         assert all(jobs.index(need) < number for need in job.needs)
-        assert bool(job.needs) == (job.row == "teacher" or job.row.startswith("distilwhisper"))
+        # The teacher is there already: it waits for nothing, and only distillation for its outputs.
+        assert bool(job.needs) == job.row.startswith("distilwhisper")
+    assert sum(bool(job.needs) for job in jobs) == settings * 3 * 2
     some = {"cs-10k-seed77-lora", "th-28k-seed79-distilwhisper-released-kl", "uk-3k-teacher"}
     assert some <= {job.name for job in jobs}
 
@@ -134,7 +139,7 @@ def test_numbers_on_the_command_line_are_checked(capsys):
         ("list --gpus 2", "--gpus belongs to the command run without --job"),
         ("slurm --gpus 2", "--gpus belongs to the command run without --job"),
         ("run --gpus 2 --job 0", "--gpus belongs to the command run without --job"),
-        ("status --cpu", "--cpu belongs to the commands run and slurm"),
+        ("status --cpu", "--cpu belongs to the commands run, slurm and snakefile"),
         ("pairs --systems lora distilwhisper", "--systems of pairs is of student, .*: not distil"),
     ],
 )
@@ -400,6 +405,93 @@ def test_the_state_of_jobs_is_read_from_a_folder_that_cannot_be_written(monkeypa
     assert grid_tables.table([job])["row"].to_list() == ["student"] * 3  # a row per test
 
 
+def ended_process():
+    """Return the number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_where_locks_are_not_seen_a_job_runs_as_long_as_it_gives_signs_of_life():
+    job = Job("smoke", "cs", "4", "student")
+    sign = job.folder / "alive"
+    job.note("running", pid=ended_process(), host="node-7")
+    assert job.state()["state"] == "killed"
+    assert job.state()["error"] == "no sign of life from node-7 for 10 minutes"
+    sign.touch()
+    assert job.state()["state"] == "running"
+    assert grid.explain(job)["why"] == f"on node-7, process {job.state()['pid']}"
+    long_ago = time.time() - jobs_module.SILENCE - 5
+    os.utime(sign, (long_ago, long_ago))
+    assert job.state()["state"] == "killed"
+
+    sign.touch()
+    job.note("running", pid=os.getpid(), host=platform.node())  # a file system without locks
+    assert job.state()["state"] == "running"
+    job.note("running", pid=ended_process(), host=platform.node())
+    assert job.state()["state"] == "killed"
+    assert job.state()["error"] == "its process is gone"
+
+
+def test_a_running_job_gives_signs_of_life_and_leaves_none(monkeypatch):
+    job = Job("smoke", "cs", "4", "student")
+    sign = job.folder / "alive"
+    monkeypatch.setattr(jobs_module, "INTERVAL", 0.02)
+
+    def work(given):
+        assert given.state()["host"] == platform.node()
+        os.utime(sign, (0, 0))
+        deadline = time.monotonic() + 60
+        while sign.stat().st_mtime == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return {"rows": [], "record": {}}
+
+    monkeypatch.setattr(jobs_module, "_work", work)
+    run_job(job)
+    assert job.state()["state"] == "done"
+    assert not sign.exists()
+
+
+def test_a_job_that_runs_on_another_machine_is_waited_for(monkeypatch, capsys):
+    job = Job("smoke", "cs", "4", "student")
+    monkeypatch.setattr(jobs_module, "INTERVAL", 0.02)
+    monkeypatch.setattr(jobs_module, "_work", lambda _: pytest.fail("done twice"))
+    job.note("running", pid=1, host="node-7")
+    (job.folder / "alive").touch()
+    second = threading.Thread(target=run_job, args=[job])
+    second.start()
+    second.join(0.5)
+    assert second.is_alive()
+    done(job, in_domain=50)
+    second.join(60)
+    assert not second.is_alive()
+    assert job.done
+    assert "cs-4-student runs on node-7: waiting for it" in capsys.readouterr().err
+
+
+def test_another_whisper_is_scored_as_it_is(tmp_path, monkeypatch):
+    row = "whisper-large-v3-turbo"
+    tiny_whisper(seed=1).save_pretrained(tmp_path / "turbo")
+    tiny_processor().save_pretrained(tmp_path / "turbo")
+    assert jobs_module.FURTHER[row] == "openai/whisper-large-v3-turbo"
+    monkeypatch.setitem(jobs_module.FURTHER, row, str(tmp_path / "turbo"))
+    (job,) = make_jobs("smoke", sizes=["4"], rows=[row])
+    assert (job.seed, job.needs) == (None, [])
+    run_job(job)
+    record = job.results()["record"]
+    weights = {"model.safetensors": file_sha256(tmp_path / "turbo" / "model.safetensors")}
+    assert record["models"] == {row: weights}  # the tiny student has no files
+    tests = [scores["test_set"] for scores in job.results()["rows"]]
+    assert tests == ["in-domain", "out-of-domain"]
+
+    assert grid.main(["table", *SMALL]) == 0  # it is in the table by itself
+    table = pd.read_csv(files.results_dir("smoke") / "grid.csv")
+    assert list(table["row"]) == [row, row]
+    with pytest.raises(ValueError, match="no other method is done beside distilwhisper-released"):
+        grid_tables.pairs([job])
+
+
 # ---- running jobs
 
 
@@ -496,6 +588,12 @@ def test_what_is_meant_for_a_gpu_is_refused_without_one_unless_it_is_asked_for(m
         assert "--cpu" in error
     with pytest.raises(SystemExit):  # a node of a cluster
         grid.main(["run", "--job", "0"])
+    assert not ran
+
+    student = Job("paper", "ca", "3k", "student")
+    done(student, in_domain=40)
+    of_student = ["--languages", "ca", "--sizes", "3k", "--systems", "student"]
+    assert grid.main(["run", *of_student, "--job", student.name]) == 0  # done: nothing to run
     assert not ran
 
     assert grid.main(["run", "--cpu"]) == grid.main(["run", "--preset", "smoke"]) == 0
@@ -622,32 +720,144 @@ def test_thai_is_scored_by_characters_unless_it_is_split_into_letters_as_release
     assert list(grid_tables.table(jobs)["mean"]) == ["15.0"]  # of English words
 
 
-def test_the_script_for_a_cluster_submits_teacher_distributions_then_the_rest(capsys, tmp_path):
-    options = ["--languages", "ca", "th", "--seeds", "77"]
+@pytest.mark.parametrize("is_done", [False, True])
+def test_the_script_for_slurm_submits_what_is_not_done_after_what_it_needs(
+    is_done, capsys, tmp_path, monkeypatch
+):
+    options = ["--languages", "ca", "th", "--sizes", "3k", "28k", "--seeds", "77", "78"]
+    jobs = make_jobs("paper", ["ca", "th"], ["3k", "28k"], [77, 78])
     grid.main(["slurm", *options])
     script = capsys.readouterr().out
-    jobs = make_jobs("paper", ["ca", "th"], seeds=[77])
-    assert jobs[5].row == "teacher-outputs" != jobs[6].row
+    if is_done:  # after the script was made
+        done(Job("paper", "ca", "3k", "teacher-outputs"))
+        done(Job("paper", "ca", "3k", "lora", 77), in_domain=40)
 
     sbatch = tmp_path / "sbatch"
-    sbatch.write_text('#!/bin/sh\nfor word; do echo "$word" >&2; done\necho 42\n')
+    sbatch.write_text('#!/bin/sh\necho "$*" >> calls\necho "$(wc -l < calls);cluster"\n')
     sbatch.chmod(0o755)
-    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    ran = subprocess.run(
-        ["bash"], input=script, text=True, capture_output=True, check=True, env=environment
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": str(files.REPOSITORY),
+    }
+    subprocess.run(
+        ["bash"], input=script, text=True, check=True, env=environment, cwd=tmp_path, timeout=300
     )
-    first, second = (call.splitlines() for call in ran.stderr.split("--parsable\n")[1:])
+    calls = (tmp_path / "calls").read_text().splitlines()
+    number = {}
+    call_of = {}
+    for index, call in enumerate(calls, 1):
+        name = re.search(r"--job-name=grid-(\S+)", call)[1]
+        number[name] = index
+        call_of[name] = call
+    assert list(call_of) == [job.name for job in jobs if not job.done]
+    assert len(call_of) == len(jobs) - (2 if is_done else 0)
+
     run = f"{sys.executable} -m distilwhisper_lib grid run {' '.join(options)}"
-    work = f'--wrap=exec {run} --job "$SLURM_ARRAY_TASK_ID"'
-    assert work in first
-    assert work in second
-    assert "--array=0-5" in first
-    assert f"--array=6-{len(jobs) - 1}" in second
-    assert "--dependency=afterany:42" in second
-    assert any(word.startswith("--time=") for word in first)
-    assert "--gpus=1" in first
-    one_array = grid.slurm(make_jobs("smoke", rows=["student", "lora"], seeds=[1]), [])
-    assert "--array=0-1)" in one_array
+    for job in jobs:
+        if job.done:
+            continue
+        call = call_of[job.name]
+        after = [f",afterok:{number[need.name]}" for need in job.needs if not need.done]
+        assert f"--dependency=singleton{''.join(after)} " in call
+        assert call.endswith(f"--wrap=exec {run} --job {job.name}")
+        minutes, megabytes = grid_cluster.limits(job)
+        assert f"--time={minutes} " in call
+        assert f"--mem={megabytes}M " in call
+        assert "--gpus=1 " in call
+    assert "afterok" in call_of["th-3k-seed77-distilwhisper-released"]
+    assert "afterok" not in call_of["th-3k-seed77-clsr-ft"] + call_of["th-3k-teacher"]
+
+
+def test_the_script_stops_where_it_cannot_be_told_what_is_done(tmp_path):
+    script = grid_cluster.slurm(make_jobs("smoke", rows=["student"]), ["--preset", "gone"])
+    ran = subprocess.run(
+        ["bash"],
+        input=f"sbatch() {{ echo submitted >&2; }}\n{script}",
+        text=True,
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(files.REPOSITORY)},
+        cwd=tmp_path,
+        timeout=300,
+    )
+    assert ran.returncode != 0
+    assert "unknown preset 'gone'" in ran.stderr
+    assert "submitted" not in ran.stderr
+
+
+def test_without_a_gpu_none_is_asked_for():
+    jobs = make_jobs("smoke", rows=["student"])
+    for write, asked in ((grid_cluster.slurm, "--gpus=1"), (grid_cluster.snakefile, "gpu=1")):
+        assert asked in write(jobs, ["--preset", "smoke"])
+        text = write(jobs, ["--preset", "smoke", "--cpu"])
+        assert asked not in text
+        assert "run --preset smoke --cpu --job" in text
+    assert "pending --preset smoke |" in grid_cluster.slurm(jobs, ["--preset", "smoke", "--cpu"])
+
+
+def test_limits_follow_the_kind_of_a_job():
+    def limits(row, size="10k", language="ca"):
+        return grid_cluster.limits(Job("paper", language, size, row))
+
+    assert limits("lora", "3k")[0] < limits("lora", "28k")[0]
+    assert limits("student")[0] < limits("lora")[0] < limits("clsr-ft")[0]
+    assert limits("lora")[1] < limits("clsr-ft")[1]
+    assert limits("lora") < limits("lora", language="ta")
+    assert limits("whisper-large-v3-turbo") == limits("teacher")
+    hours = estimate("clsr-ft", Job("paper", "ca", "10k", "clsr-ft").settings(), 10_000)["T4 h"]
+    assert 2 * hours + 1 <= limits("clsr-ft")[0] / 60 <= 2 * hours + 2
+    assert grid_cluster.limits(Job("smoke", "cs", "4", "lora")) == grid_cluster.UNKNOWN
+
+
+def jobs_of(snakefile):
+    """Return the table of a Snakefile, which is JSON but for its last comma."""
+    table = snakefile[snakefile.index("JOBS = ") + len("JOBS = ") : snakefile.index("\n}\n")]
+    return json.loads(table.rstrip(",") + "}")
+
+
+def test_the_snakefile_has_a_line_for_each_job_that_is_not_done(capsys):
+    options = ["--languages", "ca", "th", "--seeds", "77"]
+    jobs = make_jobs("paper", ["ca", "th"], seeds=[77])
+    done(Job("paper", "ca", "3k", "teacher-outputs"))
+    done(Job("paper", "ca", "3k", "student"), in_domain=40)
+    assert grid.main(["snakefile", *options]) == 0
+    path = files.results_dir("paper") / "Snakefile"
+    assert f"--snakefile {os.path.relpath(path)} --executor slurm" in capsys.readouterr().out
+    text = path.read_text()
+    table = jobs_of(text)
+
+    left = [job for job in jobs if not job.done]
+    assert list(table) == [job.name for job in left]
+    assert len(left) == len(jobs) - 2
+    for job in left:
+        needs = [need.name for need in job.needs if not need.done]
+        minutes, megabytes = grid_cluster.limits(job)
+        assert table[job.name] == {"needs": needs, "minutes": minutes, "megabytes": megabytes}
+    assert table["ca-3k-seed77-distilwhisper-released"]["needs"] == []  # it is done
+    of_thai = table["th-3k-seed77-distilwhisper-released"]["needs"]
+    assert of_thai == ["th-3k-teacher-outputs"]
+    waiting = [name for name, facts in table.items() if facts["needs"]]
+    assert len(waiting) == (2 * 3 - 1) * 2  # JS and KL, but for the size whose teacher is done
+
+    edges = {name: facts["needs"] for name, facts in table.items()}
+    order = list(graphlib.TopologicalSorter(edges).static_order())  # raises for a cycle
+    assert set(order) == set(table)  # no need is missing
+
+    head, rules = text.split("localrules:")
+    compile(head, "Snakefile", "exec")
+    assert f"grid run {' '.join(options)} --job" in head
+    assert '"{RUN} {wildcards.job}"' in rules
+    assert f"retries: {grid_cluster.RETRIES}" in rules
+    again = grid_cluster.snakefile(jobs, options)
+    assert (
+        again.split("ENDED = ")[1].split("\n")[0] not in text
+    )  # nothing counts as done from before
+
+
+def test_pending_jobs_are_printed_by_name(capsys):
+    jobs = make_jobs("smoke", sizes=["4"], seeds=[77], rows=["student", "lora"])
+    done(jobs[0], in_domain=40)
+    grid.main(["pending", *SMALL, "--systems", "student", "lora"])
+    assert capsys.readouterr().out == "cs-4-seed77-lora\n"
 
 
 # ---- estimates

@@ -16,7 +16,7 @@ ROOT = LIBRARY.parent
 
 # A package may import from those before it; ground modules may import one another.
 GROUND = ("checks", "programs", "files", "fidelity", "device", "presets")
-PACKAGES = ("whisper", "method", "data", "evaluation", "training", "lab", "experiments")
+PACKAGES = ("whisper", "method", "data", "evaluation", "training", "lab", "experiments", "cli")
 
 HEAVY = ("datasets", "pandas", "peft", "jiwer", "pyarrow", "sacrebleu")
 

@@ -9,6 +9,7 @@ notebook, or at the reference results. A function returns True where the passage
 import re
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -252,10 +253,25 @@ def _times_plain() -> float:
     return numbers_of("02_language_experts", 'times")', "plain")[-1]
 
 
+def _of(module: str, name: str) -> Callable[[], list[Claim]]:
+    """Return claims of another module, which imports this one, so it is imported when asked."""
+
+    def claims() -> list[Claim]:
+        return getattr(import_module(module), name)()
+
+    return claims
+
+
 CLAIMS: dict[str, Callable[[], list[Claim]]] = {
     "00_setup": setup,
     "01_baseline_gap": baseline_gap,
     "02_language_experts": language_experts,
+    "03_distillation": _of("notebook_claims_training", "distillation"),
+    "04_finetuning_and_lora": _of("notebook_claims_training", "finetuning_and_lora"),
+    "05_comparison": _of("notebook_claims_training", "comparison"),
+    "06_paper_scale": _of("notebook_claims_beyond", "paper_scale"),
+    "07_ablations": _of("notebook_claims_beyond", "ablations"),
+    "08_faster_smaller_deployed": _of("notebook_claims_beyond", "faster_smaller_deployed"),
 }
 
 

@@ -139,7 +139,7 @@ def train(
     ] = None,
     as_json: Json = False,
 ) -> Answer:
-    """Train experts, or another method, on recordings or on a corpus.
+    """Train experts, or another method, on speech.
 
     What is trained already is found again; a stopped training goes on. distilwhisper learns from a
     teacher: give --teacher with recordings.
@@ -177,7 +177,7 @@ def evaluate(
     normaliser: Normaliser = None,
     as_json: Json = False,
 ) -> Answer:
-    """Score systems on a test: error rates with 95 % intervals.
+    """Score systems on a test, with intervals.
 
     Shows WER and CER; for scripts without spaces between words CER alone. Systems are trained
     before, by `distilwhisper train` with the same data and preset.
@@ -287,7 +287,9 @@ def compare(
     normaliser: Normaliser = None,
     as_json: Json = False,
 ) -> Answer:
-    """Compare systems on the same clips: differences with 95 % intervals.
+    """Compare systems on the same clips.
+
+    Shows their error rates and the differences of the first to each other one, with 95 % intervals.
 
     Example: distilwhisper compare --recordings recordings/gl --system experts --system student
     """

@@ -15,8 +15,7 @@ FRAME = 0.02  # s, for which a level is measured
 SMOOTHING = 5  # frames: the closure of a plosive, some 0.05 s, is no pause
 FLOOR = 1e-10  # power, -100 dB: digital silence
 
-PAUSE = 0.3  # of the way from the quiet frames' level to the loud frames', both in dB
-QUIET_SHARE = 10  # per cent of frames below the quiet level
+PAUSE = 0.3  # of the way from the quietest frame's level to the loud frames', both in dB
 LOUD_SHARE = 95  # per cent of frames below the loud level
 
 SILENT = -60.0  # dB of full scale; a piece without a louder frame is silent
@@ -44,7 +43,7 @@ def cut_at_pauses(audio: np.ndarray, longest: float = LONGEST) -> list[Piece]:
     """Return pieces that follow one another and hold the whole sound.
 
     A cut lies in the middle of the longest pause of the second half of what a piece may hold. Where
-    no frame there is quiet, it lies at the quietest one.
+    nobody pauses there, it lies at the longest of the quiet moments.
 
     Args:
         audio: The sound (n,) at 16 kHz.
@@ -109,11 +108,10 @@ def _place_to_cut(levels: np.ndarray, first: int, end: int) -> int:
         first: The first frame that may be chosen.
         end: The frame after the last one that may be chosen.
     """
-    low, high = np.percentile(levels, [QUIET_SHARE, LOUD_SHARE])
     searched = levels[first:end]
+    low = max(searched.min(), SILENT)
+    high = max(np.percentile(levels, LOUD_SHARE), low)
     is_quiet = searched <= low + PAUSE * (high - low)
-    if not is_quiet.any():
-        return first + int(searched.argmin())
 
     edges = np.flatnonzero(np.diff(np.concatenate([[0], is_quiet.astype(int), [0]])))
     starts = edges[::2]

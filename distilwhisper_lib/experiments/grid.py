@@ -9,12 +9,13 @@ table   the paper's table of what is done: printed, and written to results/<pres
         score with its interval goes to grid-scores.csv
 pairs   DistilWhisper less each other method on the same clips, with intervals: printed, and written
         to grid-paired.csv
-slurm   print a script that submits the jobs to a cluster
+pending print the names of the jobs that are not done
+slurm   print a script that submits the jobs to a cluster, each with its own time and memory
+snakefile  write the same as a Snakefile, which repeats what fails: results/<preset>/Snakefile
 """
 
 import argparse
 import os
-import shlex
 import subprocess
 import sys
 import threading
@@ -31,23 +32,14 @@ from ..checks import check_number
 from ..files import REPOSITORY, atomic_file, make_folder, resolve_folders, results_dir
 from ..presets import LARGEST_SEED, get_preset
 from ..programs import number_option, out_of_memory, run_program
-from .estimates import CARDS, TEACHER_OUTPUTS, estimate
+from .estimates import estimate
+from .grid_cluster import PROGRAM, pending, slurm, snakefile
 from .grid_tables import COMPARED, all_scores, pairs, table
-from .jobs import ROWS, SEEDS, Job, check_jobs, make_jobs, run_job
+from .jobs import FURTHER, ROWS, SEEDS, Job, check_jobs, make_jobs, run_job
 
-PROGRAM = ("distilwhisper_lib", "grid")  # for `python -m`
+COMMANDS = ("list", "run", "status", "table", "pairs", "pending", "slurm", "snakefile")
 
 PATIENCE = 20  # seconds in which a job that is asked to end is waited for
-
-SCRIPT = """#!/bin/bash
-# Run this with bash in the repository; a partition and the like go into the line of sbatch. What
-# fails is run by the same script again: what is done is left alone.
-set -euo pipefail
-submit() {{
-    sbatch --parsable --gpus=1 --cpus-per-task=4 --mem=32G --time={limit}:00:00 --job-name=grid \\
-        --output=grid-%A.log --open-mode=append --wrap={command} "$@"
-}}
-{arrays}"""
 
 TABLE_NOTE = (
     "WER in %, of translation BLEU, of Thai CER (not in the mean) unless the normaliser is "
@@ -217,16 +209,19 @@ def _process(job: Job, device: str, children: Children) -> int:
     return children.run(command, environment)
 
 
-def _run_here(jobs: list[Job], wanted: str) -> None:
-    """Do the job with this name or index; meanwhile the process prints into the job's log."""
+def _find_job(jobs: list[Job], wanted: str) -> Job:
+    """Return the job with this name or index; ValueError where there is none."""
     by_key = {}
     for index, job in enumerate(jobs):
         by_key[job.name] = job
         by_key[str(index)] = job
     if wanted not in by_key:
         raise ValueError(f"no job {wanted!r} with these options: `list` shows names and indices")
+    return by_key[wanted]
 
-    job = by_key[wanted]
+
+def _run_here(job: Job) -> None:
+    """Do a job; meanwhile the process prints into the job's log."""
     print(f"{job.name}: log in {os.path.relpath(job.folder / 'log.txt')}", flush=True)
     make_folder(job.folder)
     own = [os.dup(1), os.dup(2)]
@@ -260,6 +255,8 @@ def explain(job: Job) -> dict[str, str]:
     found = job.state()
     state = found["state"]
     why = found.get("error", "")
+    if state == "running" and "host" in found:
+        why = f"on {found['host']}, process {found['pid']}"
     log = job.folder / "log.txt"
 
     stopped = []
@@ -271,7 +268,7 @@ def explain(job: Job) -> dict[str, str]:
     if stopped and state != "done":
         state = "blocked"
         why = f"by {stopped[0]}"
-    elif why and log.exists():
+    elif why and state != "running" and log.exists():
         why = f"{why} (log: {os.path.relpath(log)})"
     return {"job": job.name, "group": f"{job.language} {job.size}", "state": state, "why": why}
 
@@ -298,7 +295,7 @@ def _write_tables(preset: str, tables: dict[str, pd.DataFrame]) -> None:
         print(f"written to {os.path.relpath(path)}")
 
 
-# ---- list and cluster
+# ---- list
 
 
 def listing(jobs: list[Job]) -> pd.DataFrame:
@@ -312,32 +309,14 @@ def listing(jobs: list[Job]) -> pd.DataFrame:
     return pd.DataFrame(rows).round(2)
 
 
-def slurm(jobs: list[Job], options: list[str]) -> str:
-    """Return a script that submits two arrays: the cached teacher distributions, then all else.
-
-    A job may take an hour more than twice the estimate for the slowest card in CARDS.
-
-    Args:
-        jobs: As `make_jobs` gives them.
-        options: Of the command line, from which `run` makes the same jobs.
-    """
-    estimates = listing(jobs)
-    hours = f"{next(iter(CARDS))} h"
-    limit = int(2 * estimates[hours].max()) + 1 if hours in estimates else 1
-
-    command = shlex.join(["exec", sys.executable, "-m", *PROGRAM, "run", *options, "--job"])
-    command += ' "$SLURM_ARRAY_TASK_ID"'
-
-    teacher_jobs = sum(job.row == TEACHER_OUTPUTS for job in jobs)
-    arrays = []
-    dependency = ""
-    if teacher_jobs:
-        arrays.append(f"teacher=$(submit --array=0-{teacher_jobs - 1})")
-        dependency = ' --dependency="afterany:$teacher"'
-    if len(jobs) > teacher_jobs:
-        last = len(jobs) - 1
-        arrays.append(f"systems=$(submit --array={teacher_jobs}-{last}{dependency})")
-    return SCRIPT.format(limit=limit, command=shlex.quote(command), arrays="\n".join(arrays))
+def _write_snakefile(preset: str, text: str) -> None:
+    """Write a Snakefile to the folder of results, and print how it is run."""
+    path = results_dir(preset) / "Snakefile"
+    with atomic_file(path) as part:
+        part.write_text(text, encoding="utf-8")
+    shown = os.path.relpath(path)
+    print(f"written to {shown}. On a cluster with Slurm:")
+    print(f"snakemake --snakefile {shown} --executor slurm --jobs 50 --keep-going")
 
 
 # ---- command line
@@ -350,7 +329,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=["list", "run", "status", "table", "pairs", "slurm"])
+    parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--preset", default="paper", help="default: paper")
     parser.add_argument("--languages", nargs="+")
     parser.add_argument(
@@ -359,7 +338,10 @@ def _parser() -> argparse.ArgumentParser:
     seed = number_option(low=0, high=LARGEST_SEED, whole=True)
     parser.add_argument("--seeds", nargs="+", type=seed, default=list(SEEDS))
     parser.add_argument(
-        "--systems", nargs="+", default=ROWS, help="a method; with -kl after it distilled by KL"
+        "--systems",
+        nargs="+",
+        default=ROWS,
+        help=f"a method; with -kl after it distilled by KL; or {', '.join(FURTHER)}, as it is",
     )
     at_once = number_option(low=1, whole=True)
     parser.add_argument(
@@ -388,24 +370,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--job belongs to the command run")
     if given.gpus is not None and (given.command != "run" or given.job is not None):
         parser.error("--gpus belongs to the command run without --job")
-    if given.cpu and given.command not in ("run", "slurm"):
-        parser.error("--cpu belongs to the commands run and slurm")
+    if given.cpu and given.command not in ("run", "slurm", "snakefile"):
+        parser.error("--cpu belongs to the commands run, slurm and snakefile")
     if given.command == "pairs" and given.systems is not ROWS:
         left_out = [row for row in given.systems if row not in COMPARED]
         if left_out:
             parser.error(f"--systems of pairs is of {', '.join(COMPARED)}: not {left_out[0]}")
-    jobs = make_jobs(given.preset, given.languages, given.sizes, given.seeds, given.systems)
+    rows = given.systems
+    if given.command == "table" and rows is ROWS:
+        rows = (*ROWS, *FURTHER)
+    jobs = make_jobs(given.preset, given.languages, given.sizes, given.seeds, rows)
 
     if given.command == "run":
+        job = None if given.job is None else _find_job(jobs, given.job)
         needs_gpu = get_preset(given.preset).teacher is not None and not given.cpu
-        if needs_gpu and not torch.cuda.is_available():
+        asked = jobs if job is None else [job]
+        if needs_gpu and not torch.cuda.is_available() and pending(asked):
             parser.error(
                 f"torch {torch.__version__} sees no GPU here, and the preset {given.preset} is "
                 "meant for one: install the build for GPUs (make setup GPU=1), or let it take "
                 "weeks with --cpu"
             )
-        if given.job is not None:
-            _run_here(jobs, given.job)
+        if job is not None:
+            _run_here(job)
             return 0
         at_once = given.gpus
         if at_once is None:
@@ -423,9 +410,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(TABLE_NOTE)
     elif given.command == "pairs":
         _write_tables(given.preset, {"grid-paired": pairs(jobs)})
+    elif given.command == "pending":
+        for job in pending(jobs):
+            print(job.name)
     else:
-        options = [argument for argument in arguments if argument != "slurm"]
-        print(slurm(jobs, options))
+        options = [argument for argument in arguments if argument != given.command]
+        if given.command == "slurm":
+            print(slurm(jobs, options))
+        else:
+            _write_snakefile(given.preset, snakefile(jobs, options))
     return 0
 
 

@@ -8,7 +8,7 @@ from tqdm import tqdm
 from ..files import REPOSITORY
 from ..lab.comparison import paired
 from ..lab.lab import Lab
-from .jobs import BY_KL, ONCE, ROWS, TESTS, Job
+from .jobs import BY_KL, FURTHER, ONCE, ROWS, TESTS, Job
 
 # Names of rows and tests in data/reference/paper.csv -> names here.
 PAPER = {
@@ -68,7 +68,7 @@ def pairs(jobs: list[Job]) -> pd.DataFrame:
     Raises:
         ValueError: Where no pair is done.
     """
-    done = [job for job in jobs if job.done]
+    done = [job for job in jobs if job.row in COMPARED and job.done]
     groups = [(job.language, job.size) for job in done if job.row == FIRST]
 
     tables = []
@@ -144,7 +144,7 @@ def table(jobs: list[Job]) -> pd.DataFrame:
 def _place(key: tuple) -> tuple:
     """Return what a row of the table is sorted by: test, the rest of its block, row."""
     test, *block, row = key
-    order = {name: position for position, name in enumerate((*ROWS, *TESTS))}
+    order = {name: position for position, name in enumerate((*ROWS, *FURTHER, *TESTS))}
     return (order[test], *block, order.get(row, len(order)))
 
 

@@ -6,9 +6,13 @@ again.
 """
 
 import os
+import platform
 import signal
+import threading
+import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +23,11 @@ from ..evaluation.testsets import TestSet, corpus_of
 from ..files import (
     cache_dir,
     is_being_made,
+    make_folder,
     one_at_a_time,
     read_json,
     short_hash,
+    tell,
     write_json,
 )
 from ..lab.comparison import fingerprints, score
@@ -40,8 +46,11 @@ LANGUAGES = ("ca", "cs", "gl", "hu", "pl", "ta", "th", "uk")
 # The paper's training sizes and their languages (release: data/generated_ids).
 SIZES = {"3k": LANGUAGES, "10k": LANGUAGES, "28k": ("ca", "ta", "th")}
 
+# Rows beside the paper's: row -> a Whisper that is scored as it is. They are in no default.
+FURTHER = {"whisper-large-v3-turbo": "openai/whisper-large-v3-turbo"}
+
 # Rows without a seed: nothing is drawn in them.
-ONCE = (TEACHER_OUTPUTS, "student", "teacher")
+ONCE = (TEACHER_OUTPUTS, "student", "teacher", *FURTHER)
 
 # The rows of the paper's table.
 ROWS = (
@@ -60,6 +69,11 @@ TESTS = ("in-domain", "out-of-domain", "translation")
 
 SEEDS = (77, 78, 79)
 
+# A running job gives a sign of life at this interval. A job of another machine, whose locks may not
+# be seen from here, counts as killed after this silence. Both in seconds.
+INTERVAL = 60
+SILENCE = 600
+
 
 @dataclass(frozen=True)
 class Job:
@@ -69,8 +83,8 @@ class Job:
         preset: Name of the preset.
         language: Code of the language that is trained on.
         size: "3k", "10k", "28k", another number of training clips, or "all".
-        row: TEACHER_OUTPUTS, or a method, with "-kl" after its name where it is distilled by KL
-            instead of JS.
+        row: TEACHER_OUTPUTS, a name in FURTHER, or a method, with "-kl" after its name where it is
+            distilled by KL instead of JS.
         seed: Of the training; None for the rows in ONCE.
     """
 
@@ -88,8 +102,11 @@ class Job:
 
     @property
     def method(self) -> str:
-        """Name of the method that the row is, or is a variant of."""
-        return self.row.removesuffix(BY_KL)
+        """Name of the method that the row is, or is a variant of.
+
+        A row of FURTHER is a teacher that nothing is learned from.
+        """
+        return "teacher" if self.row in FURTHER else self.row.removesuffix(BY_KL)
 
     @property
     def clips(self) -> int | None:
@@ -113,20 +130,28 @@ class Job:
 
     @property
     def needs(self) -> list["Job"]:
-        """The jobs that must be done before this one; raises ValueError for an unknown method."""
+        """The jobs that must be done before this one; raises ValueError for an unknown method.
+
+        What learns from the teacher needs its distributions. The teacher itself needs them only
+        where it is a stand-in, which their job trains.
+        """
         if self.row == TEACHER_OUTPUTS:
             return []
         method = get_method(self.method)
-        if method.distils or method.weights is Weights.TEACHER:
+        is_stand_in = method.weights is Weights.TEACHER and self.settings().teacher is None
+        if method.distils or is_stand_in:
             return [replace(self, row=TEACHER_OUTPUTS, seed=None)]
         return []
 
     def settings(self) -> Preset:
         """Return the preset with the job's language and size.
 
-        The size is a corpus of Common Voice, or else a limit of training clips.
+        The size is a corpus of Common Voice, or else a limit of training clips. A row of FURTHER
+        has its own model as teacher.
         """
         base = get_preset(self.preset)
+        if self.row in FURTHER:
+            base = replace(base, teacher=FURTHER[self.row])
         is_second = self.language == base.second_language
         second = base.language if is_second else base.second_language
         preset = replace(base, language=self.language, second_language=second)
@@ -144,16 +169,41 @@ class Job:
         Returns:
             "state": running, done, failed, killed (its process is gone, or was stopped) or waiting,
             which a job is too that was done with other settings, models or clips than there are
-            now, or whose results are damaged; and what `note` was given.
+            now, or whose results are damaged; and what `note` was given, "host" among it, the
+            machine.
         """
         noted = read_json(self.folder / "state.json", needs=("state", "settings"))
         if noted.get("settings") != self._settings_hash():
             return {"state": "waiting"}
-        if noted["state"] == "running" and not is_being_made(self.folder):
-            return noted | {"state": "killed", "error": "its process is gone"}
+        if noted["state"] == "running":
+            if is_being_made(self.folder) or self._gives_signs_of_life(noted):
+                return noted
+            error = "its process is gone"
+            if noted.get("host", platform.node()) != platform.node():
+                error = f"no sign of life from {noted['host']} for {SILENCE // 60} minutes"
+            return noted | {"state": "killed", "error": error}
         if noted["state"] == "done" and not (self.results() and self._is_up_to_date(noted)):
             return {"state": "waiting"}
         return noted
+
+    def _gives_signs_of_life(self, noted: dict) -> bool:
+        """Return whether the process that noted "running" seems to run, whatever the locks say.
+
+        Args:
+            noted: The content of state.json.
+        """
+        try:
+            silent = time.time() - self._sign_of_life.stat().st_mtime
+        except OSError:
+            return False
+        if silent > SILENCE:
+            return False
+        return noted.get("host") != platform.node() or _process_exists(noted.get("pid"))
+
+    @property
+    def _sign_of_life(self) -> Path:
+        """The file that a running job touches."""
+        return self.folder / "alive"
 
     def _is_up_to_date(self, noted: dict) -> bool:
         """Return whether models and clips are those that the job was done with, where known."""
@@ -194,6 +244,19 @@ class Job:
     def _settings_hash(self) -> str:
         """Return a hash of all settings that a result depends on."""
         return short_hash(asdict(replace(self.settings(), minutes="", memory="")))
+
+
+def _process_exists(pid: int | None) -> bool:
+    """Return whether this machine has a process with this number."""
+    if pid is None or os.name != "posix":  # signal 0 would end it elsewhere
+        return pid is not None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # another user's
+    return True
 
 
 def make_jobs(
@@ -272,7 +335,7 @@ def checked_size(size: str) -> str:
 def _check_row(row: str) -> None:
     """Raise ValueError for a row that is none, or one distilled by KL that is not distilled."""
     check_text("a row", row)
-    if row == TEACHER_OUTPUTS:
+    if row == TEACHER_OUTPUTS or row in FURTHER:
         return
     method = get_method(row.removesuffix(BY_KL))
     if row.endswith(BY_KL) and not method.distils:
@@ -286,10 +349,11 @@ def check_jobs(jobs: Iterable[Job]) -> None:
         ValueError: Where anything is wrong; the message lists all of it.
         OSError: Where a single thing is wrong, a file or the disk.
     """
-    groups: dict[tuple[str, str], list[Job]] = {}
+    groups: dict[tuple[str, str, str | None], list[Job]] = {}
     for job in jobs:
         if not job.done:
-            groups.setdefault((job.language, job.size), []).append(job)
+            key = (job.language, job.size, job.settings().teacher)
+            groups.setdefault(key, []).append(job)
 
     problems: list[Exception] = []
     for group in groups.values():
@@ -310,16 +374,17 @@ def _step_of(lab: Lab, job: Job) -> Step:
 
 
 def _tests_of(lab: Lab, job: Job) -> list[TestSet]:
-    """Return the tests that a job scores."""
+    """Return the tests that a job scores; those of FURTHER are not scored on translation."""
     if job.row == TEACHER_OUTPUTS:
         return []
-    return [test for test in lab.test_sets.values() if test.name in TESTS]
+    tests = [test for test in lab.test_sets.values() if test.name in TESTS]
+    return [test for test in tests if job.row not in FURTHER or test.task != "translate"]
 
 
 def run_job(job: Job) -> None:
     """Do a job in this process unless it is done, and note its state; an error is noted and raised.
 
-    Where another process does it at the moment, this one waits for it.
+    Where another process does it at the moment, this one waits for it, on another machine too.
 
     Of several processes (accelerate launch) the first does the job, and the others train with it.
 
@@ -334,25 +399,73 @@ def run_job(job: Job) -> None:
     if job.done:
         return
     with one_at_a_time(job.folder):
+        _wait_for_another_machine(job)
         if job.done:  # another process has done it meanwhile
             return
-        job.note("running", pid=os.getpid())
-        try:
-            missing = [need.name for need in job.needs if not need.done]
-            if missing:
-                raise RuntimeError(
-                    f"{job.name} needs {', '.join(missing)}, which is not done: run that first"
-                )
-            write_json(job.folder / "results.json", _work(job), sealed=True)
-        except KeyboardInterrupt as error:
-            number = error.number if isinstance(error, Stopped) else signal.SIGINT
-            job.note("killed", exit_code=128 + number, error="stopped: `run` goes on from there")
-            raise
-        except BaseException as error:
-            text = traceback.format_exception_only(error)[-1].strip()
-            job.note("failed", exit_code=1, error=text.splitlines()[-1])
-            raise
-        job.note("done", exit_code=0, contents=job.contents())
+        with _signs_of_life(job):
+            job.note("running", pid=os.getpid(), host=platform.node())
+            _run_noted(job)
+
+
+def _run_noted(job: Job) -> None:
+    """Do a job whose state is running, and note how it ends; as `run_job`."""
+    try:
+        missing = [need.name for need in job.needs if not need.done]
+        if missing:
+            raise RuntimeError(
+                f"{job.name} needs {', '.join(missing)}, which is not done: run that first"
+            )
+        write_json(job.folder / "results.json", _work(job), sealed=True)
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Stopped) else signal.SIGINT
+        job.note("killed", exit_code=128 + number, error="stopped: `run` goes on from there")
+        raise
+    except BaseException as error:
+        text = traceback.format_exception_only(error)[-1].strip()
+        job.note("failed", exit_code=1, error=text.splitlines()[-1])
+        raise
+    job.note("done", exit_code=0, contents=job.contents())
+
+
+def _wait_for_another_machine(job: Job) -> None:
+    """Wait while a job runs where the lock that this process holds is not seen."""
+    told = False
+    while True:
+        noted = read_json(job.folder / "state.json")
+        is_own = noted.get("host") == platform.node() and noted.get("pid") == os.getpid()
+        if noted.get("state") != "running" or is_own or not job._gives_signs_of_life(noted):
+            return
+        if not told:
+            tell(f"{job.name} runs on {noted.get('host')}: waiting for it")
+            told = True
+        time.sleep(min(INTERVAL, 10))
+
+
+@contextmanager
+def _signs_of_life(job: Job) -> Iterator[None]:
+    """Touch a file of the job now and again at each INTERVAL, until the end of the block."""
+    make_folder(job.folder)
+    path = job._sign_of_life
+    ended = threading.Event()
+
+    def touch() -> None:
+        with suppress(OSError):  # a full disk is told by what writes results
+            path.touch()
+
+    def live() -> None:
+        while not ended.wait(INTERVAL):
+            touch()
+
+    touch()
+    thread = threading.Thread(target=live, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _work(job: Job) -> dict:
@@ -376,7 +489,8 @@ def _work(job: Job) -> dict:
 def _hashes(lab: Lab, job: Job, tests: list[TestSet]) -> tuple[dict, dict]:
     """Return the hashes of data and models for the run metadata.
 
-    The teacher's weights, which may be large, are read once, by the job of its distributions.
+    The weights of a teacher, which may be large, are read by the job of its distributions and by
+    that of its own row, not by those that learn from it.
 
     Returns:
         Fingerprints of the corpora and a hash of the training clips' ids; SHA-256 of each file of
@@ -384,8 +498,9 @@ def _hashes(lab: Lab, job: Job, tests: list[TestSet]) -> tuple[dict, dict]:
     """
     p = lab.preset
     folders = {"student": find_weights(p.student).folder}
-    if job.row == TEACHER_OUTPUTS:
-        folders["teacher"] = find_weights(p.teacher or lab.train_teacher() / "model").folder
+    role = job.row if job.row in FURTHER else "teacher"
+    if job.row == TEACHER_OUTPUTS or (job.method == "teacher" and not job.needs):
+        folders[role] = find_weights(p.teacher or lab.train_teacher() / "model").folder
     if job.row not in ONCE:
         folders[job.row] = lab.train(job.method, **job.changes) / "model"
 

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 03 · Distillation: what a teacher says beyond the text
+# # 03 Distillation
 #
 # **Goal.** Train the experts of notebook 02 with and without a teacher, with losses that you have checked by hand.
 #
@@ -346,8 +346,8 @@ for name, logits in (("teacher", teacher_logits), ("student", student_logits)):
 # **Read:** Outside the top 256 lies 0.5 % of the teacher's mass, nearly all of it in the half of the positions where it is
 # less sure: honest doubt. For both models the product is far below `0.1`.
 #
-# That is why the stand-in is fine-tuned without label smoothing. With it, a tenth of its mass would lie on tokens that nobody
-# would say (Müller et al., *When does label smoothing help?*, 2019), and the student would learn that too.
+# That is why the stand-in is fine-tuned without label smoothing. With it, a tenth of its mass would lie on tokens that
+# nobody would say (Müller et al., *When does label smoothing help?*, 2019), and the student would learn that too.
 #
 # ## 4. Stored once
 #
@@ -802,8 +802,8 @@ for alpha in (0.0, 1.0, 5.0):
 # here there are few steps. With the release's noise a budget of 0.8 may still be missed when training ends.
 #
 # With less noise a soft gate can get there. But evaluation rounds a gate of 0.8 to 1: the expert has its whole weight
-# there, and had four fifths of it in training. A hard gate is 0 or 1 in both. A gap of another kind remains: in training the
-# noise shuts some gates that are open in evaluation. Section 10 looks at it.
+# there, and had four fifths of it in training. A hard gate is 0 or 1 in both. A gap of another kind remains: in
+# training the noise shuts some gates that are open in evaluation. Section 10 looks at it.
 #
 # The next cell is the longest of the notebook.
 #
@@ -846,9 +846,9 @@ plot_curves(logs, keys=("ce", "eval_loss", "kd", "budget"))
 # *The figure shows four panels over the epochs: the smoothed training CE, the validation CE, the divergence to the
 # teacher (only where there is one), and the budget loss.*
 #
-# **Read:** Training CE falls in all four. On validation our variant lies below the release's settings after every epoch, with
-# the teacher and without it. But the release's settings come near in six epochs, and still fall. Our variant's budget loss
-# ends well above zero: it has not reached its budget.
+# **Read:** Training CE falls in all four. On validation our variant lies below the release's settings after every
+# epoch, with the teacher and without it. But the release's settings come near in six epochs, and still fall. Our
+# variant's budget loss ends well above zero: it has not reached its budget.
 #
 # CE is that of *forced* texts. The WER of what `generate` writes is in notebook 05.
 
@@ -870,9 +870,9 @@ plot_curves(logs, keys=("gate_encoder", "gate_decoder"))
 # ## 9. A run that is stopped goes on
 #
 # **Why.** A laptop sleeps, Colab disconnects, and a long training should not start again. After every epoch a
-# **checkpoint** is written: the trained weights, Adam's moments and the random numbers, and a mark once all of it is on disk.
-# The next call of `lab.train` goes on from the last marked checkpoint and removes a half-written one. The order of the
-# clips depends on seed and epoch alone. So the result should be the same as without the stop.
+# **checkpoint** is written: the trained weights, Adam's moments and the random numbers, and a mark once all of it is on
+# disk. The next call of `lab.train` goes on from the last marked checkpoint and removes a half-written one. The order
+# of the clips depends on seed and epoch alone. So the result should be the same as without the stop.
 #
 # We train a tiny model for three epochs of four batches, and pull the plug at the eighth batch.
 #
@@ -995,16 +995,17 @@ mean = {name: {stack: sum(layers) / len(layers) for stack, layers in found.items
 pd.DataFrame(mean).T.round(2)
 
 # %% [markdown]
-# **Read:** With the pooled budget 71 % and 61 % of the encoder's gates are open, and 5 % of the decoder's: its experts have
-# been trained and are hardly ever used. The encoder has more open gates than in training, where its mean was near 0.5, because
-# evaluation rounds soft gates.
+# **Read:** With the pooled budget 71 % and 61 % of the encoder's gates are open, and 5 % of the decoder's: its experts
+# have been trained and are hardly ever used. The encoder has more open gates than in training, where its mean was near
+# 0.5, because evaluation rounds soft gates.
 #
-# **Read:** With a budget in each stack all of the encoder's gates are open, and 84 to 85 % of the decoder's. The figure shows
-# where: five of its layers are open, and the second is nearly always shut.
+# **Read:** With a budget in each stack all of the encoder's gates are open, and 84 to 85 % of the decoder's. The figure
+# shows where: five of its layers are open, and the second is nearly always shut. In training about a third of these
+# gates were shut.
 #
-# In training about a third of these gates were shut, and mostly by the **noise**. A gate with $G = 0.5$ is open in
-# evaluation. Noise of strength 1 shuts it with probability $P(\varepsilon < -0.5) = 0.31$. So the experts were trained
-# with some of them missing at random, as by dropout.
+# Mostly it was the **noise** that shut them. A gate with $G = 0.5$ is open in evaluation. Noise of strength 1 shuts it
+# with probability $P(\varepsilon < -0.5) = 0.31$. So the experts were trained with some of them missing at random, as
+# by dropout.
 #
 # It is the decoder that writes the language. If its experts matter, the two pairs should differ in the comparison
 # (notebook 05). How many gates are open is the budget's doing; in which layers, is learnt. Notebook 05 looks at single

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 04 · Fine-tuning and LoRA: the usual alternatives
+# # 04 Fine-tuning and LoRA
 #
 # **Goal.** Train the two usual ways of adapting Whisper to a language, on the same clips and for as many steps as
 # the experts, and see what each of them costs in parameters, in storage and in other languages.
@@ -25,9 +25,9 @@
 # %% [markdown]
 # ## 1. What standard fine-tuning trains
 #
-# **Why.** A new method has to be compared with the usual ones. The simplest is **fine-tuning**: go on with Whisper's training,
-# on clips of one language. Every weight may move. The price is a full copy of the model for each language, and nothing
-# holds the weights where the other languages need them.
+# **Why.** A new method has to be compared with the usual ones. The simplest is **fine-tuning**: go on with Whisper's
+# training, on clips of one language. Every weight may move. The price is a full copy of the model for each language,
+# and nothing holds the weights where the other languages need them.
 #
 # **Predict:** which part of the student is *not* trained even so?
 
@@ -71,8 +71,8 @@ pd.DataFrame(rows).T
 # *total* is what lies in memory, *trained* what training changes, *experts* the experts and gates among them. The last
 # column is relative to the student.
 #
-# **Read:** Fine-tuning trains 98.9 % of the student, LoRA 5.4 %. All systems with experts train 35.3 %, about as much as the
-# student's feed-forward blocks hold.
+# **Read:** Fine-tuning trains 98.9 % of the student, LoRA 5.4 %. All systems with experts train 35.3 %, about as much
+# as the student's feed-forward blocks hold.
 #
 # (At the preset `smoke` the model is narrower than LoRA's rank, and the order is another one: low rank pays only where the
 # matrices are large.)
@@ -80,8 +80,8 @@ pd.DataFrame(rows).T
 # %% [markdown]
 # ## 2. LoRA by hand, for one linear layer
 #
-# **Why.** Must every number of a large matrix move, to learn one language? **LoRA** (low-rank adaptation; Hu et al., 2021) says
-# no, and is the usual cheap alternative to fine-tuning. It is short enough to be written by hand.
+# **Why.** Must every number of a large matrix move, to learn one language? **LoRA** (low-rank adaptation; Hu et al.,
+# 2021) says no, and is the usual cheap alternative to fine-tuning. It is short enough to be written by hand.
 #
 # LoRA keeps a weight W (d_out × d_in) frozen and adds an update of low rank: two thin matrices,
 # A (r × d_in) and B (d_out × r), and
@@ -136,8 +136,8 @@ with torch.no_grad():
 print("shape", tuple(update.shape), "rank", torch.linalg.matrix_rank(update).item())
 
 # %% [markdown]
-# **Read:** The rank is 64, the r of this layer. It can never be more than r, or than the smaller side of the matrix if that is
-# less.
+# **Read:** The rank is 64, the r of this layer. It can never be more than r, or than the smaller side of the matrix if
+# that is less.
 #
 # This is the whole assumption of LoRA: that what a model has to learn for a new task is such an update.
 
@@ -151,8 +151,8 @@ print("shape", tuple(update.shape), "rank", torch.linalg.matrix_rank(update).ite
 # and dropout 0.05 on the input of A. It adapts `fc1` and `fc2`, the two linear layers of each feed-forward block: the place
 # where the experts go too.
 #
-# **Predict:** the student of the preset `laptop` has 6 layers in the encoder and 6 in the decoder. How many tensors does LoRA
-# train in it?
+# **Predict:** the student of the preset `laptop` has 6 layers in the encoder and 6 in the decoder. How many tensors
+# does LoRA train in it?
 
 # %% tags=["predict"]
 prediction = ...  # a number
@@ -232,13 +232,14 @@ print("LoRA before training: exactly the student, logits", tuple(plain.shape))
 # ## 4. Training both
 #
 # **Why.** A comparison of methods is only as fair as their training. Here all systems see the same clips, in batches of
-# the same size, for the same number of steps, under one trainer, with the same smoothed cross-entropy (CE). One thing cannot
-# be the same: the learning rate. A rate that suits one method spoils another, so each method has its own, tuned on
-# validation.
+# the same size, for the same number of steps, under one trainer, with the same smoothed cross-entropy (CE). One thing
+# cannot be the same: the learning rate. A rate that suits one method spoils another, so each method has its own, tuned
+# on validation.
 #
-# The table shows these trials: for each kind of method three rates, a factor of two apart, and at the middle one half as many
-# epochs. They were made once, at the preset `laptop` (`make claims ARGS=tune`), and are committed. `clsr-ft` are experts with
-# the settings of the release, `experts` those with our own settings (notebook 03, section 8), both without a teacher.
+# The table shows these trials: for each kind of method three rates, a factor of two apart, and at the middle one half
+# as many epochs. They were made once, at the preset `laptop` (`make claims ARGS=tune`), and are committed. `clsr-ft`
+# are experts with the settings of the release, `experts` those with our own settings (notebook 03, section 8), both
+# without a teacher.
 #
 # **Predict:** which method needs the highest rate, and which the lowest?
 
@@ -253,12 +254,12 @@ trials["learning_rate"] = trials["learning_rate"].map("{:g}".format)
 trials.set_index(["system", "epochs", "learning_rate"])[["wer", "wer_low", "wer_high"]].round(1)
 
 # %% [markdown]
-# A row is a trial: its WER on the validation clips, with a 95 % interval. The preset takes the rate and the number of epochs
-# with the lowest WER. A method's variants, with a teacher or without gates, take the same rate.
+# A row is a trial: its WER on the validation clips, with a 95 % interval. The preset takes the rate and the number of
+# epochs with the lowest WER. A method's variants, with a teacher or without gates, take the same rate.
 #
-# **Read:** At the middle rate six epochs are better than three for every kind, so all are trained for six. The highest of the
-# chosen rates is LoRA's, 20 times fine-tuning's. Fine-tuning is best at the highest rate that was tried, our variant at the
-# lowest: for both a better one may lie outside.
+# **Read:** At the middle rate six epochs are better than three for every kind, so all are trained for six. The highest
+# of the chosen rates is LoRA's, 20 times fine-tuning's. Fine-tuning is best at the highest rate that was tried, our
+# variant at the lowest: for both a better one may lie outside.
 #
 # **Read:** Within each kind the intervals of all trials overlap. One seed and few clips do not decide between neighbours.
 #
@@ -268,9 +269,9 @@ trials.set_index(["system", "epochs", "learning_rate"])[["wer", "wer_low", "wer_
 # and hard gates. They were chosen on validation too, earlier, on both leads' voices and with four epochs (notebook 07 shows
 # the trials). So our variant had more trials than the others. Keep that in mind where it wins by little.
 #
-# Two traps of training are shown elsewhere: gradient accumulation, which today's Trainer scales wrongly for Whisper (notebook
-# 03), and WER of teacher-forced outputs (notebook 01). The second one matters here. The LoRA script of the authors' release
-# computes its WER in that way, so that its figures are not comparable with those of `generate`.
+# Two traps of training are shown elsewhere: gradient accumulation, which today's Trainer scales wrongly for Whisper
+# (notebook 03), and WER of teacher-forced outputs (notebook 01). The second one matters here. The LoRA script of the
+# authors' release computes its WER in that way, so that its figures are not comparable with those of `generate`.
 
 # %%
 del model, lora, layer, wrong, fresh  # training needs their memory
@@ -280,9 +281,9 @@ facts = ["clips", "epochs", "steps", "batch_size", "learning_rate", "trained_par
 pd.DataFrame(runs).loc[facts].T
 
 # %% [markdown]
-# **Read:** Clips, epochs, steps and batch size are the same in every row. Time and memory are much alike: no training takes a
-# tenth longer than another, and the peaks lie within 0.1 GB. The highest peak is LoRA's, though it trains the fewest
-# parameters.
+# **Read:** Clips, epochs, steps and batch size are the same in every row. Time and memory are much alike: no training
+# takes a tenth longer than another, and the peaks lie within 0.1 GB. The highest peak is LoRA's, though it trains the
+# fewest parameters.
 #
 # Forward and backward pass go through the whole model in any case. LoRA saves only the optimiser's memory: Adam keeps two
 # numbers for each trained parameter. In so small a model that is not what sets the peak.
@@ -300,8 +301,8 @@ plot_curves(logs, ("ce", "eval_loss"))
 # Look at the right-hand side first. A line that still falls at its end belongs to a system that is not converged. A line
 # that rises belongs to one that learns its training clips by heart.
 #
-# **Read:** Fine-tuning is at its lowest after the second epoch, and ends above its start. LoRA goes up and down. The experts
-# start between the two and end lowest.
+# **Read:** Fine-tuning is at its lowest after the second epoch, and ends above its start. LoRA goes up and down. The
+# experts start between the two and end lowest.
 #
 # CE is not WER: it says how well the model guesses forced texts, and WER what `generate` writes. The two need not agree.
 #
@@ -310,8 +311,9 @@ plot_curves(logs, ("ce", "eval_loss"))
 # %% [markdown]
 # ## 5. In-domain and out-of-domain
 #
-# **Why.** What counts is what a model writes. Every system transcribes the same clips by `generate`, greedily. In-domain is
-# the voice of training, in rooms of the game that no training clip is from. Out-of-domain is another voice in the same rooms.
+# **Why.** What counts is what a model writes. Every system transcribes the same clips by `generate`, greedily.
+# In-domain is the voice of training, in rooms of the game that no training clip is from. Out-of-domain is another voice
+# in the same rooms.
 #
 # **Predict:** which of the three gains most on a voice that it has never heard?
 
@@ -336,9 +338,10 @@ plot_comparison(table, lab.preset.language)
 # **Read:** In-domain all three lie below the student, LoRA and the experts lowest. Out-of-domain LoRA is the lowest, and
 # fine-tuning has gained nothing.
 #
-# The intervals say how far the WER could move with another choice of rooms. They are wide. But two systems are scored on the
-# same clips, so that their *difference* is known better than either WER. We resample both together (`paired_difference`,
-# notebook 01). A difference is called **decided** where its 95 % interval excludes zero. Negative: the first one is better.
+# The intervals say how far the WER could move with another choice of rooms. They are wide. But two systems are scored
+# on the same clips, so that their *difference* is known better than either WER. We resample both together
+# (`paired_difference`, notebook 01). A difference is called **decided** where its 95 % interval excludes zero.
+# Negative: the first one is better.
 
 # %%
 from distilwhisper_lib import paired_difference
@@ -369,9 +372,10 @@ print(*verdicts, sep="\n")
 # %% [markdown]
 # ## 6. What is forgotten
 #
-# **Why.** Whoever adapts a model to one language may lose it for others. So the same models transcribe languages that they were
-# not trained on. Fine-tuning has moved the weights that these languages use, and there is no way back. The experts are
-# switched off, `set_language(model, None)`, as anybody would do for another language: what is left is the student.
+# **Why.** Whoever adapts a model to one language may lose it for others. So the same models transcribe languages that
+# they were not trained on. Fine-tuning has moved the weights that these languages use, and there is no way back. The
+# experts are switched off, `set_language(model, None)`, as anybody would do for another language: what is left is the
+# student.
 #
 # **Predict:** does LoRA, which trains so little, forget less than fine-tuning?
 
@@ -390,8 +394,8 @@ plot_forgetting(pd.DataFrame(kept))
 #
 # **Read:** Less, but much: LoRA loses 11 to 37 points, fine-tuning 21 to 73. In each language LoRA loses less.
 #
-# So the clips of one voice in one language have moved what all languages use. But it would be unfair to stop here. An adapter
-# can be switched off just as experts can. The row of LoRA shows an adapter that is left on, or merged.
+# So the clips of one voice in one language have moved what all languages use. But it would be unfair to stop here. An
+# adapter can be switched off just as experts can. The row of LoRA shows an adapter that is left on, or merged.
 
 # %%
 trained_lora = lab.model("lora").cpu()
@@ -410,8 +414,8 @@ print("switched off: exactly the student; switched on, the logits differ by up t
 # %% [markdown]
 # ## 7. Merging
 #
-# **Why.** An adapter costs two more products in each layer. They can be saved: BA has the shape of W, so that after training
-# it can be added once and for all, W' = W + (α / r) BA. The adapter is gone, and a plain Whisper is left.
+# **Why.** An adapter costs two more products in each layer. They can be saved: BA has the shape of W, so that after
+# training it can be added once and for all, W' = W + (α / r) BA. The adapter is gone, and a plain Whisper is left.
 #
 # **Predict:** are the merged model's logits *equal* to those before?
 
@@ -436,9 +440,9 @@ print(type(merged).__name__, "- largest difference of the logits:", difference, 
 # %% [markdown]
 # ## 8. Storage: many languages
 #
-# **Why.** Whisper serves many languages, so a method should as well. What has to be on disk for n languages? A fine-tuned copy
-# replaces the student. Adapters and experts come in addition to one student that all languages share. We take the files
-# that training has written, in fp32.
+# **Why.** Whisper serves many languages, so a method should as well. What has to be on disk for n languages? A
+# fine-tuned copy replaces the student. Adapters and experts come in addition to one student that all languages share.
+# We take the files that training has written, in fp32.
 #
 # **Predict:** for 8 languages, as in the paper, which is the largest, and which the smallest?
 
@@ -458,8 +462,8 @@ for n in (1, 8, 99):  # with the student, where it is needed beside the file
 sizes.rename(index=lambda name: METHODS[name].label).round(1)  # MB
 
 # %% [markdown]
-# **Read:** For 8 languages LoRA is by far the smallest: 416 MB, where experts take 1,112 and fine-tuned copies 2,323. For one
-# language the fine-tuned copy is the smallest, because it needs no student beside it.
+# **Read:** For 8 languages LoRA is by far the smallest: 416 MB, where experts take 1,112 and fine-tuned copies 2,323.
+# For one language the fine-tuned copy is the smallest, because it needs no student beside it.
 #
 # The authors' released experts for whisper-small have 458 MB a language: 114.5 million parameters in fp32, 47 % of the base
 # model. That is stored. At any one position only one of the two blocks is *used* (notebook 02).

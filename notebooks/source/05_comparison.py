@@ -1,34 +1,36 @@
 # %% [markdown]
 # # 05 Comparison
 #
-# **Goal:** put all systems side by side on all tests: the paper's table in miniature, with all that is needed to
+# **Goal.** Put all systems side by side on all tests: the paper's table in miniature, with all that is needed to
 # say what it shows and what it does not.
 #
 # **You will be able to**
-# - read a table of WER with intervals, and the paired difference of two systems,
-# - say what a system has forgotten over languages and tasks,
-# - use one model with experts for two languages, also within one batch,
-# - look at which layers and positions go to the experts,
+# - read a table of WER with intervals, and the paired difference of two systems;
+# - say what a system has forgotten over languages and tasks;
+# - use one model with experts for two languages, also within one batch;
+# - look at which layers and positions go to the experts;
 # - weigh quality against training time and storage, and keep conclusions within what was measured.
 #
-# **Prerequisites:** notebooks 01 to 04. What they have trained and transcribed is used again; anything missing is
+# **Prerequisites.** Notebooks 01 to 04. What they have trained and transcribed is used again; anything missing is
 # computed here.
 #
-# | preset | time | memory |
-# |---|---|---|
-# | smoke | a minute | 1 GB |
-# | laptop (2 cores) | 19 min after notebooks 01 to 04 | 4.4 GB |
-# | colab (one GPU) | not measured yet | not measured yet |
+# | preset | machine | time | memory |
+# |---|---|---|---|
+# | smoke | 2 cores | a minute | 1 GB |
+# | laptop | 2 cores | 19 min after notebooks 01 to 04 | 4.4 GB |
+# | colab | T4 | not measured yet | not measured yet |
 
 # %% tags=["setup"]
 
 # %% [markdown]
 # ## 1. The table
 #
-# `compare` scores every system on every test, always by greedy `generate` on the same clips and with the same
-# normaliser, and writes `comparison.csv`, `paired.csv`, `predictions.csv` and `run.json` into the results folder. LoRA is
-# scored twice in other languages and tasks: on, and switched off as experts are.
-# `main_table` shows the part that corresponds to the paper's main table: WER and CER in-domain and out-of-domain.
+# **Why.** Each notebook so far has looked at a part. Here every system is scored on every test in the same way: greedy
+# `generate`, the same clips, the same normaliser. `compare` does it, and writes `comparison.csv`, `paired.csv`,
+# `predictions.csv` and `run.json` into the results folder. `main_table` shows the part that corresponds to the paper's main
+# table.
+#
+# (LoRA is scored twice in other languages and tasks: on, and switched off as experts are.)
 #
 # **Predict:** sort the rows by in-domain WER before you run the cell.
 
@@ -51,12 +53,15 @@ main = comparison.main_table(table, lab.preset.language)
 main
 
 # %% [markdown]
-# In brackets the 95 % bootstrap interval over rooms (notebook 01); *loops* is the share of outputs that repeat themselves,
-# which make WER jump; the last column is the mean WER over the languages that were never trained on, with experts
-# switched off and LoRA on (each language, and LoRA off: `comparison.csv`). **Read:** the stand-in is
-# lowest in both domains, by ten points and more. Then come our variant, experts without a teacher and LoRA, within two points of
-# each other in either domain. Fine-tuning and the experts with the released settings gain less in-domain and, but for a little
-# with the teacher, nothing out-of-domain. In the last column fine-tuning and LoRA have lost what the experts keep.
+# In brackets stands the 95 % bootstrap interval over rooms (notebook 01). *loops* is the share of outputs that repeat
+# themselves, which makes WER jump. *Other languages* is the mean WER over languages that no system was trained on, with
+# experts switched off and LoRA on.
+#
+# **Read:** The stand-in is lowest in both domains, by 9.6 and 11.1 points. Then come our variant, experts without a teacher
+# and LoRA, at most 2.0 points apart in either domain.
+#
+# **Read:** Fine-tuning and the experts with the released settings gain less in-domain. Out-of-domain only those with the
+# teacher lie below the student, by 2.0 points. In other languages fine-tuning and LoRA have lost what the experts keep.
 
 # %%
 figures, main_language = lab.results / "figures", lab.preset.language
@@ -64,42 +69,43 @@ label = {name: method.label for name, method in METHODS.items()}
 plots.save_figure(plots.plot_comparison(table, main_language), figures / "comparison.png")
 
 # %% [markdown]
-# *Figure: WER of every system with its 95 % interval, one panel for each domain.*
+# *The figure shows the WER of every system with its 95 % interval, one panel for each domain.*
 #
-# The paper's own figures belong beside these, so here are the columns for them. They are empty: we have not had
-# the paper's tables in a form that we could check, and a figure from memory is worse than none. If you fill them
-# in from your copy, keep them apart from ours: the paper has whisper-small as student and whisper-large-v2 as
-# teacher, trains on Common Voice 13 and tests out-of-domain on FLEURS, for eight languages, with an extension of
-# our normaliser that splits some scripts into letters (authors' release).
+# The paper's own figures belong beside these, so here are the columns for them. They are empty. We have not had the
+# paper's tables in a form that we could check, and a figure from memory is worse than none. If you fill them in from
+# your copy, keep in mind what differs. The paper has whisper-small as student and whisper-large-v2 as teacher, trains
+# on Common Voice 13, tests out-of-domain on FLEURS, has eight languages, and an extension of our normaliser that splits
+# some scripts into letters (authors' release).
 
 # %%
 theirs = ["paper: Common Voice 13 (in-domain)", "paper: FLEURS (out-of-domain)"]
 main.filter(like="WER").join(pd.DataFrame("", index=main.index, columns=theirs))
 
 # %% [markdown]
-# The gap with which it all began (notebook 01), and how the systems were trained (03 and 04), for the report:
+# Two figures for the report: the gap of notebook 01, and the training of notebooks 03 and 04.
 
 # %%
 gap = table[table["system"].isin(["student", "teacher"])]
 plots.save_figure(plots.plot_gap(gap), figures / "gap.png")
 
 # %% [markdown]
-# *Figure: WER of student and teacher on every test, with 95 % intervals.*
+# *The figure shows the WER of student and teacher on every test, with 95 % intervals.*
 
 # %%
 logs = {name: lab.run_log(name) for name in trained_methods(lab.preset)}
 plots.save_figure(plots.plot_curves(logs, ("ce", "eval_loss")), figures / "curves.png")
 
 # %% [markdown]
-# *Figure: smoothed cross-entropy in training (left) and plain cross-entropy on validation after each epoch
+# *The figure shows the smoothed cross-entropy in training (left) and the plain cross-entropy on validation after each epoch
 # (right), a line for each trained system.*
 
 # %% [markdown]
 # ## 2. Differences, not overlaps
 #
-# Two intervals that overlap do not mean that two systems are alike. Both were scored on the same utterances: a
-# hard one is hard for both. So we resample the rooms for both together, and look at the interval of the
-# *difference* (paired bootstrap). Negative: DistilWhisper makes fewer errors.
+# **Why.** Two intervals that overlap do not mean that two systems are alike. Both were scored on the same utterances,
+# and a hard one is hard for both. So we resample the rooms for both together and look at the interval of the
+# *difference* (paired bootstrap, notebook 01). Negative: DistilWhisper makes fewer errors. A difference is **decided**
+# where its 95 % interval excludes zero.
 #
 # **Predict:** are these intervals wider or narrower than those of the table?
 
@@ -120,7 +126,13 @@ def sentence(row):
 print(*(sentence(row) for _, row in differences.iterrows()), sep="\n")
 
 # %% [markdown]
-# Distillation alone: each pair of systems with a teacher and without one, everything else alike.
+# The lines are computed from your own run; paragraphs that begin with *Read* speak of the committed one.
+#
+# **Read:** Our variant is better than fine-tuning in both domains. In-domain its interval barely excludes zero, and one clip on
+# which fine-tuning loops is a part of the difference. Against LoRA nothing is decided, and neither difference is larger than
+# 2.0 points.
+#
+# And the teacher alone: pairs of systems with a teacher and without one, everything else alike.
 
 # %%
 same_but_for_the_teacher = {"fine-tuning-teacher": "fine-tuning", "lora-teacher": "lora",
@@ -131,27 +143,28 @@ distilled = pd.concat([comparison.paired(lab, against=[without], first=taught)
 print(*(sentence(row) for _, row in distilled.iterrows()), sep="\n")
 
 # %% [markdown]
-# These lines are computed from your own run; read *them*, not a text that was written before it. What they say,
-# exactly:
+# **Read:** Our variant gains 1.4 and 0.8 points by the teacher, and neither is decided. The released settings lose 2.5
+# points by it in-domain and gain 3.2 out-of-domain; both intervals barely exclude zero.
 #
-# - The interval covers the choice of *rooms*. It does not cover the choice of clips for training, nor the
-#   seed: another seed gives another model. "Better" here means: this one trained model on this kind of clips.
-# - *Not decided* does not mean *equal*. It means that these test sets are too small to tell, or the systems too
-#   close.
-# - There are several comparisons. Each 95 % interval misses the truth one time in twenty, so that among many of
-#   them some "decided" by luck is to be expected (exercise 5.1).
+# **Read:** So of the paper's claim, *better than fine-tuning and LoRA in both domains*, this one training shows the part on
+# fine-tuning, and not the part on LoRA.
 #
-# **Read:** in the reference run our variant is decidedly better than fine-tuning, in both domains; in-domain by a hair, and one
-# clip on which fine-tuning loops is a part of it. Against LoRA and against the
-# same experts without a teacher nothing is decided in either: the differences are two points at most. With the released
-# settings the teacher costs 2.5 points in-domain and gains 3.2 out-of-domain, both by a hair. So of the paper's claim,
-# *better than both in both domains*, this one training shows the half; section 8 asks the study.
+# What such a line says, exactly:
+#
+# - The interval covers the choice of *rooms*. It covers neither the choice of clips for training nor the seed: another seed
+#   gives another model. "Better" means here: this one trained model on this kind of clips.
+# - *Not decided* does not mean *equal*. The test is too small to tell, or the systems are too close.
+# - There are many lines. Each 95 % interval misses the truth one time in twenty, so that some lines are "decided" by chance
+#   (exercise 5.1).
+# - Where a teacher helps, there are two possible reasons. The stand-in was trained on clips that no compared system has seen,
+#   also of the other voice. A system that learns from it profits from these clips, and fine-tuning and LoRA do not.
 #
 # ### The stress test
 #
-# Other characters, many with effects on their voices. A clip on which a system loops can hold fifty errors, so that a few
-# clips decide the WER. *Capped*, no clip counts more errors than its reference has words: a loop then costs no more than
-# silence. Plain WER says what a user meets, capped WER how many clips a system can hear at all.
+# **Why.** This test has other characters, many with effects on their voices (the preset `toy` has no such test). A clip
+# on which a system loops can hold fifty errors, so that a few clips decide the WER. *Capped*, no clip counts more
+# errors than its reference has words: a loop then costs no more than silence. Plain WER says what a user meets, capped
+# WER how much of the speech a system can hear at all.
 #
 # **Predict:** does the order of the systems stay?
 
@@ -176,10 +189,11 @@ for name in compared_methods(lab.preset) if stress in lab.test_sets else ():  # 
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# **Read:** loops decide the plain WER: the student's interval is seventy points wide. Our variant loops nowhere, and has the lowest
-# plain WER. Capped, the systems are much closer together: most of these clips no system can hear.
+# **Read:** The student loops on 6 clips, and the interval of its plain WER is 73 points wide. Our variant loops on none
+# and has the lowest plain WER. Capped, the systems lie much closer together, and our variant is not the lowest any
+# more. Even so every system is wrong at three words of four.
 #
-# How large must a difference be, to be seen here?
+# How large must a difference be, to be seen in the two domains?
 
 # %%
 widths = (differences["high"] - differences["low"]) / 2
@@ -191,14 +205,20 @@ for name, rows in single.groupby("test_set", sort=False):
           f"of a paired difference {paired:.1f} points")
 
 # %% [markdown]
-# What makes a room hard for both cancels out, so that the paired interval is the narrower one. A difference smaller than half
-# the paired interval of its domain will mostly come out as *not decided*; to halve the interval you need four times as many
-# rooms.
+# **Read:** Half the interval of a paired difference is 3.7 points in-domain and 3.3 out-of-domain. The half interval of
+# one WER is wider: 6.6 and 4.8 points.
+#
+# The fair comparison is with the difference of two WERs on *different* clips. Its interval would be wider still, by about
+# $\sqrt 2$. What makes a room hard for both systems cancels out in pairs.
+#
+# A difference smaller than half the paired interval of its domain will mostly come out as *not decided*. To halve the
+# interval you need four times as many rooms.
 
 # %% [markdown]
 # ## 3. Harder sound
 #
-# In-domain clips with noise (5 dB) and with reverberation, which no system was trained on.
+# **Why.** Speech is seldom as clean as in a studio. These are in-domain clips with noise (5 dB) and with reverberation,
+# which no system was trained on.
 #
 # **Predict:** does what was learnt on clean clips carry over?
 
@@ -211,14 +231,18 @@ sound = sound.assign(wer=sound.apply(with_interval, axis=1), loops=sound["loops"
 sound.pivot(index="system", columns="test_set", values=["wer", "loops"]).reindex(compared).rename(index=label)
 
 # %% [markdown]
-# Compare within a column: the columns have different numbers of clips. **Read:** under noise our variant, experts without
-# a teacher, LoRA and fine-tuning are within two points of each other, ten points better than the student; under echo LoRA and our
-# variant are ahead. The experts with the released settings have gained little.
+# Compare within a column: the columns have different numbers of clips.
+#
+# **Read:** Under noise our variant, experts without a teacher, LoRA and fine-tuning lie within 1.5 points, ten points
+# below the student. With reverberation LoRA and our variant are the lowest of the trained systems. The experts with the
+# released settings gain at most 4.3 points.
+#
+# These are single WERs and no paired differences, so that nothing is decided here.
 
 # %% [markdown]
 # ## 4. What is forgotten: languages and tasks
 #
-# The adapted systems on languages that they were not trained on, and on another task of the language that they
+# **Why.** Notebook 04 has looked at other languages. Here are all systems, and another task of the language that they
 # *were* trained on: speech translation into English, for which Whisper has a token of its own.
 #
 # **Predict:** which rows are exactly zero, and why?
@@ -230,20 +254,21 @@ prediction = ...  # a list of systems
 plots.save_figure(plots.plot_forgetting(table), figures / "forgetting.png")
 
 # %% [markdown]
-# *Figure: a row for each system, a column for each other language (WER) and for translation (BLEU): change
+# *The figure shows a row for each system, a column for each other language (WER) and for translation (BLEU): the change
 # against the student in points; red is worse, and BLEU is worse when it falls.*
 #
-# Zero by construction: the experts are switched off for other languages and for translation, and the frozen
-# student is what remains; LoRA switched off leaves it too. Fine-tuning cannot be switched off. So the rows of zeros are a
-# property of *switchable* adaptation, not evidence that experts are the better adapter. Are the losses more than the luck
-# of these clips? In pairs (negative: the student is better):
+# Zero by construction: the experts are switched off for other languages and for translation, and the frozen student is
+# what remains. LoRA that is switched off leaves it too. Fine-tuning cannot be switched off. So the rows of zeros are a
+# property of *switchable* adaptation, not evidence that experts are the better adapter.
+#
+# Are the losses more than chance? In pairs (negative: the student is better):
 
 # %%
 lost = comparison.paired(lab, against=("fine-tuning", "lora"), first="student", tests=("retention",))
 print(*(sentence(row) for _, row in lost.assign(test_set=lost["language"]).iterrows()), sep="\n")
 
 # %% [markdown]
-# **Read:** yes: all ten are decided, fine-tuning's by 21 to 73 points, LoRA's by 11 to 37.
+# **Read:** Yes: all ten are decided. Fine-tuning loses 21 to 73 points, LoRA 11 to 37.
 #
 # "By construction" can be checked. Here a trained LoRA and our variant, both switched off, really transcribe and translate,
 # instead of taking the student's texts:
@@ -271,16 +296,20 @@ print(translation["bleu_signature"].iloc[0], translation["chrf_signature"].iloc[
 translation[columns].rename(index=label, level=0).round(1)
 
 # %% [markdown]
-# Each game line has one English reference, written for the game and not word by word, and the lines are short:
-# BLEU is low and its interval wide; chrF, which counts characters, is steadier. In these rows all experts are off, so that
-# the student's translation is kept, neither better nor worse. In the authors' release the encoder uses its experts for
-# translation and the decoder does not. (So its code reads; as released this path fails, because variables are used before
-# they are set.) The encoder's experts may help to understand Czech; the decoder's, which write Czech, stay off.
+# Each game line has one English reference, written for the game and not word by word, and the lines are short. So BLEU is
+# low and its interval wide; chrF, which counts characters, is steadier.
+#
+# **Read:** Switched off, LoRA and all experts have the student's scores. Fine-tuning, and LoRA that stays on, have a
+# lower BLEU, but the intervals overlap with the student's.
+#
+# In the authors' release the encoder uses its experts for translation and the decoder does not. (So its code reads; as
+# released this path fails, because variables are used before they are set.) The encoder's experts may help to understand
+# Czech. The decoder's, which have learnt to write Czech, stay off.
 #
 # **Predict:** our variant with all of its experts off, with those of the encoder alone, and with all on: in which order?
 
 # %% tags=["predict"]
-prediction = ...  # three names, the highest WER first
+prediction = ...  # three names, the highest BLEU first
 
 # %%
 modes = {False: "off", "encoder": "the encoder's", True: "all"}
@@ -289,15 +318,17 @@ rows = {mode: comparison.score(lab, "distilwhisper", f"{main_language}/translati
 pd.DataFrame(rows).T.rename_axis("experts that are on")[columns].astype(float).round(1)
 
 # %% [markdown]
-# **Read:** with all experts on, hardly anything is translated: the decoder's have learnt to write Czech, and write it
-# whatever the task says. With the encoder's alone the model translates again, as the release intends. Whether it gains
-# by them, compare the intervals: the student translates so little of this speech that there is little to build on.
+# **Read:** With all experts on, hardly anything is translated: BLEU is 0.5. With the encoder's alone it is 1.8, below the
+# student's 3.4, and the two intervals overlap. So no gain is seen.
+#
+# The student translates so little of this speech that there is little to build on.
 
 # %% [markdown]
 # ## 5. A second language in the same model
 #
-# Experts are added, not merged: the second language gets its own in every block, and the first keeps its own. One
-# model, one copy of Whisper, a language chosen for each clip.
+# **Why.** A multilingual model should learn a language without touching the others. Experts are added, not merged: the
+# second language gets its own in every block, and the first keeps its own. One model, one copy of Whisper, a language
+# chosen for each clip.
 #
 # **Predict:** what does the second language's training do to the first one's WER?
 
@@ -310,12 +341,12 @@ columns = ["language", "n", "wer", "wer_low", "wer_high", "cer", "loops"]
 second.set_index("system")[columns].rename(index=label).round(1)
 
 # %% [markdown]
-# Nothing: the first language's experts are other tensors. The clips of the second language are short (mean about
-# one second at the laptop preset), so that a WER is made of few words. **Read:** the experts close three
-# quarters of the gap between student and stand-in, from two and a half minutes of speech.
+# Nothing: the first language's experts are other tensors. And does the second language gain? Its clips are short (about one
+# second on average at the preset `laptop`), so that a WER is made of few words.
 #
-# Now both languages in one batch: a list with a language for each row, for the experts and for the decoder's
-# tokens.
+# **Read:** From 2.4 minutes of speech the experts close three quarters of the gap between student and stand-in.
+#
+# Now both languages in one batch: a list with a language for each row, for the experts and for the decoder's tokens.
 
 # %%
 from distilwhisper_lib import expert_languages, load_experts, use_window
@@ -348,16 +379,17 @@ texts = pd.DataFrame({"language": languages, "in a mixed batch": together, "one 
 texts.assign(equal=texts["in a mixed batch"] == texts["one by one"])
 
 # %% [markdown]
-# Each row is routed through its own language's experts, so that a mixed batch gives what the clips give one by
-# one. (Sums in another order may differ in the last digit; a text could differ where two words are equally
-# likely.)
+# **Read:** All six texts of the mixed batch are those of the clips alone.
+#
+# Each row goes through its own language's experts. (Sums in another order may differ in the last digit; a text could differ
+# where two words are equally likely.)
 
 # %% [markdown]
 # ## 6. What the gates have learnt
 #
-# For each position and layer, a gate sends h either to the shared block (g = 0) or to the expert (g = 1). The
-# gate budget b asks for a share in training; where it is spent is learnt. We run test clips through the models
-# teacher-forced, so that every model reads the same positions, and look at `last_gates`, padding left out.
+# **Why.** The budget asks for a share of open gates; where they are is learnt. That is the part of the method that is
+# called *routing*. We run test clips through the models teacher-forced, so that every model reads the same positions,
+# and look at `last_gates`, padding left out: 0 is the shared block, 1 the expert.
 #
 # **Predict:** with one budget pooled over both stacks, which stack decides the mean: the encoder with its
 # hundreds of positions, or the decoder with some tens?
@@ -390,19 +422,21 @@ shares = {name: {stack: g.nanmean((1, 2)).tolist() for stack, g in found.items()
 plots.save_figure(plots.plot_gate_layers(shares, budgets=(0.5, 0.8)), figures / "gates.png")
 
 # %% [markdown]
-# *Figure: share of positions that go to the expert, by layer, encoder on the left and decoder on the right; the
-# dotted line is the budget of 0.5, the dashed one that of 0.8.*
+# *The figure shows the share of positions that go to the expert, by layer, encoder on the left and decoder on the
+# right; the dotted line is the budget of 0.5, the dashed one that of 0.8.*
 #
-# In training the budget holds the *mean* of the noisy gates (soft, and in our variant hard); in evaluation a gate is 0 or
-# 1, and the shares of the layers may be anything. A layer without a bar never uses its expert, so that this expert was
-# trained for nothing. **Read:** pooled, the encoder's many positions pay the whole budget, and the decoder's experts are
-# hardly used; with 0.8 in each stack nearly every layer is open.
+# In training the budget holds the *mean* of the noisy gates (soft, and in our variant hard). In evaluation a gate is 0
+# or 1, and the shares of the layers may be anything. A layer without a bar never uses its expert: it was trained for
+# nothing. The mean of each stack:
 
 # %%
 means = {name: {stack: 100 * g.nanmean().item() for stack, g in found.items()} for name, found in gates.items()}
 pd.DataFrame(means).T.rename(index=label).add_suffix(" (%)").round(1)
 
 # %% [markdown]
+# **Read:** With the pooled budget the encoder decides: it has 61 to 71 % of its gates open, the decoder 5 %. With a
+# budget in each stack it is 100 %, and 84 to 85 %.
+#
 # Now position by position, in the decoder, for one clip. The label of a column is the token that the decoder
 # *reads* there; what it predicts is the next one.
 
@@ -416,11 +450,11 @@ matrix = gates["distilwhisper"]["decoder"][:, row, : len(ids)]  # (L, T)
 plots.plot_gate_positions(matrix, [name.replace("$", r"\$") for name in names])
 
 # %% [markdown]
-# *Figure: decoder layers from top to bottom, tokens from left to right; dark is the expert, light the shared
+# *The figure shows decoder layers from top to bottom, tokens from left to right; dark is the expert, light the shared
 # block.*
 #
-# And over the whole batch, by the kind of token:
-
+# And over the whole batch, by the kind of token, in per cent. If a layer has the same share in all rows, its gate has
+# become a switch for the whole layer. If the rows differ, it looks at what it reads.
 
 # %%
 def kind_of(token, position):
@@ -442,22 +476,23 @@ result.insert(0, "positions", kinds.value_counts())
 result.round(0)
 
 # %% [markdown]
-# Shares in per cent. If a layer has the same share in all rows, its gate has become a switch for the whole layer;
-# if the rows differ, it looks at what it reads. **Read:** in the reference run nearly all gates have become switches: one
-# layer is closed for text and all others are open at every piece of it; only at the prefix does that layer choose by token.
-# So routing by token, which the method allows, is hardly used after so little training with so high a budget.
+# **Read:** Nearly all gates have become switches. Five layers are open at every kind of token. Layer 2 is shut at every
+# piece of text; only at the prefix it chooses, and is open at 22 % of the positions. So routing by token, which the
+# method allows, is hardly used.
+#
+# Training was short and the budget is high. Both leave little room for it.
 
 # %% [markdown]
 # ## 7. Cost against quality
 #
-# What does each system cost? Time to train, from `run.json`; for distillation also the teacher's pass over the
-# training clips; size of the files for one language; and the parameters that are *active*, those that a position
-# goes through. With experts a position goes through the gate and one of two blocks of the same size.
+# **Why.** A WER is worth what it costs. We count the time to train (`run.json`), for distillation also the teacher's
+# pass over the training clips, the size of the files for one language, and the **active** parameters: those that a
+# position goes through. With experts a position goes through the gate and one of two blocks of the same size.
 #
-# **Predict:** which system is the cheapest in each of the three?
+# **Predict:** which system is the cheapest in storage, in active parameters, in time?
 
 # %% tags=["predict"]
-prediction = ...  # three names: storage, memory, time
+prediction = ...  # three names: storage, active parameters, time
 
 # %%
 from distilwhisper_lib import expert_parameters
@@ -487,7 +522,7 @@ costs = costs.merge(quality[["system", "wer", "wer_low", "wer_high"]], on="syste
 plots.save_figure(plots.plot_cost(costs), figures / "cost.png")
 
 # %% [markdown]
-# *Figure: in-domain WER against minutes of training (left) and megabytes stored for each language (right); low
+# *The figure shows in-domain WER against minutes of training (left) and megabytes stored for each language (right); low
 # and left is good. The teacher's pass is not counted; points that would cover each other are drawn side by side.*
 
 # %%
@@ -496,21 +531,26 @@ shown = shown.set_index("system").rename(index=label)
 shown.rename(columns={"seconds": "training (s)", "stored_mb": "stored (MB)", "wer": "in-domain WER"}).round(1)
 
 # %% [markdown]
-# The stored size of experts is that of a copy of all feed-forward blocks: about a third of this student, nearly half of
-# whisper-small. What makes them cheap is the column *active (million)*: at inference a position does hardly more than in
-# the student. LoRA's extra is zero after merging. The time of the teacher's own training is not in the table: with a real
-# teacher, somebody else has paid it. **Read:** training takes five to six minutes for every system, and the teacher's
-# pass adds ten seconds. LoRA's file is the smallest (16 MB), fine-tuning's the largest (290 MB); experts lie between them in size.
+# **Read:** Training takes 278 to 368 seconds, and the teacher's pass adds 10. LoRA's file is the smallest (16 MB),
+# fine-tuning's the largest (290 MB); experts have 103 MB, about a third of the student.
+#
+# **Read:** Of parameters that are active, experts have hardly more than the student: 73.0 million and 72.6.
+#
+# LoRA's extra parameters are gone after merging. The time of the teacher's own training is not in the table: with a real
+# teacher, somebody else has paid it.
 
 # %% [markdown]
 # ## 8. More than one training: the study
 #
-# Every figure above comes from one training of each system. The seed draws the new gates, the adapters, dropout and the order
-# of the clips: one training is one draw, and the intervals above know nothing of it. And the voice of training is one of two.
+# **Why.** Every figure above comes from one training of each system. The seed draws the new gates, the adapters,
+# dropout and the order of the clips. One training is one draw, and the intervals above know nothing of it. And the
+# voice of training is one of two.
+#
 # So the claims are decided by a study that is too long for a course: the same design, trained on one lead and then on the
 # other (**two folds**), with **five seeds** each, and with hypotheses that were written down before it ran
-# (`docs/statistics.md`). Its intervals are over rooms *and* seeds, and its p values are corrected for being nine (Holm). The
-# tables are read from `results/reference/study`, at every preset; `docs/claims.md` says how much of it is computed.
+# (`docs/statistics.md`). Its intervals are over rooms *and* seeds. Nine hypotheses are tested at once, so the p values are
+# corrected for that (Holm). The tables are read from `results/reference/study`, at every preset; `docs/claims.md` says how
+# much of it is computed.
 #
 # **Predict:** which of the claims will hold?
 
@@ -530,17 +570,26 @@ named = [f"{name}: {label[row['first']]} − {label[row['other']]}" for name, ro
 plots.plot_differences(of_wer.assign(label=named))
 
 # %% [markdown]
-# *Figure: differences of WER with their 95 % intervals over rooms and seeds; left of zero the first system makes fewer
-# errors.*
+# *The figure shows differences of WER with their 95 % intervals over rooms and seeds; left of zero the first system
+# makes fewer errors.*
 #
-# **Read:** `verdict` is *holds* or *contradicted* where the corrected p value is at most 0.05, *open* where it is not, and
-# *incomplete* as long as trainings are missing: looking after each of them and stopping at will would decide too often. The
-# verdicts and what explains them are in words on the page `docs/claims.md`, which is generated from these tables.
+# `verdict` is *holds* or *contradicted* where the corrected p value is at most 0.05, and *open* where it is not. As long as
+# trainings are missing it is *incomplete*: whoever looks after each training, and stops at will, finds too much.
+#
+# **Read:** No row has a verdict before all of its trainings are computed.
+#
+# The verdicts and what explains them are in words on the page `docs/claims.md`, which is generated from these tables.
 
 # %% [markdown]
 # ## 9. What we may conclude
 #
-# The verdicts again, counted over the domains, from your own run:
+# **Why.** A table does not say what may be said. We count the verdicts of section 2, from your own run, over the two
+# domains.
+#
+# **Predict:** against which systems is our variant better in both domains?
+
+# %% tags=["predict"]
+prediction = ...  # a list of systems
 
 # %%
 outcomes = {}
@@ -559,21 +608,25 @@ facts = {"student": lab.preset.student, "teacher": teacher, "seed": seed, "corpo
 print(*(f"{name}: {value}" for name, value in facts.items()), sep="\n")
 
 # %% [markdown]
+# **Read:** In this run our variant is better than fine-tuning, and than the experts with the released settings, in both
+# domains. Against the student it is decided in one. Against LoRA and against the same experts without a teacher it is
+# decided in none.
+#
 # | what one would like to say | may we? |
 # |---|---|
 # | "this model makes fewer errors than that one on such clips" | yes, where the paired interval excludes zero |
 # | "this *method* is better than that one" | not from one seed: that takes the study of section 8 |
 # | "the two are equally good" | no: *not decided* is not a proof of equality |
-# | "experts keep every other language and task" | yes, and without any measurement: switched off, they leave the student |
+# | "experts keep every other language and task" | yes, without any measurement: switched off, they leave the student |
 # | "experts forget less than LoRA" | only if LoRA stays on; it can be switched off too |
+# | "distillation is why it is better" | not from this table: the stand-in brings clips that the others never see |
 # | "it is so for other languages" | no: one language was compared here, and a second one only tried |
 # | "it is so for other speech" | no: one corpus of a game with two actors, and phrases of a second one |
-# | "it is so with whisper-large-v2 as teacher" | no: where the teacher is a stand-in it has seen the same game, and knows little else |
-# | "the paper's figures are (not) reproduced" | no: other models, other data, other sizes. What can be compared is the direction |
+# | "it is so with whisper-large-v2 as teacher" | no: a stand-in has seen the same game, and knows little else |
+# | "the paper's figures are (not) reproduced" | no: other models, data and sizes; only the direction can be compared |
 # | "the best learning rate, budget and number of epochs were used" | only within what was tried on validation |
 #
-# A result that is the other way round than the paper's is a result. Say at which size, on which data and with
-# which interval it was found.
+# A result that contradicts the paper's is a result. Say at which size, on which data and with which interval it was found.
 
 # %% [markdown]
 # ## Exercises
@@ -878,26 +931,28 @@ check(check_beaten, beaten)
 # %% [markdown]
 # ## Summary
 #
-# - One table, one decoder, one normaliser, the same clips: otherwise figures can't be compared.
-# - Systems scored on the same clips are compared by the paired interval of their difference; *not decided* is an
+# - One table, one decoder, one normaliser, the same clips: otherwise figures cannot be compared.
+# - Systems scored on the same clips are compared by the paired interval of their difference. *Not decided* is an
 #   outcome.
 # - Experts and LoRA can be switched off and then leave the student; fine-tuning cannot.
 # - Experts of several languages live in one model and serve one batch. A pooled gate budget and one per stack
 #   spend the experts in different places.
-# - One training says little of a method: folds, seeds and hypotheses written before the run decide.
-# - One corpus and a stand-in teacher bound what may be concluded, whatever the figures are.
+# - One training says little of a method. Folds, seeds and hypotheses written before the run decide.
+# - One corpus and a stand-in teacher limit what may be concluded, whatever the figures are.
 #
 # ## Glossary
-# - *paired bootstrap*: resampling the rooms for both systems together.
-# - *capped*: no clip counts more errors than its reference has words.
-# - *fold*: a training on other data than its neighbour's, with the same tests for all systems.
-# - *retention*: what is kept on languages and tasks that were not trained on.
-# - *BLEU, chrF*: overlap of a translation with a reference, in word and in character sequences; higher is better.
-# - *active parameters*: those that one position goes through.
-# - *seed*: the number that the random choices of a training start from.
+# - **paired bootstrap**: resampling the rooms for both systems together.
+# - **decided**: the 95 % interval of a paired difference excludes zero.
+# - **capped**: no clip counts more errors than its reference has words.
+# - **fold**: a training on other data than its neighbour's, with the same tests for all systems.
+# - **retention**: what is kept on languages and tasks that were not trained on.
+# - **BLEU, chrF**: overlap of a translation with a reference, in word and in character sequences; higher is better.
+# - **active parameters**: those that one position goes through.
+# - **seed**: the number that the random choices of a training start from.
 #
 # ## Where in the library, where in the paper
 #
-# `lab/comparison.py`, `evaluation/scoring.py` (intervals), `evaluation/testsets.py`, `method/blocks.py` (`last_gates`,
-# `set_language`), `lab/plots.py`. In the paper: the main result table, the comparison of gate activations, and
-# the translation experiment; the settings are in its section on experiments and in the authors' release.
+# - `lab/comparison.py`, `evaluation/scoring.py` (intervals), `evaluation/testsets.py`; `method/`: `blocks.py` (`last_gates`),
+#   `languages.py` (`set_language`); `lab/plots.py`.
+# - Paper: the main result table, the comparison of gate activations, and the translation experiment; the settings are in its
+#   section on experiments and in the authors' release.

@@ -64,10 +64,9 @@ pd.DataFrame({name: {field: str(getattr(preset, field)) for field in FIELDS} for
 # **Why.** A result can be repeated only on the same clips. So the first step is to get the two corpora, and to rebuild
 # the paper's choice of clips from its rule.
 #
-# - **Common Voice** (CC0) left the hub in October 2025. With an account at Mozilla Data Collective you accept its terms
-#   and download the release of your language as a `.tar.gz` (tens of gigabytes for a large language). Put it into the
-#   folder of `LAB_DATA`, under `common-voice/`. What is needed is unpacked into the machine's temporary folder. The
-#   paper used release 13.0; every row of results names its own (column `release`).
+# - **Common Voice** (CC0) left the hub in October 2025. With an account at Mozilla Data Collective you download the
+#   release of your language as a `.tar.gz` (tens of gigabytes for a large language). Put it into the folder of `LAB_DATA`,
+#   under `common-voice/`. The paper used release 13.0; every row of results names its own (column `release`).
 # - **FLEURS** (CC BY 4.0) is open to everybody. Its tables and archives are fetched from the hub when they are asked
 #   for, at a fixed commit, without a loading script.
 #
@@ -137,10 +136,9 @@ pd.DataFrame([{"id": item.id, "split": item.split, "text": item.text} for item i
 # **Read:** All six clips are training clips, in the order of their votes: `common-voice-3k` takes up to $3,000$. Our
 # made-up release has the same table for each split, so the clips come again as validation.
 #
-# `load_corpus("common-voice-3k", "cs")` decodes the chosen clips once, in parts, so that a stopped run can go on. It
-# writes `ids.csv` and `report.json` beside them. With these everyone who has the release can train on the same clips,
-# and can see which clips were left out and why. Damaged rows and clips are counted and named, with a warning. A damaged
-# archive or a missing table stops the run with a message that says what to do.
+# `load_corpus("common-voice-3k", "cs")` decodes the chosen clips once. It writes `ids.csv` and `report.json` beside them:
+# everyone who has the release can train on the same clips, and see which were left out and why. Damaged clips are named in
+# a warning; a damaged archive stops the run with a message that says what to do.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 6.1: the paper's choice (code)
@@ -316,8 +314,8 @@ curve.assign(error=100 * curve["error"], outside=100 * curve["outside"]).round(2
 # **Read:** With one token a position more than a fifth of JS is missing, with the preset's `top_k` about 1 %. Four times
 # as many bytes remove less than half of that.
 #
-# `top_k` is a choice between error and bytes. A teacher that is less sure, as in a language that it knows less, needs a
-# larger $k$: more of its probability lies outside the likeliest tokens.
+# `top_k` is a choice between error and bytes. A teacher that is less sure needs a larger $k$: more of its probability lies
+# outside the likeliest tokens.
 #
 # **Newer teachers.** large-v3 and its turbo variant hear 128 mel bands instead of 80. Their vocabulary has one language
 # more, so every token after it has another number than in whisper-small. The library gives each model the features of its
@@ -496,7 +494,7 @@ plots.plot_comparison(pd.DataFrame(rows), language)
 
 # %% [markdown]
 # *The figure shows WER of student, teacher and our variant in both domains, with 95 % intervals. In-domain the student
-# lies far to the right of the other two; out-of-domain its interval is wide.*
+# lies to the right of the other two.*
 #
 # **Read:** In-domain our variant closes more than half of the gap between student and teacher, and its interval lies
 # below the student's. Out-of-domain the intervals of all three overlap.
@@ -507,8 +505,8 @@ plots.plot_comparison(pd.DataFrame(rows), language)
 #
 # The authors have published their experts for whisper-small (3,000, 10,000 and 28,000 clips a language). The library loads
 # them without running anything that is pickled in their files, and makes an ordinary transformers Whisper with experts.
-# They are scored on the same tests, with the same decoder and normaliser: one more row of the table. They saw as many
-# clips as yours only if you have trained on Common Voice; choose the number in `PUBLISHED` accordingly.
+# They are scored on the same tests, with the same decoder and normaliser: one more row of the table. To compare with as
+# many clips as yours, train on Common Voice and choose the number in `PUBLISHED`.
 
 # %%
 from distilwhisper_lib import (

@@ -26,11 +26,10 @@
 # ## 1. Trials, and what can be read from them
 #
 # **Why.** An **ablation** compares two runs that differ in **one** setting. Only then can a difference be blamed on it. Our
-# variant was trained again and again on the same clips, with one setting changed, and scored on the validation clips, so
-# that the tests stayed unseen.
+# variant was trained again and again on the same clips, with one setting changed, and scored on the validation clips: the
+# tests stay unseen. The table is stored in `results/reference/both-voices`, whichever preset you run.
 #
-# The tables of these trials are kept with the project (`results/reference/both-voices`), whichever preset you run. A
-# difference is **decided** where its 95 % interval leaves out zero (notebook 05).
+# A difference is **decided** where its 95 % interval leaves out zero (notebook 05).
 #
 # **Predict:** the first row, the *basis*, is our variant as it is; each of the others changes one thing. Which change
 # costs most? And which makes no difference that 125 clips could show?
@@ -72,8 +71,8 @@ plots.plot_trials(trials)
 # *The figure shows a line for each trial: its WER on validation with the 95 % interval. The dotted line is the basis. The
 # trial without gates lies farthest to the left, the one with more dropout on the expert farthest to the right.*
 #
-# The table's `difference`, `low` and `high` compare in pairs with the basis, and are what decides. The last two columns
-# are the mean gates at the end of training.
+# In the table `difference`, `low` and `high` compare in pairs with the basis; the last two columns are the mean gates at
+# the end of training.
 #
 # **Read:** Begin with the yardstick. Another seed, and nothing else, moves WER by 1.4 points, which is not decided.
 #
@@ -82,14 +81,12 @@ plots.plot_trials(trials)
 # Without gates (`always_open`), every position through its expert, WER is 3.7 points *lower*. A budget of `1.0` does not
 # do the same: its gates end at 0.86 and 0.83, and its difference is not decided.
 #
-# So here the choice between two blocks costs more than it gives. What is left without gates is a fine-tuned copy of the
-# FFNs that can be switched off: other languages are untouched either way.
+# So here the choice between two blocks costs more than it gives. Experts without gates can be switched off just as well.
 #
-# **Read:** Other changes point somewhere without being decided. KL instead of JS costs 3.0 points; its gates stay at 0.64.
-# Layers that skip their gates in a fifth of the batches (`skip_gate`) cost 2.6. A temperature of `2`, which flattens the
-# distributions that are compared, gains 2.4. Without a teacher (`divergence none`) WER is 0.4 points lower: nothing that
-# distillation gives can be seen here. Nor does the pooled budget (`per_stack False`) do harm: the decoder's gates end at
-# 0.55, not shut.
+# **Read:** Other changes point somewhere without being decided. KL instead of JS costs 3.0 points. Layers that skip their
+# gates in a fifth of the batches (`skip_gate`) cost 2.6. A temperature of `2`, which flattens the distributions that are
+# compared, gains 2.4. Without a teacher (`divergence none`) WER is 0.4 points lower: no gain of distillation can be seen.
+# Nor does the pooled budget (`per_stack False`) do harm: the decoder's gates end at 0.55, not shut.
 #
 # How much of that is luck? Five of these trials had been trained before, on another machine.
 #
@@ -108,9 +105,9 @@ pd.concat({name: table.set_index("trial")[["wer", "difference", "low", "high"]] 
 # **Read:** On both machines soft gates cost about 4 points and KL about 3: better hints than one training alone. A budget
 # of `0.5` cost 2.2 points on the other machine and nothing here; neither is decided.
 #
-# All intervals of this section are over clips, with one seed a row: no interval covers the luck of a training. So each row
-# is a hint. What the study with its folds, rooms and seeds says of teacher and gates is on the page `docs/claims.md`.
-# `make study ARGS=variants` trains these rows, and four more, at your preset.
+# All these intervals are over clips, with one seed a row: none covers the luck of a training, so each row is a hint. What
+# a study with folds, rooms and seeds says of teacher and gates is on the page `docs/claims.md`. `make study ARGS=variants`
+# trains these rows, and four more, at your preset.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 7.1: who pays for the budget (by hand)
@@ -589,9 +586,8 @@ check(check_open_only, open_only)
 # %% [markdown]
 # ## 3. With training: less data
 #
-# **Why.** The paper trains on 3,000, 10,000 and 28,000 clips a language. We go the other way, to a half and a quarter of the
-# course's clips, each a part of the larger set. With as many epochs, fewer clips mean fewer **steps** too. So the last row
-# takes the quarter for twice as many epochs: as many steps as the half.
+# **Why.** How much do we lose with a half and a quarter of the clips? With as many epochs, fewer clips mean fewer **steps**
+# too. So the last row takes the quarter for twice as many epochs: as many steps as the half.
 #
 # **Predict:** what costs more, half of the clips or half of the steps?
 
@@ -622,8 +618,8 @@ plots.plot_trials(sizes)
 # *The figure shows WER in-domain of our variant after training on fewer clips; the last line is a quarter of them, with the
 # steps of the half.*
 #
-# **Read:** The last two rows have the same clips, and the last has twice the steps. The second row has as many steps as
-# the last, and twice the clips. Only this second comparison is about data. In pairs:
+# **Read:** Against the row above it the last has the same clips and twice the steps. The second has as many steps as the
+# last, and twice the clips: only this comparison is about data. In pairs:
 
 # %%
 every, half, quarter, twice = tables
@@ -633,17 +629,15 @@ for first, other in ((twice, quarter), (half, twice), (every, half)):
 
 # %% [markdown]
 # **Read:** The first line is about steps, the second about clips. In the third both have changed, so it can't say which
-# of the two did it: clips and steps are *confounded* there.
+# of the two did it: clips and steps are **confounded** there.
 #
-# This is one seed a row. How much more data gives to a training that is long enough for each size is the paper's question
-# (notebook 06).
+# This is one seed a row.
 
 # %% [markdown]
 # ## 4. The paper, the release, and what we correct
 #
-# **Why.** The paper's text and the authors' code differ in some points; notebook 03 has shown two of them. A result has to
-# say which of the two was run. The library trains as any of three: `open_lab(fidelity="released")`, `"paper"`, or
-# `"corrected"`, which is the default.
+# **Why.** The paper's text and the authors' code differ in some points, so a result has to say which of them was run. The
+# library trains as any of three: `open_lab(fidelity="released")`, `"paper"`, or `"corrected"`, which is the default.
 #
 # **Predict:** which of these rows can change a result, and which only a number in the log?
 
@@ -662,8 +656,8 @@ pd.DataFrame(modes).replace({True: "yes", False: ""}).rename_axis("switch")
 # **Read:** All switches but one belong to the release; the paper's text has the other, `unscaled_loss`. What we correct has
 # none of them.
 #
-# `unscaled_loss` multiplies the loss by about four, which matters only where gradients are clipped. The others change what is
-# learnt. `fidelity.py` describes each switch, with its place in the released code.
+# `unscaled_loss` multiplies the loss by about four, which matters only where gradients are clipped. `fidelity.py` describes
+# each switch, with its place in the released code.
 #
 # Three of them can be seen without training. First the labels of one sentence, and what the decoder is given:
 
@@ -716,14 +710,14 @@ differences = ["difference", "low", "high", "difference_without_loops", "low_wit
 measured[["wer", "loops", *differences, "gate_encoder", "gate_decoder"]].round(2)
 
 # %% [markdown]
-# **Read:** The table has WER on validation of the system with the pooled budget. `difference`, `low` and `high` compare in
-# pairs with the first row; the next three do so over the clips on which neither of the two loops.
+# **Read:** The table has the pooled budget's WER on validation and its paired differences to the first row. The columns
+# `without_loops` leave out the clips on which one of the two loops.
 #
 # **Read:** Begin with the last row. Only the seed has changed, and WER is 7.3 points lower. Without the clips that loop it
 # is still 4.5 points, and that is decided.
 #
-# That is no contradiction. The interval says what *these two trained models* would do on other clips, not what another
-# training would give. The first seed was an unlucky one.
+# That is no contradiction: the interval says what *these two models* would do on other clips, not what another training
+# would give.
 #
 # **Read:** Every other row, too, is better than the first. Against the other seed no single switch moves WER by more than
 # 3 points, and `released`, all of them at once, is 3.5 points worse. With one training each none of that can be told from
@@ -731,9 +725,9 @@ measured[["wer", "loops", *differences, "gate_encoder", "gate_decoder"]].round(2
 # rows.
 #
 # **LoRA** has a switch of its own. As released its adapters are put into a model with experts and gates, on both blocks,
-# and nothing else is trained. The gates stay as they begin. In training they are half open, so half of each block's output
-# comes from either; in use they are open, and only the experts' adapters count. And the release measures LoRA in another
-# way than the other systems: each token is predicted with the right words before it.
+# and the gates stay as they begin. In training they are half open and mix both blocks; in use they are open, and only the
+# experts' adapters count. The release also measures LoRA in another way: each token is predicted with the right words
+# before it.
 #
 # **Predict:** what does that do to LoRA's WER in use? And is the other measure higher or lower?
 
@@ -750,27 +744,25 @@ of_lora.set_index(["study", "fidelity"])[["wer", "wer_forced", "loops", "differe
 # are two studies, on two machines. On both blocks LoRA makes 10.0 points more errors, which is decided; another seed moves
 # it by 1.7, which is not.
 #
-# In training the adapters learn to be half of a block's output; in use the other half is missing. (The released script
-# stops in its first step, for it sets no language; with one set it does what is measured here. With which version the
-# paper's LoRA was trained we do not know.)
+# In training the adapters learn to be half of a block's output; in use the other half is missing. (The released script sets
+# no language and stops in its first step; here one is set.)
 #
-# **Read:** In every row `wer_forced` is lower; for our LoRA, the first row, by 5 points. An error has no followers there.
-# So such a figure must not stand beside a WER of `generate`.
+# **Read:** In every row `wer_forced` is lower; for our LoRA, the first row, by 5 points. An error has no followers there,
+# so such a figure must not stand beside a WER of `generate`.
 #
 # **Read:** The second study has the release's labels. Without the language token LoRA makes 3.9 points more errors, in an
-# interval that begins at zero. The second start token changes nothing. All together, `released`, cost 15.4 points, which
+# interval that begins at zero. The second start token changes nothing that can be seen.
+# All together, `released`, cost 15.4 points, which
 # is decided; in part that is loops, of which no other row has any.
 #
-# This course compares the stronger LoRA, on Whisper's own blocks, and scores all systems alike. One training a row.
+# This course compares LoRA on Whisper's own blocks, and scores all systems alike. One training a row.
 #
 # ## 5. At the paper's size
 #
-# The same questions at the paper's size are jobs of its grid (notebook 06): KL is one of its systems, and the number of
-# clips one of its axes. What is not in the grid is one setting of a lab:
+# KL and the number of clips are in the paper's grid (notebook 06). What is not in the grid is one setting of a lab:
 #
 # ```python
 # lab.train("distilwhisper-released", budget=0.8)       # how much may go to the experts
-# lab.train("distilwhisper-released", skip_gate=0.0)
 # open_lab("paper", name="paper-released", fidelity="released")
 # lab.train("distilwhisper-released", divergence="kl", seed=78)
 # ```
@@ -778,10 +770,9 @@ of_lora.set_index(["study", "fidelity"])[["wer", "wer_forced", "loops", "differe
 # ## Summary
 #
 # - An ablation changes one setting, on the same clips; a trial that changes two explains neither.
-# - Validation is for choosing, the test for reporting: that is why these trials were scored on validation.
-# - A paired interval speaks of other clips, not of another training. Before you believe a small difference, see what
-#   another seed does to it.
-# - A trained model can be taken apart without training: gates opened or shut by hand show what a stack contributes.
+# - Validation is for choosing, the test for reporting.
+# - A paired interval speaks of other clips, not of another training: look at another seed too.
+# - Gates opened or shut by hand show what a stack contributes, without training.
 # - Less data with the same epochs is also fewer steps. Compare both.
 # - The release is not the paper. Say which of them you ran.
 #
@@ -790,7 +781,6 @@ of_lora.set_index(["study", "fidelity"])[["wer", "wer_forced", "loops", "differe
 # - **ablation**: a run with one part removed or one setting changed, compared with the run that has it.
 # - **hook**: a function that PyTorch calls before or after a module's forward pass, and that may replace its output.
 # - **confounded**: two causes that change together, so that their effects cannot be told apart.
-# - **decided**: the 95 % interval of a paired difference leaves out zero.
 #
 # ## Where in the library, where in the paper
 #

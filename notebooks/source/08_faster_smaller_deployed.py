@@ -28,9 +28,9 @@
 # %% [markdown]
 # ## 1. Where the time goes
 #
-# **Why.** Before something is made faster, we look where the time goes. A transcription is one pass through the encoder,
-# then one pass of the decoder for each token. We time both parts for a batch of clips, with the experts of our variant off
-# and on. A single measurement scatters, so we take the median of several rounds.
+# **Why.** Before something is made faster, we look where the time goes: one pass through the encoder, then one pass of the
+# decoder for each token. We time both for a batch of clips, with our variant's experts off and on, and take the median of
+# several rounds, since a single measurement scatters.
 #
 # **Predict:** which costs more for these clips, the encoder or some tokens? And what do experts add to each?
 
@@ -119,14 +119,12 @@ spent = pd.Series({entry.key: entry.self_cpu_time_total for entry in watched.key
 # %% [markdown]
 # **Read:** Nearly three quarters of the time are matrix products (`addmm`, `mm`, `bmm`). Copies take 8 %.
 #
-# The paper promises a small overhead at inference. Whether that holds depends on what the code does with a position that
-# goes to its expert.
+# The paper promises a negligible overhead at inference. Does it hold? That depends on how a position gets to its expert.
 #
 # ## 2. One block for each position
 #
-# **Why.** In training both blocks are computed for every position: the output, or the gradient of the gate, needs both. In
-# use the gate is hard, $g$ is 0 or 1, and nothing needs the other block. The authors' code still computes both, for every
-# position, and multiplies one of them by zero.
+# **Why.** In training the output, or the gradient of the gate, needs both blocks. In use the gate is hard, $g$ is 0 or 1,
+# and nothing needs the other block. The authors' code still computes both, and multiplies one of them by zero.
 #
 # **Predict:** how many multiplications does that take, compared with a plain feed-forward block?
 
@@ -149,8 +147,8 @@ def both(h):
     return torch.where(gate(h) >= 0, expert(h), shared(h))
 
 # %% [markdown]
-# One block a position is enough. We gather the positions whose gate is open and send them through the expert, the others
-# through the shared block. Then we put the results back in their places.
+# One block a position is enough: gather the positions whose gate is open, send them through the expert, the others through
+# the shared block, and put the results back in their places.
 
 # %%
 @torch.no_grad()
@@ -189,8 +187,8 @@ blocks = pd.DataFrame({"operations": work, "seconds": took})
 # The library routes. On a GPU it computes both blocks where there are few positions, as in a step of the decoder: counting
 # the open ones would stall the GPU in every layer. (We have measured nothing on a GPU.)
 #
-# For the whole model there is a benchmark, `make benchmark NAME=inference`. Its table for the project's own machines, where
-# half of the gates are open: time relative to plain Whisper, median over rounds.
+# The whole model, with half of the gates open, by `make benchmark NAME=inference`: time relative to plain Whisper, median
+# over rounds.
 #
 # - *mixed*: both blocks are computed, as released;
 # - *routed*: one block a position, with gates drawn anew at each position, the hardest case;
@@ -366,9 +364,8 @@ check(check_route, route)
 # %% [markdown]
 # ## 3. The teacher, once
 #
-# **Why.** The release runs the teacher in every step of every epoch: large-v2 has four times as many weights as
-# whisper-small and the experts of a language together. Its scripts ask for a GPU of 80 GB with the teacher, and of 32 GB
-# without. But the teacher is frozen and the clips stay the same. So what it says of a clip is computed once and stored:
+# **Why.** The release runs the teacher in every step of every epoch. Its scripts ask for a GPU of 80 GB with the teacher,
+# and of 32 GB without. But the teacher is frozen and the clips stay the same, so what it says of a clip can be stored once:
 # its `top_k` likeliest tokens a position (notebook 03).
 #
 # **Predict:** how much faster is reading what it said than asking it again? (At `laptop` the teacher is as small as the
@@ -394,11 +391,11 @@ print(f"on disk: {size['bytes_per_1000_clips'] / 1e6:.0f} MB for 1,000 clips, to
 # %% [markdown]
 # **Read:** Asking takes more than a thousand times as long as reading.
 #
-# In ten epochs (`colab`) asking is paid ten times, storing once. And the teacher's weights need not be in memory while the
-# student trains: with large-v2 that counts for more than the time.
+# In ten epochs (`colab`) asking is paid ten times, storing once. And the teacher's weights leave memory, which counts for
+# more when it is large-v2.
 #
-# Does it cost anything that only the likeliest tokens are stored? Our variant was trained on them and on all tokens, all
-# else alike (`make study ARGS=top-k`; scored on validation, on another machine than the reference run):
+# Does it cost anything that only the likeliest tokens are stored? Our variant was trained on them and on all tokens, and
+# scored on validation (`make study ARGS=top-k`):
 
 # %%
 trials = pd.read_csv(REPOSITORY / "results" / "reference" / "both-voices" / "top_k.csv").set_index("top_k")
@@ -429,11 +426,11 @@ for rank in (rank for rank in (4, 16, 64, 256) if rank < len(values)):
     print(f"rank {rank:3}: {energy[rank - 1]:.0%} of the difference, in squares")
 
 # %% [markdown]
-# **Read:** In this weight (`fc1` of the last decoder layer) the difference is 5.6 % as large as the weights. Rank `64` holds
-# 73 % of it, in squares, rank `16` less than half: the change is not confined to a few directions.
+# **Read:** In this weight (`fc1` of the last decoder layer) the difference is 5.6 % as large as the weights. Rank `64`
+# keeps 73 % of its squared norm, rank `16` less than half: the change is not confined to a few directions.
 #
-# There are two ways to store it. In **8 bits** each row gets a step, its largest entry over 127, and every entry becomes a
-# whole number of steps. By hand, against the library's:
+# There are two ways to store it. One is **quantisation**, here to **8 bits**: each row gets a step, its largest entry over
+# 127, and every entry becomes a whole number of steps. By hand, against the library's:
 
 # %%
 from distilwhisper_lib import pack, unpack
@@ -465,8 +462,8 @@ for rank in (16, 64):
 # **Read:** At rank `16` the difference takes 4 % of the numbers, and 74 % of it is lost; at rank `64` 16 % of the numbers,
 # and 52 % is lost.
 #
-# What an error in the weights costs in WER has to be measured. `save_experts` writes each form, `load_experts` reads
-# them all; every form transcribes the same clips.
+# What an error in the weights costs in WER has to be measured. `save_experts` writes each form, and each transcribes the
+# same clips.
 #
 # **Predict:** from which row on can the loss be seen on these clips?
 
@@ -522,9 +519,8 @@ plots.plot_trials(forms)
 #
 # **Read:** Look at the last column: a form costs something where its interval leaves out zero.
 #
-# Few clips decide little. The same on 160 in-domain clips, in a study of the earlier design (`make smaller`). The last two
-# rows are experts that were trained at rank 64 from the start (`ExpertSettings(rank=64)`), with as many weights as LoRA of
-# the same rank. All differences are to our variant's whole experts.
+# Few clips decide little. The same on 160 in-domain clips (`make smaller`); the last two rows are experts that were trained
+# at rank 64 from the start (`ExpertSettings(rank=64)`). All differences are to our variant's whole experts.
 
 # %%
 whole = pd.read_csv(REPOSITORY / "results" / "reference" / "both-voices" / "smaller.csv")
@@ -668,12 +664,8 @@ table_of(deployed, "routed").set_index("trial")[shown].round(1)
 # **Read:** The baked model has as many weights as the student. If the last column leaves out zero, baking has cost, or
 # gained, something.
 #
-# Gates that agree completely can also be fixed in a model that still routes in other layers (`fix_gates`). There they cost
-# nothing.
-#
-# A model can be trained so that its gates agree: `lab.train("distilwhisper-released", uniformity=1.0)`. The term that this
-# adds is zero only where the gates of a layer, soft as they are in training, are all 0 or all 1. On the same 160 in-domain
-# clips, from the same study:
+# A model can be trained so that its gates agree: `lab.train("distilwhisper-released", uniformity=1.0)` adds a term that is
+# zero only where the gates of a layer are all 0 or all 1. On the same 160 clips, from the same study:
 
 # %%
 gates = whole[whole["form"].isin(["fp32, routed", "baked"]) & (whole["system"] != "distilwhisper-low-rank")]
@@ -791,12 +783,9 @@ check(check_changed, changed)
 # %% [markdown]
 # ## 6. Deploy: faster-whisper
 #
-# **Why.** A baked model is a Whisper like any other, so it can leave this library. `save_pretrained` writes it, and
-# CTranslate2's own converter turns it into what faster-whisper runs, here with weights in 8 bits. What counts in use is the
-# **real-time factor**: seconds of computing for a second of sound, one clip at a time.
-#
-# The package faster-whisper comes with this project's tests. The random model of the preset `smoke` is left out: it has no
-# words that it could write.
+# **Why.** A baked model is a Whisper like any other, so other programs can run it. CTranslate2's own converter turns it into
+# what faster-whisper runs, here with weights in 8 bits. What counts in use is the **real-time factor**: seconds of
+# computing for a second of sound, one clip at a time. (The random model of the preset `smoke` is left out.)
 
 # %%
 import importlib.util
@@ -866,9 +855,9 @@ rows = [{"engine": name, "real-time factor": took[name] / sound}
 pd.DataFrame(rows).set_index("engine")[["real-time factor", "wer", "wer_low", "wer_high", "cer"]].round(2)
 
 # %% [markdown]
-# **Read:** Three things differ between the rows. The **window**: cut to the clip and a margin, or Whisper's native one.
-# **Baking**: it saves the gates, and in memory a language's other weights. The **engine**: compare the rows with the native
-# window. A real-time factor below one keeps up with speech. With so few clips WER only tells whether something is broken.
+# **Read:** Three things differ between the rows: the **window** (cut to the clip and a margin, or Whisper's native one),
+# **baking** (it saves the gates, and memory) and the **engine** (compare the rows with the native window). A real-time
+# factor below one keeps up with speech. With so few clips WER only tells whether something is broken.
 #
 # On the 160 in-domain clips, from the study of section 4:
 
@@ -887,13 +876,10 @@ for name in FORMS:
 # %% [markdown]
 # ## Summary
 #
-# - In use a gate is hard, so one block for each position is enough; computing both doubles the work of every
-#   feed-forward block.
+# - In use a gate is hard, so one block for each position is enough.
 # - A frozen teacher is asked once. Its weights are not needed in training.
-# - An expert is the shared block and a small difference: store the difference, in 8 bits or at a low rank, and
-#   measure what that costs, in pairs.
-# - Where the gates of a layer agree, they need not be there: a baked model is a plain Whisper, and runs wherever Whisper
-#   runs.
+# - An expert is the shared block and a small difference: store that, in 8 bits or at a low rank, and measure the cost.
+# - Where the gates of a layer agree they can be baked away: what is left is a plain Whisper.
 # - For short clips look at the window first: most of Whisper's 30 s would be silence.
 #
 # ## Glossary

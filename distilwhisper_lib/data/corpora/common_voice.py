@@ -5,6 +5,7 @@ Source: the Mozilla Data Collective (CC0).
 
 import heapq
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -67,6 +68,9 @@ FIRST_FOLDER = "cv_corpus_v1"
 
 PLACE = "file:line"  # an additional column of a row
 
+# An id of the authors' lists (data/generated_ids); tools that write tables may add ".0".
+ROW_NUMBER = re.compile(r"\d+(\.0)?")
+
 RELEASE = re.compile(
     r"cv-corpus-[\w.]+(?:-delta)?-\d{4}-\d\d-\d\d|mcv-scripted-[\w-]+-v\d+(?:\.\d+)*|cv_corpus_v1"
 )
@@ -82,7 +86,8 @@ def read_common_voice(name: str, language: str, source: str | Path | None) -> Re
 
     An id list ids-3k.csv (-10k, -28k) replaces the rule for the splits that it names. It has the
     columns split and id, as the ids.csv of a prepared corpus, or file names as ids. It lies beside
-    train.tsv, or in the folder `<locale>` beside the archive.
+    train.tsv, or in the folder `<locale>` beside the archive. The authors' own lists have row
+    numbers of a dataset that is gone, and are refused.
 
     Of an archive, only the tables and the chosen clips are unpacked.
 
@@ -94,8 +99,8 @@ def read_common_voice(name: str, language: str, source: str | Path | None) -> Re
 
     Raises:
         FileNotFoundError: If there is no release, or a table of it is missing.
-        ValueError: For a damaged archive, a missing column, or several releases. Each message says
-            what to do.
+        ValueError: For a damaged archive, a missing column, several releases, or an id list with
+            row numbers or without a clip of the release. Each message says what to do.
     """
     locale = LOCALES.get(language, language)
     release = find_release(name, language, source)
@@ -109,12 +114,18 @@ def read_common_voice(name: str, language: str, source: str | Path | None) -> Re
     flaws: list[str] = []
     list_path = _find_id_list(release, name, locale)
     listed = _read_id_list(list_path, flaws) if list_path else {}
+    found_of_list: dict[str, str] = {}
     training_limit, validation_limit = SIZES[name]
     limits = {"train": training_limit, "validation": validation_limit, "test": None}
     chosen = {}
     for split, path in tables.items():
         rows = _of_language(_read_rows(path, release, flaws), language)
-        chosen[split] = _choose(path, rows, limits[split], listed.get(split), flaws)
+        if split in listed:
+            chosen[split] = _listed_rows(path, rows, listed[split], flaws)
+            _check_found(list_path, path, listed[split], chosen[split])
+            found_of_list[split] = f"{len(chosen[split])} of {len(listed[split])}"
+        else:
+            chosen[split] = _choose(rows, limits[split], flaws)
 
     # Their sounds.
     files = {split: [release.clip(row) for row in rows] for split, rows in chosen.items()}
@@ -150,6 +161,8 @@ def read_common_voice(name: str, language: str, source: str | Path | None) -> Re
         "release": release.name(),
         "chosen_by": list_path.name if list_path else "votes",
     }
+    if list_path:
+        about["found_of_list"] = found_of_list
     read = [*tables.values(), *([list_path] if list_path else [])]
     return Reading(items, read, flaws, about, release.scratch)
 
@@ -410,20 +423,8 @@ def _of_language(rows: Iterable[tuple[str, dict]], language: str) -> Iterator[tu
         yield place, row
 
 
-def _choose(
-    path: Path,
-    rows: Iterable[tuple[str, dict]],
-    limit: int | None,
-    listed: list[str] | None,
-    flaws: list[str],
-) -> list[dict]:
-    """Return the rows of a table that are used.
-
-    These are the ones that an id list names, in its order; without a list (None) the most voted
-    ones; without a limit (None) all.
-    """
-    if listed is not None:
-        return _listed_rows(path, rows, listed, flaws)
+def _choose(rows: Iterable[tuple[str, dict]], limit: int | None, flaws: list[str]) -> list[dict]:
+    """Return the rows of a table that are used: the most voted ones, without a limit (None) all."""
     if limit is not None:
         return most_voted(_with_votes(rows, flaws), limit)
     return [row for _, row in rows]
@@ -450,6 +451,32 @@ def _listed_rows(
         else:
             found.append(row)
     return found
+
+
+def _check_found(list_path: Path, table: Path, listed: list[str], found: list[dict]) -> None:
+    """Warn where a table lacks clips that an id list names.
+
+    Args:
+        list_path: Of the list.
+        table: Of the split.
+        listed: The ids that the list has for it.
+        found: The rows of these.
+
+    Raises:
+        ValueError: Where the table has none of them.
+    """
+    if not found:
+        raise ValueError(
+            f"{list_path}: {table.name} has none of the {len(listed)} clips that the list names "
+            f"for it (the first is {listed[0]}): is the list of this language and this release? "
+            "Without the list, the votes choose the clips"
+        )
+    if len(found) < len(listed):
+        warnings.warn(
+            f"{list_path}: {table.name} has {len(found)} of the {len(listed)} clips that the list "
+            "names for it; the others are left out",
+            stacklevel=5,  # the caller of load_corpus
+        )
 
 
 def _with_votes(rows: Iterable[tuple[str, dict]], flaws: list[str]) -> Iterator[dict]:
@@ -486,12 +513,25 @@ def _find_id_list(release: Release, name: str, locale: str) -> Path | None:
 
 
 def _read_id_list(path: Path, flaws: list[str]) -> dict[str, list[str]]:
-    """Return the file names of an id list by split; ValueError for a split that does not exist."""
+    """Return the file names of an id list by split.
+
+    Raises:
+        ValueError: For a split that does not exist, and for ids that are numbers.
+    """
     listed: dict[str, list[str]] = {}
     for place, row in read_table(path, ("split", "id"), flaws, None):
         split = row["split"]
         if split not in TABLES:
             known = ", ".join(TABLES)
             raise ValueError(f"{place}: split {split!r} in the id list: use one of {known}")
-        listed.setdefault(split, []).append(PurePosixPath(row["id"]).name)
+        name = PurePosixPath(row["id"]).name
+        if ROW_NUMBER.fullmatch(name):
+            raise ValueError(
+                f"{place}: the id {name} is a number. The authors' lists (data/generated_ids) hold "
+                "such numbers: rows of the dataset that was on the hub, in the order of its "
+                "archives. The tables of a release have another order, so that nobody can tell "
+                "which clips are meant. Give file names (common_voice_ca_123.mp3), or remove the "
+                "list: then the votes choose the clips"
+            )
+        listed.setdefault(split, []).append(name)
     return listed
