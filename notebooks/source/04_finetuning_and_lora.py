@@ -42,7 +42,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from distilwhisper_lib import METHODS, compared_methods, count_parameters, get_method, lora_config, show
+from distilwhisper_lib import METHODS, compared_methods, count_parameters, get_method, lora_config
 
 model = get_method("fine-tuning").prepare(lab.student(), lab.preset.language)
 fixed = {name: tuple(p.shape) for name, p in model.named_parameters() if not p.requires_grad}
@@ -63,8 +63,9 @@ for method in compared_methods().values():
     if not method.is_trained:
         continue
     count = count_parameters(method.prepare(lab.student(), lab.preset.language))
-    rows[method.label] = count | {"trained, %": 100 * count["trained"] / count_parameters(lab.student())["total"]}
-show(pd.DataFrame(rows).T)
+    rows[method.label] = {part: f"{number:,}" for part, number in count.items()}
+    rows[method.label]["trained %"] = round(100 * count["trained"] / count_parameters(lab.student())["total"], 1)
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # *total* is what lies in memory, *trained* what training changes, *experts* the experts and gates among them. The last
@@ -90,44 +91,24 @@ show(pd.DataFrame(rows).T)
 # A starts random and B at zero, so the layer starts as the old one. Only A and B are trained: r · (d_in + d_out)
 # numbers in place of d_in · d_out. (This α is LoRA's own; the gates' noise has the same letter in the paper.)
 #
-# **Build:** the layer's `forward`.
-
-# %% tags=["build"]
-from exercise import is_open
-
-
-class LowRank(nn.Module):
-    def __init__(self, linear: nn.Linear, r: int, alpha: float):
-        super().__init__()
-        self.linear = copy.deepcopy(linear).requires_grad_(False)
-        self.scale = alpha / r
-        self.A = nn.Parameter(torch.randn(r, linear.in_features) / r)  # (r, d_in)
-        self.B = nn.Parameter(torch.zeros(linear.out_features, r))  # (d_out, r)
-
-    def forward(self, x):
-        """Return y (..., d_out) of x (..., d_in)."""
-        raise NotImplementedError  # your code here
-
-# %% [markdown] tags=["hint"]
-# <details><summary>Hint</summary>
-#
-# `x` has its positions in rows, so $A x$ is `x @ self.A.T`. `self.linear(x)` is $W x + b$.
-# </details>
-
-# %% tags=["fold"]
-if is_open(LowRank.forward):
-
-    def low_rank(self, x):
-        """Return y (..., d_out) of x (..., d_in)."""
-        return self.linear(x) + self.scale * (x @ self.A.T @ self.B.T)
-
-    LowRank.forward = low_rank
-
-# %% [markdown]
 # **Predict:** B = 0 at the start. Which of A and B has a gradient other than zero at the first step?
 
 # %% tags=["predict"]
 prediction = ...  # "A", "B", "both" or "none"
+
+# %%
+class LowRank(nn.Module):
+    """A frozen linear layer plus alpha / r * B A. (..., d_in) -> (..., d_out)."""
+
+    def __init__(self, linear: nn.Linear, r: int, alpha: float):
+        super().__init__()
+        self.linear, self.scale = copy.deepcopy(linear).requires_grad_(False), alpha / r
+        self.A = nn.Parameter(torch.randn(r, linear.in_features) / r)  # (r, d_in)
+        self.B = nn.Parameter(torch.zeros(linear.out_features, r))  # (d_out, r)
+
+    def forward(self, x):
+        return self.linear(x) + self.scale * (x @ self.A.T @ self.B.T)
+
 
 # %%
 torch.manual_seed(0)
@@ -269,25 +250,11 @@ prediction = ...  # (highest, lowest)
 from distilwhisper_lib import REPOSITORY
 
 trials = pd.read_csv(REPOSITORY / "results" / "reference" / "study" / "tuning.csv").dropna(subset=["epochs"])
-import matplotlib.pyplot as plt
-
-fig, ax = plt.subplots(figsize=(9, 3.6))
-most = trials["epochs"].max()
-for system, rows in trials.groupby("system", sort=False):
-    whole, shorter = rows[rows["epochs"] == most], rows[rows["epochs"] < most]
-    bars = [whole["wer"] - whole["wer_low"], whole["wer_high"] - whole["wer"]]
-    colour = METHODS[system].colour
-    ax.errorbar(whole["learning_rate"], whole["wer"], yerr=bars, fmt="o-", capsize=3, color=colour, label=METHODS[system].label)
-    ax.plot(shorter["learning_rate"], shorter["wer"], "o", markerfacecolor="white", color=colour)
-ax.set(xscale="log", xlabel="learning rate", ylabel="validation WER (%)")
-ax.legend(fontsize=8)
-fig.tight_layout()
+trials["learning_rate"] = trials["learning_rate"].map("{:g}".format)
+trials.set_index(["system", "epochs", "learning_rate"])[["wer", "wer_low", "wer_high"]].round(1)
 
 # %% [markdown]
-# *The figure shows the validation WER of each kind of method over its learning rate, with 95 % intervals; hollow points
-# had half as many epochs.*
-#
-# A point is a trial: its WER on the validation clips, with a 95 % interval. The preset takes the rate and the number of
+# A row is a trial: its WER on the validation clips, with a 95 % interval. The preset takes the rate and the number of
 # epochs with the lowest WER. A method's variants, with a teacher or without gates, take the same rate.
 #
 # **Read:** At the middle rate six epochs are better than three for every kind, so all are trained for six. The highest
@@ -311,7 +278,7 @@ del model, lora, layer, wrong, fresh  # training needs their memory
 compared = ["fine-tuning", "lora", "experts"]
 runs = {name: json.loads((lab.train(name) / "run.json").read_text()) for name in compared}
 facts = ["clips", "epochs", "steps", "batch_size", "learning_rate", "trained_parameters", "seconds", "peak_memory_gb"]
-show(pd.DataFrame(runs).loc[facts].T, digits=4)
+pd.DataFrame(runs).loc[facts].T
 
 # %% [markdown]
 # **Read:** Clips, epochs, steps and batch size are the same in every row. Time and memory are much alike: no training
@@ -359,7 +326,7 @@ from distilwhisper_lib import DOMAINS, counts, is_retention, score
 tests = [key for key, test in lab.test_sets.items() if test.name in DOMAINS]
 table = pd.DataFrame([score(lab, name, key) for name in ["student", *compared] for key in tests])
 columns = ["n", "wer", "wer_low", "wer_high", "cer", "loops"]
-show(table.sort_values("test_set", kind="stable").set_index(["test_set", "system"])[columns])
+table.sort_values("test_set", kind="stable").set_index(["test_set", "system"])[columns].round(1)
 
 # %%
 plot_comparison(table, lab.preset.language)
@@ -492,7 +459,7 @@ files = {name: megabytes(lab.train(name)) for name in compared}
 sizes = pd.DataFrame({"file of a language": files})
 for n in (1, 8, 99):  # with the student, where it is needed beside the file
     sizes[f"for {n}"] = n * sizes.iloc[:, 0] + [0 if name == "fine-tuning" else base for name in files]
-show(sizes.rename(index=lambda name: METHODS[name].label), digits=0)  # MB
+sizes.rename(index=lambda name: METHODS[name].label).round(1)  # MB
 
 # %% [markdown]
 # **Read:** For 8 languages LoRA is by far the smallest: 416 MB, where experts take 1,112 and fine-tuned copies 2,323.
