@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import typer
 from hub_stand_in import hub_stand_in
 from made_corpora import make_recordings
 from test_audio import recorded
@@ -291,6 +293,22 @@ def test_auto_takes_the_experts_of_the_detected_language_or_says_that_there_are_
     assert told in done.stderr
     assert json.loads(done.stdout)["files"][0]["experts"] == used
     assert {language for _, language in heard} == {found}
+
+
+@pytest.mark.parametrize(
+    ("found", "longest"), [("gl", get_preset("laptop").max_train_seconds), ("pt", 30)]
+)
+def test_pieces_are_as_long_as_the_clips_that_experts_are_trained_on(
+    monkeypatch, tmp_path, talk, experts, heard, found, longest
+):
+    monkeypatch.setattr(Transcriber, "_language_of", lambda self, sound: found)
+    run("transcribe", talk, "--experts", experts, "--to", tmp_path / "t")
+    content = json.loads((tmp_path / "t" / "talk.json").read_text("utf-8"))
+    lengths = [one["end"] - one["start"] for one in content["segments"]]
+    assert longest / 2 < max(lengths) <= longest
+    assert f"with experts {long.WITH_EXPERTS:g}." in " ".join(
+        run("transcribe", "-h").stdout.split()
+    )
 
 
 def test_the_time_is_told_after_the_first_piece(tmp_path, talk, heard):
@@ -837,6 +855,18 @@ def test_help_names_all_commands_and_each_explains_its_options():
         options = text.partition("\nOptions:\n")[2]
         for option in re.findall(r"(?m)^  (--\S+.*(?:\n {10,}.*)*)", options):
             assert len(option.split()) > 3, f"{name}: no help for {option}"
+
+
+def test_the_commands_of_the_page_and_of_the_help_have_known_options():
+    page = (REPOSITORY / "docs" / "command-line.md").read_text("utf-8")
+    lines = re.findall(r"(?m)^\.venv/bin/(distilwhisper .*)$", page)
+    group = typer.main.get_command(app)
+    for name in COMMANDS:
+        lines += re.findall(r"Example: (.*)", " ".join(group.commands[name].help.split()))
+    assert len(lines) >= 8 + len(COMMANDS)
+    for line in lines:
+        _, name, *arguments = shlex.split(line.partition(" > ")[0])
+        group.commands[name].make_context(name, arguments)  # raises for an unknown option
 
 
 def test_the_program_starts_without_loading_torch():

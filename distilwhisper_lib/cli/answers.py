@@ -26,6 +26,7 @@ class Answer:
         content: For `--json`.
         text: For a reader.
         status: The exit status.
+        problems: Lines for standard error.
     """
 
     content: dict[str, Any]

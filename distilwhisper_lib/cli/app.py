@@ -231,11 +231,12 @@ def transcribe(
         ),
     ] = None,
     piece_seconds: Annotated[
-        float,
+        float | None,
         typer.Option(
-            metavar="SECONDS", help="Longest piece, 2 to 30 s. A subtitle is as long as its piece."
+            metavar="SECONDS",
+            help="Longest piece, 2 to 30; subtitles are as long. Else: 30, with experts 6.",
         ),
-    ] = 30.0,
+    ] = None,
     batch_size: Annotated[
         int, typer.Option(min=1, metavar="N", help="Pieces that are transcribed together.")
     ] = 1,
@@ -246,7 +247,7 @@ def transcribe(
 ) -> Answer:
     """Transcribe recordings into text, subtitles and JSON.
 
-    A recording over 30 s is cut at pauses. The time that is needed is told after the first piece. A
+    A long recording is cut at pauses. The time that is needed is told after the first piece. A
     stopped call goes on where it was.
 
     Example: distilwhisper transcribe talk.m4a --experts my-experts --to texts

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ..checks import check_choice, check_number
 from ..data.audio import SAMPLE_RATE, log_mel, pad_features, read_audio
+from ..data.batches import window_frames
 from ..data.corpora.items import distinct_ids
 from ..device import autocast, mixed_precision, pick_device, release_memory
 from ..evaluation.scoring import is_loop
@@ -36,17 +37,18 @@ from ..method.languages import use_language
 from ..method.loading import load_experts
 from ..method.sharing import experts_folder
 from ..method.storage import read_description
-from ..presets import MOST_NEW_TOKENS
+from ..presets import LAPTOP, MOST_NEW_TOKENS
 from ..training.config import identify
 from ..whisper.loading import load_processor, load_whisper
 from ..whisper.tokens import LANGUAGES, language_code
+from ..whisper.window import use_window
 from .answers import Answer
 from .formats import FORMATS, Segment, Transcript, duration
 from .pauses import LONGEST, Piece, cut_at_pauses, is_silent
 
 USUAL_MODEL = "openai/whisper-base"
 AUTO = "auto"
-FRAMES = 3000  # of Whisper's window
+WITH_EXPERTS = LAPTOP.max_train_seconds or LONGEST  # s of a piece: the clips they are trained on
 VERSION = 1  # raise it when transcripts change: earlier ones are then not taken up
 LISTENED = 3  # pieces from which a language is detected
 
@@ -59,7 +61,8 @@ class Settings:
         model: Name of a Whisper or its folder; None: the one that the experts belong to.
         experts: Folder of experts, or their name on the hub; None: plain Whisper.
         language: A code or a name; "auto": detected for each file.
-        piece_seconds: Of a piece, at most.
+        piece_seconds: Of a piece, at most; None: 30 s, with experts as long as the clips that they
+            are trained on at the preset laptop. On longer pieces these leave text out.
         batch_size: Pieces that are transcribed together.
         formats: Endings of the files to write.
         folder: Where they are written.
@@ -72,7 +75,7 @@ class Settings:
     model: str | None = None
     experts: str | None = None
     language: str = AUTO
-    piece_seconds: float = LONGEST
+    piece_seconds: float | None = None
     batch_size: int = 1
     formats: Sequence[str] = tuple(FORMATS)
     folder: Path = Path("transcripts")
@@ -80,7 +83,8 @@ class Settings:
     code: str | None = field(init=False, default=None)
 
     def __post_init__(self):
-        check_number("--piece-seconds", self.piece_seconds, low=2, high=LONGEST)
+        if self.piece_seconds is not None:
+            check_number("--piece-seconds", self.piece_seconds, low=2, high=LONGEST)
         check_number("--batch-size", self.batch_size, low=1, whole=True)
         for name in self.formats:
             check_choice("--format", name, FORMATS)
@@ -155,6 +159,7 @@ class Transcriber:
         features = self._features([sound]).to(self.device, self.model.dtype)
         with (
             torch.no_grad(),
+            use_window(self.model, features.shape[-1]),
             use_language(self.model, None),
             autocast(self.device, self.model.dtype),
         ):
@@ -184,9 +189,11 @@ class Transcriber:
         return texts
 
     def _features(self, sounds: list[np.ndarray]) -> torch.Tensor:
-        """Return log-mel features (B, bands, 3000)."""
+        """Return log-mel features (B, bands, F), as much silence at their ends as in `evaluate`."""
         extractor = self.processor.feature_extractor
-        return pad_features([log_mel(sound, extractor) for sound in sounds], FRAMES)
+        features = [log_mel(sound, extractor) for sound in sounds]
+        longest = max(one.shape[-1] for one in features)
+        return pad_features(features, window_frames(longest, LAPTOP.margin_seconds))
 
 
 @dataclass(frozen=True)
@@ -285,9 +292,8 @@ def _transcribe_file(
 
     depends = {"recording": file_sha256(file), **transcriber.identity}
     record = cache_dir() / "transcripts" / f"{name}-{short_hash(depends)}.json"
-    pieces = cut_at_pauses(audio, settings.piece_seconds)
     with one_at_a_time(record):
-        work = _Work(record, audio, pieces, transcriber)
+        work = _Work(record, audio, transcriber)
         if not work.is_done:
             _refuse_existing(targets, settings)
             work.finish(file.name)
@@ -337,26 +343,30 @@ class _Work:
     Args:
         path: The record of what is done.
         audio: The recording (n,).
-        pieces: Its pieces.
-        transcriber: Transcribes them.
+        transcriber: Transcribes its pieces.
     """
 
-    def __init__(
-        self, path: Path, audio: np.ndarray, pieces: list[Piece], transcriber: Transcriber
-    ):
+    def __init__(self, path: Path, audio: np.ndarray, transcriber: Transcriber):
         self._path = path
         self._audio = audio
-        self._pieces = pieces
         self._transcriber = transcriber
         record = read_json(path)
         self.language: str = record.get("language", "")
         self.experts: str | None = record.get("experts")
         self.segments = [Segment(**one) for one in record.get("segments", [])]
 
+    @cached_property
+    def _pieces(self) -> list[Piece]:
+        """The pieces, as long as the experts take them; first asked for with the language known."""
+        longest = self._transcriber.settings.piece_seconds
+        if longest is None:
+            longest = WITH_EXPERTS if self.experts else LONGEST
+        return cut_at_pauses(self._audio, longest)
+
     @property
     def is_done(self) -> bool:
         """Return whether all pieces are transcribed."""
-        return len(self.segments) == len(self._pieces)
+        return bool(self.language) and len(self.segments) == len(self._pieces)
 
     def finish(self, name: str) -> None:
         """Transcribe the pieces that are missing; each is kept as soon as it is there.
@@ -364,12 +374,12 @@ class _Work:
         Args:
             name: Of the recording.
         """
-        total = sum(piece.seconds for piece in self._pieces)
+        if not self.language:
+            self._choose_language(name)
+        total = self._seconds(len(self._pieces))
         kept = len(self.segments)
         already = f", {kept} of them transcribed before" if kept else ""
         tell(f"{name}: {duration(total)} of sound in {len(self._pieces)} pieces{already}")
-        if not self.language:
-            self._choose_language(name)
         self._tell_time_left()
         with _progress(name, total, self._seconds(kept)) as bar:
             while not self.is_done:
@@ -391,7 +401,8 @@ class _Work:
         """Take the language that is given, or detect it; say which experts are used."""
         given = self._transcriber.settings.code
         if given is None:
-            loud = [piece for piece in self._pieces if not is_silent(self._sound(piece))]
+            pieces = cut_at_pauses(self._audio)
+            loud = [piece for piece in pieces if not is_silent(self._sound(piece))]
             places = np.linspace(0, len(loud) - 1, min(LISTENED, len(loud))).astype(int)
             sounds = [self._sound(loud[place]) for place in places]
             self.language = self._transcriber.detect(sounds)

@@ -120,7 +120,7 @@ def read_common_voice(name: str, language: str, source: str | Path | None) -> Re
     chosen = {}
     for split, path in tables.items():
         rows = _of_language(_read_rows(path, release, flaws), language)
-        if split in listed:
+        if list_path and split in listed:
             chosen[split] = _listed_rows(path, rows, listed[split], flaws)
             _check_found(list_path, path, listed[split], chosen[split])
             found_of_list[split] = f"{len(chosen[split])} of {len(listed[split])}"
