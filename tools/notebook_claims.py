@@ -6,6 +6,7 @@ notebook, or at the reference results. A function returns True where the passage
     .venv/bin/python tools/notebook_claims.py    list the claims that do not hold
 """
 
+import argparse
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -277,6 +278,9 @@ CLAIMS: dict[str, Callable[[], list[Claim]]] = {
 
 def main() -> None:
     """Print the claims that do not hold; exit with 1 where there are any."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     wrong = [
         f"{path.stem}: {claim.passage}"
         for path in sources()

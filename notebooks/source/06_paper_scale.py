@@ -555,7 +555,7 @@ comparison.main_table(pd.DataFrame(rows + published), language)
 # make grid ARGS=list     # the jobs, with estimated hours and memory
 # make grid ARGS=run      # goes on where it was stopped; ARGS="run --gpus 4"
 # make grid ARGS=status   # done, running, failed and why
-# make grid ARGS=slurm    # the same as a Slurm array
+# make grid ARGS=slurm    # what is not done, as jobs of Slurm; or ARGS=snakefile, for Snakemake
 # make grid ARGS=table    # the paper's table; your copy of its figures beside it
 # ```
 #
