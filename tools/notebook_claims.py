@@ -75,7 +75,7 @@ def output_of(stem: str, code: str) -> str:
     for cell in code_cells(notebook):
         if code in cell.source:
             texts = [out.get("text") or out["data"].get("text/plain", "") for out in cell.outputs]
-            return "".join(texts)
+            return "\n".join("".join(text) for text in texts)
     raise LookupError(f"{stem} has no cell with {code!r}")
 
 

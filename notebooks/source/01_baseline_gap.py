@@ -529,7 +529,7 @@ plots.plot_error_kinds({f"{name}, {key}": table[key] for key in tests for name, 
 #
 # **Read:** In both domains most errors are wrong words. In the stress test insertions grow most, and most of
 # them come from a few clips: **loops**. A text counts as a loop
-# if it can be compressed to less than 1/2.4 of its length (the measure and threshold of OpenAI's own decoder). By hand:
+# if it can be compressed to less than $1 / 2.4$ of its length (the measure and threshold of OpenAI's own decoder). By hand:
 
 # %%
 import zlib
