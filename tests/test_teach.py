@@ -351,7 +351,8 @@ def test_a_folder_that_is_given_to_make_reaches_the_program():
     folder = "/media/stick/lab-cache"
     assert f"make lab PRESET=laptop LAB_CACHE={folder}\n" in PAGES["docs/teach/cache.md"]
     for target in ("lab", "course"):
-        command = ["make", "-o", "setup", target, f"LAB_CACHE={folder}", "PY=printenv LAB_CACHE #"]
+        variables = [f"LAB_CACHE={folder}", "PY=printenv LAB_CACHE #"]
+        command = ["make", "--no-print-directory", "-o", "setup", target, *variables]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.stdout.splitlines()[-1] == folder, done.stderr
 

@@ -707,11 +707,12 @@ show(pd.DataFrame(columns).head(6), longest=90)
 # few of the words is moved by anything.
 #
 # That is also why one clip has another text in another place of this course: a batch has one window, that of its longest
-# clip. The first clip alone, in the batch of section 1, and in the native window:
+# clip. The first clip alone, beside the longest clip of the test, and in the native window:
 
 # %%
-alone = lab.collator([clips[three[0]]])["input_features"]
-places = {"alone": alone, "with two others": batch["input_features"]}
+longest = int(np.argmax(clips.durations))
+companions = {"alone": [], "beside the longest": [clips[longest]]}
+places = {place: lab.collator([clips[three[0]], *others])["input_features"] for place, others in companions.items()}
 written = {}
 for place, part in places.items():
     written[f"{place}, {part.shape[-1]} frames"] = generate_batch(model, tokenizer, part, language, "transcribe", lab.preset)[0]
