@@ -30,10 +30,10 @@ class Shown:
         styler = Styler(self._table, uuid=identity, cell_ids=False)
         styler = styler.format(html.escape).format_index(_escaped).format_index(_escaped, axis=1)
         left = [("text-align", "left")]
-        text = [*left, ("overflow-wrap", "anywhere"), ("max-width", WIDEST)]
+        text = [*left, ("overflow-wrap", "break-word"), ("max-width", WIDEST)]
         rules = [{"selector": ".row_heading, .index_name", "props": left}]
         rules += [{"selector": f".col{number}", "props": text} for number in self._on_the_left]
-        return styler.set_table_styles(rules).to_html()
+        return styler.set_table_styles(rules).to_html(table_attributes='class="dataframe"')
 
     def __repr__(self) -> str:
         return self._table.to_string()

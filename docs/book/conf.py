@@ -62,7 +62,7 @@ extensions = [
     "book_pictures",
 ]
 
-myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_enable_extensions = ["dollarmath", "colon_fence", "html_image"]
 myst_heading_anchors = 4
 myst_dmath_allow_labels = False
 nb_execution_mode = "off"

@@ -28,7 +28,7 @@
 # every position alone. The paper (section 3.1) leaves attention as it is and works on the FFNs only, in the encoder
 # and in the decoder.
 #
-# ![One layer with experts: the gate chooses, for each position, the shared block or the language's expert](figures/block.png)
+# <img src="figures/block.png" width="420" alt="One layer with experts: the gate chooses, for each position, the shared block or the language's expert">
 #
 # *The figure shows a layer of Whisper in which the feed-forward block has become three parts: the shared block, the expert
 # of a language, and the gate that chooses between them.*
