@@ -496,14 +496,14 @@ def _is_in_use(part: Path, host: str, pid: int) -> bool:
     if host == _host():
         if pid == os.getpid():
             return str(part) in _parts_in_use
-        return _is_running(pid)
+        return process_runs(pid)
     try:
         return time.time() - part.stat().st_mtime < PART_DAYS * 24 * 3600
     except OSError:
         return False
 
 
-def _is_running(pid: int) -> bool:
+def process_runs(pid: int) -> bool:
     """Return whether a process of this machine runs."""
     if os.name != "posix":
         return True  # signal 0 would end it there

@@ -25,6 +25,7 @@ from ..files import (
     is_being_made,
     make_folder,
     one_at_a_time,
+    process_runs,
     read_json,
     short_hash,
     tell,
@@ -198,7 +199,9 @@ class Job:
             return False
         if silent > SILENCE:
             return False
-        return noted.get("host") != platform.node() or _process_exists(noted.get("pid"))
+        if noted.get("host") != platform.node():
+            return True
+        return noted.get("pid") is not None and process_runs(noted["pid"])
 
     @property
     def _sign_of_life(self) -> Path:
@@ -244,19 +247,6 @@ class Job:
     def _settings_hash(self) -> str:
         """Return a hash of all settings that a result depends on."""
         return short_hash(asdict(replace(self.settings(), minutes="", memory="")))
-
-
-def _process_exists(pid: int | None) -> bool:
-    """Return whether this machine has a process with this number."""
-    if pid is None or os.name != "posix":  # signal 0 would end it elsewhere
-        return pid is not None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # another user's
-    return True
 
 
 def make_jobs(
