@@ -8,7 +8,15 @@ import ast
 import re
 
 import pandas as pd
-from notebook_claims import NUMBER, ROOT, Claim, numbers_of, output_of
+from notebook_claims import (
+    ROOT,
+    Claim,
+    decided,
+    numbers_of,
+    output_of,
+    shows,
+    table_numbers,
+)
 
 from distilwhisper_lib import (
     FIDELITIES,
@@ -33,29 +41,6 @@ SETTINGS = (
     *("divergence", "temperature", "budget", "per_stack", "always_open", "hard", "noise"),
     *("expert_dropout", "gate_dropout", "skip_gate", "seed"),
 )
-
-
-# ---- tables
-
-
-def decided(row: pd.Series, suffix: str = "") -> bool:
-    """Whether the interval of a paired difference leaves out zero."""
-    return row[f"low{suffix}"] > 0 or row[f"high{suffix}"] < 0
-
-
-def shows(number: float, text: str) -> bool:
-    """Whether a number is written as `text` once it is rounded to as many decimals."""
-    decimals = len(text.partition(".")[2])
-    return abs(number - float(text)) <= 0.5 * 10**-decimals + 1e-9
-
-
-def table_numbers(stem: str, code: str, label: str) -> list[float]:
-    """Return the numbers of a row of a table that is printed in several blocks of columns."""
-    lines = [line.strip() for line in output_of(stem, code).splitlines()]
-    rows = [line.removeprefix(label) for line in lines if line.startswith(label)]
-    if not rows:
-        raise LookupError(f"{stem}: no row of the table begins with {label!r}")
-    return [float(number.replace(",", "")) for row in rows for number in NUMBER.findall(row)]
 
 
 # ---- notebook 06

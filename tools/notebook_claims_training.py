@@ -15,8 +15,17 @@ import nbformat
 import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgb
-from notebook_claims import ROOT, Claim, numbers_of, output_of, overlap, reference
-from notebook_claims_beyond import decided, shows, table_numbers
+from notebook_claims import (
+    ROOT,
+    Claim,
+    decided,
+    numbers_of,
+    output_of,
+    overlap,
+    reference,
+    shows,
+    table_numbers,
+)
 
 from distilwhisper_lib import METHODS
 from notebooks import NOTEBOOKS, code_cells
