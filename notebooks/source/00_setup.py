@@ -27,6 +27,8 @@
 #
 # **How to work with these notebooks.** Each step has the same shape: *why*, *predict*, run, *read*.
 # - At **Predict** write your guess into the line below, then run the next cell. A wrong guess teaches more than none.
+# - **Read** says what the committed run shows: real speech, at the preset `laptop`. At another preset your output may say
+#   something else. Ask each time whether the sentence holds for yours.
 # - At **Build** you write a short function yourself. The folded cell below it holds our version; it is used only where
 #   yours is still open. Then both are held against the library.
 # - **Exercises** have a check that tells you what is wrong. Solutions, each with its reason: `notebooks/solutions`. (The
