@@ -9,14 +9,15 @@ ARGS =
 NAME =
 PY = .venv/bin/python
 BOOK = .venv-book/bin/python
+DEMO = .venv-demo/bin/python
 LIBRARY = distilwhisper_lib
 BENCHMARKS = inference training memory storage transcription
-# grid and estimates have the preset "paper" where none is asked for, notebooks opened by hand "toy"
+# grid and estimates have the preset "paper" where none is asked for, notebooks opened by hand and the demo "toy"
 PRESET_GIVEN = $(if $(filter-out file,$(origin PRESET)),--preset $(PRESET))
 PRESET_OF_LAB = $(if $(filter-out file,$(origin PRESET)),$(PRESET),toy)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course lab test test-all lint format book slides handout teacher study claims toy grid estimates smaller convergence benchmark clean distclean
+.PHONY: help setup course lab demo test test-all lint format book slides handout teacher study claims toy grid estimates smaller convergence benchmark clean distclean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r command text; do \
@@ -26,19 +27,25 @@ help: ## list the commands
 setup: ## make the environment in .venv (the other commands do it when needed); GPU=1: with PyTorch for NVIDIA GPUs
 	@$(PYTHON) tools/setup_env.py $(if $(filter-out 0,$(GPU)),--gpu)
 
-course: setup ## run notebooks 00 to 05 in order at PRESET, then print the main table; or those of NOTEBOOKS
+course: setup ## run notebooks 00 to 05 and the appendix at PRESET, then print the main table; or those of NOTEBOOKS
 	@LAB_PRESET=$(PRESET) $(PY) -m $(LIBRARY) course $(if $(NOTEBOOKS),--only $(NOTEBOOKS)) $(ARGS)
 
 lab: setup ## open the notebooks in JupyterLab, at the preset toy unless PRESET says another
 	@LAB_PRESET=$(PRESET_OF_LAB) $(PY) -m jupyter lab notebooks $(ARGS)
 
+demo: setup ## open a local page: one sound, all trained systems, at the preset toy unless PRESET says another
+	@$(PYTHON) tools/setup_env.py --demo
+	@LAB_PRESET=$(PRESET_OF_LAB) $(DEMO) -m $(LIBRARY) demo --python $(PY) $(ARGS)
+
 test: setup ## run the tests: no download, some 10 minutes on 2 cores; ARGS="tests/test_losses.py" runs some of them
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 
-test-all: test book ## all tests: make test, then every page of book and slides in a browser (Chromium)
+test-all: test book ## all tests: make test, then book, slides and demo in a browser (Chromium)
 	@$(BOOK) tools/book.py browser
 	@$(MAKE) --no-print-directory slides
 	@$(BOOK) -m pytest -q --confcutdir=tests/book tests/book
+	@$(PYTHON) tools/setup_env.py --demo
+	@$(BOOK) -m pytest -q --confcutdir=tests/demo tests/demo
 
 lint: setup ## check format, style and types; changes nothing
 	@$(PY) -m ruff format --check .
@@ -94,4 +101,4 @@ clean: ## remove results and training runs; keep the environment, weights and sp
 	@find $(LIBRARY) benchmarks docs tests tools notebooks -name __pycache__ -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean ## remove everything that the commands made, downloads and environment included
-	@rm -rf .venv .venv-book cache build .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	@rm -rf .venv .venv-book .venv-demo cache build .mypy_cache .pytest_cache .ruff_cache *.egg-info

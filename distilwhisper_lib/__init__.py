@@ -103,6 +103,7 @@ _PUBLIC = {
         "trained_methods",
     ],
     "training.teacher": ["TeacherDistributions", "cache_teacher_distributions"],
+    "training.callbacks": ["last_complete_checkpoint"],
     "training.trainer": ["make_trainer", "train_run", "training_arguments"],
     "lab.card": ["model_card"],
     "lab.comparison": ["compare", "counts", "paired", "score"],

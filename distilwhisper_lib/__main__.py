@@ -6,6 +6,7 @@ grid         the paper's experiments as jobs
 estimates    hours and memory, computed
 claims       the paper's claims with real speech: folds, seeds, hypotheses
 toy          the paper with toy languages: models, ten seeds, one cause at a time
+demo         the page of the demo, with Gradio (make demo)
 smaller      smaller forms of experts
 convergence  what cheap training changes
 """
@@ -23,6 +24,7 @@ PROGRAMS = {
     "estimates": "experiments.estimates",
     "claims": "experiments.claims",
     "toy": "experiments.toy_study",
+    "demo": "demo.page",
     "smaller": "experiments.smaller",
     "convergence": "experiments.convergence",
 }

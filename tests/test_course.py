@@ -161,7 +161,7 @@ def test_the_command_runs_every_step_with_the_preset_that_it_is_given(only, monk
 
 def test_what_would_stop_a_later_notebook_is_told_before_the_first(monkeypatch):
     lab = Lab("smoke", learning_rates={"teacher": 1e-3, "lora": 1e-3})
-    message = "nothing was computed.*no learning rate for 'fine-tuning'.*no learning rate for 'clsr"
+    message = "nothing was computed.*no learning rate for 'fine-tuning'.*no learning rate for 'expe"
     with pytest.raises(ValueError, match=rf"(?s){message}"):
         course_steps.check(lab)
     course_steps.check(lab, ["00"])  # a notebook that trains nothing

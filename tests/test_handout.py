@@ -26,6 +26,10 @@ import notebooks as builder  # noqa: E402
 
 SOURCES = builder.sources()
 NAMES = [path.stem for path in SOURCES]
+WITH_EXERCISES = [path for path in SOURCES if builder.has_exercises(path)]
+each_with_exercises = pytest.mark.parametrize(
+    "source", WITH_EXERCISES, ids=[path.stem for path in WITH_EXERCISES]
+)
 FAST = "05"  # the notebook whose wrong answers are run here; test_notebooks.py runs all of them
 HIDDEN = {"solution", "answer", "also", "wrong"}
 OPEN_QUESTION = r"open part|no check for this one|if you like|What does that say|Does the share go"
@@ -69,7 +73,8 @@ def test_students_get_every_notebook_and_none_has_outputs(students):
         assert len(code) > 10, name
         assert not [cell for cell in code if cell["outputs"] or cell["execution_count"]], name
         tags = {tag for cell in notebook["cells"] for tag in cell["metadata"].get("tags", [])}
-        assert "check" in tags and not tags & HIDDEN, name
+        assert not tags & HIDDEN, name
+        assert "check" in tags or "90_appendix" in name
 
 
 @functools.cache
@@ -95,7 +100,7 @@ def distinctive_lines(source: Path) -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=NAMES)
+@each_with_exercises
 def test_students_get_no_line_of_a_solution(source, students):
     texts = texts_of(students)
     own = [text for name, text in texts.items() if not name.startswith("distilwhisper_lib/")]
@@ -354,7 +359,7 @@ def test_no_message_can_be_read_in_the_table(students):
 
 
 def test_a_check_defines_nothing_that_an_exercise_asks_for():
-    for source in SOURCES:
+    for source in WITH_EXERCISES:
         checks = (ROOT / "notebooks" / f"checks_{source.stem[:2]}.py").read_text(encoding="utf-8")
         defined = {n.name for n in ast.walk(ast.parse(checks)) if isinstance(n, ast.FunctionDef)}
         for cell in builder.read_source(source):
@@ -438,7 +443,8 @@ def test_a_mistake_beside_the_right_answer_is_refused(monkeypatch):
 
 def test_the_teacher_gets_solutions_and_all_pages_for_teaching(teachers):
     notebooks = notebooks_of(teachers)
-    assert sorted(notebooks) == [f"notebooks/solutions/{name}_solutions.ipynb" for name in NAMES]
+    stems = [source.stem for source in WITH_EXERCISES]
+    assert sorted(notebooks) == [f"notebooks/solutions/{stem}_solutions.ipynb" for stem in stems]
     pages = {p.relative_to(ROOT).as_posix() for p in (ROOT / "docs" / "teach").rglob("*.*")}
     assert "docs/teach/editions.md" in pages
     assert {name for name in pages if "__pycache__" not in name} <= set(teachers)
@@ -492,7 +498,7 @@ def test_a_wrong_answer_is_shown_by_the_lines_that_differ():
 # ---- solutions
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=NAMES)
+@each_with_exercises
 def test_each_solution_says_why_in_two_sentences_or_more(source):
     title = ""
     comments: dict[str, str] = {}
@@ -510,7 +516,7 @@ def test_each_solution_says_why_in_two_sentences_or_more(source):
 
 def test_each_open_question_has_a_model_answer():
     asked, answered = set(), set()
-    for source in SOURCES:
+    for source in WITH_EXERCISES:
         for cell in builder.read_source(source):
             if "exercise" in builder.tags(cell):
                 number = re.search(r"Exercise (\d\.\d)", cell.source)[1]

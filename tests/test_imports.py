@@ -16,7 +16,8 @@ ROOT = LIBRARY.parent
 
 # A package may import from those before it; ground modules may import one another.
 GROUND = ("checks", "programs", "files", "fidelity", "device", "presets")
-PACKAGES = ("whisper", "method", "data", "evaluation", "training", "lab", "experiments", "cli")
+PACKAGES = ("whisper", "method", "data", "evaluation", "training", "lab", "experiments")
+PACKAGES += ("cli", "demo")
 
 HEAVY = ("datasets", "pandas", "peft", "jiwer", "pyarrow", "sacrebleu")
 

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from IPython.display import display
 
-from distilwhisper_lib.lab.course_steps import course_notebooks
+from distilwhisper_lib.lab.course_steps import BEYOND, course_notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "notebooks")]
@@ -20,6 +20,10 @@ import notebooks as tool  # noqa: E402 (tools/notebooks.py)
 
 SOURCES = tool.sources()
 NAMES = [path.stem for path in SOURCES]
+WITH_EXERCISES = [path for path in SOURCES if tool.has_exercises(path)]
+each_with_exercises = pytest.mark.parametrize(
+    "source", WITH_EXERCISES, ids=[path.stem for path in WITH_EXERCISES]
+)
 PARTS = {"exercise", "stub", "solution", "also", "wrong", "check"}
 WRONG_ANSWERS = 5  # at least, for each exercise
 OTHER_KINDS = (
@@ -103,11 +107,12 @@ def test_the_course_runs_at_smoke_and_a_second_run_reuses_everything(tmp_path):
 
     folder = results / "notebooks"
     executed = {path: path.stat().st_mtime for path in folder.glob("*.ipynb")}
-    assert sorted(path.stem for path in executed) == [name for name in NAMES if name < "06"]
+    course = [name for name in NAMES if name[:2] not in BEYOND]
+    assert sorted(path.stem for path in executed) == course
     run_course(tmp_path)
     assert {path: path.stat().st_mtime for path in executed} == executed
 
-    run_course(tmp_path, "06", "07", "08")
+    run_course(tmp_path, *BEYOND)
     assert sorted(path.stem for path in folder.glob("*.ipynb")) == NAMES
 
 
@@ -116,7 +121,7 @@ def test_an_unknown_notebook_is_named():
         course_notebooks(["00", "12"])
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=NAMES)
+@each_with_exercises
 def test_solutions_run(source, smoke_settings, monkeypatch, capsys):
     monkeypatch.chdir(ROOT / "notebooks")
     names = {"__name__": "__main__", "display": display}  # as a kernel has them
@@ -144,11 +149,9 @@ def outcome(smoke_settings, monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=NAMES)
+@each_with_exercises
 def test_each_check_passes_right_answers_and_helps_with_wrong_ones(source, outcome):
-    parts = exercises(source)
-    assert parts
-    for part in parts:
+    for part in exercises(source):
         title = part["exercise"][0][:80]
         stub, solution, check = ("\n".join(part[tag]) for tag in ("stub", "solution", "check"))
         assert "not attempted yet" in outcome(stub, check), title
@@ -163,7 +166,7 @@ def test_each_check_passes_right_answers_and_helps_with_wrong_ones(source, outco
                 assert words_of(wrong) in printed, (title, wrong, printed)
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=NAMES)
+@each_with_exercises
 def test_no_check_stumbles_over_an_answer_of_another_kind(source, outcome):
     for part in exercises(source):
         solution, check = part["solution"][0], part["check"][0]
@@ -176,7 +179,7 @@ def test_no_check_stumbles_over_an_answer_of_another_kind(source, outcome):
                     assert "your code raised" not in printed, (name, answer, printed)
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=NAMES)
+@each_with_exercises
 def test_each_exercise_has_enough_wrong_answers_and_a_solution_that_says_why(source):
     for part in exercises(source):
         title = part["exercise"][0][:80]
@@ -184,10 +187,16 @@ def test_each_exercise_has_enough_wrong_answers_and_a_solution_that_says_why(sou
         assert any("#" in solution for solution in part["solution"]), title
 
 
+def test_a_notebook_has_three_exercises_and_the_appendix_none():
+    numbers = {source.stem[:2]: len(exercises(source)) for source in SOURCES}
+    assert numbers.pop("90") == 0
+    assert set(numbers.values()) == {3}
+
+
 # ---- committed notebooks
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=NAMES)
+@each_with_exercises
 def test_answers_for_the_tests_are_in_neither_notebook(source):
     built = (tool.build_notebook(source), tool.build_solutions(source))
     tags = {tag for notebook in built for cell in notebook.cells for tag in tool.tags(cell)}
@@ -268,10 +277,12 @@ def test_a_function_is_open_until_it_does_something():
 @pytest.mark.parametrize("source", SOURCES, ids=NAMES)
 def test_committed_notebooks_are_those_of_their_source(source):
     folder = ROOT / "notebooks"
-    expected = {
-        folder / f"{source.stem}.ipynb": tool.build_notebook(source),
-        folder / "solutions" / f"{source.stem}_solutions.ipynb": tool.build_solutions(source),
-    }
+    expected = {folder / f"{source.stem}.ipynb": tool.build_notebook(source)}
+    solutions = folder / "solutions" / f"{source.stem}_solutions.ipynb"
+    if source in WITH_EXERCISES:
+        expected[solutions] = tool.build_solutions(source)
+    else:
+        assert not solutions.exists()
     for path, built in expected.items():
         committed = nbformat.read(path, as_version=4)
         nbformat.validate(committed)

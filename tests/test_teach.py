@@ -88,7 +88,7 @@ def test_every_afternoon_says_all_that_a_teacher_needs(number):
 @pytest.mark.parametrize("plan", PLANS)
 def test_every_section_that_is_named_exists(plan):
     text = " ".join(PLANS[plan].split())
-    named = re.findall(r"\b(0\d), section (\d+) \(([^()]+)\)", text)
+    named = re.findall(r"\b(\d\d), section (\d+) \(([^()]+)\)", text)
     assert named
     for notebook, section, title in named:
         heading = f"# ## {section}. {title}\n"

@@ -101,11 +101,11 @@ def print_decks(folder: Path, decks: list[str]) -> None:
         browser.close()
 
 
-def open_browser(playwright):
-    """Start Chromium for playwright, without a window."""
+def open_browser(playwright, *further: str):
+    """Start Chromium for playwright, without a window; `further` are arguments of its own."""
     # As root Chromium only starts without its sandbox; it opens nothing but pages of this folder
     root = hasattr(os, "geteuid") and os.geteuid() == 0
-    arguments = ["--no-sandbox"] if root else []
+    arguments = [*further, *(["--no-sandbox"] if root else [])]
     path = find_browser()
     if path is None:
         sys.exit(NO_BROWSER)

@@ -9,7 +9,8 @@ from stored_results import ROOT, read_timing
 
 QUIZZES = ROOT / "docs" / "teach" / "quiz"
 NOTEBOOKS = tuple(path.stem for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")))
-NUMBERS = tuple(stem[:2] for stem in NOTEBOOKS)
+APPENDIX = "90"  # it has neither exercises nor a quiz, and belongs to no afternoon
+NUMBERS = tuple(stem[:2] for stem in NOTEBOOKS if stem[:2] != APPENDIX)
 
 # The notebooks of each afternoon.
 AFTERNOONS = {"1": ("00", "01"), "2": ("02",), "3": ("03",), "4": ("04", "07"), "5": ("05",)}
@@ -44,7 +45,7 @@ def worded(seconds: float | None) -> str:
     return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
 
 
-def times(numbers: tuple[str, ...] = NUMBERS) -> str:
+def times(numbers: tuple[str, ...] = (*NUMBERS, APPENDIX)) -> str:
     """Return the table of the time that notebooks took in the reference runs."""
     rows = []
     for stem in NOTEBOOKS:

@@ -36,6 +36,7 @@ FOR_STUDENTS = (
     "CITATION.cff",
     "pyproject.toml",
     "requirements.lock",
+    "requirements-demo.lock",
     "constraints.txt",
     "environment.yml",
     "distilwhisper_lib/**/*.py",
@@ -56,6 +57,7 @@ FOR_STUDENTS = (
     # Read by the notebooks, whichever preset they run at
     "results/reference/study/tuning.csv",
     "results/reference/study/hypotheses.csv",
+    "results/reference/toy/study/pairs.csv",
     "results/reference/both-voices/*",
     "results/reference/benchmarks/*",
     "results/reference/*/timing.json",
@@ -65,7 +67,7 @@ FOR_STUDENTS = (
 RESULT_PAGES = {f"docs/{name}.md" for name in ("results", "claims", "toy-languages", "benchmarks")}
 
 # Targets of the Makefile that work with the files above
-TARGETS = ("help", "setup", "course", "lab", "study", "claims", "toy", "grid", "estimates")
+TARGETS = ("help", "setup", "course", "lab", "demo", "study", "claims", "toy", "grid", "estimates")
 TARGETS += ("smaller", "convergence", "clean", "distclean")
 
 FOR_TEACHERS = ("LICENSE", "docs/*.md", "docs/teach/**/*", "notebooks/solutions/*.ipynb")
@@ -153,6 +155,8 @@ def teachers_edition(root: Path = ROOT, notebooks: Iterable[str] | None = None) 
     files["README.md"] = read(root, "tools/handout_teacher.md")
     for name in find(root, ["notebooks/source/[0-9]*.py"]):
         source = root / name
+        if not read_exercises(source):
+            continue  # the appendix
         if notebooks is None or source.stem[:2] in notebooks:
             print(f"running the wrong answers of {source.stem}", flush=True)
             files[f"mistakes/{source.stem}.md"] = mistakes_page(source).encode()

@@ -287,12 +287,13 @@ CLAIMS: dict[str, Callable[[], list[Claim]]] = {
     "00_setup": setup,
     "01_baseline_gap": baseline_gap,
     "02_language_experts": language_experts,
-    "03_distillation": _of("notebook_claims_training", "distillation"),
+    "03_distillation": _of("notebook_claims_distillation", "claims"),
     "04_finetuning_and_lora": _of("notebook_claims_training", "finetuning_and_lora"),
-    "05_comparison": _of("notebook_claims_training", "comparison"),
+    "05_comparison": _of("notebook_claims_comparison", "comparison"),
     "06_paper_scale": _of("notebook_claims_beyond", "paper_scale"),
     "07_ablations": _of("notebook_claims_beyond", "ablations"),
     "08_faster_smaller_deployed": _of("notebook_claims_beyond", "faster_smaller_deployed"),
+    "90_appendix_trainer": _of("notebook_claims_appendix", "appendix_trainer"),
 }
 
 

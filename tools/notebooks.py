@@ -1,7 +1,8 @@
-"""Build the notebooks: each file in notebooks/source gives a notebook and its solutions.
+"""Build the notebooks: each file in notebooks/source gives a notebook, and its solutions.
 
     .venv/bin/python tools/notebooks.py build      write notebooks/*.ipynb, with the outputs that
-                                                   still fit, and notebooks/solutions
+                                                   still fit, and notebooks/solutions; the appendix
+                                                   has no exercises, so it has no solutions
     .venv/bin/python tools/notebooks.py publish    take over the results of a course run at the
                                                    laptop preset: the notebooks with their outputs,
                                                    and tables and figures as the reference results
@@ -64,6 +65,11 @@ def read_source(path: Path) -> list:
 def tags(cell) -> set[str]:
     """Return the tags of a cell."""
     return set(cell.metadata.get("tags", []))
+
+
+def has_exercises(path: Path) -> bool:
+    """Whether a source has exercises: all have, but for the appendix."""
+    return any("exercise" in tags(cell) for cell in read_source(path))
 
 
 def build_notebook(path: Path):
@@ -168,7 +174,8 @@ def build() -> None:
             keep_outputs(notebook, nbformat.read(target, as_version=4))
         fold_what_is_predicted(notebook)
         nbformat.write(notebook, target)
-        nbformat.write(build_solutions(path), solutions / f"{path.stem}_solutions.ipynb")
+        if has_exercises(path):
+            nbformat.write(build_solutions(path), solutions / f"{path.stem}_solutions.ipynb")
 
 
 def publish(results: Path = ROOT / "results", preset: str = "laptop") -> None:

@@ -6,6 +6,7 @@ The lock has the hashes of all packages but PyTorch, and pip checks them.
     python3 tools/setup_env.py --gpu      with PyTorch's build for NVIDIA GPUs (make setup GPU=1)
     python3 tools/setup_env.py --here     into the environment of this Python (conda, or your own)
     python3 tools/setup_env.py --book     `.venv-book` instead: what makes the book and the slides
+    python3 tools/setup_env.py --demo     `.venv-demo` instead: what shows the demo's page
 
 PyTorch comes in its CPU build unless --gpu is given; once installed, the build for GPUs stays.
 Needs nothing but Python and its venv module; works on Linux, macOS and Windows.
@@ -28,6 +29,8 @@ VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements.lock"
 BOOK_VENV = ROOT / ".venv-book"
 BOOK_LOCK = ROOT / "requirements-book.lock"
+DEMO_VENV = ROOT / ".venv-demo"
+DEMO_LOCK = ROOT / "requirements-demo.lock"
 CONSTRAINTS = ROOT / "constraints.txt"  # the same pins without hashes, and PyTorch's
 OLDEST = (3, 11)
 
@@ -39,6 +42,7 @@ CHECKED = ("--require-hashes", "--no-deps")
 NEEDED_GB, DOWNLOAD_MB = 2.5, 450
 GPU_GB, GPU_MB = 8, 3000
 BOOK_GB, BOOK_MB = 0.5, 100
+DEMO_GB, DEMO_MB = 0.4, 85
 
 COURSE = (
     "`make course` then takes about 89 min on 2 cores, 6 GB of memory and 4.0 GB more of disk "
@@ -83,14 +87,23 @@ def main() -> None:
     parser.add_argument(
         "--book", action="store_true", help="the environment of the book, .venv-book, instead"
     )
+    parser.add_argument(
+        "--demo", action="store_true", help="the environment of the demo, .venv-demo, instead"
+    )
     options = parser.parse_args()
     here, gpu = options.here, options.gpu
-    if options.book and (here or gpu):
-        sys.exit("--book makes an environment of its own: leave out --here and --gpu")
+    apart = [f"--{name}" for name in ("book", "demo") if getattr(options, name)]
+    if len(apart) > 1:
+        sys.exit(f"{' and '.join(apart)} are two environments: make one after the other")
+    if apart and (here or gpu):
+        sys.exit(f"{apart[0]} makes an environment of its own: leave out --here and --gpu")
 
     check_python()
     if options.book:
-        set_up_book()
+        set_up_apart("book", BOOK_VENV, BOOK_LOCK, BOOK_GB, BOOK_MB)
+        return
+    if options.demo:
+        set_up_apart("demo", DEMO_VENV, DEMO_LOCK, DEMO_GB, DEMO_MB)
         return
     if gpu and not sys.platform.startswith("linux"):
         sys.exit(
@@ -137,25 +150,33 @@ def set_up(python: Path, here: bool, gpu: bool) -> None:
     pip(python, "distilwhisper_lib, from here", *ourselves)
 
 
-def set_up_book() -> None:
-    """Install what makes the book into `.venv-book`, where that has not been done."""
-    python = venv_python(BOOK_VENV)
-    stamp = BOOK_VENV / ".book-stamp"
-    wanted = book_fingerprint(python)
+def set_up_apart(what: str, venv: Path, lock: Path, gigabytes: float, megabytes: int) -> None:
+    """Install the packages of a lock into an environment of their own, where that is not done.
+
+    Args:
+        what: The environment is for, "book" say.
+        venv: Its folder.
+        lock: Its packages.
+        gigabytes: Of disk that it takes.
+        megabytes: That are downloaded.
+    """
+    python = venv_python(venv)
+    stamp = venv / f".{what}-stamp"
+    wanted = lock_fingerprint(lock, python)
     if python.exists() and stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
         return
 
-    check_disk(BOOK_GB)
+    check_disk(gigabytes)
     print(
-        f"Setting up {BOOK_VENV} for the book (about {BOOK_MB} MB to download, {BOOK_GB} GB of "
+        f"Setting up {venv} for the {what} (about {megabytes} MB to download, {gigabytes} GB of "
         "disk, a minute or two; only this once)",
         flush=True,
     )
     make_venv(python)
-    pip_locked(python, "pip", BOOK_LOCK)
-    pip(python, f"the packages of {BOOK_LOCK.name}", *CHECKED, "-r", str(BOOK_LOCK))
+    pip_locked(python, "pip", lock)
+    pip(python, f"the packages of {lock.name}", *CHECKED, "-r", str(lock))
     stamp.write_text(wanted, encoding="utf-8")
-    print("The environment of the book is ready.", flush=True)
+    print(f"The environment of the {what} is ready.", flush=True)
 
 
 def check_python() -> None:
@@ -196,9 +217,9 @@ def fingerprint(python: Path) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-def book_fingerprint(python: Path) -> str:
-    """Return a hash of what the environment of the book depends on."""
-    parts = [BOOK_LOCK.read_bytes(), sys.version.encode(), str(python).encode()]
+def lock_fingerprint(lock: Path, python: Path) -> str:
+    """Return a hash of what an environment of a lock alone depends on."""
+    parts = [lock.read_bytes(), sys.version.encode(), str(python).encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 

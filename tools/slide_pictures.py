@@ -22,7 +22,7 @@ PICTURES = {
     "divergences": ("03", '"KL(t || s)"'),
     "top-k": ("03", 'table["gradient, cosine"]'),
     "gates-in-training": ("03", '"gate_encoder", "gate_decoder"'),
-    "gate-positions": ("05", "plots.plot_gate_positions("),
+    "resampled-differences": ("05", 'label=f"drawn {way}"'),
 }
 
 

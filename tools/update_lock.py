@@ -4,6 +4,7 @@
 .venv/bin/python tools/update_lock.py --upgrade   takes the newest of everything
 .venv/bin/python tools/update_lock.py --conda     only writes environment.yml from the lock
 .venv/bin/python tools/update_lock.py --book      resolves requirements-book.lock instead
+.venv/bin/python tools/update_lock.py --demo      resolves requirements-demo.lock instead
 
 requirements.lock holds the hashes of every file of each package, so that it serves all platforms;
 constraints.txt has the same pins without hashes, and PyTorch's.
@@ -20,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 BOOK_LOCK = ROOT / "requirements-book.lock"
+DEMO_LOCK = ROOT / "requirements-demo.lock"
 CONSTRAINTS = ROOT / "constraints.txt"
 CONDA = ROOT / "environment.yml"
 TORCH = "torch==2.13.0"
@@ -42,6 +44,11 @@ BOOK_HEADER = """\
 # Every package that makes and tests the book and the slides, with the hashes of all its files: for
 # Python 3.11 and newer on Linux, macOS and Windows. Resolved by `tools/update_lock.py --book`,
 # installed into .venv-book by tools/setup_env.py with --require-hashes and --no-deps.
+"""
+DEMO_HEADER = """\
+# Every package of the demo's page, with the hashes of all its files: for Python 3.11 and newer on
+# Linux, macOS and Windows. Resolved by `tools/update_lock.py --demo`, installed into .venv-demo by
+# tools/setup_env.py with --require-hashes and --no-deps. Models run in .venv.
 """
 CONSTRAINTS_HEADER = """\
 # The pins of requirements.lock and PyTorch's, without hashes: for an environment of your own,
@@ -76,10 +83,13 @@ def main() -> None:
     parser.add_argument("--upgrade", action="store_true", help="take the newest of everything")
     parser.add_argument("--conda", action="store_true", help="only write environment.yml")
     parser.add_argument("--book", action="store_true", help="only write the book's lock")
+    parser.add_argument("--demo", action="store_true", help="only write the demo's lock")
     options = parser.parse_args()
     if options.book:
-        BOOK_LOCK.write_text(BOOK_HEADER + resolve_book(not options.upgrade), encoding="utf-8")
-        print(f"{len(read_pins(BOOK_LOCK))} pins in {BOOK_LOCK.name}")
+        write_lock(BOOK_LOCK, BOOK_HEADER, resolve_book(not options.upgrade))
+    if options.demo:
+        write_lock(DEMO_LOCK, DEMO_HEADER, resolve_demo(not options.upgrade))
+    if options.book or options.demo:
         return
 
     if not options.conda:
@@ -89,6 +99,12 @@ def main() -> None:
     pins = read_pins(LOCK)
     CONDA.write_text(conda_text(pins), encoding="utf-8")
     print(f"{len(pins)} pins in {LOCK.name}, {CONSTRAINTS.name} and {CONDA.name}")
+
+
+def write_lock(lock: Path, header: str, entries: str) -> None:
+    """Write the lock of an environment of its own."""
+    lock.write_text(header + entries, encoding="utf-8")
+    print(f"{len(read_pins(lock))} pins in {lock.name}")
 
 
 def resolve(keep: bool) -> str:
@@ -109,8 +125,18 @@ def resolve(keep: bool) -> str:
 
 def resolve_book(keep: bool) -> str:
     """Do the same for what the group "book" of pyproject.toml needs."""
+    return _resolve_group("book", BOOK_LOCK, keep)
+
+
+def resolve_demo(keep: bool) -> str:
+    """Do the same for what the group "demo" of pyproject.toml needs."""
+    return _resolve_group("demo", DEMO_LOCK, keep)
+
+
+def _resolve_group(name: str, lock: Path, keep: bool) -> str:
+    """Return the entries of the lock of a group of pyproject.toml, and pip's."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    return _resolve([*settings["dependency-groups"]["book"], "pip>=25"], BOOK_LOCK, keep)
+    return _resolve([*settings["dependency-groups"][name], "pip>=25"], lock, keep)
 
 
 def _resolve(wanted: list[str], lock: Path, keep: bool) -> str:

@@ -39,7 +39,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--only",
         nargs="+",
         metavar="NUMBER",
-        help="numbers of the notebooks to run, such as 00 01 (default: 00 to 05, the course); "
+        help="numbers of the notebooks to run, such as 00 01 (default: the course: 00 to 05, 90); "
         "no report is written and no table printed",
     )
     return parser.parse_args(arguments)

@@ -463,16 +463,21 @@ register(
 )
 register(LoRA("lora", "LoRA", "#ff9f1c"))
 register(LoRA("lora-teacher", "LoRA, with teacher", "#a86200", in_table=False, loss=TAUGHT))
-register(Experts("clsr-ft", "Experts (CLSR-FT)", "#7fb8e6"))
+register(Experts("clsr-ft", "Experts (CLSR-FT)", "#7fb8e6", in_table=False))
 register(
-    Experts("distilwhisper-released", "DistilWhisper, pooled budget", "#2a78b8", loss=DISTILLATION)
+    Experts(
+        "distilwhisper-released",
+        "DistilWhisper, pooled budget",
+        "#2a78b8",
+        in_table=False,
+        loss=DISTILLATION,
+    )
 )
 register(
     Experts(
         "experts",
         "Experts, our variant without teacher",
         "#8f9fd6",
-        in_table=False,
         loss=replace(OUR_LOSS, divergence="none"),
         settings=OUR_SETTINGS,
     )

@@ -1,0 +1,535 @@
+"""What notebook 05 says of results; `notebook_claims.py` collects and checks it.
+
+Most of its sentences rest on the tables of the course's reference run, resampled here as the
+notebook does; what no table holds is read off the outputs stored in the notebook.
+"""
+
+from collections.abc import Iterable
+from functools import cache
+
+import numpy as np
+import pandas as pd
+from notebook_claims import NUMBER, ROOT, Claim, decided, output_of, overlap, reference, shows
+
+from distilwhisper_lib import METHODS, PRESETS, compared_methods, trained_methods
+from distilwhisper_lib.evaluation.scoring import word_errors
+from distilwhisper_lib.evaluation.statistics import capped, difference, holm, rate
+
+STEM = "05_comparison"
+LAPTOP = ROOT / "results" / "reference" / "laptop"
+STUDY = ROOT / "results" / "reference" / "study"
+
+OURS = "distilwhisper"
+DOMAINS = ("in-domain", "out-of-domain")
+LANGUAGES = ("nl", "ru", "es", "fr", "it")  # of the tests of retention
+SYSTEMS = tuple(compared_methods(PRESETS["laptop"]))
+TRAINED = tuple(trained_methods(PRESETS["laptop"]))
+WITH_EXPERTS = tuple(name for name in TRAINED if METHODS[name].has_experts)
+LABELS = {name: METHODS[name].label for name in SYSTEMS}
+TRAININGS = 10  # of a system in the study: two folds, five seeds
+
+
+# ---- the reference run
+
+
+@cache
+def _predictions() -> pd.DataFrame:
+    return pd.read_csv(LAPTOP / "predictions.csv")
+
+
+def counts(system: str, test: str) -> pd.DataFrame:
+    """Return the errors of each prediction of a system on a Czech test, as `comparison.counts`."""
+    table = _predictions()
+    chosen = table[(table["system"] == system) & (table["test_set"] == test)]
+    return chosen[chosen["language"] == "cs"].reset_index(drop=True)
+
+
+@cache
+def pair(first: str, other: str, test: str, drawn: str = "unit") -> dict[str, float]:
+    """Return `statistics.difference` of two systems, with rooms ("unit") or clips ("id") drawn."""
+    tables = [counts(name, test) for name in (first, other)]
+    if drawn == "id":
+        tables = [table.drop(columns="unit") for table in tables]
+    return difference(*tables)
+
+
+def own_pairs(drawn: str = "unit") -> dict[tuple[str, str], dict[str, float]]:
+    """Return our variant minus each other system of the table, by (system, domain)."""
+    others = [name for name in SYSTEMS if name not in (OURS, "teacher")]
+    return {(name, test): pair(OURS, name, test, drawn) for test in DOMAINS for name in others}
+
+
+def corrected(found: dict[tuple[str, str], dict[str, float]]) -> dict[tuple[str, str], float]:
+    """Return p values that are corrected for being several."""
+    adjusted = holm({" ".join(key): row["p"] for key, row in found.items()})
+    return dict(zip(found, adjusted.values(), strict=True))
+
+
+def wer(system: str, test: str) -> float:
+    """Return a system's WER on a Czech test."""
+    return float(reference(system, f"cs/{test}")["wer"])
+
+
+def rows_of(system: str, task: str) -> pd.DataFrame:
+    """Return a system's scores in other languages ("transcribe") or in translation."""
+    table = pd.read_csv(LAPTOP / "comparison.csv", keep_default_na=False)
+    chosen = table[(table["system"] == system) & (table["task"] == task)]
+    if task == "transcribe":
+        chosen = chosen[chosen["language"].isin(LANGUAGES)]
+    scores = ["wer", "bleu", "bleu_low", "bleu_high", "chrf"]
+    return chosen.assign(**{name: pd.to_numeric(chosen[name]) for name in scores})
+
+
+# ---- the notebook's outputs
+
+
+def numbers_in(code: str, label: str) -> list[float]:
+    """Return the numbers of the line of an output that begins with `label`; none: no such line."""
+    for line in output_of(STEM, code).splitlines():
+        if line.strip().startswith(label):
+            rest = line.strip().removeprefix(label)
+            return [float(number.replace(",", "")) for number in NUMBER.findall(rest)]
+    return []
+
+
+def all_show(numbers: Iterable[float], text: str) -> bool:
+    """Whether there are numbers, and each of them is written as `text` once it is rounded."""
+    found = list(numbers)
+    return bool(found) and all(shows(number, text) for number in found)
+
+
+# ---- section 1
+
+
+def _stand_in_leads() -> bool:
+    leads = []
+    for test in DOMAINS:
+        others = [wer(system, test) for system in SYSTEMS if system != "teacher"]
+        leads.append(min(others) - wer("teacher", test))
+    return shows(leads[0], "9.6") and shows(leads[1], "11.1")
+
+
+def _three_close_together() -> bool:
+    three = (OURS, "experts", "lora")
+    apart = []
+    for test in DOMAINS:
+        found = [wer(system, test) for system in three]
+        others = [wer(system, test) for system in ("student", "fine-tuning")]
+        if max(found) > min(others):
+            return False
+        apart.append(max(found) - min(found))
+    return shows(max(apart), "2.0")
+
+
+def _fine_tuning_gains_less() -> bool:
+    inside, outside = (wer("student", test) - wer("fine-tuning", test) for test in DOMAINS)
+    best = max(wer(system, "in-domain") for system in (OURS, "experts", "lora"))
+    return inside > 0 and best < wer("fine-tuning", "in-domain") and outside <= 0
+
+
+def losses(system: str, switch: str = "") -> list[float]:
+    """Return what a system loses in each other language, in points of WER."""
+    rows = rows_of(system, "transcribe")
+    own = rows[rows["experts"] == switch].set_index("language")["wer"]
+    student = rows_of("student", "transcribe").set_index("language")["wer"]
+    return [own[language] - student[language] for language in LANGUAGES]
+
+
+def _lost_and_kept() -> bool:
+    lost = [np.mean(losses(system)) for system in ("fine-tuning", "lora")]
+    return min(lost) > 10 and _nothing_is_lost()
+
+
+# ---- section 2: the pair of its picture
+
+
+def _apart() -> np.ndarray:
+    """Return our variant minus fine-tuning, out-of-domain, with draws of clips for each system."""
+    rates = []
+    for seed, system in ((1, OURS), (2, "fine-tuning")):
+        scored = counts(system, "out-of-domain").dropna(subset=["words"])
+        errors, words = word_errors(scored).to_numpy(), scored["words"].to_numpy()
+        draws = np.random.default_rng(seed).integers(0, len(words), (2000, len(words)))
+        rates.append(100 * errors[draws].sum(axis=1) / words[draws].sum(axis=1))
+    return np.percentile(rates[0] - rates[1], [2.5, 97.5])
+
+
+def _together() -> tuple[float, float]:
+    found = pair(OURS, "fine-tuning", "out-of-domain", "id")
+    return found["low"], found["high"]
+
+
+def _widths() -> bool:
+    (low, high), (apart_low, apart_high) = _together(), _apart()
+    return shows(high - low, "6.8") and shows(apart_high - apart_low, "12.4")
+
+
+def _zero_inside_and_outside() -> bool:
+    (_, high), (apart_low, apart_high) = _together(), _apart()
+    return apart_low < 0 < apart_high and high < 0
+
+
+# ---- section 3
+
+
+def _made_up() -> list[float]:
+    code = "wrong_by_clip += is_decided("
+    return numbers_in(code, "of 200 tests of equally good systems are decided:")
+
+
+def _decided_by_clip_and_by_room() -> bool:
+    by_clip, by_room = (
+        {key for key, row in own_pairs(drawn).items() if decided(pd.Series(row))}
+        for drawn in ("id", "unit")
+    )
+    gone = by_clip - by_room
+    return (len(by_clip), len(by_room)) == (4, 3) and gone == {("student", "out-of-domain")}
+
+
+def _is_better(other: str, *tests: str) -> bool:
+    return all(pair(OURS, other, test)["high"] < 0 for test in tests)
+
+
+def _is_open(other: str) -> bool:
+    return not any(decided(pd.Series(pair(OURS, other, test))) for test in DOMAINS)
+
+
+# ---- section 4
+
+
+def _decided_alone_and_among_all() -> bool:
+    found = own_pairs()
+    alone = [key for key, row in found.items() if row["p"] <= 0.05]
+    among = {key for key, p in corrected(found).items() if p <= 0.05}
+    expected = {("student", "in-domain"), ("fine-tuning", "out-of-domain")}
+    return len(alone) == 3 and len(among) == 2 and among == expected
+
+
+def _open_again() -> bool:
+    row = pair(OURS, "fine-tuning", "in-domain")
+    p = corrected(own_pairs())["fine-tuning", "in-domain"]
+    return p > 0.05 and shows(row["p"], "0.045") and -0.5 < row["high"] < 0
+
+
+# ---- section 5
+
+
+def _by_the_teacher() -> bool:
+    gains = [-pair(OURS, "experts", test)["difference"] for test in DOMAINS]
+    return shows(gains[0], "1.4") and shows(gains[1], "0.8") and _is_open("experts")
+
+
+@cache
+def _stressed(system: str) -> dict[str, float]:
+    """Return plain and capped WER, the plain interval's width and the loops in the stress test."""
+    counted = counts(system, "other-characters")
+    plain = rate(counted)
+    return {
+        "plain": plain["wer"],
+        "width": plain["wer_high"] - plain["wer_low"],
+        "capped": rate(capped(counted))["wer"],
+        "loops": counted["loop"].sum(),
+    }
+
+
+def _stress(column: str) -> dict[str, float]:
+    return {system: _stressed(system)[column] for system in SYSTEMS}
+
+
+def _loops_of_the_student() -> bool:
+    return _stressed("student")["loops"] == 6 and shows(_stressed("student")["width"], "73")
+
+
+def _ours_loops_on_none() -> bool:
+    plain = _stress("plain")
+    return _stressed(OURS)["loops"] == 0 and min(plain, key=plain.__getitem__) == OURS
+
+
+def _closer_when_capped() -> bool:
+    plain, limited = _stress("plain").values(), _stress("capped").values()
+    closer = max(limited) - min(limited) < 0.5 * (max(plain) - min(plain))
+    return closer and _stressed(OURS)["capped"] > min(_stress("capped")[name] for name in TRAINED)
+
+
+# ---- section 6
+
+
+def _ranges_of_losses() -> bool:
+    tuned, lora = losses("fine-tuning"), losses("lora")
+    return (
+        shows(min(tuned), "21")
+        and shows(max(tuned), "73")
+        and shows(min(lora), "11")
+        and shows(max(lora), "37")
+    )
+
+
+def _nothing_is_lost() -> bool:
+    return not any(loss for name in ("lora", *WITH_EXPERTS) for loss in losses(name, "off"))
+
+
+def _same_scores_when_off() -> bool:
+    student = rows_of("student", "translate").iloc[0]
+    for system in ("lora", *WITH_EXPERTS):
+        rows = rows_of(system, "translate")
+        off = rows[rows["experts"] == "off"]
+        if len(off) != 1 or any(off.iloc[0][score] != student[score] for score in ("bleu", "chrf")):
+            return False
+    return True
+
+
+def _lower_bleu() -> bool:
+    student = rows_of("student", "translate").iloc[0]
+    tables = [rows_of(system, "translate") for system in ("fine-tuning", "lora")]
+    on = [table[table["experts"] == ""].iloc[0] for table in tables]
+    return all(row["bleu"] < student["bleu"] and overlap(row, student, "bleu") for row in on)
+
+
+def _experts_in_translation() -> bool:
+    code = 'for experts_on in ("encoder", True):'
+    ours = LABELS[OURS]
+    lines = [" ".join(line.split()) for line in output_of(STEM, code).splitlines()]
+    found = {}
+    for switch in ("off", "encoder", "on"):
+        label = f"{ours} {switch} "
+        for line in lines:
+            if line.startswith(label):
+                found[switch] = [float(x) for x in NUMBER.findall(line.removeprefix(label))]
+    if len(found) < 3:
+        return False
+    off, encoder, every = found["off"], found["encoder"], found["on"]
+    return (
+        (off[0], encoder[0], every[0]) == (3.4, 1.8, 0.5)
+        and encoder[2] >= off[1]
+        and off[2] >= encoder[1]
+    )
+
+
+# ---- section 7
+
+
+def _minutes_of_the_second_language() -> list[float]:
+    """Return the minutes of speech that the second language is trained on (notebook 00)."""
+    code = "second = [lab.rows(split, lab.preset.second_language)"
+    for line in output_of("00_setup", code).splitlines():
+        cells = line.split()
+        if "train" in cells:
+            return [float(cells[cells.index("train") + 2])]
+    return []
+
+
+def _three_quarters() -> bool:
+    student, teacher, ours = (
+        reference(system, "ca/second-language")["wer"] for system in ("student", "teacher", OURS)
+    )
+    return 0.72 < (student - ours) / (student - teacher) < 0.78
+
+
+def _mixed_batch() -> bool:
+    lines = output_of(STEM, "mixed = transcribe_rows(features, languages)").splitlines()
+    return sum(line.rstrip().endswith(" yes") for line in lines) == 6
+
+
+# ---- section 8
+
+
+def _costs(system: str) -> list[float]:
+    """Return seconds, the teacher's, MB, thousands trained and active of a system; or nothing."""
+    return numbers_in("rows.append(cost(name))", f"{LABELS[system]} ")[:5]
+
+
+def _column(place: int, systems: Iterable[str] = TRAINED) -> dict[str, float]:
+    """Return a column of the table of costs; without a stored table NaN."""
+    rows = {system: _costs(system) for system in systems}
+    return {system: row[place] if row else np.nan for system, row in rows.items()}
+
+
+def _seconds_of_training() -> bool:
+    seconds = _column(0).values()
+    taught = _column(1, [name for name in TRAINED if METHODS[name].distils]).values()
+    return shows(min(seconds), "334") and shows(max(seconds), "368") and all_show(taught, "10")
+
+
+def _sizes_of_files() -> bool:
+    sizes = _column(2)
+    student_mb = 4e-3 * _column(4, ["student"])["student"]  # fp32
+    experts = [sizes[name] for name in WITH_EXPERTS]
+    return (
+        min(sizes, key=sizes.__getitem__) == "lora"
+        and shows(sizes["lora"], "16")
+        and max(sizes, key=sizes.__getitem__) == "fine-tuning"
+        and shows(sizes["fine-tuning"], "290")
+        and all_show(experts, "103")
+        and all(0.3 < size / student_mb < 0.37 for size in experts)
+    )
+
+
+def _active() -> bool:
+    found = _column(4, ["student", *WITH_EXPERTS])
+    student = found.pop("student") / 1e3
+    return shows(student, "72.6") and all_show((each / 1e3 for each in found.values()), "73.0")
+
+
+def _half_a_per_cent() -> bool:
+    found = numbers_in('verdicts.loc["6. inference', "6. inference has little overhead")
+    return all_show(found, "0.5") or all_show(found, "0.6")
+
+
+# ---- section 9
+
+
+def _no_verdict_too_early() -> bool:
+    table = pd.read_csv(STUDY / "hypotheses.csv").dropna(subset=["first"])
+    begun = table[table["trainings"] < TRAININGS]
+    return bool((begun["verdict"] == "incomplete").all())
+
+
+# ---- section 10
+
+
+@cache
+def _verdicts() -> dict[tuple[str, str], str]:
+    """Return the verdicts of the tested claims, by the other system and the domain."""
+    pairs = [("teacher", "student"), *((OURS, name) for name in ("fine-tuning", "lora", "experts"))]
+    found = {(other, test): pair(first, other, test) for first, other in pairs for test in DOMAINS}
+    verdicts = {}
+    for key, p in corrected(found).items():
+        sign = "holds" if found[key]["difference"] < 0 else "contradicted"
+        verdicts[key] = sign if p <= 0.05 else "open"
+    return verdicts
+
+
+def _are(other: str, inside: str, outside: str) -> bool:
+    return [_verdicts()[other, test] for test in DOMAINS] == [inside, outside]
+
+
+# ---- all
+
+
+def comparison() -> list[Claim]:
+    """Return the claims of notebook 05."""
+    return [
+        Claim("The stand-in is lowest in both domains, by 9.6 and 11.1 points.", _stand_in_leads),
+        Claim(
+            "Then come our variant, experts without a teacher and LoRA, at most 2.0 points apart "
+            "in either domain.",
+            _three_close_together,
+        ),
+        Claim(
+            "Fine-tuning gains less in-domain and nothing out-of-domain.", _fine_tuning_gains_less
+        ),
+        Claim(
+            "In other languages fine-tuning and LoRA have lost what the experts keep.",
+            _lost_and_kept,
+        ),
+        Claim("Together the interval is 6.8 points wide, apart 12.4.", _widths),
+        Claim("Apart it holds zero, together it leaves zero out", _zero_inside_and_outside),
+        Claim(
+            "By clip 48 of 200 are decided, nearly five times as many as should be. By room it is "
+            "12.",
+            lambda: _made_up() == [48, 12],
+        ),
+        Claim(
+            "By clip four of these differences are decided, by room three: out-of-domain the gain "
+            "over the student is no longer one.",
+            _decided_by_clip_and_by_room,
+        ),
+        Claim(
+            "Our variant is better than the student in-domain and than fine-tuning in both "
+            "domains.",
+            lambda: _is_better("student", "in-domain") and _is_better("fine-tuning", *DOMAINS),
+        ),
+        Claim(
+            "Against LoRA and against the same experts without a teacher nothing is decided.",
+            lambda: _is_open("lora") and _is_open("experts"),
+        ),
+        Claim(
+            "Three differences are decided alone, and two among all: the gain over the student "
+            "in-domain, and over fine-tuning out-of-domain.",
+            _decided_alone_and_among_all,
+        ),
+        Claim(
+            "Fine-tuning in-domain is open again: its p value was 0.045, and its interval had left "
+            "out zero by a hair.",
+            _open_again,
+        ),
+        Claim(
+            "Our variant gains 1.4 and 0.8 points by the teacher, and neither is decided.",
+            _by_the_teacher,
+        ),
+        Claim(
+            "The student loops on 6 clips, and the interval of its plain WER is 73 points wide.",
+            _loops_of_the_student,
+        ),
+        Claim("Our variant loops on none and has the lowest plain WER.", _ours_loops_on_none),
+        Claim(
+            "Capped, the systems lie much closer together, and our variant is not the lowest any "
+            "more.",
+            _closer_when_capped,
+        ),
+        Claim(
+            "every system is wrong at three words of four.",
+            lambda: min(_stress("capped").values()) > 75,
+        ),
+        Claim(
+            "Fine-tuning loses 21 to 73 points of WER, LoRA that stays on 11 to 37.",
+            _ranges_of_losses,
+        ),
+        Claim(
+            "The experts and the LoRA that is switched off lose nothing, to the last digit.",
+            _nothing_is_lost,
+        ),
+        Claim(
+            "Switched off, LoRA and all experts have the student's scores.", _same_scores_when_off
+        ),
+        Claim(
+            "Fine-tuning, and LoRA that stays on, have a lower BLEU, but the intervals overlap "
+            "with the student's.",
+            _lower_bleu,
+        ),
+        Claim(
+            "BLEU is 0.5. With the encoder's alone it is 1.8, below the student's 3.4, and the two "
+            "intervals overlap.",
+            _experts_in_translation,
+        ),
+        Claim(
+            "From 2.4 minutes of speech",
+            lambda: all_show(_minutes_of_the_second_language(), "2.4"),
+        ),
+        Claim("close three quarters of the gap between student and stand-in.", _three_quarters),
+        Claim("All six texts of the mixed batch are those of the clips alone.", _mixed_batch),
+        Claim(
+            "Training takes 334 to 368 seconds, and the teacher's pass adds 10.",
+            _seconds_of_training,
+        ),
+        Claim(
+            "LoRA's file is the smallest (16 MB), fine-tuning's the largest (290 MB); experts have "
+            "103 MB, about a third of the student.",
+            _sizes_of_files,
+        ),
+        Claim("experts have hardly more than the student: 73.0 million and 72.6.", _active),
+        Claim(
+            "No row has a verdict before all of its trainings are computed.",
+            _no_verdict_too_early,
+        ),
+        Claim(
+            "Claim 1 holds in both domains.",
+            lambda: _are("student", "holds", "holds"),
+        ),
+        Claim(
+            "Against fine-tuning claim 2 holds out-of-domain and is open in-domain",
+            lambda: _are("fine-tuning", "open", "holds"),
+        ),
+        Claim(
+            "against LoRA it is open in both, and so is the teacher's part.",
+            lambda: _are("lora", "open", "open") and _are("experts", "open", "open"),
+        ),
+        Claim(
+            "Claim 5 holds by construction, for a LoRA that is switched off as well.",
+            lambda: _nothing_is_lost() and _same_scores_when_off(),
+        ),
+        Claim(
+            "For claim 6: a position goes through half a per cent more parameters.",
+            _half_a_per_cent,
+        ),
+    ]
