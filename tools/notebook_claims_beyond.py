@@ -121,12 +121,13 @@ def _grid() -> bool:
 
 def _memory_of_experts() -> bool:
     small = get_preset("colab")
-    names = ("teacher-outputs", *compared_methods())
+    methods = compared_methods(small)
+    names = ("teacher-outputs", *methods)
     gigabytes = {name: estimate(name, small, 3_000)["GB"] for name in names}
     trained = {name: gb for name, gb in gigabytes.items() if name not in ("student", "teacher")}
     most = {name for name, gb in gigabytes.items() if gb == max(gigabytes.values())}
     return (
-        most == {"clsr-ft", "distilwhisper-released", "distilwhisper"}
+        most == {name for name, method in methods.items() if method.has_experts}
         and min(trained, key=trained.get) == "lora"
     )
 

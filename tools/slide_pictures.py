@@ -22,6 +22,7 @@ PICTURES = {
     "divergences": ("03", '"KL(t || s)"'),
     "top-k": ("03", 'table["gradient, cosine"]'),
     "gates-in-training": ("03", '"gate_encoder", "gate_decoder"'),
+    "gates-over-sound": ("03", "plots.plot_gates_over_sound("),
     "resampled-differences": ("05", 'label=f"drawn {way}"'),
 }
 

@@ -457,10 +457,12 @@ names = differences["test_set"] + ", " + differences["other"]
 by_library = statistics.holm(dict(zip(names, p_values, strict=True)))
 assert np.allclose(by_hand, list(by_library.values()))
 
-decisions = pd.DataFrame({"our variant minus": differences["other"].map(label),
-                          "difference": differences["difference"], "p": p_values, "p, Holm": by_hand,
-                          "decided alone": p_values <= 0.05, "decided among all": by_hand <= 0.05})
-show(decisions.set_index(differences["test_set"].rename("test")), digits=3)
+decisions = differences[["test_set", "other", "difference", "p"]].set_index("test_set")
+decisions["other"] = decisions["other"].map(label)
+decisions["p, Holm"] = by_hand
+decisions["decided alone"] = p_values <= 0.05
+decisions["decided among all"] = by_hand <= 0.05
+show(decisions.rename(columns={"other": "our variant minus"}).rename_axis("test"), digits=3)
 
 # %% [markdown]
 # **Read:** Three differences are decided alone, and two among all: the gain over the student in-domain, and over

@@ -578,7 +578,7 @@ hours.sum().div(24).round(1).rename("days, one GPU (estimate)")
 from distilwhisper_lib import compared_methods, estimate
 
 small = get_preset("colab")
-rows = {name: estimate(name, small, 3_000) for name in ("teacher-outputs", *compared_methods())}
+rows = {name: estimate(name, small, 3_000) for name in ("teacher-outputs", *compared_methods(small))}
 pd.DataFrame(rows).T[["trained M", "GB", "T4 h", "A100 h"]].round(2)
 
 # %% [markdown]

@@ -1,0 +1,362 @@
+"""What notebook 04 says of results; `notebook_claims.py` collects and checks it."""
+
+import re
+
+import numpy as np
+import pandas as pd
+from notebook_claims import (
+    ROOT,
+    Claim,
+    decided,
+    numbers_of,
+    output_of,
+    reference,
+    shows,
+    table_numbers,
+)
+from notebook_claims_comparison import losses
+from notebook_pictures import by_epoch, panels
+
+ADAPTING = "04_finetuning_and_lora"
+STUDY = ROOT / "results" / "reference" / "study"
+TOY = ROOT / "results" / "reference" / "toy" / "study"
+DOMAINS = ("in-domain", "out-of-domain")
+
+
+def wer(system: str, test: str) -> float:
+    """Return a system's WER on a Czech test of the course's reference run."""
+    return float(reference(system, f"cs/{test}")["wer"])
+
+
+def pair(stem: str, code: str, label: str) -> pd.Series:
+    """Return difference, low and high of a line such as "cs/in-domain: LoRA - Fine-tuning"."""
+    numbers = numbers_of(stem, code, f"{label} =")
+    return pd.Series(numbers, index=["difference", "low", "high"])
+
+
+def trials(system: str) -> pd.DataFrame:
+    """Return the trials of a kind of method: one a row, with rate, epochs and WER."""
+    table = pd.read_csv(STUDY / "tuning.csv")
+    return table[table["system"] == system].reset_index(drop=True)
+
+
+TRIALS = {"fine-tuning", "lora", "experts", "clsr-ft"}
+
+
+def _tensors_fixed() -> bool:
+    printed = output_of(ADAPTING, "fixed = {name: tuple(p.shape)")
+    return re.findall(r"'([\w.]+)': \(", printed) == ["model.encoder.embed_positions.weight"]
+
+
+def _trained_share(label: str) -> float:
+    return numbers_of(ADAPTING, "for method in compared_methods().values():", label)[-1]
+
+
+def _shares_of_training() -> bool:
+    labels = (EXPERTS, "DistilWhisper, our variant")
+    return (
+        _trained_share("Fine-tuning") == 98.9
+        and _trained_share("LoRA") == 5.4
+        and all(_trained_share(label) == 35.3 for label in labels)
+    )
+
+
+def _first_gradients() -> bool:
+    printed = output_of(ADAPTING, "by_hand = LowRank(fc1, r=64, alpha=64)")
+    of_a, of_b = re.findall(r"[AB] ([\d.e-]+)", printed)
+    return float(of_a) == 0 < float(of_b)
+
+
+def _chosen() -> dict[str, pd.Series]:
+    """Return the best trial of each kind."""
+    tables = {system: trials(system) for system in TRIALS}
+    return {system: table.loc[table["wer"].idxmin()] for system, table in tables.items()}
+
+
+def _six_epochs_are_better() -> bool:
+    better = []
+    for system in TRIALS:
+        table = trials(system)
+        short = table[table["epochs"] == 3].iloc[0]
+        same_rate = table["learning_rate"] == short["learning_rate"]
+        long = table[same_rate & (table["epochs"] == 6)].iloc[0]
+        better.append(long["wer"] < short["wer"])
+    return all(better) and all(best["epochs"] == 6 for best in _chosen().values())
+
+
+def _rates() -> bool:
+    rates = {system: best["learning_rate"] for system, best in _chosen().items()}
+    return max(rates, key=rates.get) == "lora" and shows(rates["lora"] / rates["fine-tuning"], "20")
+
+
+def _at_the_edge() -> bool:
+    chosen = _chosen()
+    highest = trials("fine-tuning")["learning_rate"].max()
+    lowest = trials("experts")["learning_rate"].min()
+    return (
+        chosen["fine-tuning"]["learning_rate"] == highest
+        and chosen["experts"]["learning_rate"] == lowest
+    )
+
+
+def _trials_overlap() -> bool:
+    tables = [trials(system) for system in TRIALS]
+    return all(table["wer_low"].max() <= table["wer_high"].min() for table in tables)
+
+
+def _run(system: str) -> list[float]:
+    """Return the facts of a training: clips, epochs, …, seconds, memory (notebook 04)."""
+    return table_numbers(ADAPTING, "runs = {name: json.loads(", f"{system} ")
+
+
+def _same_conditions() -> bool:
+    rows = [_run(system)[:4] for system in ("fine-tuning", "lora", "experts")]
+    return rows[0] == rows[1] == rows[2]
+
+
+def _alike_in_cost() -> bool:
+    rows = [_run(system) for system in ("fine-tuning", "lora", "experts")]
+    seconds, memory = ([row[position] for row in rows] for position in (-2, -1))
+    return max(seconds) < 1.1 * min(seconds) and max(memory) - min(memory) <= 0.1
+
+
+def _lora_has_the_peak() -> bool:
+    rows = {system: _run(system) for system in ("fine-tuning", "lora", "experts")}
+    trained = {system: row[5] for system, row in rows.items()}
+    memory = {system: row[-1] for system, row in rows.items()}
+    return max(memory, key=memory.get) == "lora" == min(trained, key=trained.get)
+
+
+def _validation(system: str) -> list[float]:
+    return by_epoch(panels(ADAPTING, 'plot_curves(logs, ("ce", "eval_loss"))')[1], system)
+
+
+def _fine_tuning_rises() -> bool:
+    heights = _validation("fine-tuning")
+    return int(np.argmin(heights)) == 1 and heights[-1] > heights[0]
+
+
+def _lora_goes_up_and_down() -> bool:
+    return set(np.sign(np.diff(_validation("lora")))) == {-1, 1}
+
+
+def _experts_end_lowest() -> bool:
+    tuned, lora, experts = map(_validation, ("fine-tuning", "lora", "experts"))
+    return lora[0] < experts[0] < tuned[0] and experts[-1] < min(lora[-1], tuned[-1])
+
+
+def _in_domain_gains() -> bool:
+    found = {name: wer(name, "in-domain") for name in ("student", "fine-tuning", "lora", "experts")}
+    student, tuned = found.pop("student"), found.pop("fine-tuning")
+    return max(found.values()) < tuned < student
+
+
+def _out_of_domain_gains() -> bool:
+    names = ("student", "fine-tuning", "lora", "experts")
+    found = {name: wer(name, "out-of-domain") for name in names}
+    return min(found, key=found.get) == "lora" and found["fine-tuning"] >= found["student"]
+
+
+def _pair(first: str, other: str, test: str) -> pd.Series:
+    return pair(ADAPTING, "def verdict(first, other, key)", f"cs/{test}: {first} - {other}")
+
+
+TAUGHT = {  # with the teacher, without it
+    ("fine-tuning-teacher", "fine-tuning"),
+    ("lora-teacher", "lora"),
+    ("distilwhisper", "experts"),
+}
+STUDENT, EXPERTS = "Whisper (student)", "Experts, our variant without teacher"
+
+
+def _better_than_the_student() -> bool:
+    return (
+        all(_pair("LoRA", STUDENT, test)["high"] < 0 for test in DOMAINS)
+        and _pair(EXPERTS, STUDENT, "in-domain")["high"] < 0
+        and not decided(_pair(EXPERTS, STUDENT, "out-of-domain"))
+    )
+
+
+def _fine_tuning_is_open() -> bool:
+    return not any(decided(_pair("Fine-tuning", STUDENT, test)) for test in DOMAINS)
+
+
+def _experts_and_lora_are_open() -> bool:
+    return not any(decided(_pair(EXPERTS, "LoRA", test)) for test in DOMAINS)
+
+
+def _teacher_in_the_toy_world() -> pd.DataFrame:
+    """Return what a teacher changes for three methods in both domains, from the toy study."""
+    table = pd.read_csv(TOY / "pairs.csv")
+    table = table[table["test"].isin(DOMAINS)]
+    pairs = zip(table["first"], table["other"], strict=True)
+    return table[[pair in TAUGHT for pair in pairs]]
+
+
+def _nothing_by_the_teacher() -> bool:
+    table = _teacher_in_the_toy_world()
+    return len(table) == 6 and not any(decided(row) for _, row in table.iterrows())
+
+
+def _points_by_the_teacher() -> bool:
+    changes = _teacher_in_the_toy_world().set_index("first")["difference"]
+    tuned = changes.loc["fine-tuning-teacher"]
+    others = -changes.drop("fine-tuning-teacher")
+    return (
+        shows(others.min(), "0.3")
+        and shows(others.max(), "0.4")
+        and shows(tuned.min(), "0.4")
+        and shows(tuned.max(), "0.7")
+    )
+
+
+def _range_of_losses() -> bool:
+    lora, tuned = losses("lora"), losses("fine-tuning")
+    return (
+        shows(min(lora), "11")
+        and shows(max(lora), "37")
+        and shows(min(tuned), "21")
+        and shows(max(tuned), "73")
+    )
+
+
+def _lora_loses_less() -> bool:
+    both = zip(losses("lora"), losses("fine-tuning"), strict=True)
+    return all(less < more for less, more in both)
+
+
+def _switched_off() -> bool:
+    printed = output_of(ADAPTING, "trained_lora.disable_adapter()")
+    far = re.findall(r"up to ([\d.]+)", printed)
+    return "switched off: exactly the student" in printed and shows(float(far[0]), "38.9")
+
+
+def _merged() -> bool:
+    printed = output_of(ADAPTING, "merged = trained_lora.merge_and_unload()")
+    found = re.findall(r"logits: ([\d.e-]+) of up to ([\d.]+)", printed)[0]
+    return shows(float(found[0]), "0.00007") and shows(float(found[1]), "40")
+
+
+def _storage(label: str) -> list[float]:
+    """Return MB of a file, and for 1, 8 and 99 languages (notebook 04)."""
+    return table_numbers(ADAPTING, 'sizes[f"for {n}"]', label)
+
+
+def _sizes_for_eight() -> bool:
+    labels = ("LoRA", EXPERTS, "Fine-tuning")
+    return all(
+        shows(_storage(label)[2], text)
+        for label, text in zip(labels, ("416", "1112", "2323"), strict=True)
+    )
+
+
+def _smallest_for_one() -> bool:
+    return _storage("Fine-tuning")[1] < min(_storage("LoRA")[1], _storage(EXPERTS)[1])
+
+
+def claims() -> list[Claim]:
+    """Return the claims of notebook 04."""
+    stem = ADAPTING
+    return [
+        Claim("A single tensor is fixed, the table of the encoder's positions.", _tensors_fixed),
+        Claim(
+            "Fine-tuning trains 98.9 % of the student, LoRA 5.4 %. All systems with experts train "
+            "35.3 %",
+            _shares_of_training,
+        ),
+        Claim(
+            "Only B has one. The gradient of A is multiplied by B, and so it is zero.",
+            _first_gradients,
+        ),
+        Claim(
+            "The rank is 64",
+            lambda: numbers_of(stem, "torch.linalg.matrix_rank(update)", "shape")[-1] == 64,
+        ),
+        Claim(
+            "48 tensors",
+            lambda: "- 48 trained tensors" in output_of(stem, "layer = lora.get_base_model()"),
+        ),
+        Claim(
+            "The largest difference is zero.",
+            lambda: numbers_of(stem, "by_hand.A.copy_(", "largest difference") == [0],
+        ),
+        Claim(
+            "An error. The wrapper for that task hands the model `input_ids`",
+            lambda: bool(
+                re.match("TypeError.*input_ids", output_of(stem, 'named.task_type = "SEQ_2_SEQ'))
+            ),
+        ),
+        Claim("At the middle rate six epochs are better than three", _six_epochs_are_better),
+        Claim("The highest of the chosen rates is LoRA's, 20 times fine-tuning's.", _rates),
+        Claim(
+            "Fine-tuning is best at the highest rate that was tried, our variant at the lowest",
+            _at_the_edge,
+        ),
+        Claim("Within each kind the intervals of all trials overlap.", _trials_overlap),
+        Claim("Clips, epochs, steps and batch size are the same in every row.", _same_conditions),
+        Claim(
+            "no training takes a tenth longer than another, and the peaks lie within 0.1 GB.",
+            _alike_in_cost,
+        ),
+        Claim(
+            "The highest peak is LoRA's, though it trains the fewest parameters.",
+            _lora_has_the_peak,
+        ),
+        Claim(
+            "Fine-tuning is at its lowest after the second epoch, and ends above its start.",
+            _fine_tuning_rises,
+        ),
+        Claim("LoRA goes up and down.", _lora_goes_up_and_down),
+        Claim("The experts start between the two and end lowest.", _experts_end_lowest),
+        Claim(
+            "all three had a lower WER after six epochs than after three",
+            _six_epochs_are_better,
+        ),
+        Claim(
+            "In-domain all three lie below the student, LoRA and the experts lowest.",
+            _in_domain_gains,
+        ),
+        Claim(
+            "Out-of-domain LoRA is the lowest, and fine-tuning has gained nothing.",
+            _out_of_domain_gains,
+        ),
+        Claim(
+            "LoRA is better than the student in both domains, the experts in-domain.",
+            _better_than_the_student,
+        ),
+        Claim("No gain of fine-tuning is decided.", _fine_tuning_is_open),
+        Claim(
+            "Out-of-domain LoRA is better than fine-tuning.",
+            lambda: _pair("LoRA", "Fine-tuning", "out-of-domain")["high"] < 0,
+        ),
+        Claim("Between experts and LoRA nothing is decided.", _experts_and_lora_are_open),
+        Claim("None of the six differences is decided.", _nothing_by_the_teacher),
+        Claim(
+            "LoRA and experts have 0.3 to 0.4 points less with the teacher, fine-tuning 0.4 to 0.7 "
+            "more.",
+            _points_by_the_teacher,
+        ),
+        Claim(
+            "LoRA loses 11 to 37 points, fine-tuning 21 to 73.",
+            _range_of_losses,
+        ),
+        Claim("In each language LoRA loses less.", _lora_loses_less),
+        Claim(
+            "Switched off, the adapter leaves exactly the student. Switched on, the logits are far "
+            "away, by up to 38.9.",
+            _switched_off,
+        ),
+        Claim(
+            "the largest difference is 0.00007, where the largest logit is 40.",
+            _merged,
+        ),
+        Claim(
+            "For 8 languages LoRA is by far the smallest: 416 MB, where experts take 1,112 and "
+            "fine-tuned copies 2,323.",
+            _sizes_for_eight,
+        ),
+        Claim(
+            "For one language the fine-tuned copy is the smallest",
+            _smallest_for_one,
+        ),
+    ]
