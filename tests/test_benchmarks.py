@@ -14,7 +14,8 @@ from torch._dynamo.testing import CompileCounter
 from torch.utils.flop_counter import FlopCounterMode
 
 import benchmarks
-from benchmarks import inference, measuring, memory, storage, training
+from benchmarks import inference, measuring, memory, preparation, storage, training
+from distilwhisper_lib.data.corpora import common_voice
 from distilwhisper_lib.method import attach, experts, routing
 from distilwhisper_lib.method.attach import attach_experts
 from distilwhisper_lib.method.blocks import clsr_blocks, expert_parameters
@@ -331,6 +332,25 @@ def test_a_run_that_fails_in_the_memory_benchmark_is_named(monkeypatch):
         memory.measure("tiny", "tiny", 2)
 
 
+# ---- preparation
+
+
+def test_preparation_writes_ratios_to_mere_decoding(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
+    sizes = dict(common_voice.SIZES)
+    folders = {name: os.environ.get(name) for name in ("LAB_CACHE", "LAB_DATA")}
+    preparation.main(["--clips", "56"])
+    table = pd.read_csv(tmp_path / "benchmarks" / "preparation.csv").set_index("run")
+    assert list(table.index) == ["decoding", "largest", "smaller", "apart"]
+    assert set(table["clips"]) == {56 + 5 + 5}
+    assert table.loc["decoding", "times decoding"] == 1
+    assert table.loc["decoding", "processor's times decoding"] == 1
+    assert table.loc["largest", "floor"] > table.loc["decoding", "floor"] > 0
+    assert (table["times floor"].drop("smaller") > 1).all()
+    assert sizes == common_voice.SIZES
+    assert {name: os.environ.get(name) for name in folders} == folders
+
+
 # ---- options
 
 TINY = "--size tiny --teacher tiny"
@@ -366,6 +386,8 @@ TINY = "--size tiny --teacher tiny"
         (memory, "--size tiny", "--teacher small has other tokens than --size tiny"),
         (memory, f"{TINY} --batch 0", "argument --batch: it is 0: a whole number from 1 on"),
         (memory, f"{TINY} --one plain", "argument --one: invalid choice: 'plain'"),
+        (preparation, "--clips 3", "argument --clips: it is 3: a whole number from 28 on"),
+        (preparation, "--rounds 0", "argument --rounds: it is 0: a whole number from 1 on"),
     ],
     ids=lambda value: value.__name__ if inspect.ismodule(value) else value,
 )
@@ -392,6 +414,8 @@ def test_a_wrong_option_ends_a_benchmark_with_its_name(program, line, told, monk
         (training, "--size small --teacher base --batch 4", [("small", "base", 4, 1, 10)]),
         (memory, "--size tiny", [("tiny", "tiny", 2)]),
         (memory, "--teacher small --batch 4", [("base", "small", 4)]),
+        (preparation, "", [(preparation.QUICK, 1)]),
+        (preparation, "--clips 56 --rounds 2", [(56, 2)]),
     ],
     ids=lambda value: value.__name__ if inspect.ismodule(value) else None,
 )

@@ -1,9 +1,11 @@
 """The first cell of a notebook: what it installs, and what it leaves alone."""
 
 import importlib.metadata
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,11 +13,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "notebooks"))
 import lab_setup
 
 CELL = (Path(lab_setup.__file__).parent / "source" / "setup_cell.py").read_text(encoding="utf-8")
+NEEDED = [lab_setup._name(requirement) for requirement in lab_setup.requirements()]
+AGAIN = "restart the runtime, then run this cell again"
+
+# Packages of Colab in August 2026 that are older than ours, and those whose versions are kept
+ON_COLAB = {
+    "datasets": "4.0.0",
+    "huggingface-hub": "1.27.0",
+    "numpy": "2.1.3",
+    "pandas": "2.2.3",
+    "peft": "0.20.0",
+    "pyarrow": "18.1.0",
+    "torch": "2.11.0+cu128",
+    "transformers": "5.15.0",
+}
 
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Collects (command, content of its constraints) instead of running pip."""
+    """Collects (command, its constraints) instead of running pip; nothing is imported."""
     found = []
 
     def run(command, **_):
@@ -23,7 +39,44 @@ def calls(monkeypatch):
         found.append((command, constraints.read_text(encoding="utf-8")))
 
     monkeypatch.setattr(lab_setup.subprocess, "run", run)
+    monkeypatch.setattr(lab_setup, "imported_packages", set)
     return found
+
+
+@pytest.fixture
+def colab(monkeypatch):
+    """A function that runs the installation with Colab's packages, some modules imported.
+
+    It returns the constraints of each call of pip. `fails`: how many calls fail.
+    """
+
+    def install(*imported, fails=0):
+        versions = dict.fromkeys(NEEDED, "999") | ON_COLAB
+        missing = {"jiwer", "sacrebleu"}
+        tried = []
+
+        def version(name):
+            if name in missing or name not in versions:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return versions[name]
+
+        def run(command, check):
+            constraints = Path(command[command.index("-c") + 1])
+            tried.append(constraints.read_text(encoding="utf-8").splitlines())
+            if len(tried) <= fails:
+                raise subprocess.CalledProcessError(1, command)
+
+        modules = {name.replace("-", "_"): [name] for name in versions}
+        kernel = SimpleNamespace(modules=dict.fromkeys(imported), executable=sys.executable)
+        with monkeypatch.context() as patch:
+            patch.setattr(importlib.metadata, "version", version)
+            patch.setattr(importlib.metadata, "packages_distributions", lambda: modules)
+            patch.setattr(lab_setup.subprocess, "run", run)
+            patch.setattr(lab_setup, "sys", kernel)
+            lab_setup.install_missing()
+        return tried
+
+    return install
 
 
 def project(folder, *dependencies):
@@ -72,11 +125,55 @@ def test_pins_that_do_not_fit_are_left_out_and_it_is_said(monkeypatch, capsys):
             raise subprocess.CalledProcessError(1, command)
 
     monkeypatch.setattr(lab_setup.subprocess, "run", run)
+    monkeypatch.setattr(lab_setup, "imported_packages", set)
     monkeypatch.setattr(lab_setup, "missing_requirements", lambda: ["peft>=999"])
     lab_setup.install_missing()
     with_pins, without = tried
     assert [line.split("==")[0] for line in without] == ["numpy", "torch"] and with_pins > without
     assert "the pinned versions do not fit what is installed here" in capsys.readouterr().out
+
+
+def test_a_name_is_found_however_it_is_written():
+    pins = lab_setup.pins_of(["huggingface_hub>=999"])
+    assert [pin for pin in pins if pin.startswith("huggingface-hub==")]
+
+
+def test_a_fresh_kernel_on_colab_gets_the_pins_of_what_is_missing_or_too_old(colab):
+    (constraints,) = colab("os", "numpy")
+    assert constraints[:2] == ["numpy==2.1.3", "torch==2.11.0+cu128"]
+    pinned = {line.split("==")[0] for line in constraints[2:]}
+    assert {"datasets", "jiwer", "peft", "pyarrow", "sacrebleu", "transformers"} <= pinned
+    assert not {"numpy", "torch", "pandas"} & pinned  # new enough there: the kernel's stay
+
+
+@pytest.mark.parametrize(
+    ("imported", "named"),
+    [
+        (["pandas", "pyarrow"], "pyarrow 18.1.0, but pyarrow>="),
+        (["transformers", "huggingface_hub"], "transformers 5.15.0, but transformers>="),
+        (["datasets", "pyarrow"], "datasets 4.0.0, pyarrow 18.1.0, but datasets>="),
+    ],
+)
+def test_nothing_is_installed_under_a_module_that_is_imported(imported, named, colab, capsys):
+    with pytest.raises(RuntimeError, match=f"imported already: {named}.*: {AGAIN}"):
+        colab(*imported)
+    assert "installing" not in capsys.readouterr().out
+
+
+def test_what_is_imported_and_new_enough_keeps_its_version(colab):
+    (constraints,) = colab("pandas", "huggingface_hub")
+    assert {"pandas==2.2.3", "huggingface-hub==1.27.0"} <= set(constraints)
+    names = [line.split("==")[0] for line in constraints]
+    assert len(names) == len(set(names))  # pip refuses two pins of one package
+
+
+def test_where_nothing_fits_what_is_imported_a_restart_is_advised(colab, capsys):
+    message = re.escape("is imported already (huggingface-hub, pandas), ") + AGAIN
+    with pytest.raises(RuntimeError, match=message):
+        colab("pandas", "huggingface_hub", "numpy", fails=2)
+    assert "the pinned versions do not fit" in capsys.readouterr().out
+    with pytest.raises(subprocess.CalledProcessError):  # a restart would not help
+        colab("numpy", fails=2)
 
 
 def test_without_torch_nothing_is_installed(monkeypatch, calls):
@@ -93,6 +190,38 @@ def test_settings_can_be_changed_after_the_first_cell(calls):
     assert lab.preset.epochs == 3
     assert lab.preset.teacher == "tiny"
     assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("preset", "variable", "gpu", "offered"),
+    [
+        (None, None, True, True),
+        (None, "", True, True),
+        (None, None, False, False),
+        ("smoke", None, True, False),
+        (None, "smoke", True, False),
+    ],
+)
+def test_where_a_gpu_is_and_no_preset_is_chosen_colab_is_offered(
+    preset, variable, gpu, offered, monkeypatch, capsys
+):
+    import torch
+
+    monkeypatch.delenv("LAB_PRESET", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("LAB_PRESET", variable)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    lab_setup.offer_gpu(preset)
+    line = 'a GPU is here: set PRESET = "colab" above for openai/whisper-small\n'
+    assert capsys.readouterr().out == (line if offered else "")
+    assert re.search(r"^PRESET = None  # .*\"colab\"", CELL, flags=re.M)
+
+
+def test_without_a_choice_the_lab_opens_at_toy_and_then_offers(monkeypatch, calls, capsys):
+    monkeypatch.delenv("LAB_PRESET", raising=False)
+    monkeypatch.setattr(lab_setup, "offer_gpu", lambda preset: print(f"offered at {preset}"))
+    assert lab_setup.open_lab().preset.name == "toy"
+    assert capsys.readouterr().out.endswith("offered at None\n")
 
 
 def test_the_first_cell_clones_the_project_where_it_is_missing(tmp_path, monkeypatch):

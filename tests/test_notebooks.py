@@ -258,6 +258,20 @@ def test_outputs_stay_where_only_cells_that_print_nothing_come_or_go():
     assert not any(one.outputs for one in changed.cells)
 
 
+def test_outputs_stay_where_the_setup_cell_has_changed():
+    """A new address of publication, say; a changed cell after it ends what is kept."""
+
+    def cells(*sources, output=""):
+        outputs = [nbformat.v4.new_output("stream", text=output)] if output else []
+        made = [nbformat.v4.new_code_cell(source, outputs=outputs) for source in sources]
+        made[0].metadata = {"tags": ["setup"]}
+        return nbformat.v4.new_notebook(cells=made)
+
+    new = cells("new address", "a", "B", "c")
+    tool.keep_outputs(new, cells("old address", "a", "b", "c", output="1"))
+    assert [len(one.outputs) for one in new.cells] == [1, 1, 0, 0]
+
+
 def test_a_function_is_open_until_it_does_something():
     from exercise import is_open
 

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import publication
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -41,6 +42,8 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+# What Colab reads in the one notebook that is for a GPU: it starts a runtime with a T4
+ON_GPU = {"accelerator": "GPU", "colab": {"gpuType": "T4", "provenance": []}}
 
 
 def sources() -> list[Path]:
@@ -49,8 +52,12 @@ def sources() -> list[Path]:
 
 
 def setup_cell() -> str:
-    """Return the text of the first code cell, which all notebooks share."""
-    return (NOTEBOOKS / "source" / "setup_cell.py").read_text().strip()
+    """Return the text of the first code cell, which all notebooks share.
+
+    It clones the project from the address of publication; without one it asks.
+    """
+    text = (NOTEBOOKS / "source" / "setup_cell.py").read_text(encoding="utf-8").strip()
+    return publication.with_default(text)
 
 
 def read_source(path: Path) -> list:
@@ -73,8 +80,16 @@ def has_exercises(path: Path) -> bool:
 
 
 def build_notebook(path: Path):
-    """Return the notebook of a source, without outputs."""
-    return _notebook(path, [cell for cell in read_source(path) if not tags(cell) & NOT_IN_NOTEBOOK])
+    """Return the notebook of a source, without outputs.
+
+    Its first cell has a badge for Colab where the project is published.
+    """
+    cells = [cell for cell in read_source(path) if not tags(cell) & NOT_IN_NOTEBOOK]
+    cells[0].source = publication.with_badge(cells[0].source, path.stem)
+    notebook = _notebook(path, cells)
+    if path.stem == publication.FOR_GPU:
+        notebook.metadata.update(copy.deepcopy(ON_GPU))
+    return notebook
 
 
 def build_solutions(path: Path):
@@ -112,9 +127,15 @@ def cells_with_outputs(notebook) -> list:
 
 
 def keep_outputs(new, old) -> None:
-    """Copy outputs of `old` into `new`, up to the first code cell whose code has changed."""
+    """Copy outputs of `old` into `new`, up to the first code cell whose code has changed.
+
+    A setup cell may have changed. It finds the project and opens the lab; what the cells after it
+    compute depends on their own code and on the preset, which the address of publication or a
+    comment in the setup cell doesn't change.
+    """
     for new_cell, old_cell in zip(cells_with_outputs(new), cells_with_outputs(old), strict=False):
-        if new_cell.source != old_cell.source:
+        both_set_up = "setup" in tags(new_cell) & tags(old_cell)
+        if new_cell.source != old_cell.source and not both_set_up:
             return
         new_cell.outputs = old_cell.outputs
         new_cell.execution_count = old_cell.execution_count
@@ -137,8 +158,7 @@ def fold_what_is_predicted(notebook) -> None:
 
 
 def clean_outputs(notebook) -> None:
-    """Remove what is not committed: sound, progress bars, this machine's paths, widget state."""
-    notebook.metadata = copy.deepcopy(METADATA)
+    """Remove what is not committed: sound, progress bars, this machine's paths."""
     for cell in code_cells(notebook):
         cell.metadata.pop("execution", None)
         cell.outputs = [output for output in cell.outputs if not _is_progress(output)]

@@ -3,8 +3,9 @@
     .venv/bin/python tools/readme_results.py
 
 Tables come from results/reference, from the presets and from method_table.py; so do the sentences
-with a verdict. A test compares; run this to update. tools/docs_figures.py draws the pictures of
-docs/figures.
+with a verdict, and from docs/book/publication.toml. A test compares; run this to update.
+tools/docs_figures.py draws the pictures of docs/figures, tools/write_address.py writes the address
+of publication everywhere.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import docs_study
 import docs_tables
 import docs_teach
 import docs_toy
+import publication
 from docs_results import DOMAINS
 from docs_tables import markdown_table
 from stored_results import OURS, REFERENCE, ROOT
@@ -83,7 +85,12 @@ def each(
 
 FIDELITY_STUDIES = ("fidelity", "fidelity-lora", "fidelity-lora-labels")
 PAGES: dict[str, dict[str, Content]] = {  # page -> block -> what fills it
-    "README.md": {"results": docs_study.headline, "sentences": docs_study.sentences},
+    "README.md": {
+        "colab": publication.front_badge,
+        "results": docs_study.headline,
+        "sentences": docs_study.sentences,
+    },
+    "docs/colab.md": {"notebooks": publication.steps_on_colab},
     "docs/results.md": {
         "run": docs_results.about_run,
         **each("{}", docs_results.domain, DOMAINS),
@@ -175,7 +182,9 @@ def filled(page: str, text: str) -> str:
     """Return the text of a page, such as "docs/results.md", with its generated parts."""
     for name, content in PAGES.get(page, {}).items():
         text = fill(text, name, content())
-    return fill_minutes(text) if page == "README.md" else text
+    if page == "README.md":
+        text = publication.with_clone_address(fill_minutes(text))
+    return text
 
 
 def main() -> None:

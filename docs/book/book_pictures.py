@@ -1,4 +1,8 @@
-"""Every picture has an alternative text; a notebook's picture takes the caption below it."""
+"""Every picture has an alternative text; a notebook's picture takes the caption below it.
+
+A picture of another server, such as a badge, becomes its alternative text: no page of the book asks
+another server for anything.
+"""
 
 import re
 
@@ -11,9 +15,21 @@ BEGINNING = re.compile(r"^(The picture|The figure|Figure|Picture)( shows)?:? ")
 
 
 def setup(app: Sphinx) -> dict:
-    """Register the step, after the outputs of the notebooks have become nodes."""
+    """Register the steps.
+
+    Pictures are described after the outputs of the notebooks have become nodes. Those of other
+    servers are replaced before Sphinx collects pictures.
+    """
+    app.connect("doctree-read", replace_pictures_of_others, priority=400)
     app.connect("doctree-read", describe_pictures)
     return {"parallel_read_safe": True}
+
+
+def replace_pictures_of_others(app: Sphinx, doctree: nodes.document) -> None:
+    """Put the alternative text in the place of each picture that another server has."""
+    for picture in list(doctree.findall(nodes.image)):
+        if picture["uri"].startswith(("http://", "https://")):
+            picture.replace_self(nodes.Text(picture.get("alt", "")))
 
 
 def describe_pictures(app: Sphinx, doctree: nodes.document) -> None:

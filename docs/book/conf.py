@@ -112,7 +112,8 @@ if publication_address:
         "repository_branch": publication_branch,
         "path_to_docs": "",
         "use_repository_button": True,
-        "launch_buttons": {"colab_url": "https://colab.research.google.com"},
     }
+if publication_address.startswith("https://github.com/"):  # Colab reads from there alone
+    html_theme_options["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
 
 copybutton_exclude = ".linenos, .gp, .go"

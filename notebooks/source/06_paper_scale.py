@@ -22,16 +22,20 @@
 # | laptop (2 cores) | half a minute after notebooks 01 to 05; whisper-base and the course's own speech | 5 GB |
 # | colab (one GPU of 16 GB) | not measured yet; estimates in section 7 | at most 10 GB by calculation (section 7) |
 #
-# On Colab choose a GPU runtime, and keep everything on a drive, **before** the first cell. If the runtime is cut off, the
-# next one finds what was done (section 5).
+# On Colab the course starts with [notebook 00](00_setup.ipynb). This one asks for a runtime with a GPU. Keep everything on
+# a drive: run this cell **before** the first one. If the runtime is cut off, the next one finds what was done (section 5,
+# [Colab](../docs/colab.md)).
 #
 # ```python
+# import os
 # from google.colab import drive
+#
 # drive.mount("/content/drive")
-# %env LAB_PRESET=colab
-# %env LAB_CACHE=/content/drive/MyDrive/distilwhisper/cache
-# %env LAB_RESULTS=/content/drive/MyDrive/distilwhisper/results
-# %env LAB_DATA=/content/drive/MyDrive/distilwhisper/data
+# folder = "/content/drive/MyDrive/distilwhisper-lab"
+# os.environ["LAB_PRESET"] = "colab"
+# os.environ["LAB_CACHE"] = f"{folder}/cache"
+# os.environ["LAB_RESULTS"] = f"{folder}/results"
+# os.environ["LAB_DATA"] = f"{folder}/data"
 # ```
 
 # %% tags=["setup"]

@@ -1,6 +1,7 @@
 """What the configuration makes of a small project: links, buttons, and what it refuses."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -98,6 +99,16 @@ def test_without_an_address_files_come_along_and_folders_are_text(project):
     assert "colab" not in page(project, "notebooks/00_setup.html")
     assert 'aria-label="g = \\sigma(G)"' in page(project, "docs/method.html")
     assert not (project / "build" / "docs" / "teach").exists()
+
+
+def test_a_badge_of_another_server_becomes_a_link_of_words(project):
+    badge = "[![Open in Colab](https://example.invalid/badge.svg)](https://example.invalid/open)"
+    (project / "README.md").write_text(f"# Project\n\n{badge}\n", encoding="utf-8")
+    status, said = build(project)
+    assert status == 0, said
+    html = page(project, "README.html")
+    assert "badge.svg" not in html
+    assert re.search(r'href="https://example.invalid/open"[^>]*>Open in Colab</a>', html)
 
 
 def test_with_an_address_links_lead_there_and_notebooks_have_a_button_for_colab(project):
