@@ -11,7 +11,7 @@ PY = .venv/bin/python
 BOOK = .venv-book/bin/python
 DEMO = .venv-demo/bin/python
 LIBRARY = distilwhisper_lib
-BENCHMARKS = inference training memory storage transcription
+BENCHMARKS = inference training memory storage transcription preparation
 # grid and estimates have the preset "paper" where none is asked for, notebooks opened by hand and the demo "toy"
 PRESET_GIVEN = $(if $(filter-out file,$(origin PRESET)),--preset $(PRESET))
 PRESET_OF_LAB = $(if $(filter-out file,$(origin PRESET)),$(PRESET),toy)
@@ -91,7 +91,7 @@ smaller: setup ## size and WER of smaller experts at PRESET: in 8 bits, of low r
 convergence: setup ## what the steps that make training cheap change in WER, at PRESET
 	@LAB_PRESET=$(PRESET) $(PY) -m $(LIBRARY) convergence $(ARGS)
 
-benchmark: setup ## measure time, memory or size: make benchmark NAME=inference (training, memory, storage, transcription)
+benchmark: setup ## measure time, memory or size: make benchmark NAME=inference (training, memory, storage, transcription, preparation)
 	$(if $(filter $(BENCHMARKS),$(NAME)),,$(error NAME is one of $(BENCHMARKS): make benchmark NAME=inference))
 	@$(PY) -m benchmarks.$(NAME) $(ARGS)
 

@@ -1,4 +1,5 @@
 """Benchmarks: ratios to a named baseline, measured in one run, with the hardware's lower bound.
 
-Each is a program: `make benchmark NAME=inference`, `training`, `memory` or `storage`.
+Each is a program: `make benchmark NAME=inference`, `training`, `memory`, `storage`,
+`transcription` or `preparation`.
 """

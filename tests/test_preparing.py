@@ -165,13 +165,17 @@ def test_an_archive_is_read_once_for_all_sizes(folder, tmp_path, monkeypatch):
     assert len(passes) == 2
 
 
-def test_a_size_with_a_list_of_its_own_is_prepared_by_its_list(folder):
-    append(folder / "ids-3k.csv", ["split,id\n", "train,common_voice_ca_4\n"])
-    load_corpus(MIDDLE, "ca")
+def test_a_size_with_a_list_of_its_own_is_prepared_by_its_list(folder, tmp_path):
+    middle = load_corpus(MIDDLE, "ca")
+    train = [row["id"] for row in middle if row["split"] == "train"]
+    listed = [*train[::3], *train[1::3]]
+    append(folder / "ids-3k.csv", ["split,id\n", *(f"train,{name}\n" for name in listed)])
+    shutil.rmtree(cache_dir() / "corpora" / f"{SMALLEST}-ca")
+    load_corpus(LARGEST, "ca")
     assert not is_prepared(SMALLEST, "ca")
     data = load_corpus(SMALLEST, "ca")
-    train = [row["id"] for row in data if row["split"] == "train"]
-    assert train == ["common-voice/ca/common_voice_ca_4"]
+    assert {row["id"] for row in data if row["split"] == "train"} == set(listed)
+    assert data.to_list() == by_itself(SMALLEST, tmp_path / "alone")[0]
 
 
 def test_where_the_largest_cannot_be_prepared_the_needed_one_still_is(folder):

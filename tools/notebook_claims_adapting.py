@@ -114,10 +114,9 @@ def _same_conditions() -> bool:
     return rows[0] == rows[1] == rows[2]
 
 
-def _alike_in_cost() -> bool:
-    rows = [_run(system) for system in ("fine-tuning", "lora", "experts")]
-    seconds, memory = ([row[position] for row in rows] for position in (-2, -1))
-    return max(seconds) < 1.1 * min(seconds) and max(memory) - min(memory) <= 0.1
+def _alike_in_time() -> bool:
+    seconds = [_run(system)[-2] for system in ("fine-tuning", "lora", "experts")]
+    return max(seconds) < 1.1 * min(seconds)
 
 
 def _lora_has_the_peak() -> bool:
@@ -136,8 +135,9 @@ def _fine_tuning_rises() -> bool:
     return int(np.argmin(heights)) == 1 and heights[-1] > heights[0]
 
 
-def _lora_goes_up_and_down() -> bool:
-    return set(np.sign(np.diff(_validation("lora")))) == {-1, 1}
+def _lora_jumps_and_comes_back() -> bool:
+    heights = _validation("lora")
+    return int(np.argmax(heights)) == 1 and heights[2] < heights[1] / 3
 
 
 def _experts_end_lowest() -> bool:
@@ -145,16 +145,24 @@ def _experts_end_lowest() -> bool:
     return lora[0] < experts[0] < tuned[0] and experts[-1] < min(lora[-1], tuned[-1])
 
 
+def _scores(test: str) -> dict[str, float]:
+    return {name: wer(name, test) for name in ("student", "fine-tuning", "lora", "experts")}
+
+
 def _in_domain_gains() -> bool:
-    found = {name: wer(name, "in-domain") for name in ("student", "fine-tuning", "lora", "experts")}
-    student, tuned = found.pop("student"), found.pop("fine-tuning")
-    return max(found.values()) < tuned < student
+    found = _scores("in-domain")
+    student = found.pop("student")
+    return student - max(found.values()) > 12 and shows(
+        max(found.values()) - min(found.values()), "1.3"
+    )
 
 
 def _out_of_domain_gains() -> bool:
-    names = ("student", "fine-tuning", "lora", "experts")
-    found = {name: wer(name, "out-of-domain") for name in names}
-    return min(found, key=found.get) == "lora" and found["fine-tuning"] >= found["student"]
+    found = _scores("out-of-domain")
+    in_order = sorted(found, key=found.get)
+    return in_order == ["lora", "experts", "fine-tuning", "student"] and (
+        found["student"] - found["fine-tuning"] < 1
+    )
 
 
 def _pair(first: str, other: str, test: str) -> pd.Series:
@@ -169,20 +177,21 @@ TAUGHT = {  # with the teacher, without it
 STUDENT, EXPERTS = "Whisper (student)", "Experts, our variant without teacher"
 
 
-def _better_than_the_student() -> bool:
+def _in_domain_verdicts() -> bool:
+    gains = [_pair(name, STUDENT, "in-domain") for name in ("Fine-tuning", "LoRA", EXPERTS)]
+    of_lora = [_pair("LoRA", "Fine-tuning", "in-domain"), _pair(EXPERTS, "LoRA", "in-domain")]
+    return all(row["high"] < 0 for row in gains) and not any(decided(row) for row in of_lora)
+
+
+def _out_of_domain_verdicts() -> bool:
+    test = "out-of-domain"
+    others = [_pair(name, STUDENT, test) for name in ("Fine-tuning", EXPERTS)]
     return (
-        all(_pair("LoRA", STUDENT, test)["high"] < 0 for test in DOMAINS)
-        and _pair(EXPERTS, STUDENT, "in-domain")["high"] < 0
-        and not decided(_pair(EXPERTS, STUDENT, "out-of-domain"))
+        _pair("LoRA", STUDENT, test)["high"] < 0
+        and not any(decided(row) for row in others)
+        and _pair("LoRA", "Fine-tuning", test)["high"] < 0
+        and _pair(EXPERTS, "LoRA", test)["low"] > 0
     )
-
-
-def _fine_tuning_is_open() -> bool:
-    return not any(decided(_pair("Fine-tuning", STUDENT, test)) for test in DOMAINS)
-
-
-def _experts_and_lora_are_open() -> bool:
-    return not any(decided(_pair(EXPERTS, "LoRA", test)) for test in DOMAINS)
 
 
 def _teacher_in_the_toy_world() -> pd.DataFrame:
@@ -228,13 +237,13 @@ def _lora_loses_less() -> bool:
 def _switched_off() -> bool:
     printed = output_of(ADAPTING, "trained_lora.disable_adapter()")
     far = re.findall(r"up to ([\d.]+)", printed)
-    return "switched off: exactly the student" in printed and shows(float(far[0]), "38.9")
+    return "switched off: exactly the student" in printed and shows(float(far[0]), "36.9")
 
 
 def _merged() -> bool:
     printed = output_of(ADAPTING, "merged = trained_lora.merge_and_unload()")
     found = re.findall(r"logits: ([\d.e-]+) of up to ([\d.]+)", printed)[0]
-    return shows(float(found[0]), "0.00007") and shows(float(found[1]), "40")
+    return shows(float(found[0]), "0.00006") and shows(float(found[1]), "41")
 
 
 def _storage(label: str) -> list[float]:
@@ -294,42 +303,43 @@ def claims() -> list[Claim]:
         ),
         Claim("Within each kind the intervals of all trials overlap.", _trials_overlap),
         Claim("Clips, epochs, steps and batch size are the same in every row.", _same_conditions),
+        Claim("No training takes a tenth longer than another.", _alike_in_time),
         Claim(
-            "no training takes a tenth longer than another, and the peaks lie within 0.1 GB.",
-            _alike_in_cost,
-        ),
-        Claim(
-            "The highest peak is LoRA's, though it trains the fewest parameters.",
+            "The highest peak of memory is LoRA's, though it trains the fewest parameters.",
             _lora_has_the_peak,
         ),
         Claim(
             "Fine-tuning is at its lowest after the second epoch, and ends above its start.",
             _fine_tuning_rises,
         ),
-        Claim("LoRA goes up and down.", _lora_goes_up_and_down),
+        Claim(
+            "LoRA jumps in the second epoch, and comes back in the third.",
+            _lora_jumps_and_comes_back,
+        ),
         Claim("The experts start between the two and end lowest.", _experts_end_lowest),
         Claim(
             "all three had a lower WER after six epochs than after three",
             _six_epochs_are_better,
         ),
         Claim(
-            "In-domain all three lie below the student, LoRA and the experts lowest.",
+            "In-domain all three lie over 12 points below the student, and at most 1.3 points apart.",
             _in_domain_gains,
         ),
         Claim(
-            "Out-of-domain LoRA is the lowest, and fine-tuning has gained nothing.",
+            "Out-of-domain LoRA is the lowest, then come the experts; fine-tuning has gained less than "
+            "a point.",
             _out_of_domain_gains,
         ),
         Claim(
-            "LoRA is better than the student in both domains, the experts in-domain.",
-            _better_than_the_student,
+            "In-domain all three are better than the student, and between LoRA and the other two "
+            "nothing is decided.",
+            _in_domain_verdicts,
         ),
-        Claim("No gain of fine-tuning is decided.", _fine_tuning_is_open),
         Claim(
-            "Out-of-domain LoRA is better than fine-tuning.",
-            lambda: _pair("LoRA", "Fine-tuning", "out-of-domain")["high"] < 0,
+            "Out-of-domain LoRA alone is better than the student, and it is better than "
+            "fine-tuning and than the experts.",
+            _out_of_domain_verdicts,
         ),
-        Claim("Between experts and LoRA nothing is decided.", _experts_and_lora_are_open),
         Claim("None of the six differences is decided.", _nothing_by_the_teacher),
         Claim(
             "LoRA and experts have 0.3 to 0.4 points less with the teacher, fine-tuning 0.4 to 0.7 "
@@ -343,11 +353,11 @@ def claims() -> list[Claim]:
         Claim("In each language LoRA loses less.", _lora_loses_less),
         Claim(
             "Switched off, the adapter leaves exactly the student. Switched on, the logits are far "
-            "away, by up to 38.9.",
+            "away, by up to 36.9.",
             _switched_off,
         ),
         Claim(
-            "the largest difference is 0.00007, where the largest logit is 40.",
+            "the largest difference is 0.00006, where the largest logit is 41.",
             _merged,
         ),
         Claim(

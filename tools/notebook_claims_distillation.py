@@ -6,6 +6,7 @@ import numpy as np
 from notebook_claims import (
     Claim,
     numbers_of,
+    output_of,
     shows,
     table_numbers,
 )
@@ -33,7 +34,7 @@ def _room_for_a_teacher() -> bool:
     _, four, cosine, _ = _top_k(4)
     return (
         shows(four, "93")
-        and shows(_top_k(16)[1], "97")
+        and shows(_top_k(16)[1], "98")
         and shows(_top_k(256)[1], "99")
         and shows(cosine, "0.998")
     )
@@ -64,7 +65,7 @@ def _megabytes() -> tuple[float, float]:
 def _stored_and_now() -> bool:
     code = "outputs.lookup(batch"
     stored, now = numbers_of(STEM, code, "JS over the stored outputs")
-    return abs(stored - now) < 0.01 * now
+    return 0.005 * now < abs(stored - now) < 0.015 * now
 
 
 def _padding(extra: int) -> list[float]:
@@ -76,8 +77,8 @@ def _padding_changes_one_column() -> bool:
     rows = [_padding(extra) for extra in (0, 5, 20, 60)]
     everywhere, labelled = zip(*rows, strict=True)
     return (
-        shows(everywhere[0], "0.178")
-        and shows(everywhere[-1], "0.094")
+        shows(everywhere[0], "0.174")
+        and shows(everywhere[-1], "0.092")
         and all(later < earlier for earlier, later in pairwise(everywhere))
         and len(set(labelled)) == 1
     )
@@ -131,9 +132,22 @@ def _gates_in_training() -> bool:
 # ---- what they write
 
 
+STUDENT = "Whisper (student)"
+BOTH = ("Experts, our variant without teacher", "DistilWhisper, our variant")
+
+
+def _errors(label: str) -> list[int]:
+    """Return the word errors of a system in each of the clips that are shown."""
+    printed = output_of(STEM, '"in English", "text": english[i]')
+    rows = [line for line in printed.splitlines() if label in line]
+    return [int(row.split()[-1]) for row in rows]
+
+
 def _paired(other: str) -> list[float]:
     """Return the difference of our variant to another system, its interval and p."""
-    return table_numbers(STEM, "differences = comparison.paired(lab", f"distilwhisper {other}")
+    printed = output_of(STEM, "differences = comparison.paired(lab")
+    (row,) = (line for line in printed.splitlines() if f"{other} " in line)
+    return [float(number) for number in row.split(other)[1].split()]
 
 
 def _better_than_the_student() -> bool:
@@ -173,6 +187,16 @@ def _five_layers_are_open() -> bool:
     return True
 
 
+def _one_token_in_the_second_layer() -> bool:
+    """Look at the picture of the decoder's gates: six rows of layers, dark is the expert."""
+    (panel, *_) = panels(STEM, "plots.plot_gate_positions(")
+    brightness = panel.mean(-1)
+    rows = [brightness[round(len(panel) * (layer + 0.5) / 6)] for layer in range(6)]
+    dark = [float((row < 0.5).mean()) for row in rows]
+    tokens = 16
+    return shows(dark[1] * tokens, "1") and min(dark[0], *dark[2:]) > 0.99
+
+
 def claims() -> list[Claim]:
     """Return the claims of notebook 03."""
     divergences = "nothing_in_common = "
@@ -195,11 +219,11 @@ def claims() -> list[Claim]:
             lambda: _right("teacher")[0] < 0.45 * _right("student")[0],
         ),
         Claim(
-            "Its likeliest token is right at 83 % of the positions, the student's at 59 %.",
-            lambda: (_right("teacher")[1], _right("student")[1]) == (83, 59),
+            "Its likeliest token is right at 82 % of the positions, the student's at 59 %.",
+            lambda: (_right("teacher")[1], _right("student")[1]) == (82, 59),
         ),
         Claim(
-            "4 tokens keep 93 % of JS, 16 tokens 97 %, the preset's 256 tokens 99 %. The "
+            "4 tokens keep 93 % of JS, 16 tokens 98 %, the preset's 256 tokens 99 %. The "
             "**gradient** needs fewer: with 4 tokens its cosine is 0.998.",
             _room_for_a_teacher,
         ),
@@ -217,9 +241,9 @@ def claims() -> list[Claim]:
                 and _megabytes()[0] < _megabytes()[1] / 60
             ),
         ),
-        Claim("The two differ by less than one per cent.", _stored_and_now),
+        Claim("The two differ by about one per cent.", _stored_and_now),
         Claim(
-            "The first column falls from 0.178 to 0.094 by padding alone. The second column stays.",
+            "The first column falls from 0.174 to 0.092 by padding alone. The second column stays.",
             _padding_changes_one_column,
         ),
         Claim(
@@ -233,21 +257,29 @@ def claims() -> list[Claim]:
         Claim("One step on one batch lowers the loss of that batch.", _a_step_helps),
         Claim("Both train the same number of weights for the same number of steps.", _same_work),
         Claim(
-            "The teacher costs 14 % more time",
-            lambda: shows(100 * (_trained(OURS[1])[2] / _trained(OURS[0])[2] - 1), "14"),
+            "The teacher costs 13 % more time",
+            lambda: shows(100 * (_trained(OURS[1])[2] / _trained(OURS[0])[2] - 1), "13"),
         ),
         Claim(
-            "It lowers the last validation CE by 0.06 nats.",
-            lambda: shows(_trained(OURS[0])[4] - _trained(OURS[1])[4], "0.06"),
+            "It lowers the last validation CE by less than a tenth of a nat.",
+            lambda: 0 < _trained(OURS[0])[4] - _trained(OURS[1])[4] < 0.1,
         ),
         Claim("Training CE falls in both.", _training_ce_falls),
         Claim(
-            "The budget loss ends above 0.2",
-            lambda: min(_trained(system)[5] for system in OURS) > 0.2,
+            "The budget loss ends above 0.1",
+            lambda: min(_trained(system)[5] for system in OURS) > 0.1,
         ),
         Claim(
             "The mean falls to one half and rises again to two thirds, short of the budget",
             _gates_in_training,
+        ),
+        Claim(
+            "Of the four clips the student gets none right, with the experts it is one.",
+            lambda: 0 not in _errors(STUDENT) and all(_errors(name).count(0) == 1 for name in BOTH),
+        ),
+        Claim(
+            "In the third clip the experts make more word errors than the student, 7 instead of 5",
+            lambda: _errors(STUDENT)[2] == 5 and all(_errors(name)[2] == 7 for name in BOTH),
         ),
         Claim(
             "With experts and teacher the student makes fewer errors, and that is decided.",
@@ -263,4 +295,8 @@ def claims() -> list[Claim]:
             _five_layers_are_open,
         ),
         Claim("In training about a third of these gates were shut.", _gates_in_training),
+        Claim(
+            "The exception is the decoder's second layer, whose expert is used at one token alone",
+            _one_token_in_the_second_layer,
+        ),
     ]

@@ -220,8 +220,13 @@ def _find_job(jobs: list[Job], wanted: str) -> Job:
     return by_key[wanted]
 
 
-def _run_here(job: Job) -> None:
-    """Do a job; meanwhile the process prints into the job's log."""
+def _run_here(job: Job, beside: list[Job]) -> None:
+    """Do a job; meanwhile the process prints into the job's log.
+
+    Args:
+        job: The job.
+        beside: As for `run_job`.
+    """
     print(f"{job.name}: log in {os.path.relpath(job.folder / 'log.txt')}", flush=True)
     make_folder(job.folder)
     own = [os.dup(1), os.dup(2)]
@@ -230,7 +235,7 @@ def _run_here(job: Job) -> None:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         try:
-            run_job(job)
+            run_job(job, beside)
         except Exception:
             traceback.print_exc()  # into the log
             raise
@@ -392,7 +397,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "weeks with --cpu"
             )
         if job is not None:
-            _run_here(job)
+            _run_here(job, jobs)
             return 0
         at_once = given.gpus
         if at_once is None:

@@ -1,6 +1,7 @@
 """The grid on a cluster: limits of time and memory for each job, a script for Slurm, a Snakefile.
 
-A job waits for those that it needs, and for no other. What is done is not submitted.
+A job waits for those that it needs, and the teacher's distributions for those of the next smaller
+size, which they take over; for no other. What is done is not submitted.
 """
 
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 from ..files import cache_dir
 from ..presets import get_preset
 from .estimates import CARDS, estimate
-from .jobs import Job
+from .jobs import Job, waits_for
 
 PROGRAM = ("distilwhisper_lib", "grid")  # for `python -m`
 
@@ -126,7 +127,7 @@ def slurm(jobs: list[Job], options: list[str]) -> str:
     lines = []
     for job in jobs:
         minutes, megabytes = limits(job)
-        needs = [need.name for need in job.needs]
+        needs = [need.name for need in waits_for(job, jobs)]
         lines.append(shlex.join(["submit", job.name, str(minutes), str(megabytes), *needs]))
     of_pending = [option for option in options if option != "--cpu"]
     return SLURM.format(
@@ -150,7 +151,7 @@ def snakefile(jobs: list[Job], options: list[str]) -> str:
     table = {}
     for job in left:
         minutes, megabytes = limits(job)
-        needs = [need.name for need in job.needs if need.name in names]
+        needs = [need.name for need in waits_for(job, jobs) if need.name in names]
         table[job.name] = {"needs": needs, "minutes": minutes, "megabytes": megabytes}
 
     now = datetime.now(UTC)

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..checks import check_list, check_number, check_text
+from ..data.corpora.loading import is_prepared, prepare_largest
 from ..device import RANK
 from ..evaluation.testsets import TestSet, corpus_of
 from ..files import (
@@ -345,8 +346,10 @@ def check_jobs(jobs: Iterable[Job]) -> None:
             key = (job.language, job.size, job.settings().teacher)
             groups.setdefault(key, []).append(job)
 
+    # The largest size first: smaller ones of Common Voice are prepared with it.
+    largest_first = sorted(groups.values(), key=lambda group: -(group[0].clips or 0))
     problems: list[Exception] = []
-    for group in groups.values():
+    for group in largest_first:
         try:
             lab = Lab(group[0].settings())
         except (ValueError, OSError) as error:
@@ -371,12 +374,40 @@ def _tests_of(lab: Lab, job: Job) -> list[TestSet]:
     return [test for test in tests if job.row not in FURTHER or test.task != "translate"]
 
 
-def run_job(job: Job) -> None:
+def waits_for(job: Job, jobs: Iterable[Job]) -> list[Job]:
+    """Return the jobs that a job had better wait for: those that it needs, and perhaps one more.
+
+    The sizes of a language share the teacher's distributions (in Whisper's 30 s window), and a
+    larger one computes what a smaller one lacks. Begun at the same time, one would hold its GPU
+    while it waits for the other: so each waits for the next smaller size among the jobs.
+
+    Args:
+        job: The job.
+        jobs: The jobs that there are.
+    """
+    if job.row != TEACHER_OUTPUTS or job.settings().train_margin_seconds is not None:
+        return job.needs
+
+    def size(other: Job) -> float:
+        return other.clips or float("inf")
+
+    smaller = [
+        other for other in jobs if replace(other, size=job.size) == job and size(other) < size(job)
+    ]
+    return job.needs + ([max(smaller, key=size)] if smaller else [])
+
+
+def run_job(job: Job, beside: Iterable[Job] = ()) -> None:
     """Do a job in this process unless it is done, and note its state; an error is noted and raised.
 
     Where another process does it at the moment, this one waits for it, on another machine too.
 
     Of several processes (accelerate launch) the first does the job, and the others train with it.
+
+    Args:
+        job: The job.
+        beside: The jobs of the same grid. Where the speech of this one is not prepared yet, that of
+            the largest size in its language is.
 
     Raises:
         RuntimeError: Where a job that it needs is not done.
@@ -394,10 +425,19 @@ def run_job(job: Job) -> None:
             return
         with _signs_of_life(job):
             job.note("running", pid=os.getpid(), host=platform.node())
-            _run_noted(job)
+            _run_noted(job, beside)
 
 
-def _run_noted(job: Job) -> None:
+def _prepare_speech(job: Job, beside: Iterable[Job]) -> None:
+    """Prepare the largest size of Common Voice that a grid has in a job's language."""
+    name = job.settings().corpus
+    if is_prepared(name, job.language):
+        return
+    names = {other.settings().corpus for other in beside if other.language == job.language}
+    prepare_largest(names | {name}, job.language)
+
+
+def _run_noted(job: Job, beside: Iterable[Job]) -> None:
     """Do a job whose state is running, and note how it ends; as `run_job`."""
     try:
         missing = [need.name for need in job.needs if not need.done]
@@ -405,6 +445,7 @@ def _run_noted(job: Job) -> None:
             raise RuntimeError(
                 f"{job.name} needs {', '.join(missing)}, which is not done: run that first"
             )
+        _prepare_speech(job, beside)
         write_json(job.folder / "results.json", _work(job), sealed=True)
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Stopped) else signal.SIGINT

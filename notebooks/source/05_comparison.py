@@ -16,7 +16,7 @@
 # | preset | machine | time | memory |
 # |---|---|---|---|
 # | smoke | 2 cores | a minute | 1 GB |
-# | laptop | 2 cores | 19 min after notebooks 01 to 04 | 4.4 GB |
+# | laptop | 2 cores | 8 min after notebooks 01 to 04 | 4.4 GB |
 # | colab | T4 | not measured yet | not measured yet |
 
 # %% tags=["setup"]

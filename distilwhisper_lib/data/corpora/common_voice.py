@@ -6,7 +6,7 @@ Source: the Mozilla Data Collective (CC0).
 import heapq
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -31,6 +31,8 @@ SIZES = {
     "common-voice-10k": (10_000, 1_000),
     "common-voice-28k": (28_000, 1_000),
 }
+
+COMMON = "common-voice"  # in the names of what all sizes of a language share
 
 # Whisper's code of a language -> Common Voice's, where they differ.
 LOCALES = {
@@ -102,8 +104,32 @@ def read_common_voice(name: str, language: str, source: str | Path | None) -> Re
         ValueError: For a damaged archive, a missing column, several releases, or an id list with
             row numbers or without a clip of the release. Each message says what to do.
     """
+    return read_sizes(name, (), language, source)[name]
+
+
+def read_sizes(
+    name: str, smaller: Sequence[str], language: str, source: str | Path | None
+) -> dict[str, Reading]:
+    """Return the clips of a size, and those of smaller ones, which are parts of it.
+
+    The tables are read once. A smaller size is left out where it is no part: an id list replaces
+    the rule for it or for the size itself.
+
+    Args:
+        name: Of the corpus, one of SIZES.
+        smaller: Those of smaller sizes.
+        language: As for `read_common_voice`.
+        source: The same.
+
+    Returns:
+        The reading of `name`, then those of the smaller ones, each as of `read_common_voice`.
+
+    Raises:
+        FileNotFoundError: As `read_common_voice`.
+        ValueError: The same.
+    """
     locale = LOCALES.get(language, language)
-    release = find_release(name, language, source)
+    release = find_release(language, source)
     tables = release.tables()
     missing = [path.name for path in tables.values() if not path.is_file()]
     if missing:
@@ -115,8 +141,7 @@ def read_common_voice(name: str, language: str, source: str | Path | None) -> Re
     list_path = _find_id_list(release, name, locale)
     listed = _read_id_list(list_path, flaws) if list_path else {}
     found_of_list: dict[str, str] = {}
-    training_limit, validation_limit = SIZES[name]
-    limits = {"train": training_limit, "validation": validation_limit, "test": None}
+    limits = _limits(name)
     chosen = {}
     for split, path in tables.items():
         rows = _of_language(_read_rows(path, release, flaws), language)
@@ -127,12 +152,59 @@ def read_common_voice(name: str, language: str, source: str | Path | None) -> Re
         else:
             chosen[split] = _choose(rows, limits[split], flaws)
 
-    # Their sounds.
-    files = {split: [release.clip(row) for row in rows] for split, rows in chosen.items()}
-    all_files = [file for split in chosen for file in files[split]]
-    ids = iter(distinct_ids(f"common-voice/{locale}/", [release.named(file) for file in all_files]))
-    sounds = Sounds(_unpacked(release, all_files), (), release.shown())
+    chosen_of = {name: chosen}
+    for size in smaller:
+        if list_path is None and _find_id_list(release, size, locale) is None:
+            first = _limits(size)
+            chosen_of[size] = {split: rows[: first[split]] for split, rows in chosen.items()}
 
+    # Their sounds.
+    files = [release.clip(row) for rows in chosen.values() for row in rows]
+    place = _unpacked(release, files)
+    about = {
+        "source": "archive" if release.archive else "folder",
+        "archive": release.archive.name if release.archive else None,
+        "release": release.name(),
+        "chosen_by": list_path.name if list_path else "votes",
+    }
+    if list_path:
+        about["found_of_list"] = found_of_list
+    read = [*tables.values(), *([list_path] if list_path else [])]
+    readings = {}
+    for size, rows in chosen_of.items():
+        own_flaws = list(flaws)
+        sounds = Sounds(place, (), release.shown())
+        items = _items(release, rows, language, sounds, own_flaws)
+        readings[size] = Reading(items, read, own_flaws, about, release.scratch)
+    return readings
+
+
+def _limits(name: str) -> dict[str, int | None]:
+    """Return the number of clips that a size takes of each split; None: all."""
+    training_limit, validation_limit = SIZES[name]
+    return {"train": training_limit, "validation": validation_limit, "test": None}
+
+
+def _items(
+    release: "Release",
+    chosen: dict[str, list[dict]],
+    language: str,
+    sounds: Sounds,
+    flaws: list[str],
+) -> list[Item]:
+    """Return the items of the chosen rows.
+
+    Args:
+        release: The release.
+        chosen: Rows of the tables by split.
+        language: Whisper's code of the language.
+        sounds: The sound files.
+        flaws: Gets a line for each row whose sound cannot be looked for.
+    """
+    locale = LOCALES.get(language, language)
+    files = {split: [release.clip(row) for row in rows] for split, rows in chosen.items()}
+    names = [release.named(file) for split in chosen for file in files[split]]
+    ids = iter(distinct_ids(f"common-voice/{locale}/", names))
     items = []
     for split, rows in chosen.items():
         for row, file in zip(rows, files[split], strict=True):
@@ -154,17 +226,7 @@ def read_common_voice(name: str, language: str, source: str | Path | None) -> Re
                 looked_for="" if sound else sounds.looked_for(str(file)),
             )
             items.append(item)
-
-    about = {
-        "source": "archive" if release.archive else "folder",
-        "archive": release.archive.name if release.archive else None,
-        "release": release.name(),
-        "chosen_by": list_path.name if list_path else "votes",
-    }
-    if list_path:
-        about["found_of_list"] = found_of_list
-    read = [*tables.values(), *([list_path] if list_path else [])]
-    return Reading(items, read, flaws, about, release.scratch)
+    return items
 
 
 # ---- the release
@@ -217,11 +279,10 @@ class Release:
         return names[-1] if names else "unknown"
 
 
-def find_release(name: str, language: str, source: str | Path | None = None) -> Release:
+def find_release(language: str, source: str | Path | None = None) -> Release:
     """Return the release in a language; of an archive the tables are unpacked.
 
     Args:
-        name: Of the corpus, one of SIZES.
         language: Whisper's code of the language.
         source: As for `read_common_voice`.
 
@@ -250,8 +311,8 @@ def find_release(name: str, language: str, source: str | Path | None = None) -> 
     if archive is None:
         raise _not_found(root, language, [*folders, *archives])
 
-    scratch = scratch_folder(f"{name}-{locale}", [archive])
-    tables = {*TABLES.values(), *FIRST_TABLES.values(), _id_list_name(name)}
+    scratch = scratch_folder(f"{COMMON}-{locale}", [archive])
+    tables = {*TABLES.values(), *FIRST_TABLES.values(), *map(_id_list_name, SIZES)}
     unpack_once(archive, scratch / "tables", lambda member: PurePosixPath(member).name in tables)
     folders = _folders(scratch / "tables", language, has_source=True)
     folder = only_one(folders, f"folders {locale}", archive)
@@ -475,7 +536,7 @@ def _check_found(list_path: Path, table: Path, listed: list[str], found: list[di
         warnings.warn(
             f"{list_path}: {table.name} has {len(found)} of the {len(listed)} clips that the list "
             "names for it; the others are left out",
-            stacklevel=5,  # the caller of load_corpus
+            stacklevel=6,  # the caller of load_corpus
         )
 
 

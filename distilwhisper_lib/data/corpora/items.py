@@ -180,14 +180,15 @@ def _too_long(rules: Rules) -> str:
 
 
 def read_rows(
-    items: list[Item], title: str | None, rules: Rules = GAME_RULES
+    items: list[Item], title: str | None, rules: Rules = GAME_RULES, threads: int = 2
 ) -> tuple[list[dict], dict[str, list[str]], dict[str, str]]:
-    """Decode the items, in two threads.
+    """Decode the items, in some threads.
 
     Args:
         items: Lines of a corpus.
         title: The text beside the progress bar; None: no bar.
         rules: Which clips are dropped.
+        threads: How many.
 
     Returns:
         The usable rows in the order of the items, the ids of the dropped items by reason, and what
@@ -209,8 +210,9 @@ def read_rows(
 
     # The others.
     rows = []
-    with ThreadPoolExecutor(2) as pool:
-        found = pool.map(lambda item: to_row(item, rules), usable)
+    with ThreadPoolExecutor(threads) as pool:
+        each = map if threads == 1 else pool.map  # a pool of one costs and gains nothing
+        found = each(lambda item: to_row(item, rules), usable)
         progress = tqdm(found, title, len(usable), unit=" clips", disable=title is None)
         for item, row in zip(usable, progress, strict=True):
             if isinstance(row, Loss):

@@ -4,7 +4,8 @@ import re
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,8 @@ from ...files import (
 )
 from ...whisper.tokens import LANGUAGES, language_code, nearest_languages
 from . import asterisk, festvox, fillets, stamps, toy, world
-from .common_voice import LOCALES, SIZES, find_release, read_common_voice
+from .clip_store import ClipStore, is_in_store, load_rows
+from .common_voice import COMMON, LOCALES, SIZES, find_release, read_common_voice, read_sizes
 from .fleurs import CODES, read_fleurs
 from .items import SPLITS, Item, fingerprint, read_rows, stable_hash, summary, without_duplicates
 from .packages import Package, find_package
@@ -119,7 +121,8 @@ def load_corpus(name: str, language: str, source: str | Path | None = None) -> D
     """Return a corpus in a language, all splits in one Dataset with the columns of FEATURES.
 
     The first call prepares the corpus in the cache folder. Common Voice, FLEURS and recordings: it
-    warns of missing or damaged clips and rows, which are left out.
+    warns of missing or damaged clips and rows, which are left out. With a size of Common Voice the
+    smaller ones are prepared too, and a larger one takes over what is decoded.
 
     Recordings follow their table and their sounds: where one of these has changed, the corpus is
     prepared anew, and a line on stderr says why. Of the other corpora a prepared one is loaded also
@@ -158,6 +161,22 @@ def load_corpus(name: str, language: str, source: str | Path | None = None) -> D
     return dataset
 
 
+def prepare_largest(names: Iterable[str], language: str) -> None:
+    """Prepare the largest of some sizes of Common Voice, and with it those that are parts of it.
+
+    Asked for one by one from the smallest on, each would search the archive anew. Where the largest
+    cannot be prepared nothing happens: `load_corpus` says why, of the one that is needed.
+
+    Args:
+        names: Of corpora; others than the sizes of Common Voice are left out.
+        language: Code of the language.
+    """
+    sizes = [name for name in names if name in SIZES]
+    if sizes:
+        with suppress(ValueError, OSError):
+            load_corpus(max(sizes, key=SIZES.__getitem__), language)
+
+
 def _report_state(folder: Path) -> tuple[int, int] | None:
     """Return what changes when a corpus is prepared anew: the report's time and size.
 
@@ -171,11 +190,15 @@ def _report_state(folder: Path) -> tuple[int, int] | None:
 
 
 def _ensure_prepared(name: str, language: str, folder: Path, source: str | Path | None) -> None:
-    """Prepare a corpus, unless it is prepared already; one process at a time."""
+    """Prepare a corpus, unless it is prepared already; one process at a time.
+
+    The sizes of Common Voice in a language are prepared in one place: a process waits for another
+    that prepares any of them, and then has its clips.
+    """
     remembered = _remembered_source(folder)  # before a damaged folder is set aside
     if _is_usable(name, language, folder, source):
         return
-    with one_at_a_time(folder):
+    with one_at_a_time(_store_folder(language) if name in SIZES else folder):
         if _is_usable(name, language, folder, source):  # another process has prepared it meanwhile
             return
         changed = _what_has_changed(name, language, folder, source) if _is_prepared(folder) else ""
@@ -183,7 +206,9 @@ def _ensure_prepared(name: str, language: str, folder: Path, source: str | Path 
             tell(f"{name} in {language}: {changed}: the corpus is prepared anew")
         if source is None:
             source = remembered
-        if name in READERS:
+        if name in SIZES:
+            _prepare_sizes(name, language, folder, source)
+        elif name in READERS:
             reading = READERS[name](name, language, source)
             with disk_errors(folder.parent):
                 _prepare_in_shards(name, language, folder, source, reading)
@@ -217,7 +242,10 @@ OWN_FILES = (".arrow", ".json", ".csv")  # of a prepared corpus, by the ends of 
 
 
 def _write_source(
-    folder: Path, source: str | Path | None, followed: list[Path] | None = None
+    folder: Path,
+    source: str | Path | None,
+    followed: list[Path] | None = None,
+    elsewhere: dict[str, list] | None = None,
 ) -> None:
     """Write from what a corpus is prepared, and the sizes and hashes of its own files.
 
@@ -225,8 +253,9 @@ def _write_source(
         folder: That of the corpus, complete but for this.
         source: As for `load_corpus`.
         followed: Files whose change makes the corpus outdated: the table, then the sounds.
+        elsewhere: Files outside the folder that the corpus has: path from it -> size and hash.
     """
-    files = {}
+    files = dict(elsewhere or {})
     for path in sorted(folder.iterdir()):
         if path.suffix in OWN_FILES:
             files[path.name] = [path.stat().st_size, file_sha256(path)]
@@ -323,6 +352,8 @@ def _warn_of_another_source(
 
 def _open(name: str, language: str, folder: Path) -> Dataset:
     """Return a prepared corpus as a memory-mapped Dataset."""
+    if is_in_store(folder):
+        return load_rows(folder, name, language)
     if name in READERS:
         return load_shards(folder, name, language)
     return load_from_disk(str(folder))
@@ -357,12 +388,17 @@ def corpus_release(name: str, language: str) -> str | None:
     return corpus_report(name, language).get("release")
 
 
+def is_prepared(name: str, language: str) -> bool:
+    """Return whether a corpus is prepared, intact or not."""
+    return (corpus_folder(name, language) / "report.json").is_file()
+
+
 def has_common_voice(name: str, language: str) -> bool:
     """Return whether a corpus of Common Voice is prepared, or can be from the data folder."""
-    if (corpus_folder(name, language) / "report.json").is_file():
+    if is_prepared(name, language):
         return True
     try:
-        find_release(name, language)
+        find_release(language)
     except FileNotFoundError:
         return False
     return True
@@ -423,6 +459,11 @@ def corpus_folder(name: str, language: str) -> Path:
     return cache_dir() / "corpora" / f"{name}-{language}"
 
 
+def _store_folder(language: str) -> Path:
+    """Return the folder of the decoded clips of Common Voice in a language, for all sizes."""
+    return corpus_folder(COMMON, language).absolute()
+
+
 # ---- preparing
 
 
@@ -463,41 +504,63 @@ def dataset_of(rows: list[dict]) -> Dataset:
     return Dataset(pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema))
 
 
+def _prepare_sizes(name: str, language: str, folder: Path, source: str | Path | None) -> None:
+    """Prepare a size of Common Voice, and with it the smaller ones, which are choices of its clips.
+
+    Clips that another size or a killed run has decoded are not decoded again.
+    """
+    smaller = [
+        size
+        for size in SIZES
+        if SIZES[size] < SIZES[name] and not _is_prepared(corpus_folder(size, language))
+    ]
+    readings = read_sizes(name, smaller, language, source)
+    with disk_errors(folder.parent):
+        store = ClipStore(_store_folder(language), FEATURES, BUILDER)
+        reports = {}
+        for size, reading in readings.items():
+            items = _first_of_each_id(reading.items)
+            clips = store.add(list(items.values()), f"{size} {language}")
+            parts = store.parts(list(items.values()), clips)
+            dropped = _all_dropped(reading.items, items, parts)
+            if size != name and not any(part["clips"] for part in parts):
+                continue
+            _check_anything_is_heard(size, language, reading, parts, dropped)
+
+            with atomic_folder(corpus_folder(size, language)) as partial:
+                partial.mkdir()
+                shards = store.write_rows(clips, partial)
+                data = load_rows(partial, size, language)
+                report = _report_of_parts(size, language, reading, items, parts, dropped, data)
+                _write_ids(reading.items, partial)
+                write_json(partial / "report.json", report, sealed=True)
+                _write_source(partial, source, reading.followed, shards)
+            reports[size] = report
+
+    scratch = readings[name].scratch
+    if scratch:
+        shutil.rmtree(scratch, ignore_errors=True)
+    _warn_of_lost_lines(reports[name], folder)
+
+
 def _prepare_in_shards(
     name: str, language: str, folder: Path, source: str | Path | None, reading: Reading
 ) -> None:
     """Prepare a large corpus in a folder beside `folder`; shards of a killed run are used."""
     items = _first_of_each_id(reading.items)
     partial = folder.with_name(f"{folder.name}.partial")
-    shards = write_shards(list(items.values()), partial, FEATURES, f"{name} {language}")
-    dropped = _all_dropped(reading.items, items, shards)
-    problems = {key: text for shard in shards for key, text in shard.get("problems", {}).items()}
-    if not any(shard["clips"] for shard in shards):
+    parts = write_shards(list(items.values()), partial, FEATURES, f"{name} {language}")
+    dropped = _all_dropped(reading.items, items, parts)
+    try:
+        _check_anything_is_heard(name, language, reading, parts, dropped)
+    except ValueError:
         shutil.rmtree(partial, ignore_errors=True)
-        raise ValueError(
-            f"{name} has nothing to hear in {language!r} ({', '.join(map(str, reading.tables))}): "
-            f"{_counts(dropped)}, malformed rows: {len(reading.flaws)} {reading.flaws[:3]}"
-            f"{_first(dropped, problems)}"
-        )
-
-    # The report.
+        raise
     data = load_shards(partial, name, language)
-    rows = data.select_columns(["id", "speaker", "split", "duration"]).to_list()
-    prints = [shard["fingerprint"] for shard in shards]
-    content = stable_hash("".join(prints))
-    report = {
-        **_report(name, language, reading.about, reading.items, rows, dropped, content),
-        "dropped_by_split": _dropped_by_split(items, dropped),
-        "malformed": len(reading.flaws),
-        "malformed_rows": reading.flaws[:1000],
-        "problems": dict(list(problems.items())[:1000]),
-        "shards": prints,
-        "tables": {f"{path.parent.name}/{path.name}": file_sha256(path) for path in reading.tables},
-    }
+    report = _report_of_parts(name, language, reading, items, parts, dropped, data)
 
     # The folder under its own name, complete.
-    ids = [(item.split, item.id) for item in reading.items]
-    pd.DataFrame(ids, columns=["split", "id"]).to_csv(partial / "ids.csv", index=False)
+    _write_ids(reading.items, partial)
     write_json(partial / "report.json", report, sealed=True)
     _write_source(partial, source, reading.followed)
     shutil.rmtree(folder, ignore_errors=True)
@@ -505,9 +568,73 @@ def _prepare_in_shards(
     if reading.scratch:
         shutil.rmtree(reading.scratch, ignore_errors=True)
     report["follows"] = reading.followed is not None
-    lost = {**report["dropped"], "malformed row": report["malformed"]}
-    lines = report["items"] + report["malformed"]
-    _warn_of_losses(report, lost, lines, folder / "report.json")
+    _warn_of_lost_lines(report, folder)
+
+
+def _check_anything_is_heard(
+    name: str, language: str, reading: Reading, parts: list[dict], dropped: dict[str, list[str]]
+) -> None:
+    """Raise ValueError where not one clip can be used.
+
+    Args:
+        name: Of the corpus.
+        language: Code of the language.
+        reading: What was read.
+        parts: As `write_shards` returns them.
+        dropped: Ids of all dropped items by reason.
+    """
+    if any(part["clips"] for part in parts):
+        return
+    raise ValueError(
+        f"{name} has nothing to hear in {language!r} ({', '.join(map(str, reading.tables))}): "
+        f"{_counts(dropped)}, malformed rows: {len(reading.flaws)} {reading.flaws[:3]}"
+        f"{_first(dropped, _problems(parts))}"
+    )
+
+
+def _problems(parts: list[dict]) -> dict[str, str]:
+    """Return what is wrong with dropped clips, by id."""
+    return {key: text for part in parts for key, text in part.get("problems", {}).items()}
+
+
+def _report_of_parts(
+    name: str,
+    language: str,
+    reading: Reading,
+    items: dict[str, Item],
+    parts: list[dict],
+    dropped: dict[str, list[str]],
+    data: Dataset,
+) -> dict:
+    """Return the report of a large corpus.
+
+    Args:
+        name: Of the corpus.
+        language: Code of the language.
+        reading: What was read.
+        items: The items that were decoded, by id.
+        parts: As `write_shards` returns them.
+        dropped: Ids of all dropped items by reason.
+        data: The corpus.
+    """
+    rows = data.select_columns(["id", "speaker", "split", "duration"]).to_list()
+    prints = [part["fingerprint"] for part in parts]
+    content = stable_hash("".join(prints))
+    return {
+        **_report(name, language, reading.about, reading.items, rows, dropped, content),
+        "dropped_by_split": _dropped_by_split(items, dropped),
+        "malformed": len(reading.flaws),
+        "malformed_rows": reading.flaws[:1000],
+        "problems": dict(list(_problems(parts).items())[:1000]),
+        "shards": prints,
+        "tables": {f"{path.parent.name}/{path.name}": file_sha256(path) for path in reading.tables},
+    }
+
+
+def _write_ids(items: list[Item], folder: Path) -> None:
+    """Write split and id of all items to ids.csv."""
+    ids = [(item.split, item.id) for item in items]
+    pd.DataFrame(ids, columns=["split", "id"]).to_csv(folder / "ids.csv", index=False)
 
 
 def _first_of_each_id(items: list[Item]) -> dict[str, Item]:
@@ -550,7 +677,21 @@ def _dropped_by_split(
     return counts
 
 
-def _warn_of_losses(report: dict, lost: dict[str, int], lines: int, path: Path) -> None:
+def _warn_of_lost_lines(report: dict, folder: Path) -> None:
+    """Warn of the lines of a large corpus that were left out.
+
+    Args:
+        report: That of the corpus.
+        folder: Of the prepared corpus.
+    """
+    lost = {**report["dropped"], "malformed row": report["malformed"]}
+    lines = report["items"] + report["malformed"]
+    _warn_of_losses(report, lost, lines, folder / "report.json", stacklevel=6)
+
+
+def _warn_of_losses(
+    report: dict, lost: dict[str, int], lines: int, path: Path, stacklevel: int = 5
+) -> None:
     """Warn of lines that were left out, with what to do about them.
 
     Args:
@@ -558,6 +699,7 @@ def _warn_of_losses(report: dict, lost: dict[str, int], lines: int, path: Path) 
         lost: Number of lines by reason.
         lines: Number of all lines.
         path: Of the report.
+        stacklevel: Of the caller of load_corpus.
     """
     lost = {reason: count for reason, count in lost.items() if count}
     if not lost:
@@ -565,13 +707,15 @@ def _warn_of_losses(report: dict, lost: dict[str, int], lines: int, path: Path) 
     reasons = ", ".join(f"{reason}: {count}" for reason, count in lost.items())
     advice = [text for start, text in ADVICE.items() if any(key.startswith(start) for key in lost)]
     then = "" if report.get("follows") else " and delete that folder"
+    if report["corpus"] in SIZES:
+        then += ", and those of smaller sizes"
     ids = {reason: report["dropped_ids"].get(reason, []) for reason in lost}
     warnings.warn(
         f"{report['corpus']} in {report['language']}: {sum(lost.values())} of {lines} lines are "
         f"left out ({reasons}); {path} names them: to have them after all, put them right"
         f"{then}{_first(ids, report['problems'])}"
         f"{_first_flaw(report)}{''.join(f'. {text}' for text in advice)}",
-        stacklevel=5,  # the caller of load_corpus
+        stacklevel=stacklevel,
     )
 
 
