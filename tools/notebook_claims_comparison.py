@@ -106,25 +106,20 @@ def _stand_in_leads() -> bool:
     for test in DOMAINS:
         others = [wer(system, test) for system in SYSTEMS if system != "teacher"]
         leads.append(min(others) - wer("teacher", test))
-    return shows(leads[0], "9.6") and shows(leads[1], "11.1")
+    return shows(leads[0], "9.5") and shows(leads[1], "7.6")
 
 
-def _three_close_together() -> bool:
-    three = (OURS, "experts", "lora")
-    apart = []
-    for test in DOMAINS:
-        found = [wer(system, test) for system in three]
-        others = [wer(system, test) for system in ("student", "fine-tuning")]
-        if max(found) > min(others):
-            return False
-        apart.append(max(found) - min(found))
-    return shows(max(apart), "2.0")
+def _four_close_together() -> bool:
+    found = {system: wer(system, "in-domain") for system in TRAINED}
+    apart = max(found.values()) - min(found.values())
+    follow = max(found.values()) < wer("student", "in-domain")
+    return shows(apart, "2.5") and follow and min(found, key=found.__getitem__) == OURS
 
 
-def _fine_tuning_gains_less() -> bool:
-    inside, outside = (wer("student", test) - wer("fine-tuning", test) for test in DOMAINS)
-    best = max(wer(system, "in-domain") for system in (OURS, "experts", "lora"))
-    return inside > 0 and best < wer("fine-tuning", "in-domain") and outside <= 0
+def _lora_is_ahead_out_of_domain() -> bool:
+    found = {system: wer(system, "out-of-domain") for system in TRAINED}
+    gain = wer("student", "out-of-domain") - found["fine-tuning"]
+    return min(found, key=found.__getitem__) == "lora" and 0 < gain < 1
 
 
 def losses(system: str, switch: str = "") -> list[float]:
@@ -161,7 +156,7 @@ def _together() -> tuple[float, float]:
 
 def _widths() -> bool:
     (low, high), (apart_low, apart_high) = _together(), _apart()
-    return shows(high - low, "6.8") and shows(apart_high - apart_low, "12.4")
+    return shows(high - low, "6.9") and shows(apart_high - apart_low, "12.2")
 
 
 def _zero_inside_and_outside() -> bool:
@@ -182,12 +177,13 @@ def _decided_by_clip_and_by_room() -> bool:
         {key for key, row in own_pairs(drawn).items() if decided(pd.Series(row))}
         for drawn in ("id", "unit")
     )
-    gone = by_clip - by_room
-    return (len(by_clip), len(by_room)) == (4, 3) and gone == {("student", "out-of-domain")}
+    in_both = by_clip & by_room
+    return (len(by_clip), len(by_room)) == (3, 2) and in_both == {("student", "in-domain")}
 
 
-def _is_better(other: str, *tests: str) -> bool:
-    return all(pair(OURS, other, test)["high"] < 0 for test in tests)
+def _lora_by_a_hair() -> bool:
+    by_clip, by_room = (pair(OURS, "lora", "in-domain", drawn) for drawn in ("id", "unit"))
+    return by_clip["high"] > 0 > by_room["high"] > -0.5
 
 
 def _is_open(other: str) -> bool:
@@ -201,14 +197,12 @@ def _decided_alone_and_among_all() -> bool:
     found = own_pairs()
     alone = [key for key, row in found.items() if row["p"] <= 0.05]
     among = {key for key, p in corrected(found).items() if p <= 0.05}
-    expected = {("student", "in-domain"), ("fine-tuning", "out-of-domain")}
-    return len(alone) == 3 and len(among) == 2 and among == expected
+    return len(alone) == 2 and among == {("student", "in-domain")}
 
 
 def _open_again() -> bool:
-    row = pair(OURS, "fine-tuning", "in-domain")
-    p = corrected(own_pairs())["fine-tuning", "in-domain"]
-    return p > 0.05 and shows(row["p"], "0.045") and -0.5 < row["high"] < 0
+    p = corrected(own_pairs())["lora", "in-domain"]
+    return p > 0.05 and shows(pair(OURS, "lora", "in-domain")["p"], "0.044")
 
 
 # ---- section 5
@@ -216,7 +210,7 @@ def _open_again() -> bool:
 
 def _by_the_teacher() -> bool:
     gains = [-pair(OURS, "experts", test)["difference"] for test in DOMAINS]
-    return shows(gains[0], "1.4") and shows(gains[1], "0.8") and _is_open("experts")
+    return shows(gains[0], "1.2") and shows(gains[1], "0.8") and _is_open("experts")
 
 
 @cache
@@ -237,18 +231,19 @@ def _stress(column: str) -> dict[str, float]:
 
 
 def _loops_of_the_student() -> bool:
-    return _stressed("student")["loops"] == 6 and shows(_stressed("student")["width"], "73")
+    return _stressed("student")["loops"] == 6 and shows(_stressed("student")["width"], "72")
 
 
 def _ours_loops_on_none() -> bool:
     plain = _stress("plain")
-    return _stressed(OURS)["loops"] == 0 and min(plain, key=plain.__getitem__) == OURS
+    in_order = sorted(plain, key=plain.__getitem__)
+    return _stressed(OURS)["loops"] == 0 and in_order[1] == OURS
 
 
 def _closer_when_capped() -> bool:
     plain, limited = _stress("plain").values(), _stress("capped").values()
     closer = max(limited) - min(limited) < 0.5 * (max(plain) - min(plain))
-    return closer and _stressed(OURS)["capped"] > min(_stress("capped")[name] for name in TRAINED)
+    return closer and _stressed(OURS)["capped"] == max(limited)
 
 
 # ---- section 6
@@ -257,10 +252,10 @@ def _closer_when_capped() -> bool:
 def _ranges_of_losses() -> bool:
     tuned, lora = losses("fine-tuning"), losses("lora")
     return (
-        shows(min(tuned), "21")
-        and shows(max(tuned), "73")
-        and shows(min(lora), "11")
-        and shows(max(lora), "37")
+        shows(min(tuned), "18")
+        and shows(max(tuned), "63")
+        and shows(min(lora), "8")
+        and shows(max(lora), "39")
     )
 
 
@@ -278,11 +273,12 @@ def _same_scores_when_off() -> bool:
     return True
 
 
-def _lower_bleu() -> bool:
+def _bleu_of_the_others() -> bool:
     student = rows_of("student", "translate").iloc[0]
     tables = [rows_of(system, "translate") for system in ("fine-tuning", "lora")]
-    on = [table[table["experts"] == ""].iloc[0] for table in tables]
-    return all(row["bleu"] < student["bleu"] and overlap(row, student, "bleu") for row in on)
+    tuned, lora = (table[table["experts"] == ""].iloc[0] for table in tables)
+    near = all(overlap(row, student, "bleu") for row in (tuned, lora))
+    return near and tuned["bleu"] < student["bleu"] < lora["bleu"]
 
 
 def _experts_in_translation() -> bool:
@@ -299,9 +295,9 @@ def _experts_in_translation() -> bool:
         return False
     off, encoder, every = found["off"], found["encoder"], found["on"]
     return (
-        (off[0], encoder[0], every[0]) == (3.4, 1.8, 0.5)
-        and encoder[2] >= off[1]
-        and off[2] >= encoder[1]
+        (off[0], encoder[0], every[0]) == (3.0, 2.2, 1.4)
+        and min(encoder[2], every[2]) >= off[1]
+        and off[2] >= max(encoder[1], every[1])
     )
 
 
@@ -318,11 +314,11 @@ def _minutes_of_the_second_language() -> list[float]:
     return []
 
 
-def _three_quarters() -> bool:
+def _seven_tenths() -> bool:
     student, teacher, ours = (
         reference(system, "ca/second-language")["wer"] for system in ("student", "teacher", OURS)
     )
-    return 0.72 < (student - ours) / (student - teacher) < 0.78
+    return 0.68 < (student - ours) / (student - teacher) < 0.73
 
 
 def _mixed_batch() -> bool:
@@ -347,7 +343,7 @@ def _column(place: int, systems: Iterable[str] = TRAINED) -> dict[str, float]:
 def _seconds_of_training() -> bool:
     seconds = _column(0).values()
     taught = _column(1, [name for name in TRAINED if METHODS[name].distils]).values()
-    return shows(min(seconds), "334") and shows(max(seconds), "368") and all_show(taught, "10")
+    return shows(min(seconds), "174") and shows(max(seconds), "199") and all_show(taught, "7")
 
 
 def _sizes_of_files() -> bool:
@@ -409,20 +405,21 @@ def _are(other: str, inside: str, outside: str) -> bool:
 def comparison() -> list[Claim]:
     """Return the claims of notebook 05."""
     return [
-        Claim("The stand-in is lowest in both domains, by 9.6 and 11.1 points.", _stand_in_leads),
+        Claim("The stand-in is lowest in both domains, by 9.5 and 7.6 points.", _stand_in_leads),
         Claim(
-            "Then come our variant, experts without a teacher and LoRA, at most 2.0 points apart "
-            "in either domain.",
-            _three_close_together,
+            "In-domain the four adapted systems follow, at most 2.5 points apart, our variant "
+            "first.",
+            _four_close_together,
         ),
         Claim(
-            "Fine-tuning gains less in-domain and nothing out-of-domain.", _fine_tuning_gains_less
+            "Out-of-domain LoRA is ahead of them, and fine-tuning has gained less than a point.",
+            _lora_is_ahead_out_of_domain,
         ),
         Claim(
             "In other languages fine-tuning and LoRA have lost what the experts keep.",
             _lost_and_kept,
         ),
-        Claim("Together the interval is 6.8 points wide, apart 12.4.", _widths),
+        Claim("Together the interval is 6.9 points wide, apart 12.2.", _widths),
         Claim("Apart it holds zero, together it leaves zero out", _zero_inside_and_outside),
         Claim(
             "By clip 48 of 200 are decided, nearly five times as many as should be. By room it is "
@@ -430,41 +427,42 @@ def comparison() -> list[Claim]:
             lambda: _made_up() == [48, 12],
         ),
         Claim(
-            "By clip four of these differences are decided, by room three: out-of-domain the gain "
-            "over the student is no longer one.",
+            "By clip three of these differences are decided, by room two, and only the gain over "
+            "the student in-domain is among both.",
             _decided_by_clip_and_by_room,
         ),
         Claim(
-            "Our variant is better than the student in-domain and than fine-tuning in both "
-            "domains.",
-            lambda: _is_better("student", "in-domain") and _is_better("fine-tuning", *DOMAINS),
+            "that against LoRA in-domain now leaves zero out, by a hair.",
+            _lora_by_a_hair,
         ),
         Claim(
-            "Against LoRA and against the same experts without a teacher nothing is decided.",
-            lambda: _is_open("lora") and _is_open("experts"),
+            "Against fine-tuning and against the same experts without a teacher nothing is "
+            "decided by room.",
+            lambda: _is_open("fine-tuning") and _is_open("experts"),
         ),
         Claim(
-            "Three differences are decided alone, and two among all: the gain over the student "
-            "in-domain, and over fine-tuning out-of-domain.",
+            "Two differences are decided alone, and one among all: the gain over the student "
+            "in-domain.",
             _decided_alone_and_among_all,
         ),
         Claim(
-            "Fine-tuning in-domain is open again: its p value was 0.045, and its interval had left "
-            "out zero by a hair.",
+            "LoRA in-domain is open again: its p value was 0.044.",
             _open_again,
         ),
         Claim(
-            "Our variant gains 1.4 and 0.8 points by the teacher, and neither is decided.",
+            "Our variant gains 1.2 and 0.8 points by the teacher, and neither is decided.",
             _by_the_teacher,
         ),
         Claim(
-            "The student loops on 6 clips, and the interval of its plain WER is 73 points wide.",
+            "The student loops on 6 clips, and the interval of its plain WER is 72 points wide.",
             _loops_of_the_student,
         ),
-        Claim("Our variant loops on none and has the lowest plain WER.", _ours_loops_on_none),
         Claim(
-            "Capped, the systems lie much closer together, and our variant is not the lowest any "
-            "more.",
+            "Our variant loops on none and has the second lowest plain WER.", _ours_loops_on_none
+        ),
+        Claim(
+            "Capped, the systems lie much closer together, and our variant has the highest WER of "
+            "all.",
             _closer_when_capped,
         ),
         Claim(
@@ -472,7 +470,7 @@ def comparison() -> list[Claim]:
             lambda: min(_stress("capped").values()) > 75,
         ),
         Claim(
-            "Fine-tuning loses 21 to 73 points of WER, LoRA that stays on 11 to 37.",
+            "Fine-tuning loses 18 to 63 points of WER, LoRA that stays on 8 to 39.",
             _ranges_of_losses,
         ),
         Claim(
@@ -483,23 +481,23 @@ def comparison() -> list[Claim]:
             "Switched off, LoRA and all experts have the student's scores.", _same_scores_when_off
         ),
         Claim(
-            "Fine-tuning, and LoRA that stays on, have a lower BLEU, but the intervals overlap "
-            "with the student's.",
-            _lower_bleu,
+            "Fine-tuning has a lower BLEU, LoRA that stays on a higher one, and both intervals "
+            "overlap with the student's.",
+            _bleu_of_the_others,
         ),
         Claim(
-            "BLEU is 0.5. With the encoder's alone it is 1.8, below the student's 3.4, and the two "
-            "intervals overlap.",
+            "With all experts on BLEU is 1.4, with the encoder's alone 2.2, below the student's "
+            "3.0; these intervals overlap too.",
             _experts_in_translation,
         ),
         Claim(
             "From 2.4 minutes of speech",
             lambda: all_show(_minutes_of_the_second_language(), "2.4"),
         ),
-        Claim("close three quarters of the gap between student and stand-in.", _three_quarters),
+        Claim("close seven tenths of the gap between student and stand-in.", _seven_tenths),
         Claim("All six texts of the mixed batch are those of the clips alone.", _mixed_batch),
         Claim(
-            "Training takes 334 to 368 seconds, and the teacher's pass adds 10.",
+            "Training takes 174 to 199 seconds, and the teacher's pass adds 7.",
             _seconds_of_training,
         ),
         Claim(
@@ -517,12 +515,9 @@ def comparison() -> list[Claim]:
             lambda: _are("student", "holds", "holds"),
         ),
         Claim(
-            "Against fine-tuning claim 2 holds out-of-domain and is open in-domain",
-            lambda: _are("fine-tuning", "open", "holds"),
-        ),
-        Claim(
-            "against LoRA it is open in both, and so is the teacher's part.",
-            lambda: _are("lora", "open", "open") and _are("experts", "open", "open"),
+            "Claim 2 is open in both, against fine-tuning and against LoRA, and so is the "
+            "teacher's part.",
+            lambda: all(_are(name, "open", "open") for name in ("fine-tuning", "lora", "experts")),
         ),
         Claim(
             "Claim 5 holds by construction, for a LoRA that is switched off as well.",

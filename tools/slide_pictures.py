@@ -18,7 +18,7 @@ FOLDER = ROOT / "docs" / "teach" / "slides" / "pictures"
 PICTURES = {
     "log-mel": ("00", "plots.plot_log_mel(features"),
     "error-kinds": ("01", "plots.plot_error_kinds("),
-    "noise": ("02", "torch.sigmoid(G_value + alpha * eps)"),
+    "noise": ("02", "soft, hard, g = train_toy(strongest)"),
     "divergences": ("03", '"KL(t || s)"'),
     "top-k": ("03", 'table["gradient, cosine"]'),
     "gates-in-training": ("03", '"gate_encoder", "gate_decoder"'),

@@ -535,8 +535,8 @@ fig.tight_layout()
 show(pd.DataFrame(rows).T, digits=3)
 
 # %% [markdown]
-# *The figure shows two histograms of the trained soft gates: without noise they spread between one half and 1, with noise
-# they are crowded near 1.*
+# *The figure shows two histograms of the trained soft gates. In both a part stays at one half. The others spread up to 1
+# without noise, and are crowded near 1 with it.*
 #
 # **Read:** Without noise the soft mixture fits well, and rounding ruins it. With noise the fit in training is worse and the
 # error in use is smaller: a gate between the ends is a coin toss in training, and the expert can't rely on it; far from

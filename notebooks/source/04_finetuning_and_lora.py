@@ -457,7 +457,7 @@ plot_forgetting(pd.DataFrame(kept))
 # *The figure shows a row for each trained system, a column for each other language: the change of WER against the student
 # in points, red where it is worse. The experts' row is zero by construction.*
 #
-# **Read:** Less, but much: LoRA loses 11 to 37 points, fine-tuning 21 to 73. In each language LoRA loses less.
+# **Read:** Less, but much: LoRA loses 8 to 39 points, fine-tuning 18 to 63. In each language LoRA loses less.
 #
 # So the clips of one voice in one language have moved what all languages use. But it would be unfair to stop here. An
 # adapter can be switched off just as experts can. The row of LoRA shows an adapter that is left on, or merged.
