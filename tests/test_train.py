@@ -809,7 +809,7 @@ def test_runs_of_the_same_seed_are_alike_and_others_are_not(clips, collator, tmp
 
 
 def test_methods_by_name():
-    trained = ["fine-tuning", "lora", "clsr-ft", "distilwhisper-released", "distilwhisper"]
+    trained = ["fine-tuning", "lora", "experts", "distilwhisper"]
     assert trained_methods() == trained
     assert all(name == method.name for name, method in METHODS.items())
     with pytest.raises(ValueError, match="unknown method 'gpt': one of student, teacher, fine-"):

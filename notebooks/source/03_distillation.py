@@ -714,7 +714,7 @@ check(check_masked_js, masked_js)
 prediction = ...  # "yes" or "no"
 
 # %%
-from distilwhisper_lib import total_loss
+from distilwhisper_lib import gate_budget_loss, last_gates, position_masks, total_loss
 
 ce, gate, kd = torch.tensor(2.0), torch.tensor(0.1), torch.tensor(0.2)
 weighted = total_loss(ce, gate, kd)
@@ -748,8 +748,6 @@ def step_loss(model, batch, outputs):
 # </details>
 
 # %% tags=["fold"]
-from distilwhisper_lib import gate_budget_loss, last_gates, position_masks
-
 if is_open(step_loss):
 
     def step_loss(model, batch, outputs):

@@ -46,6 +46,7 @@ METHODS = (
     "fine-tuning",
     "lora",
     "clsr-ft",
+    "experts",
     "distilwhisper-released",
     "distilwhisper",
     "distilwhisper-low-rank",
