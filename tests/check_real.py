@@ -13,6 +13,7 @@ import sys
 from distilwhisper_lib.evaluation.testsets import TestSet
 from distilwhisper_lib.lab.comparison import score
 from distilwhisper_lib.lab.lab import Lab
+from distilwhisper_lib.presets import AS_RELEASED
 from distilwhisper_lib.training.methods import get_method, trained_methods
 
 CLIPS = 8
@@ -23,6 +24,7 @@ RATES = {
     "lora": 1e-3,
     "clsr-ft": 3e-4,
     "distilwhisper-released": 3e-4,
+    "experts": 3e-4,
     "distilwhisper": 3e-4,
 }
 WITHOUT_DROPOUT = {"expert_dropout": 0.0, "gate_dropout": 0.0, "skip_gate": 0.0}
@@ -47,6 +49,7 @@ def check_lab() -> Lab:
         margin_seconds=1.0,
         max_new_tokens=48,
         learning_rates=RATES,
+        further_systems=AS_RELEASED,
     )
     lab.train_teacher = lambda: lab.train("fine-tuning")
     lab.test_sets[KEY] = TestSet("training", lab.preset.language, lab.preset.corpus, "train")
@@ -63,7 +66,7 @@ def main() -> int:
     before = score(lab, "student", KEY)["wer"]
     print(f"student: WER {before:.1f} on {CLIPS} training utterances", flush=True)
 
-    methods = trained_methods()
+    methods = trained_methods(lab.preset)
     failed = []
     for name in methods:
         changes = WITHOUT_DROPOUT if get_method(name).has_experts else {}

@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
 
     preset = get_preset(given.preset)
-    names = (TEACHER_OUTPUTS, *compared_methods())
+    names = (TEACHER_OUTPUTS, *compared_methods(preset))
     rows = {name: estimate(name, preset, given.clips) for name in names}
     if not any(rows.values()):
         raise ValueError(

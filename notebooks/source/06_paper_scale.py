@@ -13,8 +13,7 @@
 #
 # **Prerequisites:** notebooks 03 and 05.
 #
-# The outputs that are stored in this notebook are of an earlier design of the preset `laptop`: both leads' voices, four
-# epochs, intervals over clips. We have not run it at full size.
+# The outputs that are stored in this notebook are of the preset `laptop`. We have not run it at full size.
 #
 # | preset | time | memory |
 # |---|---|---|
@@ -290,7 +289,7 @@ print(f"{len(outputs)} clips, k = {lab.preset.top_k}: {size['bytes'] / 1e6:.1f} 
       f"{size['bytes_per_1000_clips'] / 1e6:.1f} MB for 1,000 clips")
 
 # %% [markdown]
-# **Read:** 1,000 clips take 32 MB: a hundredth of the large teacher's weights.
+# **Read:** 1,000 clips take 31 MB: a hundredth of the large teacher's weights.
 #
 # How many tokens $k$ are enough? Notebook 03 has looked at the value of JS and at its gradient. Here is the error of JS
 # for the teacher and the clips of **this** run. It is measured on one batch of validation clips, against all tokens.
@@ -501,7 +500,7 @@ plots.plot_comparison(pd.DataFrame(rows), language)
 # lies to the right of the other two.*
 #
 # **Read:** In-domain our variant closes more than half of the gap between student and teacher, and its interval lies
-# below the student's. Out-of-domain the intervals of all three overlap.
+# below the student's. Out-of-domain its interval overlaps with both.
 #
 # Intervals of single scores say little where they overlap. What decides is the paired difference (notebook 05).
 #
