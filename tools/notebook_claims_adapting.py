@@ -10,22 +10,16 @@ from notebook_claims import (
     decided,
     numbers_of,
     output_of,
-    reference,
     shows,
     table_numbers,
 )
-from notebook_claims_comparison import losses
+from notebook_claims_comparison import losses, wer
 from notebook_pictures import by_epoch, panels
 
 ADAPTING = "04_finetuning_and_lora"
 STUDY = ROOT / "results" / "reference" / "study"
 TOY = ROOT / "results" / "reference" / "toy" / "study"
 DOMAINS = ("in-domain", "out-of-domain")
-
-
-def wer(system: str, test: str) -> float:
-    """Return a system's WER on a Czech test of the course's reference run."""
-    return float(reference(system, f"cs/{test}")["wer"])
 
 
 def pair(stem: str, code: str, label: str) -> pd.Series:
