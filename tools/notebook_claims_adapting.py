@@ -13,7 +13,7 @@ from notebook_claims import (
     shows,
     table_numbers,
 )
-from notebook_claims_comparison import losses, wer
+from notebook_claims_comparison import losses, ranges_of_losses, wer
 from notebook_pictures import by_epoch, panels
 
 ADAPTING = "04_finetuning_and_lora"
@@ -213,16 +213,6 @@ def _points_by_the_teacher() -> bool:
     )
 
 
-def _range_of_losses() -> bool:
-    lora, tuned = losses("lora"), losses("fine-tuning")
-    return (
-        shows(min(lora), "8")
-        and shows(max(lora), "39")
-        and shows(min(tuned), "18")
-        and shows(max(tuned), "63")
-    )
-
-
 def _lora_loses_less() -> bool:
     both = zip(losses("lora"), losses("fine-tuning"), strict=True)
     return all(less < more for less, more in both)
@@ -343,7 +333,7 @@ def claims() -> list[Claim]:
         ),
         Claim(
             "LoRA loses 8 to 39 points, fine-tuning 18 to 63.",
-            _range_of_losses,
+            ranges_of_losses,
         ),
         Claim("In each language LoRA loses less.", _lora_loses_less),
         Claim(
