@@ -71,8 +71,7 @@ def commands(text: str) -> list[str]:
 
 
 def test_front_page_is_short():
-    read = re.sub(r"<!--.*?-->", "", PAGES["README.md"])
-    assert len(read.split()) <= 1000
+    assert len(PAGES["README.md"].split()) <= 1000
 
 
 def test_front_page_has_one_table_of_five_systems_and_three_columns():
