@@ -17,7 +17,7 @@ PRESET_GIVEN = $(if $(filter-out file,$(origin PRESET)),--preset $(PRESET))
 PRESET_OF_LAB = $(if $(filter-out file,$(origin PRESET)),$(PRESET),toy)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course lab demo test test-all lint format book slides handout teacher study claims toy grid estimates smaller convergence benchmark clean distclean
+.PHONY: help setup course lab demo test test-all test-colab lint format book slides handout teacher study claims toy grid estimates smaller convergence benchmark clean distclean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r command text; do \
@@ -46,6 +46,10 @@ test-all: test book ## all tests: make test, then book, slides and demo in a bro
 	@$(BOOK) -m pytest -q --confcutdir=tests/book tests/book
 	@$(PYTHON) tools/setup_env.py --demo
 	@$(BOOK) -m pytest -q --confcutdir=tests/demo tests/demo
+
+test-colab: ## run the tests with the versions of packages that Colab has, in .venv-colab; ARGS as for test
+	@$(PYTHON) tools/colab_env.py
+	@OMP_NUM_THREADS=1 .venv-colab/bin/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: setup ## check format, style and types; changes nothing
 	@$(PY) -m ruff format --check .
@@ -101,4 +105,4 @@ clean: ## remove results and training runs; keep the environment, weights and sp
 	@find $(LIBRARY) benchmarks docs tests tools notebooks -name __pycache__ -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean ## remove everything that the commands made, downloads and environment included
-	@rm -rf .venv .venv-book .venv-demo cache build .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	@rm -rf .venv .venv-book .venv-demo .venv-colab cache build .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -554,7 +554,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(trained, batch):
 
     def run():
         trained.zero_grad()
-        torch.manual_seed(7)  # dropout, noise and skipped layers are drawn alike
+        # Dropout, noise and skipped layers are drawn alike, and each expert is used: from 5.23 on
+        # transformers draws fewer numbers.
+        torch.manual_seed(4)
         loss = training_loss(trained, batch)
         loss = loss + sum(g.mean() for stack in last_gates(trained).values() for g in stack)
         loss.backward()

@@ -24,6 +24,7 @@ import distilwhisper_lib
 from distilwhisper_lib.data.corpora.packages import download_size
 from distilwhisper_lib.evaluation import testsets
 from distilwhisper_lib.lab import course_steps
+from distilwhisper_lib.method.model import DECODER_ASSISTS
 from distilwhisper_lib.presets import get_preset
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,12 +33,15 @@ EXTRAS = PROJECT["optional-dependencies"]
 FILES = [
     "pyproject.toml",
     "requirements.lock",
+    "requirements-colab.lock",
     "constraints.txt",
     "environment.yml",
     "Makefile",
     ".ci/run",
     ".github/workflows/ci.yml",
     ".pre-commit-config.yaml",
+    "tests/colab-versions.txt",
+    "tools/colab_env.py",
     "tools/setup_env.py",
     "tools/update_lock.py",
 ]
@@ -56,6 +60,9 @@ update_lock = load_tool("update_lock")
 PINS = update_lock.read_pins(ROOT / "requirements.lock")
 CONSTRAINTS = update_lock.read_pins(ROOT / "constraints.txt")
 VERSIONS = {canonicalize_name(pin.split("==")[0]): pin.split("==")[1] for pin in CONSTRAINTS}
+ON_COLAB = dict(
+    pin.split("==") for pin in update_lock.read_pins(ROOT / "tests" / "colab-versions.txt")
+)
 SYSTEMS = [
     (system, machine, python)
     for system, machine in (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"))
@@ -155,6 +162,63 @@ def test_library_imports_only_what_the_project_declares():
             assert packages & declared, (
                 f"{path.name} imports {name}: add it to pyproject.toml and the lock"
             )
+
+
+# ---- Colab's versions
+
+
+def declared(*names):
+    """Return the requirements of the project, with those of the extras that are named."""
+    texts = [*PROJECT["dependencies"], *sum((EXTRAS[name] for name in names), [])]
+    return {canonicalize_name(Requirement(text).name): Requirement(text) for text in texts}
+
+
+def test_no_floor_is_above_what_colab_has():
+    requirements = declared()
+    assert {"datasets", "peft", "pyarrow", "transformers"} <= set(ON_COLAB) <= set(requirements)
+    for name, version in ON_COLAB.items():
+        requirement = requirements[name]
+        assert requirement.specifier.contains(version), f"Colab has {version}, not {requirement}"
+
+
+def test_the_lock_of_colab_has_its_versions_and_the_rest_within_the_ranges():
+    pins = update_lock.read_pins(ROOT / "requirements-colab.lock")
+    locked = dict(pin.split(" ;")[0].split("==") for pin in pins)
+    without_torch = {name: version for name, version in ON_COLAB.items() if name != "torch"}
+    assert {name: locked.get(name) for name in without_torch} == without_torch, (
+        "run .venv/bin/python tools/colab_env.py --lock"
+    )
+    for name, requirement in declared("course", "test").items():
+        assert name == "torch" or requirement.specifier.contains(locked[name]), requirement
+    assert "torch" not in locked and {"pip", "setuptools", "uv"} <= set(locked)
+
+
+def test_colabs_versions_are_installed_after_pytorch_and_with_their_hashes(monkeypatch, tmp_path):
+    """PyTorch brings newer versions of what it needs."""
+    commands = []
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    colab_env = load_tool("colab_env")
+    stand_in = SimpleNamespace(**vars(colab_env.setup_env))
+    stand_in.pip = lambda _, what, *words: commands.append((what, *words))
+    stand_in.pip_locked = lambda _, name, lock: commands.append((name, lock.name))
+    stand_in.install_torch = lambda _: commands.append(("PyTorch",))
+    stand_in.make_venv = stand_in.check_disk = lambda _: None
+    monkeypatch.setattr(colab_env, "setup_env", stand_in)
+    colab_env.set_up(tmp_path / "python")
+    assert [words[0].split()[0] for words in commands[:3]] == ["pip", "uv", "PyTorch"]
+    packages, ourselves = commands[3:]
+    assert packages[1:3] == ("--require-hashes", "--no-deps")
+    assert packages[-1] == str(ROOT / "requirements-colab.lock")
+    assert "--no-deps" in ourselves and ourselves[-1] == str(ROOT)
+
+
+def test_the_page_on_colab_names_the_versions_that_are_tested():
+    page = (ROOT / "docs" / "colab.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"(?m)^\| ([\w-]+) \| ([\d.]+) \|$", page))
+    assert rows == ON_COLAB
+    words = " ".join(page.split())
+    assert f"with PyTorch {VERSIONS['torch']} for the CPU" in words
+    assert "needs transformers {}.{} and".format(*DECODER_ASSISTS) in words
 
 
 def test_environment_fits_the_lock():
@@ -490,6 +554,8 @@ def test_make_asks_for_the_build_for_gpus_where_it_is_told(words, asked):
         (["estimates", "ARGS=--preset colab"], "distilwhisper_lib estimates  --preset colab"),
         (["benchmark", "NAME=storage", "ARGS=--quick"], "-m benchmarks.storage --quick"),
         (["test", "ARGS=tests/test_losses.py"], "worksteal tests/test_losses.py"),
+        (["test-colab"], "python3 tools/colab_env.py"),
+        (["test-colab", "ARGS=tests/test_losses.py"], ".venv-colab/bin/python -m pytest -q -n 2"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -518,12 +584,13 @@ def test_every_benchmark_has_its_name_in_make():
 
 
 def test_ci_runs_what_contributors_run():
-    workflow = read_yaml(".github/workflows/ci.yml")
-    (job,) = workflow["jobs"].values()
-    commands = [step["run"] for step in job["steps"] if "run" in step]
-    assert commands == [".ci/run"]
+    jobs = read_yaml(".github/workflows/ci.yml")["jobs"]
+    steps = {name: job["steps"] for name, job in jobs.items()}
+    commands = {name: [step["run"] for step in steps[name] if "run" in step] for name in steps}
+    assert commands == {"checks": [".ci/run"], "colab": ["make test-colab"]}
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
-    assert all(re.search(r"@v\d+$", step["uses"]) for step in job["steps"] if "uses" in step)
+    used = [step["uses"] for step in sum(steps.values(), []) if "uses" in step]
+    assert all(re.search(r"@v\d+$", name) for name in used)
 
 
 def test_hooks_run_programs_of_the_environment_alone():

@@ -9,6 +9,8 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from random_data import shake_experts
 from transformers import LogitsProcessor, WhisperForCausalLM
 from transformers.modeling_outputs import BaseModelOutput
@@ -468,6 +470,8 @@ def assistant_with_experts(language):
 @pytest.mark.parametrize("assistant", ASSISTANTS)
 @pytest.mark.parametrize("choice", [None, "cs", ["cs"], "auto"])
 def test_assisted_decoding_gives_what_greedy_decoding_gives(trained, plain, choice, assistant):
+    if assistant == "decoder alone" and Version(transformers.__version__) < Version("5.16"):
+        pytest.skip("refused (test_transformers.py)")
     features = random_features(1)
     # transformers lets an assisted model predict the end at once.
     trained.generation_config.begin_suppress_tokens = None

@@ -16,17 +16,12 @@ CELL = (Path(lab_setup.__file__).parent / "source" / "setup_cell.py").read_text(
 NEEDED = [lab_setup._name(requirement) for requirement in lab_setup.requirements()]
 AGAIN = "restart the runtime, then run this cell again"
 
-# Packages of Colab in August 2026 that are older than ours, and those whose versions are kept
-ON_COLAB = {
-    "datasets": "4.0.0",
-    "huggingface-hub": "1.27.0",
-    "numpy": "2.1.3",
-    "pandas": "2.2.3",
-    "peft": "0.20.0",
-    "pyarrow": "18.1.0",
-    "torch": "2.11.0+cu128",
-    "transformers": "5.15.0",
-}
+LISTED = (Path(__file__).parent / "colab-versions.txt").read_text(encoding="utf-8").splitlines()
+ON_COLAB = dict(line.split("==") for line in LISTED if not line.startswith("#"))
+ON_COLAB["torch"] += "+cu128"
+
+# Packages of an older runtime, which are too old for us
+OLDER = {"datasets": "3.6.0", "pyarrow": "17.0.0", "transformers": "5.14.1"}
 
 
 @pytest.fixture
@@ -47,11 +42,12 @@ def calls(monkeypatch):
 def colab(monkeypatch):
     """A function that runs the installation with Colab's packages, some modules imported.
 
-    It returns the constraints of each call of pip. `fails`: how many calls fail.
+    It returns the constraints of each call of pip. `older`: other versions than Colab's.
+    `fails`: how many calls fail. `install.asked`: what the last call was to install.
     """
 
-    def install(*imported, fails=0):
-        versions = dict.fromkeys(NEEDED, "999") | ON_COLAB
+    def install(*imported, older=None, fails=0):
+        versions = dict.fromkeys(NEEDED, "999") | ON_COLAB | (older or {})
         missing = {"jiwer", "sacrebleu"}
         tried = []
 
@@ -61,8 +57,9 @@ def colab(monkeypatch):
             return versions[name]
 
         def run(command, check):
-            constraints = Path(command[command.index("-c") + 1])
-            tried.append(constraints.read_text(encoding="utf-8").splitlines())
+            place = command.index("-c") + 1
+            tried.append(command[place].read_text(encoding="utf-8").splitlines())
+            install.asked = command[place + 1 :]
             if len(tried) <= fails:
                 raise subprocess.CalledProcessError(1, command)
 
@@ -111,7 +108,7 @@ def test_numpy_and_torch_keep_their_versions(monkeypatch, calls):
     start = f"numpy=={version('numpy')}\ntorch=={version('torch')}\n"
     assert constraints.startswith(start)
     pins = constraints.removeprefix(start).splitlines()
-    assert f"peft=={version('peft')}" in pins  # of constraints.txt, as the environment of the tests
+    assert lab_setup._pins()["peft"] in pins
     assert not [pin for pin in pins if pin.startswith(("numpy=", "torch=", "jiwer="))]
 
 
@@ -138,25 +135,34 @@ def test_a_name_is_found_however_it_is_written():
     assert [pin for pin in pins if pin.startswith("huggingface-hub==")]
 
 
-def test_a_fresh_kernel_on_colab_gets_the_pins_of_what_is_missing_or_too_old(colab):
+def test_a_fresh_kernel_on_colab_gets_what_colab_lacks(colab):
     (constraints,) = colab("os", "numpy")
+    assert [lab_setup._name(requirement) for requirement in colab.asked] == ["jiwer", "sacrebleu"]
     assert constraints[:2] == ["numpy==2.1.3", "torch==2.11.0+cu128"]
     pinned = {line.split("==")[0] for line in constraints[2:]}
-    assert {"datasets", "jiwer", "peft", "pyarrow", "sacrebleu", "transformers"} <= pinned
-    assert not {"numpy", "torch", "pandas"} & pinned  # new enough there: the kernel's stay
+    assert {"jiwer", "sacrebleu"} <= pinned
+    assert not set(ON_COLAB) & pinned  # new enough there: the kernel's stay
+
+
+def test_a_fresh_kernel_of_an_older_runtime_gets_the_pins_of_what_is_too_old(colab):
+    (constraints,) = colab("os", "numpy", older=OLDER)
+    assert {lab_setup._name(text) for text in colab.asked} == {"jiwer", "sacrebleu", *OLDER}
+    pinned = {line.split("==")[0] for line in constraints[2:]}
+    assert {"jiwer", "sacrebleu", *OLDER} <= pinned
+    assert not (set(ON_COLAB) - set(OLDER)) & pinned
 
 
 @pytest.mark.parametrize(
     ("imported", "named"),
     [
-        (["pandas", "pyarrow"], "pyarrow 18.1.0, but pyarrow>="),
-        (["transformers", "huggingface_hub"], "transformers 5.15.0, but transformers>="),
-        (["datasets", "pyarrow"], "datasets 4.0.0, pyarrow 18.1.0, but datasets>="),
+        (["pandas", "pyarrow"], "pyarrow 17.0.0, but pyarrow>="),
+        (["transformers", "huggingface_hub"], "transformers 5.14.1, but transformers>="),
+        (["datasets", "pyarrow"], "datasets 3.6.0, pyarrow 17.0.0, but datasets>="),
     ],
 )
 def test_nothing_is_installed_under_a_module_that_is_imported(imported, named, colab, capsys):
     with pytest.raises(RuntimeError, match=f"imported already: {named}.*: {AGAIN}"):
-        colab(*imported)
+        colab(*imported, older=OLDER)
     assert "installing" not in capsys.readouterr().out
 
 

@@ -4,9 +4,15 @@ Each is asked for with no language, with one, with one for each sequence, and wi
 language token. Ways to generate are in `test_generation.py`.
 """
 
+import tomllib
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import transformers
+from packaging.requirements import Requirement
+from packaging.version import Version
 from random_data import RandomClips, logits, random_batch, same_state, shake_experts
 from transformers import (
     CompileConfig,
@@ -14,6 +20,7 @@ from transformers import (
     Seq2SeqTrainingArguments,
     Trainer,
     TrainingArguments,
+    WhisperForCausalLM,
     WhisperForConditionalGeneration,
     WhisperModel,
     pipeline,
@@ -26,10 +33,12 @@ from distilwhisper_lib.method.blocks import expert_parameters, last_gates
 from distilwhisper_lib.method.experts import ExpertSettings
 from distilwhisper_lib.method.languages import get_language, set_language, use_language
 from distilwhisper_lib.method.loading import load_experts
+from distilwhisper_lib.method.model import DECODER_ASSISTS, check_assistant
 from distilwhisper_lib.whisper.loading import load_whisper
 from distilwhisper_lib.whisper.tiny import CODES
 from distilwhisper_lib.whisper.window import use_window
 
+PROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 FRAMES = 200  # a window of 2 s, in place of Whisper's 30 s
 PER_SEQUENCE = ["cs", None, "ca"]
 CHOICES = [None, "cs", PER_SEQUENCE]
@@ -550,3 +559,38 @@ def test_seq2seq_trainer_predicts_by_generating(processor, tmp_path, choice):
         expected = generate(model, features, language="cs", task=None)
     assert predictions[:, : expected.shape[1]].tolist() == expected.tolist()
     assert all(differ(expected, generate(load_whisper("tiny"), features, language="cs")))
+
+
+# ---- what transformers does from some version on
+
+
+@pytest.fixture
+def decoder():
+    """A Whisper's decoder alone, to draft for a whole Whisper."""
+    return WhisperForCausalLM(load_whisper("tiny").config).eval()  # which changes its config
+
+
+def test_a_decoder_alone_is_refused_as_an_assistant_of_an_old_transformers(
+    trained, plain, features, decoder, monkeypatch
+):
+    monkeypatch.setattr(transformers, "__version__", "5.15.1")
+    message = "decoder alone needs transformers 5.16 or newer, and 5.15.1 is .*: give a whole"
+    with pytest.raises(ValueError, match=message):
+        trained.generate(features, language="cs", assistant_model=decoder)
+    check_assistant(plain)  # a whole Whisper may always draft
+    check_assistant(None)
+    for newer in ("5.16.0", "5.23.0.dev0", "6.0.0"):
+        monkeypatch.setattr(transformers, "__version__", newer)
+        check_assistant(decoder)
+
+
+def test_the_refusal_of_a_decoder_alone_is_needed(plain, features, decoder):
+    """When this fails, `check_assistant` and its tests can go."""
+    project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
+    (needed,) = [text for text in project["dependencies"] if text.startswith("transformers")]
+    first = Version(".".join(map(str, DECODER_ASSISTS)))
+    last_without = f"{first.major}.{first.minor - 1}.99"
+    assert Requirement(needed).specifier.contains(last_without), "no such version is allowed"
+    if Version(transformers.__version__) < first:
+        with use_window(plain, FRAMES), pytest.raises(UnboundLocalError, match="is_updated"):
+            plain.generate(features[:1], language="cs", assistant_model=decoder)

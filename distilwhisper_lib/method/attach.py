@@ -30,7 +30,7 @@ from .blocks import (
     whisper_stacks,
 )
 from .experts import ExpertSettings, FeedForward
-from .model import ChoiceHook, RoutedLayer, let_gradients_through, mixin_for
+from .model import ChoiceHook, RoutedLayer, mixin_for
 from .routing import ClsrFeedForward, Routing
 
 # Names of the shared block's tensors that are Whisper's own, with an adapter on them or without.
@@ -147,7 +147,6 @@ def _insert(block: ClsrFeedForward, layer: nn.Module) -> None:
     block.hooks = [
         # Registered on the layer: a hook on `fc1` would get no keys that begin with `fc2`.
         layer.register_load_state_dict_pre_hook(_from_whisper_names),
-        layer.register_forward_pre_hook(let_gradients_through),
     ]
     layer.fc1 = block
     layer.activation_fn = nn.Identity()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import WhisperForConditionalGeneration
 
@@ -29,6 +30,9 @@ from .storage import save_experts
 
 # The folders in which transformers' Trainer keeps what it resumes from.
 TRAINERS_CHECKPOINT = re.compile(r"checkpoint-\d+")
+
+# The first version of transformers in which a decoder alone can draft for a whole Whisper.
+DECODER_ASSISTS = (5, 16)
 
 WITHOUT_TOKENS = (
     'set_language(model, "auto") takes the language from generate, or from the language tokens in '
@@ -149,6 +153,14 @@ class RoutedLayer(Mixin):
 
     fc1: Any
 
+    def __call__(self, hidden_states, *args, **kwargs):
+        """Call Whisper's own layer; what comes in has a gradient where checkpointing needs it.
+
+        A hook on the layer would be too late: before 5.23 transformers checkpoints it too.
+        """
+        hidden_states = let_gradients_through(self, hidden_states)
+        return super().__call__(hidden_states, *args, **kwargs)  # type: ignore[misc]
+
     def forward(self, *args, _expert_choice: Choice | None = None, **kwargs):
         """Run Whisper's own layer, with the choice of experts that came with the call."""
         block = self.fc1
@@ -161,18 +173,37 @@ class RoutedLayer(Mixin):
             block.routing.enter_layer(before)
 
 
-def let_gradients_through(layer: Any, args: tuple) -> tuple | None:
-    """Hook before a layer: reentrant checkpointing needs an input that requires a gradient.
+def let_gradients_through(layer: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    """Return a layer's input as reentrant checkpointing needs it: it requires a gradient.
 
     Frozen layers before it give none, and its experts would silently learn nothing.
     """
-    hidden_states, *others = args
     if not torch.is_grad_enabled() or hidden_states.requires_grad or not is_reentrant(layer):
-        return None
-    return (hidden_states.detach().requires_grad_(), *others)
+        return hidden_states
+    return hidden_states.detach().requires_grad_()
 
 
 # ---- models
+
+
+def check_assistant(assistant: Any) -> None:
+    """Refuse an assistant that is a decoder alone where transformers cannot use it.
+
+    Before 5.16 it gives such a Whisper one cache for self-attention and cross-attention, and fails.
+
+    Raises:
+        ValueError: For such an assistant, below that version.
+    """
+    if assistant is None or getattr(assistant.config, "is_encoder_decoder", True):
+        return
+    installed = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    if installed < DECODER_ASSISTS:
+        raise ValueError(
+            "an assistant that is a decoder alone needs transformers "
+            f"{'.'.join(map(str, DECODER_ASSISTS))} or newer, and {transformers.__version__} is "
+            "installed: give a whole Whisper (WhisperForConditionalGeneration) as assistant_model, "
+            "or install a newer transformers"
+        )
 
 
 class ExpertModel(Mixin):
@@ -241,7 +272,11 @@ class ExpertGeneration(ExpertModel):
         """Generate as Whisper does, with one choice of experts from beginning to end.
 
         Languages are known by the same names as elsewhere: "ca-ES", "iw".
+
+        Raises:
+            ValueError: For an assistant that transformers of this version cannot use.
         """
+        check_assistant(kwargs.get("assistant_model"))
         language = kwargs.get("language")
         if isinstance(language, list | tuple):
             kwargs["language"] = [language_code(one) for one in language]
