@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -16,6 +17,12 @@ from .checks import check_choice, number_in
 
 PRECISIONS = ("bf16", "fp16", "no")
 _CHOSEN: ContextVar[str | None] = ContextVar("precision", default=None)  # see `use_precision`
+
+# Processes that prepare batches for a GPU: at most so many, and only with so much shared memory, in
+# which their batches lie. By arithmetic: two batches each of 64 clips in Whisper's 30 s window.
+MOST_WORKERS = 4
+SHARED_BYTES = 2e9
+SHARED_MEMORY = "/dev/shm"
 
 # `accelerate launch` and torchrun set both variables: the number of processes that train together,
 # and the number of this process. Process 0 writes the files.
@@ -136,7 +143,53 @@ def deterministic_sums() -> Iterator[None]:
         torch.set_deterministic_debug_mode(before)
 
 
+# ---- batches for a GPU
+
+
+def loader_workers(device: torch.device) -> int:
+    """Return the number of processes that prepare batches while this one computes.
+
+    On a CPU there are none, for they would take the cores that compute. With a GPU there is one for
+    each other core, at most MOST_WORKERS, on Linux alone and where there is shared memory for their
+    batches. The environment variable LAB_WORKERS overrides this; batches are the same.
+
+    Raises:
+        ValueError: For a LAB_WORKERS that is no whole number from 0 on.
+    """
+    forced = os.environ.get("LAB_WORKERS")
+    if forced:
+        return int(number_in("LAB_WORKERS", forced, low=0, whole=True))
+    if device.type != "cuda" or not _has_shared_memory():
+        return 0
+    others = (os.cpu_count() or 1) - 1
+    return min(MOST_WORKERS, max(1, others))
+
+
+def _has_shared_memory() -> bool:
+    """Return whether this is Linux with shared memory for batches; containers may have little."""
+    try:
+        return sys.platform == "linux" and shutil.disk_usage(SHARED_MEMORY).free >= SHARED_BYTES
+    except OSError:
+        return False
+
+
+def to_device(
+    tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """Return a tensor on a device, and in a dtype; the CPU does not wait until a GPU has it."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device=device, dtype=dtype or tensor.dtype, non_blocking=True)
+
+
 # ---- memory
+
+
+def card_memory_gb(device: torch.device) -> float | None:
+    """Return the memory of a GPU in gigabytes (10^9 bytes); None for a CPU."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.get_device_properties(device).total_memory / 1e9
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -1,16 +1,23 @@
 """Presets: the one way to scale the course."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from .checks import check_choice, check_list, check_number, check_text, nearest
-from .device import PRECISIONS
+from .device import PRECISIONS, PROCESSES
 from .fidelity import get_fidelity
 
 KEEP = ("last", "best")
 AS_RELEASED = ("clsr-ft", "distilwhisper-released")  # the paper's systems with all its settings
 MOST_NEW_TOKENS = 444  # of the decoder's 448 positions four state language and task
 LARGEST_SEED = 2**32 - 1  # numpy takes no larger one
+
+# Presets whose batches follow the memory of the GPU, see `fit_to_memory`. Of a card from so many GB
+# on: the most clips of a forward pass in training, and the clips decoded together. By calculation,
+# not measured: what they take is at most 80 % of the memory (`experiments.estimates.memory`).
+FOR_GPUS = ("colab", "paper")
+BY_MEMORY = ((40, 16, 64), (23, 16, 32))
 
 # Fields of `Preset` that hold numbers, with the limits that `check_number` holds them against.
 NUMBERS: dict[str, dict] = {
@@ -76,7 +83,8 @@ class Preset:
         train_margin_seconds: The same in training, where shorter is cheaper.
         max_new_tokens: The longest prediction.
         normaliser: Of texts before they are compared, a name in `NORMALISERS`.
-        eval_batch_size: Clips decoded together.
+        eval_batch_size: Clips decoded together; part of a result's name, because a batch has one
+            window, and because sums are rounded in another order.
         top_k: Teacher probabilities kept per position.
         keep: The epoch whose weights a run keeps: "last", or "best" by validation WER, as released.
         seed: Of all that a training draws.
@@ -360,3 +368,38 @@ def get_preset(name: str | None = None) -> Preset:
             f"{nearest(name, PRESETS)}"
         )
     return PRESETS[name]
+
+
+def fit_to_memory(preset: Preset, gigabytes: float | None, stated: Iterable[str] = ()) -> Preset:
+    """Return a preset with larger batches where a GPU has the memory for them.
+
+    Batches of training become one where they were accumulated: 16 x 1 instead of 8 x 2. An update
+    has the same clips, and its gradient is the same within rounding as far as nothing is drawn or
+    averaged for each batch: dropout, skipped gates and noise are drawn, and the gate budget is that
+    of a batch. So batches stay a part of a run's identity, and those of a transcription a part of
+    its name: what was computed with others is neither found nor gone on with.
+
+    Args:
+        preset: As stated; only those in FOR_GPUS are changed.
+        gigabytes: The card's memory (10^9 bytes); None: there is none, and the preset stays.
+        stated: Fields that the user has chosen. Batches of training or decoding that are among them
+            stay, and with other models all do. With another fidelity those of training stay, for
+            the release weighs and pads each batch by itself.
+    """
+    stated = set(stated)
+    if preset.name not in FOR_GPUS or gigabytes is None or stated & {"student", "teacher"}:
+        return preset
+    fitting = [sizes for least, *sizes in BY_MEMORY if gigabytes >= least]
+    if not fitting:
+        return preset
+
+    most, together = fitting[0]
+    changes = {}
+    update = preset.batch_size * preset.accumulation
+    is_free = not stated & {"batch_size", "accumulation", "fidelity"}
+    # of several processes each takes its share of the accumulated batches
+    if update <= most and is_free and preset.fidelity == "corrected" and PROCESSES == 1:
+        changes |= {"batch_size": update, "accumulation": 1}
+    if "eval_batch_size" not in stated:
+        changes["eval_batch_size"] = max(together, preset.eval_batch_size)
+    return replace(preset, **changes)

@@ -179,6 +179,22 @@ def test_the_same_for_experts_with_budget_and_distillation(processor, collator, 
     assert_same_update(models, [spy for _, spy in runs])
 
 
+@pytest.mark.parametrize("kind", ["plain", "experts"])
+def test_sixteen_clips_at_once_and_twice_eight_give_the_same_update(
+    kind, processor, collator, tmp_path
+):
+    """As on cards of different memory; nothing is drawn, and all gates are below the budget."""
+    clips = RandomClips(processor.tokenizer, 16, seconds=(0.6, 0.6), letters=(1, 9))
+    models = [experts() if kind == "experts" else load_whisper("tiny") for _ in range(2)]
+    goal = Objective(budget=0.99 if kind == "experts" else None)
+    runs = [
+        trained(model, clips, collator, tmp_path, goal, *cut, rate=1e-5)
+        for model, cut in zip(models, ((16, 1), (8, 2)), strict=True)
+    ]
+    assert [spy.steps for _, spy in runs] == [1, 1]
+    assert_same_update(models, [spy for _, spy in runs])
+
+
 def test_the_same_for_clips_of_other_lengths_where_the_window_is_fixed(processor, tmp_path):
     clips, collator = (
         RandomClips(processor.tokenizer, 8, letters=(1, 30)),

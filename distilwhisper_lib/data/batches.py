@@ -1,14 +1,15 @@
 """From the rows of a corpus to batches: log-mel features in a short window, and exact label ids."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import ConcatDataset, Dataset, Sampler
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, get_worker_info
 
 from ..checks import check_number
 from ..fidelity import Fidelity
@@ -48,7 +49,8 @@ def window_frames(longest: int, margin_seconds: float | None) -> int:
 class Clips(Dataset):
     """The rows of a corpus as items for `Collator`.
 
-    Features are computed at first use and kept in memory. An item holds
+    Features are computed at first use and kept in memory, but not by the workers of a DataLoader,
+    which end with the epoch. An item holds
 
         id        str
         features  float32 (mel bands, frames)
@@ -116,11 +118,14 @@ class Clips(Dataset):
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict:
-        if index not in self._features:
-            self._features[index] = self._compute_features(index)
+        features = self._features.get(index)
+        if features is None:
+            features = self._compute_features(index)
+            if get_worker_info() is None:
+                self._features[index] = features
         return {
             "id": self.ids[index],
-            "features": self._features[index],
+            "features": features,
             "labels": self.labels[index],
             "frames": round(self.durations[index] * FRAMES_PER_SECOND),
         }
@@ -242,6 +247,70 @@ def position_masks(batch: dict, encoder_positions: int) -> dict[str, torch.Tenso
         "encoder": positions < positions_with_sound[:, None],
         "decoder": labels != IGNORED,
     }
+
+
+# ---- batches made by other processes
+
+
+class _Batches(Dataset):
+    """Whole batches as items. An error is an item too, to be raised in the process that asked."""
+
+    def __init__(self, clips: Clips, batches: Sequence[Sequence[int]], collator: Callable):
+        self.clips = clips
+        self.batches = batches
+        self.collator = collator
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> dict | ValueError:
+        try:
+            return self.collator([self.clips[i] for i in self.batches[index]])
+        except ValueError as error:
+            return error
+
+
+def load_batches(
+    clips: Clips, batches: Sequence[Sequence[int]], collator: Callable, workers: int = 0
+) -> Iterator[dict]:
+    """Yield collated batches, made by `workers` other processes while the model computes.
+
+    They are the same with any number of workers, and no random number is drawn for them.
+
+    Args:
+        clips: The clips.
+        batches: Indices of the clips of each batch.
+        collator: Makes a batch of a list of items.
+        workers: Number of processes; 0: each batch is made here, when it is asked for.
+    """
+    if not workers:
+        for indices in batches:
+            yield collator([clips[index] for index in indices])
+        return
+
+    loader = DataLoader(
+        _Batches(clips, batches, collator),
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else a number of torch's own is drawn, also in a training
+    )
+    for batch in loader:
+        if isinstance(batch, ValueError):
+            raise batch
+        yield batch
+
+
+@contextmanager
+def plain_worker_errors() -> Iterator[None]:
+    """Raise a ValueError of a DataLoader's worker with its own message, without its traceback."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        if not text.startswith("Caught ValueError in DataLoader worker"):
+            raise
+        raise ValueError(text.rsplit("\nValueError: ", 1)[-1].strip()) from None
 
 
 # ---- orders

@@ -12,8 +12,16 @@ from tqdm import tqdm
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from ..checks import check_choice, check_number
-from ..data.batches import Clips, Collator, length_batches
-from ..device import autocast, device_of, release_memory, weights_cast_once
+from ..data.batches import Clips, Collator, length_batches, load_batches
+from ..device import (
+    autocast,
+    device_of,
+    loader_workers,
+    pick_device,
+    release_memory,
+    to_device,
+    weights_cast_once,
+)
 from ..files import atomic_file, set_aside, short_hash, tell
 from ..whisper.tokens import MOST_TOKENS, language_code
 from ..whisper.window import use_window
@@ -78,13 +86,16 @@ def transcribe(
     check_number("max_new_tokens", decoding.max_new_tokens, low=1, high=most, whole=True)
     check_number("eval_batch_size", decoding.eval_batch_size, low=1, whole=True)
     predictions = _current_predictions(path, clips, is_told=True)
-    complete = len(predictions) == len(clips)
     model.eval()
     batches = length_batches(clips.durations, decoding.eval_batch_size)
-    for indices in tqdm(batches, desc=label, unit="batch", disable=complete):
-        if all(clips.ids[index] in predictions for index in indices):
-            continue
-        batch = collator([clips[index] for index in indices])
+    missing = [
+        indices
+        for indices in batches
+        if any(clips.ids[index] not in predictions for index in indices)
+    ]
+    made = load_batches(clips, missing, collator, loader_workers(pick_device()))
+    bar = {"total": len(batches), "initial": len(batches) - len(missing), "disable": not missing}
+    for batch in tqdm(made, desc=label, unit="batch", **bar):
         features = batch["input_features"]
         texts = generate_batch(model, collator.tokenizer, features, language, task, decoding)
         predictions.update(zip(batch["ids"], texts, strict=True))
@@ -138,7 +149,7 @@ def generate_batch(
         weights_cast_once(model),
     ):
         token_ids = model.generate(
-            input_features=features.to(device, dtype),
+            input_features=to_device(features, device, dtype),
             generation_config=settings,
             logits_processor=LogitsProcessorList([watch]),
             language=language,

@@ -18,9 +18,10 @@ from tqdm import tqdm
 from transformers import WhisperProcessor
 
 from ..checks import check_number, check_path
-from ..data.batches import Clips, Collator, length_batches
+from ..data.batches import Clips, Collator, length_batches, load_batches
+from ..device import loader_workers, pick_device, to_device
 from ..files import atomic_file, one_at_a_time, set_aside, short_hash
-from ..method.losses import EPSILON, labelled, top_k_divergence, top_k_log_probs
+from ..method.losses import EPSILON, IGNORED, top_k_divergence, top_k_log_probs
 from ..whisper.loading import load_processor
 from ..whisper.logits import teacher_forced_logits
 from ..whisper.tokens import vocabulary_map
@@ -98,7 +99,8 @@ class TeacherDistributions:
                 f"no teacher distributions for {missing[0]} in {self.folder}: compute them first"
             )
 
-        lengths = [len(row) if padded else int((row >= 0).sum()) for row in labels]
+        # one transfer for the whole batch: on a GPU each is waited for
+        lengths = [labels.shape[1]] * len(labels) if padded else (labels >= 0).sum(1).tolist()
         for clip, wanted in zip(ids, lengths, strict=True):
             stored = len(self._clips[clip]["token_ids"])
             too_long = stored > wanted and not padded
@@ -110,7 +112,7 @@ class TeacherDistributions:
         found = {}
         for kind in KINDS:
             parts = [self._clips[clip][kind][:n] for clip, n in zip(ids, lengths, strict=True)]
-            found[kind] = torch.cat(parts).to(labels.device)
+            found[kind] = to_device(torch.cat(parts), labels.device)
         return found["token_ids"].long(), found["log_probs"].float()
 
     def size(self) -> dict[str, int]:
@@ -262,12 +264,17 @@ def cache_teacher_distributions(
         with one_at_a_time(Path(folder)):
             stored = stored_clips(folder)  # another process may have computed them meanwhile
             missing = [i for i, clip in enumerate(clips.ids) if (clip, digests[clip]) not in stored]
-            batches = length_batches([clips.durations[i] for i in missing], batch_size)
+            found = length_batches([clips.durations[i] for i in missing], batch_size)
+            batches = [[missing[i] for i in indices] for indices in found]
+            made = load_batches(clips, batches, collator, loader_workers(pick_device()))
             model.eval()
-            for indices in tqdm(batches, desc="teacher distributions", unit="batch"):
-                batch = collator([clips[missing[i]] for i in indices])
+            # where both have the same ids, nothing has to be looked up
+            same_ids = torch.equal(mapping, torch.arange(model.config.vocab_size))
+            needed = None if same_ids else mapping
+            bar = {"desc": "teacher distributions", "unit": "batch", "total": len(batches)}
+            for batch in tqdm(made, **bar):
                 named = [(digests[clip], clip) for clip in batch["ids"]]
-                tensors = _teacher_batch(model, batch, named, k, mapping, padded, temperature)
+                tensors = _teacher_batch(model, batch, named, k, needed, padded, temperature)
                 with atomic_file(Path(folder) / f"batch-{short_hash(named)}.safetensors") as part:
                     save_file(tensors, part, {HASH: _hash_of(tensors)})
     return TeacherDistributions(folder, digests)
@@ -278,7 +285,7 @@ def _teacher_batch(
     batch: dict,
     named: list[tuple[str, str]],
     k: int,
-    mapping: torch.Tensor,
+    mapping: torch.Tensor | None,
     padded: bool,
     temperature: float,
 ) -> dict[str, torch.Tensor]:
@@ -287,18 +294,28 @@ def _teacher_batch(
     Raises:
         ValueError: Where a distribution is not finite.
     """
+    labels = batch["labels"]  # (B, T), on the CPU
+    lengths = [labels.shape[1]] * len(labels) if padded else (labels != IGNORED).sum(1).tolist()
     logits = teacher_forced_logits(model, batch) / temperature  # (B, T, V)
-    labels = batch["labels"].to(logits.device)
+    found = [
+        top_k_log_probs(logits[index, :length], k, mapping)  # (T, k), (T, k + 1)
+        for index, length in enumerate(lengths)
+    ]
+
+    # The clips of a batch are read together: on a GPU each transfer is waited for.
+    finite = torch.stack([log_probs.isfinite().all() for _, log_probs in found]).tolist()
+    for (_, clip), good, features in zip(named, finite, batch["input_features"], strict=True):
+        if not good or not_finite([(clip, features)]):
+            raise ValueError(_not_finite(features, clip, temperature))
+    all_ids = torch.cat([token_ids for token_ids, _ in found]).to("cpu", torch.int32)
+    all_log_probs = torch.cat([log_probs for _, log_probs in found]).clamp_min(LOWEST)
+    all_log_probs = all_log_probs.to("cpu", torch.float16)
+
     tensors = {}
-    for index, (digest, clip) in enumerate(named):
-        kept = logits[index]
-        if not padded:
-            kept, _ = labelled(kept, labels[index])
-        token_ids, log_probs = top_k_log_probs(kept, k, mapping)  # (T, k), (T, k + 1)
-        if not_finite([(clip, log_probs), (clip, batch["input_features"][index])]):
-            raise ValueError(_not_finite(batch["input_features"][index], clip, temperature))
-        tensors[f"token_ids|{digest}|{clip}"] = token_ids.to("cpu", torch.int32)
-        tensors[f"log_probs|{digest}|{clip}"] = log_probs.clamp_min(LOWEST).to("cpu", torch.float16)
+    parts = zip(named, all_ids.split(lengths), all_log_probs.split(lengths), strict=True)
+    for (digest, clip), token_ids, log_probs in parts:
+        tensors[f"token_ids|{digest}|{clip}"] = token_ids.clone()
+        tensors[f"log_probs|{digest}|{clip}"] = log_probs.clone()
     return tensors
 
 

@@ -3,7 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn, cast
@@ -15,11 +15,20 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
-from ..data.batches import Clips, Collator, LengthOrder, RandomOrder, length_batches, position_masks
+from ..data.batches import (
+    Clips,
+    Collator,
+    LengthOrder,
+    RandomOrder,
+    length_batches,
+    plain_worker_errors,
+    position_masks,
+)
 from ..device import (
     PROCESSES,
     RANK,
     deterministic_sums,
+    loader_workers,
     peak_memory_gb,
     pick_device,
 )
@@ -48,6 +57,21 @@ from .stored import HASHES, differing_settings, folder_hashes, stored_run
 from .teacher import TeacherDistributions
 
 
+@dataclass(frozen=True)
+class _Unread:
+    """A batch whose numbers are still on the device.
+
+    Attributes:
+        inputs: The batch.
+        tokens: Number of its label tokens.
+        parts: Of its loss, by name.
+    """
+
+    inputs: dict
+    tokens: torch.Tensor
+    parts: dict[str, torch.Tensor]
+
+
 class LabTrainer(Trainer):
     """Trainer whose loss is the paper's, averaged over the label tokens of all accumulated batches.
 
@@ -55,6 +79,9 @@ class LabTrainer(Trainer):
     does not: 4 x 2 clips would give 4 times the gradient of 8. Here each batch is weighted by its
     share of the tokens, those of other processes included, whose gradients are averaged with this
     one's.
+
+    Numbers are read from the device once in an update, before its step: the norm of the gradient,
+    and what is logged and checked of each batch. Each reading makes the CPU wait for a GPU.
 
     Args:
         objective: What is minimised.
@@ -82,8 +109,9 @@ class LabTrainer(Trainer):
         self.teacher = teacher
         self.fidelity = fidelity
         self.wer = wer
-        # (label tokens, parts of the loss) of each batch since the last log
-        self._logged_parts: list[tuple[int, dict[str, float]]] = []
+        self._unread: list[_Unread] = []
+        # (label tokens, parts of the loss) of each batch that was read since the last log
+        self._read_parts: list[tuple[int, dict[str, float]]] = []
         self.overflows = 0  # steps that the scaler of fp16 has left out
         # the share of the tokens is applied in compute_loss
         self.model_accepts_loss_kwargs = True
@@ -170,12 +198,13 @@ class LabTrainer(Trainer):
         its scale. Below a scale of 1 the gradient itself is what overflows.
         """
         norm = super()._get_grad_norm(model, grad_norm)
-        if math.isfinite(float(norm)):
+        value = cast(float, self._read(torch.as_tensor(norm)))
+        if math.isfinite(value):
             return norm
         scaler = self.accelerator.scaler
         if scaler is None or scaler.get_scale() < 1:
             cause = likely_cause(self, {})
-            self._stop(f"the gradient is not finite ({float(norm)})", self._step_now(), cause)
+            self._stop(f"the gradient is not finite ({value})", self._step_now(), cause)
         self.overflows += 1
         return norm
 
@@ -237,20 +266,57 @@ class LabTrainer(Trainer):
             return (loss, outputs) if return_outputs else loss
 
         parts = self._loss_parts(inputs, logits, labels)
-        tokens = int((labels != IGNORED).sum())
-        values = {name: value.detach().float().item() for name, value in parts.items()}
-        self._check_loss(inputs, values)
-        self._logged_parts.append((tokens, values))
-        loss = parts["loss"] * self._batch_share(tokens, num_items_in_batch)
+        tokens = (labels != IGNORED).sum()
+        values = {name: value.detach().float() for name, value in parts.items()}
+        if len(self._unread) >= self.args.gradient_accumulation_steps:
+            self._read()  # no update has read them: this is called outside of a training
+        self._unread.append(_Unread(inputs, tokens, values))
+        share = self._batch_share(tokens, num_items_in_batch)
+        loss = parts["loss"] * share.to(parts["loss"].dtype)
         return (loss, outputs) if return_outputs else loss
 
-    def _batch_share(self, tokens: int, num_items_in_batch) -> float:
-        """Return the weight of a batch among those that are accumulated."""
+    def _batch_share(self, tokens: torch.Tensor, num_items_in_batch) -> torch.Tensor:
+        """Return the weight of a batch among those that are accumulated, in fp64."""
         if self.fidelity.equal_batches:
-            return 1 / self.args.gradient_accumulation_steps
+            return torch.tensor(1 / self.args.gradient_accumulation_steps, dtype=torch.float64)
         if num_items_in_batch is None:
-            return 1.0
-        return tokens / float(num_items_in_batch) * PROCESSES
+            return torch.ones((), dtype=torch.float64)
+        return tokens.double() / num_items_in_batch * PROCESSES
+
+    def _read(self, norm: torch.Tensor | None = None) -> float | None:
+        """Read the numbers of the unread batches, in one transfer, and check them.
+
+        Args:
+            norm: Of the gradient, read with them; None: the batches alone.
+
+        Returns:
+            The norm; None without one.
+
+        Raises:
+            ValueError: Where a part of a batch's loss is not finite.
+        """
+        unread, self._unread = self._unread, []
+        tensors = [] if norm is None else [norm]
+        for batch in unread:
+            tensors += [batch.tokens, *batch.parts.values()]
+        if not tensors:
+            return None
+
+        device = tensors[-1].device
+        values = iter(torch.stack([value.float().to(device) for value in tensors]).tolist())
+        read_norm = None if norm is None else next(values)
+        for batch in unread:
+            tokens = int(next(values))
+            parts = {name: next(values) for name in batch.parts}
+            self._check_loss(batch.inputs, parts)
+            self._read_parts.append((tokens, parts))
+        return read_norm
+
+    @property
+    def _logged_parts(self) -> list[tuple[int, dict[str, float]]]:
+        """Label tokens and parts of the loss of each batch since the last log."""
+        self._read()
+        return self._read_parts
 
     def _loss_parts(self, inputs: dict, logits: torch.Tensor, labels: torch.Tensor) -> dict:
         """Return the parts of the loss and their sum "loss".
@@ -298,12 +364,13 @@ class LabTrainer(Trainer):
 
     def log(self, logs: dict, *args, **kwargs):
         """Add the mean of each part of the loss since the last log, over label tokens."""
-        if self._logged_parts and "loss" in logs:
-            tokens = sum(count for count, _ in self._logged_parts)
-            for name in self._logged_parts[0][1]:
-                total = sum(count * part[name] for count, part in self._logged_parts)
+        read = self._logged_parts if "loss" in logs else []
+        if read:
+            tokens = sum(count for count, _ in read)
+            for name in read[0][1]:
+                total = sum(count * part[name] for count, part in read)
                 logs[name] = total / tokens
-            self._logged_parts = []
+            self._read_parts = []
         super().log(logs, *args, **kwargs)
 
 
@@ -362,7 +429,10 @@ def training_arguments(
         gradient_accumulation_steps=o.accumulation // PROCESSES,
         remove_unused_columns=False,
         label_names=["labels"],
+        # batches are made by other processes, and sent while a GPU computes
+        dataloader_num_workers=loader_workers(device),
         dataloader_pin_memory=device.type == "cuda",
+        accelerator_config={"non_blocking": device.type == "cuda"},
         # hardware
         bf16=precision == "bf16",
         fp16=precision == "fp16",
@@ -535,7 +605,8 @@ def _train(
     )
 
     with disk_errors(folder), deterministic_sums():
-        trainer.train(resume_from_checkpoint=resumed)
+        with plain_worker_errors():
+            trainer.train(resume_from_checkpoint=resumed)
         trainer.check_steps()
         if RANK == 0:
             save_trained(model, method, folder / "model")
