@@ -16,6 +16,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from made_models import make_ctc, make_published
 
 from distilwhisper_lib import files, presets
 from distilwhisper_lib.data.corpora.loading import corpus_folder, corpus_report
@@ -139,7 +140,7 @@ def test_numbers_on_the_command_line_are_checked(capsys):
         ("list --gpus 2", "--gpus belongs to the command run without --job"),
         ("slurm --gpus 2", "--gpus belongs to the command run without --job"),
         ("run --gpus 2 --job 0", "--gpus belongs to the command run without --job"),
-        ("status --cpu", "--cpu belongs to the commands run, slurm and snakefile"),
+        ("status --cpu", "--cpu belongs to the commands run, published, slurm and snakefile"),
         ("pairs --systems lora distilwhisper", "--systems of pairs is of student, .*: not distil"),
     ],
 )
@@ -474,8 +475,8 @@ def test_another_whisper_is_scored_as_it_is(tmp_path, monkeypatch):
     row = "whisper-large-v3-turbo"
     tiny_whisper(seed=1).save_pretrained(tmp_path / "turbo")
     tiny_processor().save_pretrained(tmp_path / "turbo")
-    assert jobs_module.FURTHER[row] == "openai/whisper-large-v3-turbo"
-    monkeypatch.setitem(jobs_module.FURTHER, row, str(tmp_path / "turbo"))
+    assert jobs_module.WHISPERS[row] == "openai/whisper-large-v3-turbo"
+    monkeypatch.setitem(jobs_module.WHISPERS, row, str(tmp_path / "turbo"))
     (job,) = make_jobs("smoke", sizes=["4"], rows=[row])
     assert (job.seed, job.needs) == (None, [])
     run_job(job)
@@ -490,6 +491,63 @@ def test_another_whisper_is_scored_as_it_is(tmp_path, monkeypatch):
     assert list(table["row"]) == [row, row]
     with pytest.raises(ValueError, match="no other method is done beside distilwhisper-released"):
         grid_tables.pairs([job])
+
+
+@pytest.mark.parametrize("row", ["mms-1b-all", "published"])
+def test_a_model_that_no_lab_knows_is_a_row_of_the_grid(row, tmp_path, monkeypatch):
+    if row == "published":
+        folder = make_published(tmp_path / "model", ("cs",), noise=0.3)
+        monkeypatch.setitem(jobs_module.PUBLISHED, "3k", str(folder))
+        weights = ("pytorch_model.bin", "expert.czech.bin")
+    else:
+        folder = make_ctc(tmp_path / "model")
+        monkeypatch.setitem(jobs_module.CTC_ROWS, row, str(folder))
+        weights = ("model.safetensors", "adapter.ces.safetensors")
+    options = ["--preset", "smoke", "--sizes", "3k", "--systems", "student", row]
+    monkeypatch.setattr(grid, "_process", in_this_process)
+    assert grid.main(["run", *options]) == 0
+    student, job = make_jobs("smoke", sizes=["3k"], rows=["student", row])
+    assert (job.seed, job.needs, job.name) == (None, [], f"cs-3k-{row}")
+    assert job.results()["record"]["models"] == {
+        row: {name: file_sha256(folder / name) for name in weights}
+    }
+    for own, other in zip(job.results()["rows"], student.results()["rows"], strict=False):
+        assert own["test_set"] == other["test_set"] and own["n"] == other["n"]
+        assert own["normaliser"] == other["normaliser"] and own["row"] == row
+    tests = [scores["test_set"] for scores in job.results()["rows"]]
+    assert tests == ["in-domain", "out-of-domain"]
+    assert list(grid_tables.table([student, job])["row"]) == ["student", row] * 2 + ["student"]
+
+    (folder / weights[1]).write_bytes((folder / weights[0]).read_bytes())  # another model
+    assert job.state() == {"state": "waiting"}
+    shutil.rmtree(folder)  # nobody knows any more what it was
+    assert job.done and student.done
+
+
+def test_a_model_that_cannot_be_fetched_is_told_before_the_first_job(tmp_path, monkeypatch):
+    monkeypatch.setitem(jobs_module.CTC_ROWS, "mms-1b-all", str(tmp_path / "none"))
+    monkeypatch.setattr(grid, "run_jobs", lambda *_: pytest.fail("a job was begun"))
+    with pytest.raises(FileNotFoundError, match="no such folder, and not a hub id"):
+        grid.main(["run", *SMALL, "--systems", "student", "mms-1b-all"])
+
+
+def test_published_experts_are_a_row_of_their_sizes_alone_beside_the_papers_figure(
+    tmp_path, monkeypatch
+):
+    with pytest.raises(ValueError, match="no job for the languages cs at 4"):
+        make_jobs("smoke", sizes=["4"], rows=["published"])
+    jobs = make_jobs("paper", rows=["published"])
+    assert len(jobs) == 8 + 8 + 3
+    sources = {job.size: job.as_it_is.source for job in jobs}
+    assert sources == jobs_module.PUBLISHED
+
+    figures = ["DistilWhisper,3000,FLEURS,ca,1.5", "DistilWhisper,10000,FLEURS,ca,2.5"]
+    fill_in(tmp_path, monkeypatch, figures)
+    chosen = [job for job in jobs if job.language == "ca"]
+    for job in chosen:
+        done(job, out_of_domain=40)
+    table = grid_tables.table(chosen).set_index("train_clips")
+    assert list(table.loc[[3000, 10_000, 28_000], "ca paper"]) == [1.5, 2.5, ""]
 
 
 # ---- running jobs
@@ -804,6 +862,8 @@ def test_limits_follow_the_kind_of_a_job():
     assert limits("lora")[1] < limits("clsr-ft")[1]
     assert limits("lora") < limits("lora", language="ta")
     assert limits("whisper-large-v3-turbo") == limits("teacher")
+    assert limits("student")[0] <= limits("published")[0] < limits("clsr-ft")[0]
+    assert limits("mms-1b-all") != grid_cluster.UNKNOWN
     hours = estimate("clsr-ft", Job("paper", "ca", "10k", "clsr-ft").settings(), 10_000)["T4 h"]
     assert 2 * hours + 1 <= limits("clsr-ft")[0] / 60 <= 2 * hours + 2
     assert grid_cluster.limits(Job("smoke", "cs", "4", "lora")) == grid_cluster.UNKNOWN

@@ -14,11 +14,19 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import GenerationConfig
 
 from distilwhisper_lib.data.normalisers import normalise
-from distilwhisper_lib.method.blocks import expert_languages, last_gates
+from distilwhisper_lib.method.attach import attach_experts
+from distilwhisper_lib.method.blocks import expert_languages, expert_parameters, last_gates
+from distilwhisper_lib.method.experts import ExpertSettings
 from distilwhisper_lib.method.languages import set_language
 from distilwhisper_lib.method.loading import load_experts
 from distilwhisper_lib.method.losses import cross_entropy, js_divergence, kl_divergence, total_loss
-from distilwhisper_lib.method.released import PINNED, load_released, released_folder
+from distilwhisper_lib.method.released import (
+    PINNED,
+    PUBLISHED,
+    load_released,
+    released_folder,
+    save_released,
+)
 from distilwhisper_lib.method.storage import save_experts
 from distilwhisper_lib.whisper.hub import REVISIONS
 from distilwhisper_lib.whisper.loading import load_whisper
@@ -123,6 +131,56 @@ def test_cross_entropy_and_total():
 )
 def test_normaliser(case):
     assert normalise(case["text"], "released") == case["normalised"]
+
+
+# ---- saving in the release's format
+
+
+def test_a_published_checkpoint_is_written_as_it_was(model, tmp_path):
+    folder = save_released(model, tmp_path / "again")
+    for name in ("pytorch_model.bin", "expert.catalan.bin", "expert.tamil.bin"):
+        theirs, ours = (
+            torch.load(place / name, weights_only=True) for place in (PARITY / "released", folder)
+        )
+        assert set(ours) == set(theirs)
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    for language in (None, "ca", "ta"):
+        again = load_released(folder, ["ca", "ta"])
+        assert_close(logits_of(again, language), logits_of(model, language))
+
+
+def test_settings_of_experts_and_of_generate_are_written_too(tmp_path):
+    whisper = load_whisper("tiny")
+    settings = ExpertSettings(gate_dim=8, skip_gate=0.5)
+    attach_experts(whisper, "th", settings)
+    for _, parameter in expert_parameters(whisper):
+        parameter.data += 0.1
+    again = load_released(save_released(whisper, tmp_path / "own"), "thai")
+    features = torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(0))
+    tokens = torch.tensor([[256, 257]])
+    logits = []
+    for one in (whisper, again):
+        set_language(one, "th")
+        with torch.no_grad():
+            logits.append(one(input_features=features, decoder_input_ids=tokens).logits)
+    assert_close(*logits)
+    found = again.model.encoder.layers[0].fc1.routing.settings
+    assert (found.gate_dim, found.skip_gate) == (8, 0.5)
+    assert again.generation_config.lang_to_id == whisper.generation_config.lang_to_id
+
+
+def test_what_the_release_has_no_format_for_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="no experts are attached"):
+        save_released(load_whisper("tiny"), tmp_path / "plain")
+    for settings in (ExpertSettings(rank=2), ExpertSettings(always_open=True)):
+        whisper = attach_experts(load_whisper("tiny"), "ca", settings)
+        with pytest.raises(ValueError, match="full experts behind gates"):
+            save_released(whisper, tmp_path / "other")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "full").mkdir()
+    whisper = attach_experts(load_whisper("tiny"), "ca")
+    with pytest.raises(FileExistsError, match="give a new folder"):
+        save_released(whisper, tmp_path / "full")
 
 
 # ---- errors
@@ -311,6 +369,7 @@ def test_a_checkpoint_is_fetched_at_the_commit_that_is_pinned(monkeypatch, folde
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     name = "naver/multilingual-distilwhisper-28k"
+    assert PUBLISHED["28k"] == name
     load_released(name, "tamil")
     load_released(name, "tamil", revision="main")
     assert asked == [PINNED[name], "main"]

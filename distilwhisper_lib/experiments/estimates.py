@@ -7,17 +7,26 @@ kept, validation is transcribed after each. Log-mels, disk and start are not cou
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
 from ..checks import check_number
+from ..data.audio import SAMPLE_RATE
+from ..evaluation.ctc import MMS, CtcShape
+from ..evaluation.ctc import SHAPES as CTC_SHAPES
 from ..presets import Preset, get_preset
 from ..programs import number_option, run_program
 from ..training.methods import Cost, Weights, compared_methods, get_method
 from ..whisper.shapes import ENCODER_POSITIONS, SHAPES, VOCABULARY, WhisperShape
 
 TEACHER_OUTPUTS = "teacher-outputs"  # the teacher's pass over the training clips, a row of its own
+
+# Rows of models as they are that a lab does not know: the authors' published experts, and CTC
+# models by row.
+PUBLISHED_ROW = "published"
+CTC_ROWS = {"mms-1b-all": MMS}
 
 # operations a second in fp16 or bf16, GB (data sheets)
 CARDS = {"T4": (65e12, 16), "A100": (312e12, 80), "H100": (989e12, 80)}
@@ -29,7 +38,8 @@ TOKENS = 40  # assumed: of a clip's text
 # Rights into 125 (th) and 200 (ta), in the paper's other six languages into 43 to 71, 58 on average
 MORE_TOKENS = {"th": 2.1, "ta": 3.4}
 VALIDATION_CLIPS = 1000  # assumed where the preset sets no limit
-TEST_CLIPS = 10_000  # the same of the tests of both domains together
+TEST_CLIPS = {"in-domain": 9_000, "out-of-domain": 1_000}  # the same of the tests
+CLIP_SECONDS = 10.0  # assumed: a test clip with the padding of its batch, where no window is fixed
 
 ACTIVATION_BYTES = 34  # a position, layer and unit of width in fp16 without attention matrices
 # (Korthikanti et al. 2022, section 4.1)
@@ -37,15 +47,20 @@ LOGIT_BYTES = 12  # fp32, log-softmax and gradient
 WEIGHT_BYTES = 6  # fp32 and its 16-bit copy under autocast
 TEACHER_WEIGHT_BYTES = 2  # fp16
 TRAINED_BYTES = 4 + 8  # gradient and Adam's two moments
+POSITIONS_A_SECOND = 50  # of wav2vec 2.0, as of Whisper's encoder
 
 
-def estimate(name: str, preset: Preset, clips: int) -> dict[str, float]:
-    """Return what training a method on `clips` and all its tests takes.
+def estimate(
+    name: str, preset: Preset, clips: int, tests: Iterable[str] = tuple(TEST_CLIPS)
+) -> dict[str, float]:
+    """Return what training a method on `clips` and its tests takes.
 
     Args:
-        name: Of a method, or "teacher-outputs".
+        name: Of a method; "teacher-outputs"; or a row of a model as it is, "published" or of
+            CTC_ROWS.
         preset: Whose models, epochs and batches count.
         clips: Training clips.
+        tests: Names of the tests, of TEST_CLIPS.
 
     Returns:
         Trained parameters (millions), PFLOP, GB, and hours on each card; empty for a model whose
@@ -55,14 +70,22 @@ def estimate(name: str, preset: Preset, clips: int) -> dict[str, float]:
         ValueError: For an unknown method, or clips that are no whole number from 1 on.
     """
     check_number("clips", clips, low=1, whole=True)
+    test_clips = [preset.test_clips or TEST_CLIPS[test] for test in tests]
+    if name in CTC_ROWS:
+        shape_of_ctc = CTC_SHAPES.get(CTC_ROWS[name])
+        return {} if shape_of_ctc is None else _estimate_ctc(shape_of_ctc, preset, sum(test_clips))
     is_outputs = name == TEACHER_OUTPUTS
-    method = get_method("teacher" if is_outputs else name)
+    is_published = name == PUBLISHED_ROW
+    stands_for = {TEACHER_OUTPUTS: "teacher", PUBLISHED_ROW: "distilwhisper-released"}
+    method = get_method(stands_for.get(name, name))
     is_teacher = method.weights is Weights.TEACHER
     shape = SHAPES.get((preset.teacher or preset.student) if is_teacher else preset.student)
     if shape is None:
         return {}
 
     cost = method.count(shape)
+    if is_published:
+        cost = replace(cost, trained=0, whisper_gradients=False)
     tokens = tokens_of(preset)
     forward = shape.forward_flops(tokens)
     added = cost.layer_flops * shape.layers * (ENCODER_POSITIONS + tokens)
@@ -72,7 +95,7 @@ def estimate(name: str, preset: Preset, clips: int) -> dict[str, float]:
     validation = preset.validation_clips or VALIDATION_CLIPS
     transcribed = 0
     if not is_outputs:
-        transcribed = 2 * preset.test_clips if preset.test_clips else TEST_CLIPS
+        transcribed = sum(test_clips)
     if preset.keep == "best":
         transcribed += epochs * validation
 
@@ -86,6 +109,18 @@ def estimate(name: str, preset: Preset, clips: int) -> dict[str, float]:
     weight_bytes = TEACHER_WEIGHT_BYTES if is_teacher else WEIGHT_BYTES
     gigabytes = memory(shape, cost, preset, weight_bytes) / 1e9
     return {"trained M": cost.trained / 1e6, "PFLOP": flops / 1e15, "GB": gigabytes} | hours
+
+
+def _estimate_ctc(shape: CtcShape, preset: Preset, transcribed: int) -> dict[str, float]:
+    """Return what transcribing so many clips with a CTC model takes: it has no decoder."""
+    flops = transcribed * shape.forward_flops(CLIP_SECONDS)
+    hours = {f"{card} h": flops / (peak * UTILISATION) / 3600 for card, (peak, _) in CARDS.items()}
+    rate = SAMPLE_RATE / shape.kernels[0][1]  # positions a second after the first convolution
+    widest = 2 * TEACHER_WEIGHT_BYTES * rate * CLIP_SECONDS * shape.channels  # its output, twice
+    layer = ACTIVATION_BYTES * POSITIONS_A_SECOND * CLIP_SECONDS * shape.width
+    use = preset.eval_batch_size * max(widest, layer)
+    gigabytes = (TEACHER_WEIGHT_BYTES * shape.parameters + use) / 1e9
+    return {"trained M": 0.0, "PFLOP": flops / 1e15, "GB": gigabytes} | hours
 
 
 def tokens_of(preset: Preset) -> float:

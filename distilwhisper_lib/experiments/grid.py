@@ -9,6 +9,9 @@ table   the paper's table of what is done: printed, and written to results/<pres
         score with its interval goes to grid-scores.csv
 pairs   DistilWhisper less each other method on the same clips, with intervals: printed, and written
         to grid-paired.csv
+published  score the authors' published experts beside plain Whisper on FLEURS: no training and no
+        account; --experts FOLDER takes folders in their format instead. Printed, and written to
+        results/<preset>/published.csv
 pending print the names of the jobs that are not done
 slurm   print a script that submits the jobs to a cluster, each with its own time and memory
 snakefile  write the same as a Snakefile, which repeats what fails: results/<preset>/Snakefile
@@ -36,8 +39,9 @@ from .estimates import estimate
 from .grid_cluster import PROGRAM, pending, slurm, snakefile
 from .grid_tables import COMPARED, all_scores, pairs, table
 from .jobs import FURTHER, ROWS, SEEDS, Job, check_jobs, make_jobs, run_job
+from .published import score_published
 
-COMMANDS = ("list", "run", "status", "table", "pairs", "pending", "slurm", "snakefile")
+COMMANDS = ("list", "run", "status", "table", "pairs", "published", "pending", "slurm", "snakefile")
 
 PATIENCE = 20  # seconds in which a job that is asked to end is waited for
 
@@ -289,10 +293,11 @@ def _print_status(jobs: list[Job]) -> None:
 # ---- tables
 
 
-def _write_tables(preset: str, tables: dict[str, pd.DataFrame]) -> None:
-    """Print the first table; write all to the folder of results, by name."""
-    first = next(iter(tables.values()))
-    print(first.to_string(index=False))
+def _write_tables(preset: str, tables: dict[str, pd.DataFrame], is_printed: bool = True) -> None:
+    """Print the first table unless told otherwise; write all to the folder of results, by name."""
+    if is_printed:
+        first = next(iter(tables.values()))
+        print(first.to_string(index=False))
     for name, rows in tables.items():
         path = results_dir(preset) / f"{name}.csv"
         with atomic_file(path) as part:
@@ -354,9 +359,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--job", help="name or index in the list")
     parser.add_argument(
+        "--experts",
+        nargs="+",
+        metavar="FOLDER",
+        help="of published: folders in the authors' format instead of their checkpoints on the hub",
+    )
+    parser.add_argument(
         "--cpu", action="store_true", help="run without a GPU what is meant for one"
     )
     return parser
+
+
+def _need_gpu(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Refuse to compute without a GPU what is meant for one, unless --cpu allows it."""
+    is_meant = get_preset(given.preset).teacher is not None
+    if is_meant and not given.cpu and not torch.cuda.is_available():
+        parser.error(
+            f"torch {torch.__version__} sees no GPU here, and the preset {given.preset} is meant "
+            "for one: install the build for GPUs (make setup GPU=1), or let it take long with "
+            "--cpu"
+        )
+
+
+def _check_published(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Refuse options that the command published does not use."""
+    if given.systems is not ROWS or given.seeds != list(SEEDS):
+        parser.error("published has neither --systems nor --seeds: it trains nothing")
+    if given.experts is not None and given.sizes is not None:
+        parser.error("--sizes are those on the hub: with --experts there are none")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -375,8 +405,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--job belongs to the command run")
     if given.gpus is not None and (given.command != "run" or given.job is not None):
         parser.error("--gpus belongs to the command run without --job")
-    if given.cpu and given.command not in ("run", "slurm", "snakefile"):
-        parser.error("--cpu belongs to the commands run, slurm and snakefile")
+    if given.cpu and given.command not in ("run", "published", "slurm", "snakefile"):
+        parser.error("--cpu belongs to the commands run, published, slurm and snakefile")
+    if given.experts is not None and given.command != "published":
+        parser.error("--experts belongs to the command published")
+    if given.command == "published":
+        _check_published(parser, given)
+        _need_gpu(parser, given)
+        rows = score_published(given.preset, given.languages, given.sizes, given.experts)
+        _write_tables(given.preset, {"published": rows}, is_printed=False)
+        return 0
     if given.command == "pairs" and given.systems is not ROWS:
         left_out = [row for row in given.systems if row not in COMPARED]
         if left_out:
@@ -388,14 +426,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     if given.command == "run":
         job = None if given.job is None else _find_job(jobs, given.job)
-        needs_gpu = get_preset(given.preset).teacher is not None and not given.cpu
-        asked = jobs if job is None else [job]
-        if needs_gpu and not torch.cuda.is_available() and pending(asked):
-            parser.error(
-                f"torch {torch.__version__} sees no GPU here, and the preset {given.preset} is "
-                "meant for one: install the build for GPUs (make setup GPU=1), or let it take "
-                "weeks with --cpu"
-            )
+        if pending(jobs if job is None else [job]):
+            _need_gpu(parser, given)
         if job is not None:
             _run_here(job, jobs)
             return 0

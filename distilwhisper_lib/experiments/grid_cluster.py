@@ -99,7 +99,7 @@ def limits(job: Job) -> tuple[int, int]:
 
     Time: twice the estimate for the slowest card in CARDS, and an hour. Memory: the estimate of the
     GPU's, since weights and optimiser pass through the host's when they are loaded and saved, and
-    PROCESS_MEGABYTES. A row of FURTHER has the limits of the preset's teacher.
+    PROCESS_MEGABYTES. A Whisper as it is has the limits of the preset's teacher.
     """
     preset = replace(job.settings(), teacher=get_preset(job.preset).teacher)
     clips = job.clips or preset.train_clips or 10_000

@@ -36,20 +36,26 @@ from ..lab.comparison import fingerprints, score
 from ..lab.lab import Lab
 from ..lab.metadata import contents_now, run_metadata
 from ..lab.preflight import Step, find_problems, raise_problems
+from ..method.released import PUBLISHED
 from ..presets import LARGEST_SEED, Preset, get_preset
 from ..programs import Stopped
 from ..training.methods import Weights, get_method
 from ..whisper.loading import find_weights
 from ..whisper.tokens import language_codes
-from .estimates import TEACHER_OUTPUTS
+from .as_they_are import AsItIs, Ctc, Published, score_as_it_is
+from .estimates import CTC_ROWS, PUBLISHED_ROW, TEACHER_OUTPUTS
 
 LANGUAGES = ("ca", "cs", "gl", "hu", "pl", "ta", "th", "uk")
 
 # The paper's training sizes and their languages (release: data/generated_ids).
 SIZES = {"3k": LANGUAGES, "10k": LANGUAGES, "28k": ("ca", "ta", "th")}
 
-# Rows beside the paper's: row -> a Whisper that is scored as it is. They are in no default.
-FURTHER = {"whisper-large-v3-turbo": "openai/whisper-large-v3-turbo"}
+# Whispers that are scored as they are, each as the teacher of its row's lab.
+WHISPERS = {"whisper-large-v3-turbo": "openai/whisper-large-v3-turbo"}
+
+# Rows beside the paper's: Whispers as they are, models that are no Whisper, and the authors'
+# published experts of the job's size. They are in no default.
+FURTHER = (*WHISPERS, *CTC_ROWS, PUBLISHED_ROW)
 
 # Rows without a seed: nothing is drawn in them.
 ONCE = (TEACHER_OUTPUTS, "student", "teacher", *FURTHER)
@@ -85,7 +91,7 @@ class Job:
         preset: Name of the preset.
         language: Code of the language that is trained on.
         size: "3k", "10k", "28k", another number of training clips, or "all".
-        row: TEACHER_OUTPUTS, a name in FURTHER, or a method, with "-kl" after its name where it is
+        row: TEACHER_OUTPUTS, one of FURTHER, or a method, with "-kl" after its name where it is
             distilled by KL instead of JS.
         seed: Of the training; None for the rows in ONCE.
     """
@@ -106,9 +112,17 @@ class Job:
     def method(self) -> str:
         """Name of the method that the row is, or is a variant of.
 
-        A row of FURTHER is a teacher that nothing is learned from.
+        A row of WHISPERS is a teacher that nothing is learned from; the others of FURTHER are no
+        method, and this is their row.
         """
-        return "teacher" if self.row in FURTHER else self.row.removesuffix(BY_KL)
+        return "teacher" if self.row in WHISPERS else self.row.removesuffix(BY_KL)
+
+    @property
+    def as_it_is(self) -> AsItIs | None:
+        """The row's model where it is one that no `Lab` knows, else None."""
+        if self.row in CTC_ROWS:
+            return Ctc(CTC_ROWS[self.row])
+        return Published(PUBLISHED[self.size]) if self.row == PUBLISHED_ROW else None
 
     @property
     def clips(self) -> int | None:
@@ -137,7 +151,7 @@ class Job:
         What learns from the teacher needs its distributions. The teacher itself needs them only
         where it is a stand-in, which their job trains.
         """
-        if self.row == TEACHER_OUTPUTS:
+        if self.row == TEACHER_OUTPUTS or self.as_it_is:
             return []
         method = get_method(self.method)
         is_stand_in = method.weights is Weights.TEACHER and self.settings().teacher is None
@@ -148,12 +162,12 @@ class Job:
     def settings(self) -> Preset:
         """Return the preset with the job's language and size.
 
-        The size is a corpus of Common Voice, or else a limit of training clips. A row of FURTHER
+        The size is a corpus of Common Voice, or else a limit of training clips. A row of WHISPERS
         has its own model as teacher.
         """
         base = get_preset(self.preset)
-        if self.row in FURTHER:
-            base = replace(base, teacher=FURTHER[self.row])
+        if self.row in WHISPERS:
+            base = replace(base, teacher=WHISPERS[self.row])
         is_second = self.language == base.second_language
         second = base.language if is_second else base.second_language
         preset = replace(base, language=self.language, second_language=second)
@@ -219,7 +233,14 @@ class Job:
         lab = Lab(self.settings())
         corpora = {(corpus_of(lab.preset, lab.preset.language), lab.preset.language)}
         corpora.update((test.corpus, test.language) for test in _tests_of(lab, self))
-        return contents_now(lab.preset, corpora)
+        found = contents_now(lab.preset, corpora)
+        model = self.as_it_is
+        if found is None or model is None:
+            return found
+        try:
+            return short_hash([found, model.known_identity(self.language)])
+        except (ValueError, OSError):  # a folder that is gone: nobody can say
+            return None
 
     def results(self) -> dict:
         """Return the content of results.json: "rows" of `score`, and the run metadata as "record".
@@ -292,6 +313,8 @@ def make_jobs(
             if paper and language not in SIZES.get(size, ()):
                 continue
             for row in rows:
+                if row == PUBLISHED_ROW and size not in PUBLISHED:
+                    continue
                 row_seeds = [None] if row in ONCE else seeds
                 jobs += [Job(preset, language, size, row, seed) for seed in row_seeds]
     if not jobs:
@@ -356,14 +379,21 @@ def check_jobs(jobs: Iterable[Job]) -> None:
             problems.append(error)
             continue
         problems += find_problems(lab, [_step_of(lab, job) for job in group])
+        for job in group:
+            if job.as_it_is:
+                try:
+                    job.as_it_is.find(job.language)
+                except (ValueError, OSError) as error:
+                    problems.append(error)
     raise_problems(problems)
 
 
 def _step_of(lab: Lab, job: Job) -> Step:
-    """Return what a job computes."""
+    """Return what a job computes; of a model that no `Lab` knows the tests, as of the student."""
     if job.row == TEACHER_OUTPUTS:
         return Step(None)
-    return Step(job.method, job.changes, tuple(test.key for test in _tests_of(lab, job)))
+    method = "student" if job.as_it_is else job.method
+    return Step(method, job.changes, tuple(test.key for test in _tests_of(lab, job)))
 
 
 def _tests_of(lab: Lab, job: Job) -> list[TestSet]:
@@ -510,8 +540,11 @@ def _work(job: Job) -> dict:
     if job.row == TEACHER_OUTPUTS:
         lab.teacher_distributions()
     for test in tests:
-        experts = "encoder" if test.task == "translate" else True  # as released
-        scores = score(lab, job.method, test.key, experts, **job.changes)
+        if job.as_it_is:
+            scores = score_as_it_is(lab, job.row, job.as_it_is, test.key)
+        else:
+            experts = "encoder" if test.task == "translate" else True  # as released
+            scores = score(lab, job.method, test.key, experts, **job.changes)
         rows.append(scores | about | {"corpus": test.corpus})
     data, models = _hashes(lab, job, tests)
     return {"rows": rows, "record": run_metadata(lab.preset, lab.steps(), data, models)}
@@ -529,7 +562,7 @@ def _hashes(lab: Lab, job: Job, tests: list[TestSet]) -> tuple[dict, dict]:
     """
     p = lab.preset
     folders = {"student": find_weights(p.student).folder}
-    role = job.row if job.row in FURTHER else "teacher"
+    role = job.row if job.row in WHISPERS else "teacher"
     if job.row == TEACHER_OUTPUTS or (job.method == "teacher" and not job.needs):
         folders[role] = find_weights(p.teacher or lab.train_teacher() / "model").folder
     if job.row not in ONCE:
@@ -538,6 +571,8 @@ def _hashes(lab: Lab, job: Job, tests: list[TestSet]) -> tuple[dict, dict]:
     corpora = {(corpus_of(p, p.language), p.language)}
     corpora.update((test.corpus, test.language) for test in tests)
     data, models = fingerprints(corpora, folders)
+    if job.as_it_is:
+        models[job.row] = job.as_it_is.hashes(job.language)
 
     training_ids = list(lab.rows("train", limit=p.train_clips)["id"])
     data["ids of training clips"] = short_hash(training_ids)

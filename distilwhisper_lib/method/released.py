@@ -7,6 +7,7 @@ Source: the authors' release, commit 6faf22a (model/DistilWhisper.py: CLSRFFN).
 """
 
 import os
+import re
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,25 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
-from ..files import read_json
+from ..checks import check_path
+from ..files import atomic_folder, read_json, write_json
 from ..whisper.checkpoint import check_finite, refused_as_damaged
 from ..whisper.conversion import fill
 from ..whisper.hub import REVISIONS, fetch_files, list_files, local_folder
 from ..whisper.loading import fastest_attention
 from ..whisper.tokens import LANGUAGES, language_codes
+from .blocks import clsr_blocks, expert_languages, expert_parameters
 from .experts import ExpertSettings
 from .loading import attach_trained, check_shapes
 from .packing import Tensors
 
+# The published checkpoints by their number of training clips a language.
+PUBLISHED = {size: f"naver/multilingual-distilwhisper-{size}" for size in ("3k", "10k", "28k")}
+
 # Commits on the hub, where they are known to us: not for -3k and -10k. Their main branch is taken,
 # and the model's configuration says which commit that was (`_commit_hash`).
 PINNED = {
-    "naver/multilingual-distilwhisper-28k": "dfc7ed43e46c90d235fb2b4a19f4a98192b4d26d",
+    PUBLISHED["28k"]: "dfc7ed43e46c90d235fb2b4a19f4a98192b4d26d",
 }
 
 # The release's student: the settings of `generate` come from it where the folder has none.
@@ -41,6 +47,9 @@ NAMES = {
     "gate_out": "gates.{}.linear2",
     "proj": "experts.{}",
 }
+
+SHARED = "ffn_clsr.proj.shared."  # before the names of a shared block's layers in the release
+FEED_FORWARD = re.compile(r"(\.layers\.\d+\.)(fc[12]\.)")  # the same layers in a plain Whisper
 
 
 def load_released(
@@ -169,9 +178,7 @@ def read_whisper(
     with refused_as_damaged(folder):
         model = WhisperForConditionalGeneration(WhisperConfig(**settings))
     released_state = _read_tensors(folder / "pytorch_model.bin")
-    state = {
-        name.replace("ffn_clsr.proj.shared.", ""): tensor for name, tensor in released_state.items()
-    }
+    state = {name.replace(SHARED, ""): tensor for name, tensor in released_state.items()}
     fill(model, state, str(folder))
 
     if (folder / "generation_config.json").is_file():
@@ -198,6 +205,66 @@ def read_expert(folder: Path, code: str) -> Tensors:
             name = name.replace(f"ffn_clsr.{theirs}.{LANGUAGES[code]}", ours.format(code))
         name = name.removeprefix("model.").replace(".layers.", ".")
         tensors[name] = tensor
+    return tensors
+
+
+def save_released(model: WhisperForConditionalGeneration, folder: str | Path) -> Path:
+    """Write a Whisper with experts in the format of the published checkpoints.
+
+    `load_released` reads it, and so does the authors' code. All files are written under another
+    name first.
+
+    Args:
+        model: A Whisper with experts and gates.
+        folder: Where to write; it must not be there.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: For a folder that is there.
+        ValueError: Where no experts are attached, or experts or gates are of a kind that the
+            release does not have: of low rank, or always open.
+        OSError: Where the disk is full or may not be written to.
+    """
+    folder = check_path("folder", folder).expanduser()
+    languages = expert_languages(model)
+    if not languages:
+        raise ValueError("no experts are attached, so there is nothing to save")
+    settings = clsr_blocks(model)[0].routing.settings
+    if settings.rank or settings.always_open:
+        raise ValueError(
+            "the published format has full experts behind gates: experts of low rank, or without "
+            "gates, are saved by save_experts"
+        )
+
+    config = model.config.to_dict() | {
+        "model_type": "distilwhisper",
+        "clsr_gate_dim": settings.gate_dim,
+        "skip_gate_prob": settings.skip_gate,
+    }
+    state = {
+        FEED_FORWARD.sub(rf"\1{SHARED}\2", name): tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+        if ".experts." not in name and ".gates." not in name
+    }
+    with atomic_folder(folder, new=True) as part:
+        write_json(part / "config.json", config)
+        model.generation_config.save_pretrained(part)
+        torch.save(state, part / "pytorch_model.bin")
+        for code in languages:
+            torch.save(_released_tensors(model, code), part / _expert_file(code))
+    return folder
+
+
+def _released_tensors(model: WhisperForConditionalGeneration, code: str) -> Tensors:
+    """Return a language's experts and gates by the names that they have in the release."""
+    tensors = {}
+    for name, parameter in expert_parameters(model, code):
+        stack, layer, rest = name.split(".", 2)
+        for theirs, ours in NAMES.items():
+            rest = rest.replace(ours.format(code), f"ffn_clsr.{theirs}.{LANGUAGES[code]}")
+        tensors[f"model.{stack}.layers.{layer}.{rest}"] = parameter.detach().cpu().contiguous()
     return tensors
 
 

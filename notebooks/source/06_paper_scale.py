@@ -62,14 +62,58 @@ pd.DataFrame({name: {field: str(getattr(preset, field)) for field in FIELDS} for
 #
 # `colab` shows the course's own speech here; section 3 puts other corpora into it.
 #
+# ### First, a row without training
+#
+# **Why.** The authors have published their experts for whisper-small. What these gain over plain Whisper can be measured
+# before anything is trained, on FLEURS, which needs no account. One command does it for all eight languages. It says how
+# long it takes by estimate, and goes on where it was stopped:
+#
+# ```sh
+# make grid ARGS=published    # one language: make grid ARGS="published --languages ca"
+# ```
+#
+# The cell does the same for this notebook's language. Where the student is another Whisper, the experts are made up:
+# untrained ones, written in the authors' format and read by the same loader.
+#
+# **Predict:** how many words more or fewer does Whisper get wrong with untrained experts?
+
+# %% tags=["predict"]
+prediction = ...  # a difference of WER, in points
+
+# %%
+import shutil
+import tempfile
+from pathlib import Path
+
+from distilwhisper_lib import Lab, attach_experts, compare_published, published_sources, save_released, show
+
+code, scratch = lab.preset.language, Path(tempfile.mkdtemp())
+if lab.preset.student == "openai/whisper-small":
+    untrained_lab, sources = Lab("paper", language=code), published_sources(code)  # out-of-domain is FLEURS there
+else:
+    untrained_lab = Lab(lab.preset, test_clips=16)
+    made_up = attach_experts(untrained_lab.student(), code)
+    sources = {"(made up)": save_released(made_up, scratch / "released")}
+first = compare_published(untrained_lab, sources)
+shutil.rmtree(scratch)
+columns = ["n", "wer", "wer_low", "wer_high", "difference", "difference_low", "difference_high"]
+show(first.set_index("system")[[column for column in columns if column in first]])
+
+# %% [markdown]
+# **Read:** At `laptop` the experts are made up, so this is a check of the path and no result. Untrained experts say what
+# plain Whisper says: the same WER, and no difference. At `colab` each row is one of the authors' checkpoints.
+# `difference` is its WER less the student's on the same clips, with a 95 % interval: negative means fewer errors.
+#
 # ## 2. The data
 #
 # **Why.** A result can be repeated only on the same clips. So the first step is to get the two corpora, and to rebuild
 # the paper's choice of clips from its rule.
 #
-# - **Common Voice** (CC0) left the hub in October 2025. With an account at Mozilla Data Collective you download the
-#   release of your language as a `.tar.gz` (tens of gigabytes for a large language). Put it into the folder of `LAB_DATA`,
-#   under `common-voice/`. The paper used release 13.0; every row of results names its own (column `release`).
+# - **Common Voice** (CC0) left the hub in October 2025. With an account at Mozilla Data Collective you download your
+#   language as a `.tar.gz` (tens of gigabytes for a large language). Put it into the folder of `LAB_DATA`, under
+#   `common-voice/`. The paper used release 13.0. What is offered there is the newest one, `cv-corpus-27.0-2026-09-11`
+#   when this was written ([which release](../data/common-voice/README.md#which-release)). Each release has its own
+#   training clips and its own test, so every row of results names its release (column `release`).
 # - **FLEURS** (CC BY 4.0) is open to everybody. Its tables and archives are fetched from the hub when they are asked
 #   for, at a fixed commit, without a loading script.
 #
@@ -500,16 +544,16 @@ plots.plot_comparison(pd.DataFrame(rows), language)
 # lies to the right of the other two.*
 #
 # **Read:** In-domain our variant closes more than half of the gap between student and teacher, and its interval lies
-# below the student's. Out-of-domain its interval overlaps with both.
+# below the student's. Out-of-domain its interval overlaps with the student's, and not with the teacher's.
 #
 # Intervals of single scores say little where they overlap. What decides is the paired difference (notebook 05).
 #
 # ### The published experts
 #
-# The authors have published their experts for whisper-small (3,000, 10,000 and 28,000 clips a language). The library loads
-# them without running anything that is pickled in their files, and makes an ordinary transformers Whisper with experts.
-# They are scored on the same tests, with the same decoder and normaliser: one more row of the table. To compare with as
-# many clips as yours, train on Common Voice and choose the number in `PUBLISHED`.
+# Section 1 has scored the authors' experts (3,000, 10,000 and 28,000 clips a language) beside plain Whisper; now they
+# stand beside ours. The library loads them without running anything that is pickled in their files, and makes an ordinary
+# transformers Whisper with experts. They are scored on the same tests, with the same decoder and normaliser: one more row
+# of the table. To compare with as many clips as yours, train on Common Voice and choose the number in `PUBLISHED`.
 
 # %%
 from distilwhisper_lib import (
