@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import torch
 
 
@@ -27,7 +28,10 @@ def number(answer, name: str) -> float:
     except (TypeError, ValueError, RuntimeError):
         raise AssertionError(wanted) from None
     assert not isinstance(answer, str | bool), wanted
-    assert not math.isnan(value), f"{name} is NaN: look for 0 / 0, 0 * log(0) or a mean of nothing"
+    assert not math.isnan(value), (
+        f"{name} is NaN: look for 0 / 0, 0 * log(0), the logarithm of a negative number or a mean "
+        "of nothing"
+    )
     return value
 
 
@@ -69,10 +73,33 @@ def function(answer, form: str) -> Callable:
 
 
 def tensor(answer, shape: tuple[int, ...], name: str) -> torch.Tensor:
-    """Return a tensor of this shape."""
+    """Return a tensor of this shape, in float32: a reader may compute in another precision."""
     assert isinstance(answer, torch.Tensor), f"{name} must be a tensor, not {described(answer)}"
     assert answer.shape == shape, f"{name} has the shape {tuple(answer.shape)}, not {tuple(shape)}"
-    return answer
+    return answer.float()
+
+
+def array(answer, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """Return an array of numbers of this shape, in float64; a tensor is one too."""
+    wanted = f"{name} must be an array of numbers, not {described(answer)}"
+    answer = answer.detach().cpu() if isinstance(answer, torch.Tensor) else answer
+    try:
+        found = np.asarray(answer, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise AssertionError(wanted) from None
+    assert answer is not None and not isinstance(answer, str | bool), wanted
+    assert found.shape == shape, f"{name} has the shape {found.shape}, not {shape}"
+    assert not np.isnan(found).any(), f"{name} holds NaN: look for 0 / 0 or a logarithm of nothing"
+    return found
+
+
+def not_a_mistake(given, mistakes: Iterable[tuple], tolerance: float = 1e-4) -> None:
+    """Say which mistake a result shows: pairs of the result of a mistake and its message."""
+    given = np.asarray(given, dtype=np.float64)
+    for wrong, message in mistakes:
+        wrong = np.asarray(wrong, dtype=np.float64)
+        same = given.shape == wrong.shape and np.allclose(given, wrong, rtol=tolerance, atol=1e-6)
+        assert not same, message
 
 
 def gradients(value: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:

@@ -1,7 +1,7 @@
 """Checks of the exercises in notebook 02."""
 
 import torch
-from answers import function, gradients, number, tensor, whole_number
+from answers import function, gradients, not_a_mistake, number, tensor, whole_number
 from hashed import hashed
 
 PARAMETERS = hashed("2.1 parameters")
@@ -158,16 +158,17 @@ def check_binary_share(binary_share, first_alpha) -> str:
     eps = torch.randn(50_000, generator=torch.Generator().manual_seed(0))
     for G, alpha, right in ((0.0, 1.0, 0.028), (3.0, 1.0, 0.789), (0.0, 5.0, 0.660)):
         share = number(binary_share(G, alpha, eps), "the share")
-        assert not 1 < share <= 100, f"a share lies between 0 and 1, yours is {share:.2f}"
+        assert share <= 1, f"a share lies between 0 and 1, yours is {share:.2f}"
         assert abs(share - 1 + right) > 0.02 or right > 0.1, "that is the share BETWEEN 0.1 and 0.9"
         assert abs(share - right) < 0.02, (
             f"at G = {G:.0f}, alpha = {alpha:.0f} the share is {right:.2f}, yours is {share:.2f}: "
             "is the noise inside the sigmoid, and are both ends (g < 0.1 and g > 0.9) counted?"
         )
-    given = number(binary_share(0.0, 1.0, torch.tensor([-9.0, 0.0, 0.0, 1.0])), "the share")
-    assert abs(given - 0.25) < 1e-6, (
-        f"of the four gates with the noise -9, 0, 0 and 1 one is binary, yours are {given:.0%}: "
-        "use the noise `eps` that is given"
+    noise = torch.tensor([-9.0, 9.0, 9.0, 9.0, 0.0])  # by chance hardly one of them is binary
+    given = number(binary_share(0.0, 1.0, noise), "the share")
+    assert abs(given - 0.8) < 1e-6, (
+        f"of the five gates with the noise -9, 9, 9, 9 and 0 four are binary, yours are "
+        f"{given:.0%}: use the noise `eps` that is given"
     )
     first_alpha = whole_number(first_alpha, "first_alpha")
     return FIRST_ALPHA.check(
@@ -175,3 +176,30 @@ def check_binary_share(binary_share, first_alpha) -> str:
         f"first_alpha is {first_alpha}: of the shares at 1, 2, 3, … which is the first above one "
         "half?",
     )
+
+
+# ---- what the reader builds
+
+
+@torch.no_grad()
+def built_gate(HandGate) -> str:
+    """Section 2: the gate's forward."""
+    torch.manual_seed(2)
+    gate = HandGate(8)
+    for weight in gate.parameters():
+        weight.normal_()
+    h = torch.randn(2, 5, 8)
+    inner = gate.linear1(h)
+    right = gate.linear2(inner.relu())
+    G = tensor(gate(h), right.shape, "G")
+    not_a_mistake(
+        G,
+        [
+            (gate.linear2(inner), "the ReLU between the two layers is missing"),
+            (right.relu(), "the ReLU stands between the two layers, not after them"),
+            (right.sigmoid(), "G is any number: the block itself makes a gate of it"),
+            (gate.linear2(inner.sigmoid()), "between the two layers stands a ReLU, not a sigmoid"),
+        ],
+    )
+    assert torch.allclose(G, right, atol=1e-5), "first layer, ReLU, second layer: not so here"
+    return "one number for each position"

@@ -1,7 +1,10 @@
 """Checks of the exercises in notebook 04."""
 
+import contextlib
+import warnings
+
 import torch
-from answers import function, number, tensor
+from answers import function, not_a_mistake, number, tensor
 from hashed import hashed
 from peft import LoraConfig, get_peft_model
 from torch import nn
@@ -27,6 +30,9 @@ def _check_scale(change, merged, of_peft, r: int, alpha: int) -> None:
     d_in = of_peft.shape[1]
     assert not torch.allclose(merged, of_peft, atol=1e-5), (
         "that is the adapter alone: the frozen weight belongs to the sum"
+    )
+    assert alpha % r == 0 or not torch.allclose(change * alpha / r, alpha // r * of_peft), (
+        f"`//` cuts off what is behind the point: alpha / r is {alpha} / {r} here"
     )
     mistakes = {
         r / alpha: f"the scale is missing: this only works where alpha equals r; here alpha = "
@@ -85,6 +91,11 @@ def check_merge(merge) -> str:
     return "the merged layer does what PEFT's adapter does, without it"
 
 
+def _stopped():
+    """Stand for a computation that the reader interrupts."""
+    raise KeyboardInterrupt
+
+
 def check_route(route) -> str:
     """Exercise 4.3: outputs with the adapter for its own language alone."""
     route = function(route, "route(model, run, language, adapted)")
@@ -94,7 +105,9 @@ def check_route(route) -> str:
     x = torch.randn(1, 4, 32)
     with torch.no_grad():
         off = layer.fc1(x)  # before there is an adapter
-    model = get_peft_model(student, lora_config()).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by an old name
+        model = get_peft_model(student, lora_config()).eval()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.1)
@@ -110,11 +123,13 @@ def check_route(route) -> str:
         ("nl", "nl", on),
         ("cs", "nl", off),
     ):
-        given = route(model, run, language, adapted)
+        code = str(language.encode(), "utf-8")  # the same text as another object
+        given = route(model, run, code, adapted)
         assert given is not None, "nothing came back: return what run() returns"
         tensor(given, on.shape, "what comes back (what run() returns)")
         assert wanted is off or torch.equal(given, on), (
-            f"for the adapted language (here {adapted}) the adapter must be on"
+            f"for the adapted language (here {adapted}) the adapter must be on. (== compares two "
+            "texts; `is` asks whether they are one object)"
         )
         assert wanted is on or torch.equal(given, off), (
             f"for another language ({language}, where {adapted} is adapted) the outputs must "
@@ -123,4 +138,41 @@ def check_route(route) -> str:
         assert torch.equal(run(), on), (
             "the adapter is still off after your function: use the `with` block, which undoes it"
         )
+    with contextlib.suppress(KeyboardInterrupt):
+        route(model, _stopped, "nl", "cs")
+    assert torch.equal(run(), on), (
+        "run() was interrupted, as a cell can be, and the adapter stays off: a `with` block "
+        "switches it on again in any case, and so does `finally:`"
+    )
     return "another language gets the student's outputs exactly, and the adapter is back afterwards"
+
+
+# ---- what the reader builds
+
+
+@torch.no_grad()
+def built_low_rank(LowRank) -> str:
+    """Section 2: the forward of a linear layer with LoRA."""
+    torch.manual_seed(4)
+    linear = nn.Linear(5, 7)
+    layer = LowRank(linear, r=2, alpha=6)
+    layer.A.normal_()
+    layer.B.normal_()
+    x = torch.randn(3, 4, 5)
+    update = nn.functional.linear(nn.functional.linear(x, layer.A), layer.B)
+    right = linear(x) + 3 * update
+    given = tensor(layer(x), right.shape, "y")
+    not_a_mistake(
+        given,
+        [
+            (linear(x), "that is the frozen layer alone: A and B add something to it"),
+            (3 * update, "that is the adapter alone: the frozen layer belongs to the sum"),
+            (linear(x) + update, "the scale is missing: alpha / r, which is `self.scale`"),
+            (3 * (linear(x) + update), "the scale belongs to the adapter alone"),
+            (right - linear.bias, "the bias is missing: call the layer, `self.linear(x)`"),
+        ],
+    )
+    assert torch.allclose(given, right, atol=1e-4), (
+        "not so: the frozen layer of x, and scale * B A x, for each position (a row of x)"
+    )
+    return "with B = 0 it is the old layer"

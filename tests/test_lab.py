@@ -532,13 +532,15 @@ def test_a_method_without_a_learning_rate_is_told():
 
 
 def test_predictions_are_kept_and_found_again(lab, monkeypatch):
+    changes = CHANGES | {"seed": 1}  # whose one step changes a prediction in old transformers too
+    lab = Lab("smoke", **changes)
     first = lab.transcribe("student", "cs/in-domain")
     assert list(first["id"]) == lab.test_clips("cs/in-domain").ids
     distilled = lab.transcribe("distilwhisper-released", "cs/in-domain")
     assert not first.equals(distilled)
 
     no_work(monkeypatch)
-    again = Lab("smoke", **CHANGES)
+    again = Lab("smoke", **changes)
     pd.testing.assert_frame_equal(again.transcribe("student", "cs/in-domain"), first)
     found = again.transcribe("distilwhisper-released", "cs/in-domain")
     pd.testing.assert_frame_equal(found, distilled)

@@ -28,7 +28,8 @@ REGISTRIES = "|".join(
         "archive.ubuntu",
     )
 )
-FOLDERS = "|".join(("work", "tmp", "home", "root", "Users", "mnt"))
+A_DRIVE_IN_WSL = r"(?!/[a-z]\b)"  # /mnt/c is every Windows machine's
+FOLDERS = "|".join(("work", "tmp", "home", "root", "Users", f"mnt{A_DRIVE_IN_WSL}"))
 PRIVATE = rf"(?<![\w.~$}}-])/(?:{FOLDERS})(?:/[\w.]|\b(?![\w/-]))"
 CONFLICT = r"(?m)^(?:<{7}|>{7}) "
 

@@ -109,7 +109,7 @@ def test_every_slide_that_is_named_exists(number):
 
 def test_every_exercise_is_set_once():
     set_ = [number for places in docs_teach.SET.values() for part in places for number in part]
-    assert sorted(set_) == sorted(docs_teach.read_exercises()) and len(set_) == 27
+    assert sorted(set_) == sorted(docs_teach.read_exercises()) and len(set_) == 30
 
 
 @each_afternoon
@@ -174,7 +174,7 @@ def test_every_choice_has_a_reason_and_no_text_comes_twice(number):
 
 def test_no_question_comes_twice():
     questions = [item["question"] for items in QUIZZES.values() for item in items]
-    assert len(set(questions)) == 45
+    assert len(set(questions)) == 50
 
 
 def test_the_right_choice_is_told_neither_by_its_place_nor_by_its_length():

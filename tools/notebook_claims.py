@@ -293,6 +293,7 @@ CLAIMS: dict[str, Callable[[], list[Claim]]] = {
     "06_paper_scale": _of("notebook_claims_beyond", "paper_scale"),
     "07_ablations": _of("notebook_claims_beyond", "ablations"),
     "08_faster_smaller_deployed": _of("notebook_claims_beyond", "faster_smaller_deployed"),
+    "09_your_language": _of("notebook_claims_own_language", "claims"),
     "90_appendix_trainer": _of("notebook_claims_appendix", "appendix_trainer"),
 }
 

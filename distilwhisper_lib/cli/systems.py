@@ -9,13 +9,14 @@ from typing import Any
 import pandas as pd
 
 from ..checks import check_choice
-from ..data.corpora.loading import CORPORA, load_corpus
+from ..data.corpora.loading import CORPORA
 from ..data.normalisers import NORMALISERS
-from ..evaluation.scoring import ERRORS
+from ..evaluation.scoring import FOR_UNSPACED, has_no_spaces, in_characters, main_rate
 from ..evaluation.statistics import difference
 from ..files import atomic_folder, tell
 from ..lab.comparison import counts, score
 from ..lab.lab import Lab
+from ..lab.own_language import open_recordings
 from ..lab.tables import show
 from ..presets import get_preset
 from ..training.methods import METHODS, Weights, get_method
@@ -23,12 +24,6 @@ from ..training.stored import stored_run
 from ..whisper.tokens import LANGUAGES, language_code
 from .answers import Answer
 from .folder_check import language_of
-
-# Languages written without spaces between words, for which a word error rate says nothing.
-UNSPACED = ("bo", "ja", "km", "lo", "my", "th", "yue", "zh")
-
-# Keeps the vowel signs and tone marks of these scripts, which Whisper's own normaliser removes.
-FOR_UNSPACED = "keep-marks"
 
 KEPT = ("n", "wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high", "loops")
 
@@ -86,24 +81,17 @@ class Where:
         }
         if self.recordings is not None:
             code = language_of(self.recordings, self.language)
-            load_corpus("recordings", code, self.recordings)
-            changes |= {"corpus": "recordings", "language": code}
-        else:
-            code = language_code(self.language) if self.language else preset.language
-            if self.corpus is not None:
-                changes["corpus"] = self.corpus
-            if self.language is not None:
-                changes["language"] = code
+            return open_recordings(self.recordings, code, preset, **changes)
+        code = language_code(self.language) if self.language else preset.language
+        if self.corpus is not None:
+            changes["corpus"] = self.corpus
+        if self.language is not None:
+            changes["language"] = code
         if has_no_spaces(code):
             changes.setdefault("normaliser", FOR_UNSPACED)
         if changes:
             changes["name"] = "-".join([preset.name, changes.get("corpus", preset.corpus), code])
         return Lab(preset, **changes)
-
-
-def has_no_spaces(code: str) -> bool:
-    """Return whether a language is written without spaces between words."""
-    return code in UNSPACED
 
 
 # ---- train
@@ -270,22 +258,6 @@ def _pair(lab: Lab, first: str, other: str, key: str) -> dict[str, Any]:
     found = difference(*tables)
     about = {"first": first, "other": other, "test": lab.test_set(key).name, "rate": rate}
     return about | {name: found[name] for name in ("difference", "low", "high", "p")}
-
-
-def main_rate(code: str) -> str:
-    """Return the rate by which systems are compared in a language: "wer" or "cer"."""
-    return "cer" if has_no_spaces(code) else "wer"
-
-
-def in_characters(table: pd.DataFrame) -> pd.DataFrame:
-    """Return counts in which characters take the place of words, so that a WER of it is a CER.
-
-    Args:
-        table: As `counts` gives it.
-    """
-    none = dict.fromkeys(ERRORS, 0)
-    replaced = table.assign(words=table["characters"], **none)
-    return replaced.assign(substitutions=table["character_errors"])
 
 
 # ---- in words

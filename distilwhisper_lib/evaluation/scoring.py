@@ -19,6 +19,12 @@ PERCENTILES = [2.5, 97.5]  # the ends of a 95 % interval
 ERRORS = ["insertions", "deletions", "substitutions"]  # of words
 COUNTS = ["words", *ERRORS, "characters", "character_errors"]  # the counts of an utterance
 
+# Languages written without spaces between words, for which a word error rate says nothing.
+UNSPACED = ("bo", "ja", "km", "lo", "my", "th", "yue", "zh")
+
+# Keeps the vowel signs and tone marks of these scripts, which Whisper's own normaliser removes.
+FOR_UNSPACED = "keep-marks"
+
 
 # ---- counting errors
 
@@ -93,6 +99,30 @@ def _count(reference: str, prediction: str) -> dict[str, float]:
 def word_errors(counts: pd.DataFrame) -> pd.Series:
     """Return the word errors of each utterance: insertions + deletions + substitutions."""
     return counts[ERRORS].sum(axis=1)
+
+
+# ---- words or characters
+
+
+def has_no_spaces(code: str) -> bool:
+    """Return whether a language, by its code, is written without spaces between words."""
+    return code in UNSPACED
+
+
+def main_rate(code: str) -> str:
+    """Return the rate by which systems are compared in a language: "wer" or "cer"."""
+    return "cer" if has_no_spaces(code) else "wer"
+
+
+def in_characters(table: pd.DataFrame) -> pd.DataFrame:
+    """Return counts in which characters take the place of words, so that a WER of it is a CER.
+
+    Args:
+        table: As `count_errors` gives it.
+    """
+    none = dict.fromkeys(ERRORS, 0)
+    replaced = table.assign(words=table["characters"], **none)
+    return replaced.assign(substitutions=table["character_errors"])
 
 
 # ---- error rates of a corpus

@@ -40,7 +40,8 @@ from .notebook_runner import (
 from .preflight import preflight
 
 NOTEBOOKS = REPOSITORY / "notebooks"
-BEYOND = ("06", "07", "08")  # numbers of the notebooks beyond the course: they run on request only
+# numbers of the notebooks beyond the course: they run on request only
+BEYOND = ("06", "07", "08", "09")
 COMPARISON = "05"  # the notebook that becomes the report
 
 WEIGHTS_GB = {  # downloads

@@ -15,6 +15,7 @@
 # | preset | machine | time | memory |
 # |---|---|---|---|
 # | smoke | 2 cores | under a minute | 1 GB |
+# | toy | 2 cores | under a minute | 1 GB |
 # | laptop | 2 cores | 1 min (the first time it also fetches 850 MB of weights and speech) | 2.6 GB |
 # | colab | T4 | not measured yet | not measured yet |
 
@@ -27,10 +28,12 @@
 #
 # **How to work with these notebooks.** Each step has the same shape: *why*, *predict*, run, *read*.
 # - At **Predict** write your guess into the line below, then run the next cell. A wrong guess teaches more than none.
-# - **Read** says what the committed run shows: real speech, at the preset `laptop`. At another preset your output may say
-#   something else. Ask each time whether the sentence holds for yours.
-# - At **Build** you write a short function yourself. The folded cell below it holds our version; it is used only where
-#   yours is still open. Then both are held against the library.
+# - **Read** says what the committed run shows: real speech, at the preset `laptop`. At another preset, such as `toy` with
+#   its made-up languages, your output may say something else. Ask each time whether the sentence holds for yours.
+# - At **Build** you write a short function yourself. As soon as you have written something, its cell says whether it is
+#   right, or what is wrong. The folded cell below it holds our version; it is used only where yours is still open. Then
+#   both are held against the library. That cell stops with an error where yours is wrong. To go on with ours, put
+#   `raise NotImplementedError` back, and run the Build cell and the folded one again.
 # - **Exercises** have a check that tells you what is wrong. Solutions, each with its reason: `notebooks/solutions`. (The
 #   students' edition leaves them out.)
 #
@@ -38,7 +41,8 @@
 #
 # **Why.** Before any theory: can the small model write down what is said? The speech is Czech, one of the languages
 # that the paper looks at, from the dialogues of a free computer game, *Fish Fillets – Next Generation*: two fish, who
-# comment on what they see, and many other characters.
+# comment on what they see, and many other characters. (`lab.collator` makes a batch of clips: a **collator** fills the
+# shorter ones up, so that all have one length.)
 #
 # **Predict:** three clips of a few seconds, Whisper's second smallest multilingual model: how many of three texts will
 # be right to the last letter?
@@ -202,6 +206,9 @@ show(table.sort_values("all", ascending=False).head(12))
 # - **stress test**: `test-other`, all other characters, many with effects (robots, creatures, talk through a helmet).
 #   On these Whisper repeats itself.
 #
+# (At `toy` a voice is a pitch: `toy-low` is trained on, `toy-high` is the out-of-domain test. There is no stress test, and
+# the second language is another made-up one.)
+#
 # Clips longer than the preset's `max_train_seconds` are left out of `train`, `teacher` and `validation`, for they would
 # set the peak of memory.
 #
@@ -288,12 +295,16 @@ assert np.allclose(hertz(mel(np.array([0.0, 300.0, 1000.0, 8000.0]))), [0, 300, 
 # triangle of height 1 is multiplied by $2 / (\text{right} - \text{left})$, both in Hz.
 
 # %% tags=["build"]
-from exercise import is_open
+from checks_00 import built_mel_filters
+from exercise import check_if_built, is_open
 
 
 def mel_filters(bands):
     """Return the filterbank (201, bands); its rows are the frequencies 0, 40, 80, … 8000 Hz."""
     raise NotImplementedError  # your code here
+
+
+check_if_built(built_mel_filters, mel_filters)
 
 # %% [markdown] tags=["hint"]
 # <details><summary>Hint</summary>
@@ -349,9 +360,15 @@ window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)  # Hann
 padded = np.concatenate([np.pad(audio, (n_fft // 2, 0), mode="reflect"), np.zeros(n_fft)])
 
 # %% tags=["build"]
+from checks_00 import built_log_energies
+
+
 def log_energies(frame, filters):
     """Return the logarithm of the energies (80,) of one frame (400,), with the filterbank (201, 80)."""
     raise NotImplementedError  # your code here
+
+
+check_if_built(built_log_energies, log_energies)
 
 # %% [markdown] tags=["hint"]
 # <details><summary>Hint</summary>
@@ -418,9 +435,15 @@ plots.plot_log_mel(features, rows[0]["text"])
 # never given.
 
 # %% tags=["build"]
+from checks_00 import built_given_and_predicted
+
+
 def given_and_predicted(tokenizer, text, language):
     """Return (inputs, labels): two lists of as many token ids."""
     raise NotImplementedError  # your code here
+
+
+check_if_built(built_given_and_predicted, given_and_predicted)
 
 # %% [markdown] tags=["hint"]
 # <details><summary>Hint</summary>
@@ -459,8 +482,8 @@ show(pd.DataFrame({name: [tokenizer.decode([i]) for i in ids] for name, ids in p
 # ### Common trap: the doubled start token
 #
 # Most fine-tuning recipes let the tokenizer add the prefix to the labels, cut a leading start token off in the collator,
-# and let the model shift the labels to the right. The cut compares with `tokenizer.bos_token_id`. **Predict:** the
-# wrong result comes first. What does the decoder see?
+# and let the model shift the labels to the right. The cut compares with `tokenizer.bos_token_id` (*bos*: beginning of
+# sequence). **Predict:** the wrong result comes first. What does the decoder see?
 
 # %% tags=["predict"]
 prediction = ...  # the first four tokens
@@ -520,7 +543,8 @@ print("two start tokens:", round(text_loss(wrong_inputs[0].tolist(), wrong_label
 #
 # In a batch the labels have different lengths; the shorter ones are filled with -100, which the loss leaves out. Write
 # `make_inputs(labels, start, end)`: from labels `(B, T)` to decoder inputs `(B, T)`. Each row is shifted to the right
-# by one, begins with the token `start`, and holds `end` wherever -100 would be.
+# by one, begins with the token `start`, and holds `end` wherever -100 would be. With start 1 and end 2 the row
+# [5, 6, 2, -100, -100] becomes [1, 5, 6, 2, 2]. The labels themselves must stay as they are.
 
 # %% [markdown] tags=["hint"]
 # <details><summary>Hint</summary>
@@ -627,6 +651,26 @@ def make_inputs(labels, start, end):
 def make_inputs(labels):
     return labels
 
+# %% tags=["wrong"]
+# says: look for them after it
+def make_inputs(labels, start, end):
+    first = torch.full_like(labels[:, :1], start)
+    inputs = torch.cat([first, labels[:, :-1]], dim=1)
+    return inputs.masked_fill(labels == -100, end)  # the mask of the labels, before the shift
+
+# %% tags=["wrong"]
+# says: the token `end` that is given
+def make_inputs(labels, start, end):
+    first = torch.full_like(labels[:, :1], start)
+    return torch.cat([first, labels[:, :-1]], dim=1).clamp(min=0)
+
+# %% tags=["wrong"]
+# says: `return` missing
+def make_inputs(labels, start, end):
+    first = torch.full_like(labels[:, :1], start)
+    inputs = torch.cat([first, labels[:, :-1]], dim=1)
+    inputs.masked_fill_(inputs == -100, end)
+
 # %% tags=["check"]
 from checks_00 import check_decoder_inputs
 from exercise import check
@@ -708,6 +752,9 @@ show(pd.DataFrame(columns).head(6), longest=90)
 # are no more word errors than in the native window. Yet most texts are not the same, letter by letter: a model that knows
 # few of the words is moved by anything.
 #
+# (At `toy` look at it the other way round: its Whispers were trained with hardly any silence after a clip, so there it is
+# the long window that they do not know.)
+#
 # That is also why one clip has another text in another place of this course: a batch has one window, that of its longest
 # clip. The first clip alone, beside the longest clip of the test, and in the native window:
 
@@ -771,8 +818,9 @@ for name, batches in (("random batches", at_random), ("sorted by length", length
 #
 # ●○○ · 5 minutes, by hand · you learn the three time scales: seconds, log-mel frames, encoder positions
 #
-# A clip of 2.8 s goes into the encoder with a margin of 6 s. How many log-mel frames are in its window, how many encoder
-# positions, and how many per cent of the native window is that? Write `answer = (frames, positions, per_cent)`.
+# A clip of 2.8 s goes into the encoder with a margin of 6 s. At 100 frames a second (the one or two that stick out at the
+# end don't matter here): how many log-mel frames are in its window, how many encoder positions, and how many per cent of
+# the native window is that? Write `answer = (frames, positions, per_cent)`.
 
 # %% [markdown] tags=["hint"]
 # <details><summary>Hint</summary>
@@ -794,6 +842,9 @@ answer = ((2.8 + 6) * 100, (2.8 + 6) * 50, (2.8 + 6) / 30 * 100)  # with Python'
 
 # %% tags=["also"]
 answer = [880, 440, 29]
+
+# %% tags=["also"]
+answer = (882, 441, 29.4)  # the library's window: two frames overlap the end of the clip
 
 # %% tags=["wrong"]
 answer = (880, 880, 29.3)  # the second convolution's stride is forgotten
@@ -829,6 +880,22 @@ answer = (880, 440, ...)
 # %% tags=["wrong"]
 # says: whole window
 answer = (880, 440, 100 * 280 / 3000)
+
+# %% tags=["wrong"]
+# says: after the clip alone
+answer = (1480, 740, 49.3)
+
+# %% tags=["wrong"]
+# says: every 25 ms
+answer = (352, 176, 11.7)
+
+# %% tags=["wrong"]
+# says: in seconds
+answer = (8.8, 4.4, 29.3)
+
+# %% tags=["wrong"]
+# says: which is saved
+answer = (880, 440, 70.7)
 
 # %% tags=["check"]
 from checks_00 import check_window
@@ -942,6 +1009,14 @@ def share_changed(first, second):
 # says: must be a function
 share_changed = 25.0
 
+# %% tags=["wrong"]
+# says: `return` inside the loop
+def share_changed(first, second):
+    number = 0
+    for a, b in zip(first, second, strict=True):
+        number += normalise(a) != normalise(b)
+        return 100 * number / len(first)
+
 # %% tags=["check"]
 from checks_00 import check_share_changed
 from exercise import check
@@ -973,6 +1048,7 @@ check(check_share_changed, share_changed)
 # | formant | a resonance of the mouth; the formants make the vowel |
 # | frame, position | a column of the log-mel (10 ms); a step of the encoder (two frames) |
 # | prefix | the four tokens that tell the decoder language and task |
+# | collator | what makes a batch of single clips: features and labels filled up to one length |
 # | label | the token that a decoder position must predict; -100 where the loss looks away |
 # | margin | silence left after the longest clip of a batch |
 # | loop | an output that repeats itself |

@@ -14,6 +14,7 @@
 # | preset | time | memory |
 # |---|---|---|
 # | smoke | under 1 min | 1 GB |
+# | toy (2 cores) | under 1 min | 1 GB |
 # | laptop (2 cores) | 1 min | 2 GB |
 # | colab | not measured yet | not measured yet |
 #
@@ -33,7 +34,9 @@
 # *The figure shows a layer of Whisper in which the feed-forward block has become three parts: the shared block, the expert
 # of a language, and the gate that chooses between them.*
 #
-# We take one FFN out and look at what goes in: $h$, a vector of $d$ numbers per position.
+# We take one FFN out and look at what goes in: $h$, a vector of $d$ numbers per position. (A *hook* catches it, a function
+# that PyTorch calls before a module runs. We also keep the *logits*: a score for each token of the vocabulary, before the
+# softmax makes probabilities of them.)
 #
 # **Predict:** how many encoder positions does one second of sound give? (The log-mel has 100 frames a second.)
 
@@ -93,7 +96,8 @@ print("h:", tuple(h.shape), "  frames:", batch["input_features"].shape[-1])
 # **Build:** the gate's `forward`, which computes $G$ from the two layers that are there.
 
 # %% tags=["build"]
-from exercise import is_open
+from checks_02 import built_gate
+from exercise import check_if_built, is_open
 
 
 class HandGate(nn.Module):
@@ -108,6 +112,9 @@ class HandGate(nn.Module):
     def forward(self, h):
         """Return G (B, S, 1) of hidden states h (B, S, d)."""
         raise NotImplementedError  # your code here
+
+
+check_if_built(built_gate, HandGate)
 
 # %% [markdown] tags=["hint"]
 # <details><summary>Hint</summary>
@@ -167,10 +174,11 @@ with torch.no_grad():
 # ## 3. The library's block is the same
 #
 # **Why.** From here on the library does the work, so it must be shown to do the same. `ClsrFeedForward` (CLSR, conditional language-specific routing, is the method that experts and gates come from) is
-# this block with four things more: several languages, the release's dropouts (0.1 on the gate's input, 0.3 on the
-# expert's output), its *skip gate* (in training, with probability 0.2, a layer uses its shared block alone for one
-# batch, so that the shared path stays good on its own), and a note of the last $g$ for the budget loss. We switch these
-# extras off, give both blocks the same weights, and compare in evaluation and in training.
+# this block with four things more: several languages, the dropouts of the **release**, the code that the authors have
+# published (0.1 on the gate's input, 0.3 on the expert's output), its *skip gate* (in training, with probability 0.2, a
+# layer uses its shared block alone for one batch, so that the shared path stays good on its own), and a note of the last
+# $g$ for the budget loss. We switch these extras off, give both blocks the same weights, and compare in evaluation and in
+# training.
 
 # %%
 from distilwhisper_lib import ClsrFeedForward, ExpertSettings, FeedForward, Routing
@@ -643,6 +651,16 @@ def routed(h, shared, expert, G, training, alpha):
     g = 1 / (1 + torch.exp(-(G + alpha * noise)))
     return shared(h) + g * (expert(h) - shared(h))
 
+# %% tags=["also"]
+import numpy as np
+
+
+def routed(h, shared, expert, G, training, alpha):
+    g = (G >= 0).float()
+    if training:
+        g = torch.sigmoid(G + alpha * torch.tensor(np.random.randn(*G.shape)))  # numpy's noise has float64
+    return g * expert(h) + (1 - g) * shared(h)
+
 # %% tags=["wrong"]
 import torch
 
@@ -798,6 +816,14 @@ def routed(h, shared, expert, G, training, alpha):
 def routed(h, shared, expert, G, training, alpha):
     g = torch.sigmoid(G + alpha * torch.randn_like(G)) if training else (G >= 0).to(h.dtype)
     print(g * expert(h) + (1 - g) * shared(h))
+
+# %% tags=["wrong"]
+# says: both outputs are mixed
+def routed(h, shared, expert, G, training, alpha):
+    noisy = G + alpha * torch.randn_like(G) * training
+    soft = torch.sigmoid(noisy)
+    g = (noisy >= 0).to(h.dtype) + soft - soft.detach()  # hard in training too, as in our variant
+    return g * expert(h) + (1 - g) * shared(h)
 
 # %% tags=["check"]
 from checks_02 import check_routed
@@ -976,6 +1002,18 @@ def binary_share(G, alpha, eps):
     g = torch.sigmoid(G + alpha * eps)
     return (g < 0.1) | (g > 0.9)  # a gate each
 
+# %% tags=["wrong"]
+# says: `eps` that is given
+def binary_share(G, alpha, eps):
+    g = torch.sigmoid(G + alpha * torch.randn_like(eps))  # as many as are given, but others
+    return float(((g < 0.1) | (g > 0.9)).float().mean())
+
+# %% tags=["wrong"]
+# says: between 0 and 1
+def binary_share(G, alpha, eps):
+    g = torch.sigmoid(G + alpha * eps)
+    return ((g < 0.1) | (g > 0.9)).sum()  # how many
+
 # %% tags=["check"]
 from checks_02 import check_binary_share
 from exercise import check
@@ -1059,6 +1097,8 @@ shutil.rmtree(folder)
 # - **gate** $g$, its **logit** $G$: how much of the expert a position takes.
 # - **alpha** $\alpha$: strength of the gates' noise in training, rising from 0 to 5.
 # - **budget** $b$: the wanted mean of the gates.
+# - **release**: the code and the models that the paper's authors have published.
+# - **logits**: the scores of all tokens, before the softmax.
 # - **skip gate**: with this probability a layer uses its shared block alone for one training batch.
 # - **CLSR**: conditional language-specific routing, the method that experts and gates come from.
 #

@@ -15,6 +15,7 @@
 # | preset | machine | time | memory |
 # |---|---|---|---|
 # | smoke | 2 cores | under 1 min | 1 GB |
+# | toy | 2 cores | under 1 min | 1 GB |
 # | laptop | 2 cores | 8 min, most of it two trainings | 5.8 GB |
 # | colab | T4 | not measured yet | not measured yet |
 #
@@ -59,12 +60,16 @@ labels = torch.tensor([0, 3, 1, 1, 4, 2])  # (N,)
 # **Build:** the cross-entropy with smoothed labels.
 
 # %% tags=["build"]
-from exercise import is_open
+from checks_03 import built_smoothed_ce
+from exercise import check_if_built, is_open
 
 
 def smoothed_ce(logits, labels, smoothing):
     """Return the mean cross-entropy, in nats, of logits (N, V) and labels (N,)."""
     raise NotImplementedError  # your code here
+
+
+check_if_built(built_smoothed_ce, smoothed_ce)
 
 # %% [markdown] tags=["hint"]
 # <details><summary>Hint</summary>
@@ -114,6 +119,9 @@ print(f"CE {by_hand:.4f} nats, the same as the library's")
 prediction = ...  # (KL, JS)
 
 # %% tags=["build"]
+from checks_03 import built_js, built_kl
+
+
 def kl(p, q):
     """Return KL(p || q) of each position: (N, V), (N, V) -> (N,)."""
     raise NotImplementedError  # your code here
@@ -122,6 +130,10 @@ def kl(p, q):
 def js(t, s):
     """Return JS(t, s) of each position: (N, V), (N, V) -> (N,)."""
     raise NotImplementedError  # your code here
+
+
+check_if_built(built_kl, kl)
+check_if_built(built_js, js)
 
 # %% [markdown] tags=["hint"]
 # <details><summary>Hint</summary>
@@ -293,6 +305,18 @@ largest_js = log
 # %% tags=["wrong"]
 # says: js_nats must be a number
 js_nats = (kl_t, kl_s)
+
+# %% tags=["wrong"]
+# says: m comes second
+js_nats = (0.6 * log(0.6 / 0.8) + 0.4 * log(0.4 / 0.2) + 0.6 * log(0.6 / 0.4) + 0.4 * log(0.4 / 0.6)) / 2
+
+# %% tags=["wrong"]
+# says: with their average
+js_nats = (0.8 * log(0.8 / 0.4) + 0.2 * log(0.2 / 0.6) + 0.4 * log(0.4 / 0.8) + 0.6 * log(0.6 / 0.2)) / 2
+
+# %% tags=["wrong"]
+# says: square root
+js_nats = ((kl_t + kl_s) / 2) ** 0.5
 
 # %% tags=["check"]
 from checks_03 import check_js_by_hand
@@ -486,6 +510,8 @@ show(pd.DataFrame(rows).set_index("more padding"), digits=5)
 # %% [markdown]
 # **Read:** The first column falls from 0.174 to 0.092 by padding alone. The second column stays.
 #
+# (It may rise as well: at padded positions both models say what nobody has taught them.)
+#
 # So over all positions a clip counts for more or less according to its neighbours in the batch. And what both models say
 # after the end of a sentence is trained as if it meant something. Our losses take `labelled` positions only. That is one of
 # the few places where we leave the release, on purpose.
@@ -660,7 +686,7 @@ def masked_js(teacher_logits, student_logits, labels):
     return 0.5 * (log_t.exp() * (log_t - log_m) + log_s.exp() * (log_s - log_m)).sum(-1).mean()
 
 # %% tags=["wrong"]
-# says: half of KL(t || m)
+# says: that is KL(t || s)
 def masked_js(teacher_logits, student_logits, labels):
     keep = labels != -100
     log_t, log_s = (logits[keep].log_softmax(-1) for logits in (teacher_logits, student_logits))
@@ -689,6 +715,49 @@ def masked_js(teacher_logits, student_logits, labels):
     log_t, log_s = (logits[keep].log_softmax(-1) for logits in (teacher_logits, student_logits))
     log_m = torch.logaddexp(log_t, log_s) - math.log(2)
     print(0.5 * (log_t.exp() * (log_t - log_m) + log_s.exp() * (log_s - log_m)).sum(-1).mean())
+
+# %% tags=["wrong"]
+# says: a label is 0
+def masked_js(teacher_logits, student_logits, labels):
+    keep = labels > 0  # 0 is a token
+    log_t, log_s = (logits[keep].log_softmax(-1) for logits in (teacher_logits, student_logits))
+    log_m = torch.logaddexp(log_t, log_s) - math.log(2)
+    return 0.5 * (log_t.exp() * (log_t - log_m) + log_s.exp() * (log_s - log_m)).sum(-1).mean()
+
+# %% tags=["wrong"]
+# says: m comes second
+from torch.nn import functional as F
+
+
+def masked_js(teacher_logits, student_logits, labels):
+    keep = labels != -100
+    log_t, log_s = (logits[keep].log_softmax(-1) for logits in (teacher_logits, student_logits))
+    log_m = torch.logaddexp(log_t, log_s) - math.log(2)
+    of_t = F.kl_div(log_t, log_m, reduction="batchmean", log_target=True)  # the order of its arguments
+    return 0.5 * (of_t + F.kl_div(log_s, log_m, reduction="batchmean", log_target=True))
+
+# %% tags=["wrong"]
+# says: that of the logits
+def masked_js(teacher_logits, student_logits, labels):
+    keep = labels != -100
+    t, s = teacher_logits[keep], student_logits[keep]
+    log_t, log_s, log_m = t.log_softmax(-1), s.log_softmax(-1), ((t + s) / 2).log_softmax(-1)
+    return 0.5 * (log_t.exp() * (log_t - log_m) + log_s.exp() * (log_s - log_m)).sum(-1).mean()
+
+# %% tags=["wrong"]
+# says: log 2 has to be subtracted
+def masked_js(teacher_logits, student_logits, labels):
+    keep = labels != -100
+    log_t, log_s = (logits[keep].log_softmax(-1) for logits in (teacher_logits, student_logits))
+    log_m = torch.logaddexp(log_t, log_s)  # of the sum, not of the average
+    return 0.5 * (log_t.exp() * (log_t - log_m) + log_s.exp() * (log_s - log_m)).sum(-1).mean()
+
+# %% tags=["wrong"]
+# says: logarithm of a negative number
+def masked_js(teacher_logits, student_logits, labels):
+    t, s = teacher_logits[labels != -100], student_logits[labels != -100]  # without softmax
+    m = (t + s) / 2
+    return 0.5 * (t * (t / m).log() + s * (s / m).log()).sum(-1).mean()
 
 # %% tags=["check"]
 from checks_03 import check_masked_js
@@ -735,9 +804,15 @@ print(f"without a teacher: {total_loss(ce, gate):.4f}")
 # **Build:** the loss of one batch, from the parts above and the gate budget of notebook 02.
 
 # %% tags=["build"]
+from checks_03 import built_step_loss
+
+
 def step_loss(model, batch, outputs):
     """Return the loss of a batch: smoothed CE, the gate budget of 0.8 in each stack, and JS over the stored tokens."""
     raise NotImplementedError  # your code here
+
+
+check_if_built(built_step_loss, step_loss)
 
 # %% [markdown] tags=["hint"]
 # <details><summary>Hint</summary>

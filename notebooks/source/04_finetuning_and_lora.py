@@ -17,6 +17,7 @@
 # | preset | machine | time | memory |
 # |---|---|---|---|
 # | smoke | 2 cores | under a minute | 1 GB |
+# | toy | 2 cores | under a minute | 1 GB |
 # | laptop | 2 cores | 11 min, half of it two trainings | 5.8 GB |
 # | colab | T4 | not measured yet | not measured yet |
 
@@ -93,7 +94,8 @@ show(pd.DataFrame(rows).T)
 # **Build:** the layer's `forward`.
 
 # %% tags=["build"]
-from exercise import is_open
+from checks_04 import built_low_rank
+from exercise import check_if_built, is_open
 
 
 class LowRank(nn.Module):
@@ -107,6 +109,9 @@ class LowRank(nn.Module):
     def forward(self, x):
         """Return y (..., d_out) of x (..., d_in)."""
         raise NotImplementedError  # your code here
+
+
+check_if_built(built_low_rank, LowRank)
 
 # %% [markdown] tags=["hint"]
 # <details><summary>Hint</summary>
@@ -612,6 +617,10 @@ lora_parameters = "11,796,480"
 # says: must be a number
 lora_parameters = 11, 796, 480
 
+# %% tags=["wrong"]
+# says: an A and a B
+lora_parameters = 24 * 64 * (768 + 3072)  # A alone, of both layers
+
 # %% tags=["check"]
 from checks_04 import check_lora_parameters
 from exercise import check
@@ -652,6 +661,10 @@ import torch
 
 def merge(weight, A, B, alpha):
     return torch.addmm(weight, B, A, alpha=alpha / len(A))
+
+# %% tags=["also"]
+def merge(weight, A, B, alpha):
+    return weight.double() + alpha / B.shape[1] * (B.double() @ A.double())  # in float64
 
 # %% tags=["wrong"]
 def merge(weight, A, B, alpha):
@@ -718,6 +731,11 @@ def merge(weight, A, B, alpha):
 # says: these 4 arguments
 def merge(weight, A, B):
     return weight + B @ A
+
+# %% tags=["wrong"]
+# says: cuts off
+def merge(weight, A, B, alpha):
+    return weight + alpha // A.shape[0] * (B @ A)
 
 # %% tags=["check"]
 from checks_04 import check_merge
@@ -847,6 +865,23 @@ def route(model, run, language, adapted):
 # says: these 4 arguments
 def route(model, run, language):
     return run()
+
+# %% tags=["wrong"]
+# says: interrupted
+def route(model, run, language, adapted):
+    if language != adapted:
+        model.base_model.disable_adapter_layers()
+    outputs = run()  # after an error here nobody switches it on again
+    model.base_model.enable_adapter_layers()
+    return outputs
+
+# %% tags=["wrong"]
+# says: one object
+def route(model, run, language, adapted):
+    if language is adapted:
+        return run()
+    with model.disable_adapter():
+        return run()
 
 # %% tags=["check"]
 from checks_04 import check_route

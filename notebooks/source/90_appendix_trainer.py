@@ -138,12 +138,16 @@ show(table.rename_axis("batch"), digits=3)
 # what is there, and the weighted losses add up to the loss of all.
 
 # %% tags=["build"]
-from exercise import is_open
+from checks_90 import built_accumulate
+from exercise import check_if_built, is_open
 
 
 def accumulate(model, batches):
     """Add up the gradient of the mean loss over the tokens of all batches; return that loss as a number."""
     raise NotImplementedError  # your code here
+
+
+check_if_built(built_accumulate, accumulate)
 
 # %% [markdown] tags=["hint"]
 # <details><summary>Hint</summary>
@@ -328,9 +332,15 @@ show(pd.DataFrame(rows).set_index("file"))
 # `checkpoint-12` comes before `checkpoint-4`.
 
 # %% tags=["build"]
+from checks_90 import built_newest_whole
+
+
 def newest_whole(folder):
     """Return the checkpoint (a path) of the highest step that holds a file `complete`; None where there is none."""
     raise NotImplementedError  # your code here
+
+
+check_if_built(built_newest_whole, newest_whole)
 
 # %% [markdown] tags=["hint"]
 # <details><summary>Hint</summary>

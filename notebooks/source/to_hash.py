@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -24,7 +25,7 @@ class Answer:
     """One answer.
 
     Attributes:
-        right: The right answer; a list of them where there are several.
+        right: The right answer: a number, a text, or a tuple of numbers.
         says: What is said to it.
         mistakes: Pairs of a wrong answer and what is said to it.
         step: The width to which numbers are rounded: within it of the right one a number is right,
@@ -44,12 +45,18 @@ ROUNDED = "that looks rounded: give the exact number, all its digits"
 # ---- notebook 00
 
 FRAMES = 100 * (2.8 + 6.0)
+# The library's window has two frames more, those that overlap the end of the clip: right as well
 ANSWERS["0.2 frames"] = Answer(
     FRAMES,
-    mistakes=[(100 * 2.8, "the window holds the margin too, not only the clip")],
-    step=0.25,
+    mistakes=[
+        (100 * 2.8, "the window holds the margin too, not only the clip"),
+        (100 * (2.8 + 2 * 6.0), "the margin comes after the clip alone, not before it"),
+        (FRAMES / 2.5, "that counts a frame every 25 ms: 25 ms is its length, but the next one starts 10 ms later"),
+        (FRAMES / 100, "that is in seconds: how many frames start in them?"),
+    ],
+    step=2,
 )
-ANSWERS["0.2 positions"] = Answer(FRAMES / 2, step=0.25)
+ANSWERS["0.2 positions"] = Answer(FRAMES / 2, step=1)
 MIXED_UNITS = "compare frames with frames, or positions with positions: 3000 frames are 1500 positions"
 ANSWERS["0.2 per cent"] = Answer(
     100 * FRAMES / 3000,
@@ -58,6 +65,7 @@ ANSWERS["0.2 per cent"] = Answer(
         (100 * FRAMES / 1500, MIXED_UNITS),
         (100 * FRAMES / 2 / 3000, MIXED_UNITS),
         (100 * 280 / 3000, "the share is that of the whole window: the margin goes through the encoder too"),
+        (100 - 100 * FRAMES / 3000, "that is the share which is saved: the question is for the share that is left"),
     ],
     step=0.4,
 )
@@ -115,7 +123,7 @@ def interval_answer() -> Answer:
             "what makes a clip hard for both cancels out"
         ),
         mistakes=[(tuple(pair), message) for pair, message in found],
-        step=0.005,
+        step=0.02,  # so that two of the sorted differences are right too
     )
 
 
@@ -215,12 +223,20 @@ def kl(p: np.ndarray, q: np.ndarray) -> float:
     return float((p * np.log(p / q)).sum())
 
 
+def kl_of_logs(log_p: torch.Tensor, log_q: torch.Tensor) -> float:
+    """Return the mean of KL(p || q) over positions, of log-probabilities (N, V)."""
+    return float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
+
+
 JS = (kl(T, M) + kl(S, M)) / 2
 NOT_AVERAGE = "JS compares t and s with their average m"
 ANSWERS["3.1 js_nats"] = Answer(
     JS,
     mistakes=[
         (JS / math.log(2), "that is in bits (log2); in nats the logarithm is natural"),
+        ((kl(M, T) + kl(M, S)) / 2, "that is half of KL(m || t) plus half of KL(m || s): m comes second, in both"),
+        ((kl(T, S) + kl(S, T)) / 2, f"that is the mean of KL(t || s) and KL(s || t); {NOT_AVERAGE}"),
+        (math.sqrt(JS), "that is the square root of it (scipy's jensenshannon is a distance, the root of JS)"),
         (2 * JS, "that is the sum of both KL terms; JS is half of it"),
         (JS / math.log(10), "that is with the logarithm to base 10; in nats the logarithm is natural"),
         (kl(S, T), f"that is KL(s || t); {NOT_AVERAGE}"),
@@ -254,6 +270,13 @@ def masked_js_answer() -> Answer:
     right = float(js_divergence(teacher[keep], student[keep]))
     rows = [float(js_divergence(t[k], s[k])) for t, s, k in zip(teacher, student, keep, strict=True)]
     everywhere = float(js_divergence(teacher.flatten(0, 1), student.flatten(0, 1)))
+    logits = (teacher[keep], student[keep])
+    log_t, log_s = (one.log_softmax(-1) for one in logits)
+    log_m = torch.logaddexp(log_t, log_s) - math.log(2)
+    of_logits = ((logits[0] + logits[1]) / 2).log_softmax(-1)
+    m_first = (kl_of_logs(log_m, log_t) + kl_of_logs(log_m, log_s)) / 2
+    without_average = (kl_of_logs(log_t, log_s) + kl_of_logs(log_s, log_t)) / 2
+    wrong_average = (kl_of_logs(log_t, of_logits) + kl_of_logs(log_s, of_logits)) / 2
     return Answer(
         right,
         mistakes=[
@@ -264,6 +287,19 @@ def masked_js_answer() -> Answer:
                 "by B * T",
             ),
             (right * int(keep.sum()), "that is the sum over the positions, not the mean"),
+            (
+                m_first,
+                "that is half of KL(m || t) plus half of KL(m || s): m comes second in both. (F.kl_div takes the logarithm "
+                "of the second distribution as its first argument)",
+            ),
+            (without_average, f"that is the mean of KL(t || s) and KL(s || t); {NOT_AVERAGE}"),
+            (kl_of_logs(log_t, log_s), f"that is KL(t || s); {NOT_AVERAGE}"),
+            (wrong_average, "m is the average of the probabilities, yours is that of the logits"),
+            (
+                right - math.log(2),
+                "negative: m is half of the sum of t and s, so log 2 has to be subtracted from torch.logaddexp",
+            ),
+            (math.sqrt(right), "that is the square root of JS"),
             (
                 sum(rows) / len(rows),
                 "that is a mean of means: a position of a short sequence weighs more than one of a long sequence; all "
@@ -293,7 +329,8 @@ ANSWERS["4.1 lora_parameters"] = Answer(
     mistakes=[
         (
             LORA // 2,
-            "half of it: each layer has two linear layers, fc1 and fc2 (and there are 24 layers)",
+            "half of it: each layer has two linear layers, fc1 and fc2, each of them has an A and a B, and there are 12 + 12 "
+            "layers",
         ),
         (24 * 2 * (768 + 3072), "that is for r = 1: A and B have r rows or columns"),
         (LORA + 24 * (768 + 3072), "LoRA's A and B have no bias"),
@@ -329,6 +366,10 @@ ANSWERS["5.1 at_least_one"] = Answer(
         (0.05**8, "that is the probability that all eight do, which is something else"),
         (8 * 0.05 * 0.95**7, "that is the probability of exactly one"),
         (0.05, "0.05 is for a single comparison; here there are eight"),
+        (
+            1 - 0.975**8,
+            "0.05 holds both ends of an interval already: each comparison excludes zero by luck with 0.05, not 0.025",
+        ),
     ],
     step=4e-3,
 )
@@ -415,4 +456,45 @@ ANSWERS["8.2 largest_rank"] = Answer(
         ),
         (RANK + 1, f"{RANK + 1} takes {(RANK + 1) * BYTES_OF_A_RANK / 1e6:.1f} MB, which is too much: round down"),
     ],
+)
+
+# ---- notebook 09: nats under two tokens, for four clips of 12, 3, 20 and 5 tokens
+
+NATS = {"de": np.array([30, 9, 44, 17]), "nl": np.array([24, 12, 40, 14])}
+TOKENS = np.array([12, 3, 20, 5])
+A_TOKEN = {code: float(nats.sum() / TOKENS.sum()) for code, nats in NATS.items()}
+CLOSER = A_TOKEN["nl"] - A_TOKEN["de"]
+OF_CLIPS = float((NATS["nl"] / TOKENS - NATS["de"] / TOKENS).mean())
+ANSWERS["9.2 difference"] = Answer(
+    CLOSER,
+    mistakes=[
+        (-CLOSER, "the sign is the other way round: nl minus de, and nl has the smaller loss"),
+        (
+            OF_CLIPS,
+            "that is a mean of the clips' own rates, in which three tokens weigh as much as twenty: sum the nats and the "
+            "tokens first",
+        ),
+        (-10.0, "those are all nats together: divide them by all tokens, for a mean over the tokens is asked for"),
+        (-2.5, "that is for each clip: divide by the tokens, not by the clips"),
+        *((A_TOKEN[code], "that is one loss alone: the difference of the two is asked for") for code in ("de", "nl")),
+    ],
+    step=4e-3,
+)
+ANSWERS["9.2 times"] = Answer(
+    math.exp(-CLOSER),
+    says=(
+        f"{-CLOSER:.2f} nats a token make the right token {math.exp(-CLOSER):.2f} times as probable: of clip b alone the "
+        "opposite would follow"
+    ),
+    mistakes=[
+        (math.exp(CLOSER), "turned round: under nl the right token is more probable, so the factor is above 1"),
+        (
+            A_TOKEN["de"] / A_TOKEN["nl"],
+            "that is the ratio of the losses: each of them is a logarithm, so it is their difference that counts",
+        ),
+        (2**-CLOSER, "a nat belongs to the natural logarithm: e to the power, not 2"),
+        (math.exp(10), "that is the ratio of all texts together: for a token take the loss of a token"),
+        (-CLOSER, "that is the logarithm of the factor"),
+    ],
+    step=8e-3,
 )

@@ -1,10 +1,14 @@
 """Your own recordings: a folder with recordings.csv for each language."""
 
+import csv
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from ...files import data_dir
+from ...checks import check_choice, check_path
+from ...files import atomic_folder, data_dir
 from ...whisper.tokens import LANGUAGES, language_code
+from ..audio import encode_flac, read_audio
 from ..normalisers import normalise
 from .items import Item, distinct_ids, hash_share
 from .tables import Reading, Sounds, only_one, read_table
@@ -223,3 +227,57 @@ def _item(item_id: str, row: _Row, language: str, looked_for: str) -> Item:
         split=SPLITS[split] if split else split_of(speaker or normalise(text)),
         looked_for=looked_for,
     )
+
+
+# ---- writing
+
+
+COLUMNS = ("path", "text", "speaker", "split")
+
+
+def write_recordings(rows: Iterable[dict], folder: str | Path) -> Path:
+    """Write clips as a folder of recordings, which `load_corpus` and the command line read.
+
+    The sounds are named by their number, `sound/0001.flac` the first.
+
+    Args:
+        rows: With audio (as `read_audio` takes it, or samples (n,) at 16 kHz), text and, if known,
+            speaker and split: those of a corpus, or your own.
+        folder: A new folder.
+
+    Returns:
+        The table, recordings.csv in the folder.
+
+    Raises:
+        FileExistsError: Where the folder exists.
+        ValueError: For an unknown split, or a sound that cannot be read.
+    """
+    check_path("folder", folder)
+    path = Path(folder).expanduser()
+    with atomic_folder(path, new=True) as part:
+        (part / "sound").mkdir(parents=True)
+        lines = [COLUMNS]
+        for number, row in enumerate(rows, 1):
+            name = f"sound/{number:04d}.flac"
+            (part / name).write_bytes(_as_flac(row["audio"]))
+            lines.append((name, row["text"], _speaker(row), _split(row)))
+        with (part / TABLE).open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(lines)
+    return path / TABLE
+
+
+def _as_flac(audio) -> bytes:
+    """Return a sound as a FLAC file: samples (n,) at 16 kHz, or what `read_audio` takes."""
+    return encode_flac(audio if hasattr(audio, "dtype") else read_audio(audio))
+
+
+def _speaker(row: dict) -> str:
+    """Return the speaker of a row; "" where none is known."""
+    speaker = row.get("speaker", "")
+    return "" if speaker == "unknown" else speaker
+
+
+def _split(row: dict) -> str:
+    """Return the split of a row; "" where none is given."""
+    split = row.get("split", "")
+    return check_choice("split", split, SPLITS) if split else ""
