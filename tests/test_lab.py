@@ -1543,3 +1543,13 @@ def test_a_finished_run_does_not_read_its_teacher_s_distributions(lab, monkeypat
     again = Lab("smoke", **CHANGES)
     assert again.train("distilwhisper") == folder
     assert any(row["step"] == "teacher outputs cs" for row in again.steps())
+
+
+def test_a_preset_by_name_has_batches_for_the_card(monkeypatch):
+    monkeypatch.setattr("distilwhisper_lib.lab.lab.card_memory_gb", lambda device: 80)
+    assert Lab("colab", student="tiny").preset.batch_size == 8  # another model
+    found = Lab("colab").preset
+    assert (found.batch_size, found.accumulation, found.eval_batch_size) == (16, 1, 64)
+    assert Lab("colab", eval_batch_size=8).preset.eval_batch_size == 8
+    assert Lab(get_preset("colab")).preset == get_preset("colab")
+    assert Lab("laptop").preset == get_preset("laptop")

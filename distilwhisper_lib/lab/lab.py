@@ -16,7 +16,14 @@ from ..checks import check_choice, check_flag, check_number
 from ..data.batches import Clips, Collator, JoinedClips
 from ..data.corpora.loading import load_corpus, of_speaker, select
 from ..data.normalisers import NORMALISERS
-from ..device import describe_machine, mixed_precision, pick_device, release_memory, use_precision
+from ..device import (
+    card_memory_gb,
+    describe_machine,
+    mixed_precision,
+    pick_device,
+    release_memory,
+    use_precision,
+)
 from ..evaluation.testsets import CHANGES, TestSet, corpus_of, test_sets
 from ..evaluation.transcription import stored_predictions, transcribe
 from ..fidelity import LABELS, Fidelity, get_fidelity
@@ -32,7 +39,7 @@ from ..files import (
 from ..method.blocks import clsr_blocks
 from ..method.experts import ExpertSettings
 from ..method.languages import get_language, set_language
-from ..presets import NUMBERS, Preset, get_preset
+from ..presets import NUMBERS, Preset, fit_to_memory, get_preset
 from ..training.config import (
     OWN_FIELDS,
     PRECISIONS,
@@ -152,7 +159,10 @@ class Lab:
     """
 
     def __init__(self, preset: str | Preset | None = None, **changes):
-        base = preset if isinstance(preset, Preset) else get_preset(preset)
+        if isinstance(preset, Preset):
+            base = preset  # one that is given whole stays as it is
+        else:
+            base = fit_to_memory(get_preset(preset), card_memory_gb(pick_device()), changes)
         self.preset: Preset = _changed_preset(base, changes)
         self.fidelity: Fidelity = get_fidelity(self.preset.fidelity)
         self.device: torch.device = pick_device()
@@ -810,5 +820,10 @@ def open_lab(preset: str | None = None, **changes) -> Lab:
     processor = machine["gpu"] or machine["processor"]
     print(f"preset {p.name}: student {p.student}, teacher {teacher}")
     print(f"runs on {processor} ({machine['cores']} cores), mixed precision: {lab.precision}")
+    if lab.device.type == "cuda":
+        print(
+            f"batches: {p.batch_size} x {p.accumulation} in training, {p.eval_batch_size} clips "
+            "decoded together; they are part of every result's name"
+        )
     print(f"the whole course takes about {p.minutes}, {p.memory} of memory")
     return lab
