@@ -19,7 +19,11 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 
 # Of Gradio's own scripts: a part that a component does not have, and the end of a stream of answers
-OF_GRADIO = ("Method not implemented.", "/gradio_api/queue/data?")
+OF_GRADIO = (
+    "Method not implemented.",
+    "/gradio_api/queue/data?",
+    "/gradio_api/upload_progress?",  # of a file that is there before the stream of its progress
+)
 
 TRAIN = """
 from distilwhisper_lib import Lab
