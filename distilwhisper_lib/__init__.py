@@ -79,7 +79,7 @@ _PUBLIC = {
     "evaluation.bake": ["bake", "fix_gates", "gate_shares"],
     "evaluation.export": ["export_checkpoint", "export_ctranslate2"],
     "evaluation.export_adapter": ["export_adapter"],
-    "evaluation.interpolation": ["interpolated"],
+    "evaluation.interpolation": ["interpolated", "interpolated_experts"],
     "evaluation.likelihood": ["language_scores", "text_losses"],
     "evaluation.scoring": [
         "LOOP_RATIO",

@@ -8,11 +8,11 @@ from made_up import made_up_errors
 
 from distilwhisper_lib import statistics
 
-AT_LEAST_ONE = hashed("5.1 at_least_one")
+AT_LEAST_ONE = hashed("5.2 at_least_one")
 
 
 def check_at_least_one(answer) -> str:
-    """Exercise 5.1: the probability that one of eight comparisons of equals looks decided."""
+    """Exercise 5.2: the probability that one of eight comparisons of equals looks decided."""
     answer = number(answer, "at_least_one")
     assert 0 <= answer <= 1, (
         f"{answer:g} is not a probability: it lies between 0 and 1 (not in per cent)"
@@ -22,7 +22,7 @@ def check_at_least_one(answer) -> str:
     )
 
 
-# Of exercise 5.2: difference, low, high and n; the number that is right; and what three mistakes
+# Of exercise 5.1: difference, low, high and n; the number that is right; and what three mistakes
 # give: in proportion to n, with the whole width of the interval, upside down
 CASES = (
     ((-2.0, -6.0, 2.0, 160), 640, 320, 2560, 40),
@@ -36,7 +36,7 @@ EXACT = (CASES[3][0], CASES[5][0])  # cases in which rounding errors change noth
 
 
 def check_utterances_needed(utterances_needed) -> str:
-    """Exercise 5.2: the utterances with which an interval would just exclude zero."""
+    """Exercise 5.1: the utterances with which an interval would just exclude zero."""
     utterances_needed = function(utterances_needed, "utterances_needed(difference, low, high, n)")
     for case, right, linear, whole_width, upside_down in CASES:
         given = number(utterances_needed(*case), "the number of utterances")

@@ -77,6 +77,12 @@ def check_to_student(to_student) -> str:
         f"{given} for two other vocabularies, whose order differs, is not it: look each token up "
         "by its text"
     )
+    within = ["other", " the", "The", "the"]
+    given = _student_numbers(to_student, [0, 1], ["the", "he"], within)
+    assert given == [3, -1], (
+        f"{given} where the student has {within}: two tokens are one only if their whole texts "
+        'are equal, spaces and capitals too; here "the" is 3, and "he" is -1'
+    )
     return "one language more in the middle, and every later token would have been another one"
 
 

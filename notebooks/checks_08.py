@@ -45,6 +45,11 @@ def _check_route(route, choice: torch.Tensor, width: int, number_of_blocks: int)
     )
     for n, noted in enumerate(calls):
         assert not noted or n in choice, f"nobody chose block {n}, but it was called"
+    for n, noted in enumerate(calls):
+        assert len(noted) <= 1, (
+            f"block {n} was called {len(noted)} times: give it its positions all in one call; many "
+            "small products take much longer than one large"
+        )
     positions = sum(sum(noted) for noted in calls)
     assert positions == choice.numel(), (
         f"the blocks saw {positions} positions, there are {choice.numel()}: select the positions "

@@ -3,7 +3,8 @@
 import math
 
 import pandas as pd
-from answers import function, items, number
+import torch
+from answers import function, items, not_a_mistake, number, tensor
 from hashed import hashed
 
 DIFFERENCE = hashed("9.2 difference")
@@ -130,3 +131,60 @@ def check_clips_needed(clips_needed) -> str:
             f"{found:g} clips, but the line does not fall with the rates {rates}: math.inf"
         )
     return "four times the clips for ten points: look at the interval before you believe it"
+
+
+# ---- what the reader builds
+
+
+def built_loss_of_texts(loss_of_texts) -> str:
+    """Section 2: the mean loss of each text, without its first positions and without padding."""
+    loss_of_texts = function(loss_of_texts, "loss_of_texts(logits, labels, first)")
+    torch.manual_seed(9)
+    for first, length in ((3, 8), (1, 6)):
+        logits = torch.randn(3, length, 7)
+        labels = torch.randint(7, (3, length))
+        labels[0, -2:] = -100
+        labels[1, -1:] = -100
+        before = labels.clone()
+        log_p = logits.log_softmax(-1)
+        loss = -log_p.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (B, T)
+        is_text = labels >= 0
+        counted = is_text.clone()
+        counted[:, :first] = False
+        right = (loss * counted).sum(1) / counted.sum(1)
+        rest = loss[:, first:]
+
+        given = tensor(loss_of_texts(logits, labels, first), (3,), "the losses")
+        assert torch.equal(labels, before), "`labels` itself has changed: work on a copy"
+        not_a_mistake(
+            given.detach(),
+            [
+                (-right, "the sign is the other way round: a loss is never negative"),
+                ((loss * counted).sum(1), "that is the sum of each text, not its mean"),
+                (
+                    (loss * is_text).sum(1) / is_text.sum(1),
+                    "the first positions count too: language and task are given, so leave out "
+                    "`first` of them",
+                ),
+                (
+                    (loss * counted).sum(1) / rest.shape[1],
+                    "divide by each text's own number of tokens: padding is no token",
+                ),
+                (
+                    rest.mean(1),
+                    "padding counts too: a label of -100 is no token, and after clamp() it looks "
+                    "like token 0",
+                ),
+                (
+                    ((loss * counted).sum() / counted.sum()).expand(3),
+                    "that is the mean of the batch: each text has a loss of its own",
+                ),
+                (right / math.log(2), "in nats, not in bits: the natural logarithm"),
+            ],
+        )
+        assert torch.allclose(given, right, atol=1e-4), (
+            f"{[round(value, 2) for value in given.tolist()]} is not it, "
+            f"{[round(value, 2) for value in right.tolist()]} is (first = {first}): -log p of each "
+            "label, and the mean over the positions that count"
+        )
+    return "a text that is not what is said costs more nats a token"

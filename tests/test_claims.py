@@ -399,7 +399,7 @@ def test_pairs_are_of_known_systems():
 def test_the_curve_ends_at_the_trained_system(small, tmp_path, monkeypatch):
     monkeypatch.setattr(claims_curve, "compute", claims.compute)
     asked = {("student", 0.0), ("lora", 0.5), ("lora", 1.0), ("fine-tuning", 0.5)}
-    asked.add(("distilwhisper", 1.0))
+    asked |= {("distilwhisper", 0.5), ("distilwhisper", 1.0)}
     points = [p for p in claims_curve.POINTS if (p.system, p.strength) in asked]
     assert len(points) == len(asked)
     monkeypatch.setattr(claims_curve, "POINTS", points)
@@ -492,3 +492,22 @@ def test_the_page_says_what_is_not_computed(tmp_path, monkeypatch):
     assert docs_study.progress().startswith("None of the study's")
     docs_study.read.cache_clear()
     docs_study.records.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "lora", "experts", "--seeds", "2", "--jobs", "1"],
+        ["run", "--seeds", "2", "--jobs", "1", "lora", "experts"],
+        ["--jobs", "1", "run", "lora", "--seeds", "2", "experts"],
+    ],
+)
+def test_names_stand_before_or_after_the_options(arguments, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(claims, "run", lambda cells, *others: asked.extend(cells))
+    monkeypatch.setattr(claims, "write_tables", lambda *given: None)
+    monkeypatch.setattr(claims, "_english", dict)
+    monkeypatch.setattr(claims, "draw", lambda *given: None)
+    claims.main([*arguments, "--folder", str(tmp_path)])
+    assert {cell.system for cell in asked} == {"lora", "experts"}
+    assert {cell.seed for cell in asked} == set(SEEDS[:2])

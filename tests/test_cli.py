@@ -737,10 +737,11 @@ PERMISSION = ("--consent", "--licence", "cc-by-4.0")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "without --consent and --licence"),
-        (("--consent",), "without --licence"),
-        (("--consent", "--licence", " "), "without --licence"),
-        (("--licence", "cc-by-4.0"), "without --consent"),
+        ((), "Missing is --consent (consent=True): the people"),
+        ((), "have agreed to it, and --licence (licence=): how"),
+        (("--consent",), "Missing is --licence"),
+        (("--consent", "--licence", " "), "Missing is --licence"),
+        (("--licence", "cc-by-4.0"), "Missing is --consent"),
     ],
 )
 def test_nothing_is_shared_without_consent_and_licence(tmp_path, experts, options, message):
@@ -748,6 +749,22 @@ def test_nothing_is_shared_without_consent_and_licence(tmp_path, experts, option
     assert done.exit_code == 2
     assert message in " ".join(done.stderr.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_borrowed_token_is_named_in_the_card(tmp_path, experts):
+    spoken = ("--spoken", "Fala", "--to", tmp_path / "out")
+    done = run("share", experts, *PERMISSION, *spoken)
+    assert done.exit_code == 0, done.stderr
+    assert "experts for Fala" in done.stdout
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "# Experts for Fala, with the token of Galician (tiny)" in card
+    assert "The recordings are in Fala" in card and "Whisper is told Galician (gl)" in card
+    assert "language:" not in card.split("---")[1]  # the hub would list them as Galician
+    assert expert_languages(load_experts(load_whisper("tiny"), tmp_path / "out")) == ["gl"]
+
+    without = run("share", experts, *PERMISSION, "--spoken", " ", "--to", tmp_path / "other")
+    assert without.exit_code == 1 and "cannot be the spoken language" in without.stderr
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("where", [(), ("--to", "x", "--hub", "user/x")])

@@ -587,7 +587,11 @@ def test_ci_runs_what_contributors_run():
     jobs = read_yaml(".github/workflows/ci.yml")["jobs"]
     steps = {name: job["steps"] for name, job in jobs.items()}
     commands = {name: [step["run"] for step in steps[name] if "run" in step] for name in steps}
-    assert commands == {"checks": [".ci/run"], "colab": ["make test-colab"]}
+    expected = {"checks": ".ci/run", "newer-python": "make test", "colab": "make test-colab"}
+    assert commands == {name: [command] for name, command in expected.items()}
+    versions = [jobs["checks"]["steps"][1]["with"]["python-version"]]
+    versions += jobs["newer-python"]["strategy"]["matrix"]["python-version"]
+    assert versions == ["3.11", "3.12", "3.13"]
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
     used = [step["uses"] for step in sum(steps.values(), []) if "uses" in step]
     assert all(re.search(r"@v\d+$", name) for name in used)

@@ -11,13 +11,12 @@ from random_data import RandomClips, shake_experts
 from distilwhisper_lib.data.batches import Collator
 from distilwhisper_lib.evaluation import transcription
 from distilwhisper_lib.evaluation.greedy import overridden_in, overridden_settings
-from distilwhisper_lib.evaluation.transcription import (
+from distilwhisper_lib.evaluation.predictions import (
     _read_table,
-    _write_predictions,
-    generate_batch,
     stored_predictions,
-    transcribe,
+    write_predictions,
 )
+from distilwhisper_lib.evaluation.transcription import generate_batch, transcribe
 from distilwhisper_lib.method.attach import attach_experts, detach_experts
 from distilwhisper_lib.method.languages import use_language
 from distilwhisper_lib.presets import get_preset
@@ -94,7 +93,7 @@ def test_second_call_computes_the_missing_batches_alone(
     whole = run(model, clips, collator, path)
     lines = path.read_bytes()
     done = dict(list(read(path).items())[:4])  # the first batch
-    _write_predictions(path, clips, done)
+    write_predictions(path, clips, done)
 
     def spy(*args):
         batches.append(len(args[2]))
@@ -177,7 +176,7 @@ def test_any_text_goes_through_the_table_unchanged(text, tmp_path):
     clips = SimpleNamespace(
         ids=list(predictions), texts=["ahoj", text, ""]
     )  # references are odd too
-    _write_predictions(tmp_path / "t.csv", clips, predictions)
+    write_predictions(tmp_path / "t.csv", clips, predictions)
     assert read(tmp_path / "t.csv") == predictions
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["t.csv"]
 

@@ -2,6 +2,7 @@
 
 import itertools
 import multiprocessing
+import re
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -31,7 +32,9 @@ from distilwhisper_lib.data.batches import (
 )
 from distilwhisper_lib.device import card_memory_gb, loader_workers, to_device
 from distilwhisper_lib.evaluation.transcription import generate_batch, transcribe
+from distilwhisper_lib.experiments import study
 from distilwhisper_lib.experiments.estimates import MORE_TOKENS, TEACHER_OUTPUTS, estimate
+from distilwhisper_lib.lab.lab import Lab
 from distilwhisper_lib.method import routing
 from distilwhisper_lib.method.attach import attach_experts
 from distilwhisper_lib.method.blocks import clsr_blocks
@@ -122,6 +125,31 @@ def test_other_presets_keep_their_batches():
     assert fit_to_memory(larger, 80) == larger
     released = replace(PRESETS["colab"], fidelity="released")
     assert cut(fit_to_memory(released, 80)) == (8, 2, 64)
+
+
+def test_another_card_goes_on_with_a_t4s_run_only_as_the_page_says(clips, monkeypatch):
+    page = (ROOT / "docs" / "colab.md").read_text(encoding="utf-8")
+    (written,) = re.findall(r'open_lab\("colab", (batch_size=.*)\)', page)
+    stated = {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", written)}
+    monkeypatch.setattr("distilwhisper_lib.lab.lab.card_memory_gb", lambda device: 15.8)
+    small = Lab("colab").preset
+    monkeypatch.setattr("distilwhisper_lib.lab.lab.card_memory_gb", lambda device: 80)
+    assert Lab("colab", **stated).preset == small != Lab("colab").preset
+
+    assert 'os.environ["LAB_PRECISION"] = "fp16"' in page
+    names = {replace(config_of("lora", small, clips), precision=p).name for p in ("fp16", "bf16")}
+    assert len(names) == 2
+    monkeypatch.setenv("LAB_PRECISION", "fp16")
+    assert Lab("colab", **stated).precision == "fp16"
+
+
+def test_a_study_has_the_batches_of_the_course_but_for_that_of_the_release(monkeypatch):
+    monkeypatch.setattr("distilwhisper_lib.lab.lab.card_memory_gb", lambda device: 80)
+    preset = get_preset("colab")
+    for name, expected in (("seeds", (16, 1, 64)), ("fidelity", (8, 2, 16))):
+        lab = study.lab_of(name, preset, epochs=3)
+        assert cut(lab.preset) == expected
+        assert (lab.preset.epochs, lab.preset.test_clips) == (3, None)
 
 
 def test_several_processes_share_the_accumulated_batches_as_before(monkeypatch):

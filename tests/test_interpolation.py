@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from random_data import shake_experts
 
-from distilwhisper_lib.evaluation.interpolation import interpolated
+from distilwhisper_lib.evaluation.interpolation import interpolated, interpolated_experts
 from distilwhisper_lib.method.attach import attach_experts
+from distilwhisper_lib.method.blocks import clsr_blocks
+from distilwhisper_lib.method.experts import ExpertSettings
+from distilwhisper_lib.method.languages import set_language
 from distilwhisper_lib.whisper.loading import load_whisper
 
 
@@ -78,3 +82,59 @@ def test_other_weights_are_refused(model, trained):
         interpolated(model, trained.half(), 0.5)
     with pytest.raises(ValueError, match="one of the two models alone has .*: give two plain"):
         interpolated(model, attach_experts(load_whisper("tiny"), ["cs"]), 0.5)
+
+
+# ---- experts
+
+
+@pytest.fixture
+def with_experts():
+    """A Whisper with Czech and Catalan experts that have moved, set to Czech."""
+    model = attach_experts(load_whisper("tiny"), ["cs", "ca"]).eval()
+    shake_experts(model)
+    set_language(model, "cs")
+    return model
+
+
+def logits_of(model) -> torch.Tensor:
+    """Return the logits of a fixed input."""
+    torch.manual_seed(4)
+    features = torch.randn(2, model.config.num_mel_bins, 2 * model.config.max_source_positions)
+    ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    with torch.no_grad():
+        return model(input_features=features, decoder_input_ids=ids).logits
+
+
+def test_experts_at_both_ends(with_experts):
+    trained = logits_of(with_experts)
+    assert torch.equal(logits_of(interpolated_experts(with_experts, 1)), trained)
+    at_start = logits_of(interpolated_experts(with_experts, 0))
+    set_language(with_experts, None)
+    assert torch.equal(at_start, logits_of(with_experts))  # an expert computes what is shared
+    assert not torch.equal(at_start, trained)
+
+
+def test_an_expert_lies_as_far_as_alpha_says_and_gates_stay(with_experts):
+    before = {name: value.clone() for name, value in with_experts.state_dict().items()}
+    between = interpolated_experts(with_experts, 0.25)
+    assert all(torch.equal(before[name], v) for name, v in with_experts.state_dict().items())
+    for old, new in zip(clsr_blocks(with_experts), clsr_blocks(between), strict=True):
+        for code in ("cs", "ca"):
+            for layer in ("fc1", "fc2"):
+                for name in ("weight", "bias"):
+                    start = getattr(getattr(old.shared, layer), name)
+                    end = getattr(getattr(old.experts[code], layer), name)
+                    found = getattr(getattr(new.experts[code], layer), name)
+                    torch.testing.assert_close(found, 0.75 * start + 0.25 * end)
+            pairs = zip(old.gates[code].parameters(), new.gates[code].parameters(), strict=True)
+            assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_models_without_whole_experts_are_refused(with_experts, model):
+    with pytest.raises(ValueError, match="^alpha is "):
+        interpolated_experts(with_experts, 2)
+    with pytest.raises(ValueError, match="has no experts: call attach_experts"):
+        interpolated_experts(model, 0.5)
+    low = attach_experts(load_whisper("tiny"), ["cs"], ExpertSettings(rank=2))
+    with pytest.raises(ValueError, match="experts of cs are of a low rank"):
+        interpolated_experts(low, 0.5)

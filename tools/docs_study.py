@@ -301,6 +301,41 @@ def curve() -> str:
     return markdown_table(rows, ["system", "used by", TARGET, OTHERS])
 
 
+def curve_answer() -> str:
+    """Return which share of each system is best in its language, and what others pay for it."""
+    table = read("curve")
+    if table.empty:
+        return NOT_YET
+    found = table.pivot_table(index=["system", "strength"], columns="test", values="wer")
+    lines = []
+    for system in dict.fromkeys(table["system"]):
+        if system == "student":
+            continue
+        own = found.loc[system]
+        best = own[TARGET].idxmin()
+        numbers = [
+            f"{own.loc[share, TARGET]:.1f} % in its language and {own.loc[share, OTHERS]:.1f} % in "
+            f"the others {text}"
+            for share, text in ((best, f"used by {best:g}"), (1.0, "as it was trained"))
+        ]
+        lines.append(f"- {label(system)}: {', '.join(dict.fromkeys(numbers))}.")
+    student = found.loc["student"].iloc[0]
+    whole = found[TARGET].xs(1.0, level="strength")
+    parts = found[TARGET].drop(1.0, level="strength").drop("student").groupby("system").min()
+    outcome = "Less than all of it is better"
+    if not (parts < whole).all():
+        outcome = "Less than all of it is not always better"
+    return "\n".join(
+        [
+            f"{outcome}: one training of one fold, and the best share is chosen on the test itself, "
+            f"so this is a hint and no verdict. The student has {student[TARGET]:.1f} % and "
+            f"{student[OTHERS]:.1f} %.",
+            "",
+            *lines,
+        ]
+    )
+
+
 def plan() -> str:
     """Return how many trainings the study has."""
     cells = cells_of_study(VOICES, SEEDS)
@@ -343,7 +378,8 @@ def sentences() -> str:
     teacher = [_compared(text, found.loc[list(names)]) for text, names in TEACHER.items()]
     return "\n".join(
         [
-            f"- **{_outcome(found)}** {' '.join(against)} Negative means fewer errors.",
+            f"- **{_outcome(found)}** {' '.join(against)} Negative: fewer errors; *open*: not "
+            "decided by these data.",
             f"- **{_help(found)}** {' '.join(teacher)}",
             f"- **What is switched off forgets nothing.** {_kept(found)}",
         ]
@@ -428,9 +464,9 @@ def _kept(found: pd.DataFrame) -> str:
     wers = [pooled.loc[(system, OTHER_LANGUAGES)] for system in ("student", "fine-tuning")]
     verdicts = [found.loc[name, "verdict"] for name in ("d-languages", "d-translation")]
     return (
-        f"Experts that are switched off leave the student, as a LoRA that is switched off does: "
-        f"{wers[0]:.1f} % WER in the other languages together, where fine-tuning has {wers[1]:.1f} "
-        f"({verdicts[0]}; translation: {verdicts[1]}). That holds by construction, not by training."
+        f"Experts, switched off, leave the student, as LoRA does: {wers[0]:.1f} % WER in the other "
+        f"languages together, where fine-tuning has {wers[1]:.1f} ({verdicts[0]}; translation: "
+        f"{verdicts[1]}). That is by construction, not by training."
     )
 
 

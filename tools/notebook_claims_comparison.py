@@ -26,7 +26,6 @@ SYSTEMS = tuple(compared_methods(PRESETS["laptop"]))
 TRAINED = tuple(trained_methods(PRESETS["laptop"]))
 WITH_EXPERTS = tuple(name for name in TRAINED if METHODS[name].has_experts)
 LABELS = {name: METHODS[name].label for name in SYSTEMS}
-TRAININGS = 10  # of a system in the study: two folds, five seeds
 
 
 # ---- the reference run
@@ -375,10 +374,47 @@ def _half_a_per_cent() -> bool:
 # ---- section 9
 
 
-def _no_verdict_too_early() -> bool:
-    table = pd.read_csv(STUDY / "hypotheses.csv").dropna(subset=["first"])
-    begun = table[table["trainings"] < TRAININGS]
-    return bool((begun["verdict"] == "incomplete").all())
+GAINS = [f"{claim}-{domain}" for claim in "abc" for domain in ("in", "out")]
+
+
+@cache
+def _study() -> pd.DataFrame:
+    """Return the hypotheses of the study, by name."""
+    return pd.read_csv(STUDY / "hypotheses.csv").set_index("name")
+
+
+def _kept_holds() -> bool:
+    return bool((_study().loc[["d-languages", "d-translation"], "verdict"] == "holds").all())
+
+
+def _gains_are_open() -> bool:
+    return bool((_study().loc[GAINS, "verdict"] == "open").all())
+
+
+def _nearest_to_a_verdict() -> bool:
+    found = _study().loc["a-out"]
+    return (
+        _study().loc[GAINS, "p_holm"].idxmin() == "a-out"
+        and shows(-found["difference"], "3.4")
+        and shows(-found["low"], "6.9")
+        and shows(-found["high"], "0.8")
+    )
+
+
+def _before_and_after_holm() -> bool:
+    found = _study().loc["a-out"]
+    return len(_study()) == 9 and shows(found["p"], "0.009") and shows(found["p_holm"], "0.063")
+
+
+def _no_gain_over_lora() -> bool:
+    found = [_study().loc[name, "difference"] for name in ("b-in", "b-out")]
+    return shows(found[0], "0.4") and shows(found[1], "0.1")
+
+
+def _can_be_shown() -> bool:
+    table = pd.read_csv(STUDY / "power.csv")
+    own = table[table["first"] == "experts"].groupby("other")["detectable_corrected"]
+    return all_show(own.get_group("fine-tuning"), "4.3") and all_show(own.get_group("lora"), "3.1")
 
 
 # ---- section 10
@@ -507,9 +543,22 @@ def comparison() -> list[Claim]:
             _sizes_of_files,
         ),
         Claim("experts have hardly more than the student: 73.0 million and 72.6.", _active),
+        Claim("The two claims about other languages and translation hold", _kept_holds),
+        Claim("The six about a gain are open:", _gains_are_open),
         Claim(
-            "No row has a verdict before all of its trainings are computed.",
-            _no_verdict_too_early,
+            "Nearest to a verdict is fine-tuning out-of-domain: 3.4 points fewer errors, "
+            "[-6.9, -0.8].",
+            _nearest_to_a_verdict,
+        ),
+        Claim(
+            "Alone its p is 0.009; the correction over nine claims makes it 0.063.",
+            _before_and_after_holm,
+        ),
+        Claim("Against LoRA nothing points to a gain: +0.4 and +0.1 points.", _no_gain_over_lora),
+        Claim(
+            "a difference is likely to be shown from 4.3 points to fine-tuning and from 3.1 points "
+            "to LoRA on.",
+            _can_be_shown,
         ),
         Claim(
             "Claim 1 holds in both domains.",

@@ -139,6 +139,7 @@ PAGES: dict[str, dict[str, Content]] = {  # page -> block -> what fills it
         "fewer-clips": docs_study.fewer_clips,
         "other-losses": docs_study.other_losses,
         "curve": docs_study.curve,
+        "curve-answer": docs_study.curve_answer,
     },
     "docs/toy-languages.md": {
         "models": docs_toy.models,

@@ -332,6 +332,13 @@ def share(
         Path | None,
         typer.Option(metavar="FILE", help="For the card: what evaluate --json has printed."),
     ] = None,
+    spoken: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The language that is spoken, where it borrows the token of another one.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> Answer:
     """Make experts ready for others, with a model card.
@@ -352,4 +359,12 @@ def share(
         check_permission(consent, licence)
         if (to is None) == (hub is None):
             raise ValueError("give either --to FOLDER (or FILE.zip) or --hub USER/NAME")
-    return share_experts(folder, consent=consent, licence=licence, to=to, hub=hub, scores=scores)
+    return share_experts(
+        folder,
+        consent=consent,
+        licence=licence,
+        to=to,
+        hub=hub,
+        scores=scores,
+        spoken=spoken,
+    )

@@ -37,10 +37,9 @@ from ..whisper.tokens import language_code
 from .answers import Answer
 
 CARD = "README.md"
-NOT_SHARED = (
-    "nothing is shared without {missing}: --consent says that the people who were recorded have "
-    "agreed to it, --licence under which licence the recordings may be used, such as cc-by-4.0"
-)
+# What is asked for: on the command line, as an argument, and what it says
+CONSENT = "--consent (consent=True): the people who were recorded have agreed to it"
+LICENCE = "--licence (licence=): how the recordings may be used, such as cc-by-4.0"
 
 
 def share(
@@ -51,6 +50,7 @@ def share(
     to: Path | None = None,
     hub: str | None = None,
     scores: Path | None = None,
+    spoken: str | None = None,
 ) -> Answer:
     """Make experts ready for others, or push them to the hub.
 
@@ -61,10 +61,11 @@ def share(
         to: A new folder, or a file that ends in .zip.
         hub: "user/name".
         scores: What `distilwhisper evaluate --json` or `compare --json` has printed, for the card.
+        spoken: Name of the language that is spoken, where it borrows the token of another one.
 
     Raises:
-        ValueError: Without consent or licence, for neither or both of `to` and `hub`, and for
-            scores of another language.
+        ValueError: Without consent or licence, for neither or both of `to` and `hub`, for scores of
+            another language, and for a spoken language where the experts are for several.
         FileExistsError: Where `to` exists.
         OSError: Where the hub cannot be reached.
     """
@@ -76,7 +77,12 @@ def share(
     description = read_description(folder)
     for name in _weights(folder, description):
         check_file(folder / name, description)
-    card = experts_card(description, str(licence), _read_scores(scores, description))
+    if spoken is not None and (not spoken.strip() or len(description["languages"]) > 1):
+        raise ValueError(
+            f"{spoken!r} cannot be the spoken language: a name is needed, and experts for one "
+            f"language; these are for {language_names(description['languages'])}"
+        )
+    card = experts_card(description, str(licence), _read_scores(scores, description), spoken)
 
     if hub is not None:
         model = load_experts(load_whisper(description["base_model"]), folder)
@@ -93,16 +99,16 @@ def share(
         shared = str(to)
 
     content = {"shared": shared, "languages": description["languages"], "licence": licence}
-    names = language_names(description["languages"])
+    names = spoken or language_names(description["languages"])
     return Answer(content, f"experts for {names}, with a model card: {shared}")
 
 
 def check_permission(consent: bool, licence: str | None) -> None:
     """Raise ValueError unless the speakers agree and the licence of the recordings is stated."""
-    missing = [] if consent else ["--consent"]
-    missing += [] if licence and licence.strip() else ["--licence"]
+    missing = [] if consent else [CONSENT]
+    missing += [] if licence and licence.strip() else [LICENCE]
     if missing:
-        raise ValueError(NOT_SHARED.format(missing=" and ".join(missing)))
+        raise ValueError("nothing is shared yet. Missing is " + ", and ".join(missing))
 
 
 # ---- the files
@@ -139,18 +145,36 @@ def _write_zip(to: Path, write: Callable[[Path], None]) -> None:
 # ---- the card
 
 
-def experts_card(description: dict[str, Any], licence: str, scores: dict[str, Any] | None) -> Any:
+def experts_card(
+    description: dict[str, Any],
+    licence: str,
+    scores: dict[str, Any] | None,
+    spoken: str | None = None,
+) -> Any:
     """Return the model card of experts.
 
     Args:
         description: Content of experts.json.
         licence: Of the recordings.
         scores: Of the evaluation; None: the card says that there are none.
+        spoken: Name of the language that is spoken, where its token is that of another one.
     """
     id_of_hub = licence if re.fullmatch(r"[a-z0-9][a-z0-9.-]*", licence) else None
+    metadata = card_data(description, id_of_hub)
+    title, borrowed = f"# Experts for {title_end(description)}", []
+    if spoken is not None:
+        token = language_names(description["languages"])
+        title = f"# Experts for {spoken}, with the token of {title_end(description)}"
+        borrowed = [
+            f"The recordings are in {spoken}, and so are the texts that come out. Whisper is told "
+            f"{token} ({description['languages'][0]}): set this language wherever one is asked "
+            f"for. With these experts nothing is known about speech in {token} itself."
+        ]
+        del metadata["language"]  # the hub would list them under the language of the token
     parts = [
-        f"# Experts for {title_end(description)}",
+        title,
         f"{_first_sentence(scores)}\n\n{what_they_are(description)}",
+        *borrowed,
         loading_section(description),
         *([_scores_section(scores)] if scores else []),
         f"## Training data\n\nRecordings whose licence is: {licence}. The one who shares these "
@@ -160,7 +184,7 @@ def experts_card(description: dict[str, Any], licence: str, scores: dict[str, An
         f"## Licence\n\nThe experts: {licence}, as the recordings.",
         library_section(),
     ]
-    return write_card(card_data(description, id_of_hub), parts)
+    return write_card(metadata, parts)
 
 
 def _first_sentence(scores: dict[str, Any] | None) -> str:

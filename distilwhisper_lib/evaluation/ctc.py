@@ -35,7 +35,8 @@ from ..whisper.checkpoint import check_finite, read_settings, refused_as_damaged
 from ..whisper.hub import fetch_files, local_folder
 from ..whisper.mirror import without_bars
 from ..whisper.tokens import language_code
-from .transcription import DecodingLimits, _current_predictions, _in_order, _write_predictions
+from .predictions import current_predictions, in_order, write_predictions
+from .transcription import DecodingLimits
 
 MMS = "facebook/mms-1b-all"
 
@@ -260,7 +261,7 @@ def transcribe_ctc(
         OSError: As `disk_errors` does.
     """
     check_number("eval_batch_size", decoding.eval_batch_size, low=1, whole=True)
-    predictions = _current_predictions(path, clips, is_told=True)
+    predictions = current_predictions(path, clips, is_told=True)
     batches = length_batches(clips.durations, decoding.eval_batch_size)
     complete = len(predictions) == len(clips)
     for indices in tqdm(batches, desc=label, unit="batch", disable=complete):
@@ -269,9 +270,9 @@ def transcribe_ctc(
             continue
         sounds = [_sound(clips, index) for index in indices]
         predictions.update(zip(ids, recognise(ctc, sounds), strict=True))
-        _write_predictions(path, clips, predictions)
+        write_predictions(path, clips, predictions)
         release_memory()
-    return _in_order(clips, predictions)
+    return in_order(clips, predictions)
 
 
 def _sound(clips: Clips, index: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A Whisper between two of the same shape: fine-tuning, as much of it as one likes."""
+"""Fine-tuning and experts, as much of them as one likes: weights between before and after."""
 
 import copy
 
@@ -6,6 +6,7 @@ import torch
 from transformers import WhisperForConditionalGeneration
 
 from ..checks import check_number
+from ..method.blocks import clsr_blocks, shared_block, whisper_layers
 
 
 def interpolated(
@@ -39,6 +40,43 @@ def interpolated(
         for name, value in values.items():
             if value.is_floating_point():
                 value.copy_(_between(value, ends[name].to(value.device), alpha))
+    return model
+
+
+def interpolated_experts(
+    model: WhisperForConditionalGeneration, alpha: float
+) -> WhisperForConditionalGeneration:
+    """Return a model whose experts lie between the shared blocks and what they have become.
+
+    An expert begins as a copy of the shared block. The gates stay as they are.
+
+    Args:
+        model: A Whisper with experts that are whole copies.
+        alpha: How far its experts lie towards those of `model`, from 0 to 1. At 0 each computes
+            what the shared block does.
+
+    Returns:
+        A new model on the same device, in the same mode, with the same language.
+
+    Raises:
+        ValueError: For an alpha out of range, a model without experts, or experts of a low rank.
+    """
+    check_number("alpha", alpha, low=0, high=1)
+    if not clsr_blocks(model):
+        raise ValueError("this Whisper has no experts: call attach_experts or load_experts first")
+    model = copy.deepcopy(model)
+    layers = [layer for _, _, layer in whisper_layers(model)]
+    with torch.no_grad():
+        for block, layer in zip(clsr_blocks(model), layers, strict=True):
+            starts = dict(shared_block(layer).named_parameters())
+            for language, expert in block.experts.items():
+                for name, value in expert.named_parameters():
+                    if name not in starts:
+                        raise ValueError(
+                            f"the experts of {language} are of a low rank ({name}): only experts "
+                            "that are whole copies can be mixed with the shared block"
+                        )
+                    value.copy_(_between(starts[name], value, alpha))
     return model
 
 

@@ -16,9 +16,10 @@ from ..data.batches import Clips
 from ..data.corpora.loading import corpus_release
 from ..device import use_precision
 from ..evaluation import ctc
+from ..evaluation.predictions import stored_predictions
 from ..evaluation.scoring import summarise
 from ..evaluation.testsets import TestSet
-from ..evaluation.transcription import stored_predictions, transcribe
+from ..evaluation.transcription import transcribe
 from ..files import check_writable, file_sha256, one_at_a_time, short_hash
 from ..lab.comparison import counts_of
 from ..lab.lab import Lab

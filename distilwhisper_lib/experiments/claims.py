@@ -422,7 +422,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--jobs", type=count, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--minutes", type=number_option(above=0), help="then no cell begins")
     parser.add_argument("--folder", type=Path, help="default: results/study")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)  # names may follow options
     folder = given.folder or results_dir(STUDY.name)
     known = {"tune": list(RATES), "run": [*UNTRAINED, *SYSTEMS]}.get(given.part, [])
     for name in given.names:

@@ -1,7 +1,8 @@
 """How much of a method to use: WER in its language against WER in other languages.
 
 Fine-tuning can be mixed with the student (`interpolated`), LoRA's adapters can be scaled down, and
-experts can be left on in other languages, with their gates. Nothing is trained for it.
+experts can be mixed with the shared blocks (`interpolated_experts`). Experts are left on in other
+languages, with their gates. Nothing is trained for it.
 """
 
 from contextlib import nullcontext
@@ -13,7 +14,7 @@ import pandas as pd
 from peft.helpers import rescale_adapter_scale
 
 from ..device import use_precision
-from ..evaluation.interpolation import interpolated
+from ..evaluation.interpolation import interpolated, interpolated_experts
 from ..evaluation.statistics import rate
 from ..evaluation.testsets import DOMAINS, is_retention
 from ..evaluation.transcription import transcribe
@@ -24,8 +25,7 @@ from ..presets import Preset
 from ..training.methods import get_method
 from .cells import compute, name_of, write_table
 
-SCALED = ("fine-tuning", "lora")
-LEFT_ON = ("distilwhisper", "experts-open")
+SCALED = ("fine-tuning", "lora", "distilwhisper", "experts-open")
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 CLIPS = 60  # of each other language
 TARGET = "both domains"
@@ -48,7 +48,6 @@ class Point:
 POINTS = (
     Point("student", 0.0),
     *(Point(system, strength) for system in SCALED for strength in STRENGTHS),
-    *(Point(system, 1.0) for system in LEFT_ON),
 )
 
 
@@ -91,6 +90,8 @@ def _errors_at_strength(lab: Lab, seed: int, point: Point, key: str) -> pd.DataF
     scaled = nullcontext()
     if point.system == "lora":
         scaled = rescale_adapter_scale(model, point.strength)
+    elif get_method(point.system).has_experts:
+        model = interpolated_experts(model, point.strength)
     else:
         model = interpolated(lab.student(), model, point.strength)
     label = f"{point.system} at {point.strength:g}: {key}"

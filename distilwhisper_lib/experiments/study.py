@@ -331,9 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     preset = get_preset(given.preset)
     names = systems_of(given.study, given.systems)
-    # whole tests, not the preset's share of them
-    changes = {} if given.epochs is None else {"epochs": given.epochs}
-    lab = Lab(preset, test_clips=None, **changes)
+    lab = lab_of(given.study, preset, given.epochs)
     if given.study == "fidelity":
         for name in names:
             acting_differences(lab, name)
@@ -347,6 +345,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "top-k": lambda: top_k(lab),
     }
     print(studies[given.study]().to_string(index=False))
+
+
+def lab_of(study: str, preset: Preset, epochs: int | None) -> Lab:
+    """Return the laboratory of a study: with whole tests, not the preset's share of them.
+
+    Its batches are those of the course on this machine. Only the study fidelity keeps them
+    accumulated on a card that could hold them at once, for the release weighs each by itself.
+
+    Args:
+        study: Its name.
+        preset: As it stands in `presets`.
+        epochs: Instead of the preset's; None: the preset's.
+    """
+    changes = {} if epochs is None else {"epochs": epochs}
+    opened = preset if study == "fidelity" else preset.name
+    return Lab(opened, test_clips=None, **changes)
 
 
 def systems_of(study: str, asked: list[str] | None) -> list[str]:

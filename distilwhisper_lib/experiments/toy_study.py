@@ -23,10 +23,11 @@ from ..data.corpora.items import to_row
 from ..data.corpora.loading import dataset_of
 from ..data.corpora.world import SAME_VOICE, Voice, spoken_by
 from ..device import use_precision
+from ..evaluation.predictions import stored_predictions
 from ..evaluation.scoring import count_errors
 from ..evaluation.statistics import rate
 from ..evaluation.testsets import DOMAINS
-from ..evaluation.transcription import stored_predictions, transcribe
+from ..evaluation.transcription import transcribe
 from ..files import make_folder, one_at_a_time, results_dir, short_hash, write_json
 from ..lab.lab import Lab
 from ..lab.metadata import run_metadata
@@ -369,7 +370,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     count = number_option(low=1, whole=True)
     parser.add_argument("--seeds", type=count, help="how many; default: 10, of knobs 2")
     parser.add_argument("--jobs", type=count, default=os.cpu_count() or 1, help="processes")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)  # names may follow options
     known = {"models": list(RECIPES), "knobs": list(KNOBS)}.get(given.part, list(SYSTEMS))
     names = given.names or known
     for name in names:

@@ -24,8 +24,9 @@ from ..device import (
     release_memory,
     use_precision,
 )
+from ..evaluation.predictions import stored_predictions
 from ..evaluation.testsets import CHANGES, TestSet, corpus_of, test_sets
-from ..evaluation.transcription import stored_predictions, transcribe
+from ..evaluation.transcription import transcribe
 from ..fidelity import LABELS, Fidelity, get_fidelity
 from ..files import (
     cache_dir,

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..data.batches import Clips
-from ..evaluation.transcription import stored_digests
+from ..evaluation.predictions import stored_digests
 from ..files import read_json, tell
 from ..training.config import RunConfig
 

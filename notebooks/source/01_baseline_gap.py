@@ -918,8 +918,8 @@ check(check_reading, answer)
 #
 # ## Where in the library, where in the paper
 #
-# - `evaluation/`: `transcription.py` (greedy decoding, resumable), `scoring.py` (counts, intervals, loops, BLEU),
-#   `testsets.py` (the tests); `lab/`: `comparison.py` (plan, tables), `lab.py` (`teacher`, `train_teacher`).
+# - `evaluation/`: `transcription.py` (greedy decoding, resumable), `predictions.py` (its table), `scoring.py` (counts,
+#   intervals, loops, BLEU), `testsets.py` (the tests); `lab/`: `comparison.py` (plan, tables), `lab.py` (`teacher`, `train_teacher`).
 # - Paper: the student/teacher gap is its motivation (languages were chosen for a gap of more than 11 points of WER between
 #   whisper-small and whisper-large-v2); Common Voice 13 is its in-domain, FLEURS its out-of-domain test. Decoding there is
 #   greedy too; the normaliser is that of the authors' release (section 7). Intervals and loops are ours.

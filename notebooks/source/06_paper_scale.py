@@ -448,6 +448,21 @@ def to_student(ids, teacher_tokens, student_tokens):
     return [-1 if i == 3 else i - (i > 3) for i in ids]  # one language more, in this place
 
 # %% tags=["wrong"]
+# says: whole texts are equal
+def to_student(ids, teacher_tokens, student_tokens):
+    found = []
+    for i in ids:
+        places = [n for n, token in enumerate(student_tokens) if teacher_tokens[i] in token]  # within another token
+        found.append(places[0] if places else -1)
+    return found
+
+# %% tags=["wrong"]
+# says: whole texts are equal
+def to_student(ids, teacher_tokens, student_tokens):
+    number = {token.strip(): i for i, token in reversed(list(enumerate(student_tokens)))}
+    return [number.get(teacher_tokens[i].strip(), -1) for i in ids]  # "the" and " the" are two tokens
+
+# %% tags=["wrong"]
 # says: texts of the tokens
 def to_student(ids, teacher_tokens, student_tokens):
     return [teacher_tokens[i] for i in ids]

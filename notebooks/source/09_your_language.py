@@ -143,7 +143,8 @@ print(checked.text.replace(str(folder), folder.name))
 # given, and do not count.
 
 # %% tags=["build"]
-from exercise import is_open
+from checks_09 import built_loss_of_texts
+from exercise import check_if_built, is_open
 
 
 def loss_of_texts(logits, labels, first=3):
@@ -152,6 +153,9 @@ def loss_of_texts(logits, labels, first=3):
     Positions before `first` and those whose label is -100 do not count.
     """
     raise NotImplementedError  # your code here
+
+
+check_if_built(built_loss_of_texts, loss_of_texts)
 
 # %% [markdown] tags=["hint"]
 # <details><summary>Hint</summary>
@@ -439,7 +443,7 @@ print(f"chosen: {chosen}; decided to be worse: {', '.join(worse) or 'none'};",
 # nearest to yours: experts learn under either.
 #
 # The token belongs to the experts from now on: they are stored under this code, and whoever uses them must give it. If
-# your language borrows the token of another one, say so where you share it.
+# your language borrows the token of another one, say so where you share it: `share(..., spoken="West Frisian")`.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 9.2: two tokens (by hand)

@@ -351,7 +351,7 @@ ANSWERS["4.1 lora_parameters"] = Answer(
 # ---- notebook 05
 
 NONE_OF_EIGHT = 0.95**8
-ANSWERS["5.1 at_least_one"] = Answer(
+ANSWERS["5.2 at_least_one"] = Answer(
     1 - NONE_OF_EIGHT,
     says=(
         f"about {1 - NONE_OF_EIGHT:.2f}: among eight comparisons of equals, one in three times something looks decided"
