@@ -665,7 +665,10 @@ def plot_differences(table: pd.DataFrame) -> Figure:
             markerfacecolor=colour if is_decided else "white",
         )
     ax.axvline(0, color=FIRST_TRIAL, linestyle=":")
-    labels = [f"{fill(row.label, 44)}\n{row.verdict}" for row in table.itertuples()]
+    labels = [
+        f"{fill(row.label, 44, break_on_hyphens=False)}\n{row.verdict}"
+        for row in table.itertuples()
+    ]
     ax.set_yticks(range(len(table)), labels)
     ax.invert_yaxis()
     ax.set(xlabel="difference in points of WER, with 95 % interval (left: fewer errors)")

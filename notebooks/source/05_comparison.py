@@ -838,26 +838,44 @@ columns = ["first", "other", "test", "trainings", "difference", "low", "high", "
 hypotheses[columns].round(3)
 
 # %%
-of_wer = hypotheses[hypotheses["difference"].notna() & ~hypotheses["test"].isin(["translation", "inference"])]
-named = [f"{name}: {label[row['first']]} − {label[row['other']]}" for name, row in of_wer.iterrows()]
-plots.plot_differences(of_wer.assign(label=named))
+of_gain = hypotheses[hypotheses["test"].isin(["in-domain", "out-of-domain"])]
+named = [f"{name}: {label[row['first']]} − {label[row['other']]}" for name, row in of_gain.iterrows()]
+plots.plot_differences(of_gain.assign(label=named))
 
 # %% [markdown]
-# *The figure shows differences of WER with their 95 % intervals over rooms and seeds; left of zero the first system makes
-# fewer errors.*
+# *The figure shows the six differences that are a gain or none, with their 95 % intervals over rooms and seeds; left of zero
+# the first system makes fewer errors.*
 #
 # `verdict` is *holds* or *contradicted* where the corrected p value is at most 0.05, and *open* where it is not. As long as
 # trainings are missing it is *incomplete*: whoever looks after each training, and stops at will, finds too much.
 #
 # **Read:** The two claims about other languages and translation hold, and by construction: experts that are switched off
 # leave the student. The six about a gain are open: our variant against fine-tuning, against LoRA, and against experts without
-# the teacher, in both domains.
+# the teacher, in both domains. The time is open too: 1.028 times plain Whisper's, where at most 1.03 is claimed.
 #
 # **Read:** Nearest to a verdict is fine-tuning out-of-domain: 3.4 points fewer errors, [-6.9, -0.8]. Alone its p is 0.009; the
 # correction over nine claims makes it 0.063. Against LoRA nothing points to a gain: +0.4 and +0.1 points.
 #
 # **Read:** Open does not mean equal. By the plan, made before the run, a difference is likely to be shown from 4.3 points to
 # fine-tuning and from 3.1 points to LoRA on. A smaller gain can be there and go unseen.
+#
+# **How much of a system?** Fine-tuning can be mixed with the student, weight by weight, experts with the shared blocks, and
+# LoRA's update can be scaled: nothing is trained for it. Here a quarter, a half, three quarters and all of each system are
+# used, and left on in the other languages.
+
+# %%
+curve = pd.read_csv(REPOSITORY / "results" / "reference" / "study" / "curve.csv")
+plots.plot_tradeoff(curve, "both domains", "other languages")
+
+# %% [markdown]
+# *The figure shows WER in both domains over WER in other languages; lower left is best. Each line begins at the student and
+# ends at the system as it was trained.*
+#
+# **Read:** Half of each system is better than all of it, in its own language and in the others. A quarter gains 8 to 10 points
+# and costs the other languages nothing that shows, although nothing is switched off.
+#
+# **Read:** So how *much* of a system is used matters more here than which one it is. But this is one training of one fold, and
+# whoever picks the lowest point picks it on the test. To claim it, choose the share on validation, and write that down before.
 #
 # The tables are read from `results/reference/study`, at every preset. The page `docs/claims.md` is generated from them: it
 # says how much is computed, and puts the verdicts and what explains them in words.
