@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import huggingface_hub
@@ -482,7 +483,13 @@ def send_there(patch: pytest.MonkeyPatch, address: str, home: Path):
 
 @contextmanager
 def no_hub(folder: Path) -> Iterator[None]:
-    """Send `huggingface_hub` to an address where nobody answers, with an empty cache."""
+    """Send `huggingface_hub` to an address where nobody answers, with an empty cache.
+
+    It tries five times as always, and does not wait in between.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda seconds: None)
+        )
         send_there(patch, "http://127.0.0.1:9", Path(folder) / "hf-home-without-network")
         yield

@@ -57,6 +57,7 @@ FOR_STUDENTS = (
     # Read by the notebooks, whichever preset they run at
     "results/reference/study/tuning.csv",
     "results/reference/study/hypotheses.csv",
+    "results/reference/study/curve.csv",
     "results/reference/toy/study/pairs.csv",
     "results/reference/both-voices/*",
     "results/reference/benchmarks/*",

@@ -273,12 +273,6 @@ def route(h, blocks, choice):
     return done[order.argsort()].view_as(h)
 
 # %% tags=["wrong"]
-# says: all in one call
-def route(h, blocks, choice):
-    rows = [blocks[n](row) for row, n in zip(h.flatten(0, 1), choice.flatten().tolist(), strict=True)]
-    return torch.stack(rows).view_as(h)  # right values, but a small product for each position
-
-# %% tags=["wrong"]
 import torch
 
 
@@ -287,6 +281,12 @@ def route(h, blocks, choice):
     for number, block in enumerate(blocks):
         y = torch.where((choice == number)[..., None], block(h), y)
     return y
+
+# %% tags=["wrong"]
+# says: all in one call
+def route(h, blocks, choice):
+    rows = [blocks[n](row) for row, n in zip(h.flatten(0, 1), choice.flatten().tolist(), strict=True)]
+    return torch.stack(rows).view_as(h)  # right values, but a small product for each position
 
 # %% tags=["wrong"]
 # says: but it was called
