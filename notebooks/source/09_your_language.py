@@ -647,6 +647,10 @@ show(texts.head(5).set_index("text"), longest=70)
 # ```python
 # versus(counts(own, "experts", key), counts(own, "lora", key))
 # ```
+#
+# **How much of them?** In the study half of each system was better than all of it (`docs/claims.md`).
+# `interpolated_experts(own.model("experts"), 0.5)` mixes the experts with the shared blocks. Choose the share on validation,
+# never on the test.
 
 # %% [markdown]
 # ## 6. What would more recordings bring?
