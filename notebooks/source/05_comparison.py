@@ -835,7 +835,7 @@ from distilwhisper_lib import REPOSITORY
 
 hypotheses = pd.read_csv(REPOSITORY / "results" / "reference" / "study" / "hypotheses.csv").set_index("name")
 columns = ["first", "other", "test", "trainings", "difference", "low", "high", "p_holm", "verdict"]
-hypotheses[columns].round(3)
+show(hypotheses[columns], digits=3)
 
 # %%
 of_gain = hypotheses[hypotheses["test"].isin(["in-domain", "out-of-domain"])]
