@@ -59,7 +59,8 @@ def interpolated_experts(
         A new model on the same device, in the same mode, with the same language.
 
     Raises:
-        ValueError: For an alpha out of range, a model without experts, or experts of a low rank.
+        ValueError: For an alpha out of range, a model without experts, or experts that are no whole
+            copies.
     """
     check_number("alpha", alpha, low=0, high=1)
     if not clsr_blocks(model):
@@ -73,8 +74,8 @@ def interpolated_experts(
                 for name, value in expert.named_parameters():
                     if name not in starts:
                         raise ValueError(
-                            f"the experts of {language} are of a low rank ({name}): only experts "
-                            "that are whole copies can be mixed with the shared block"
+                            f"the experts of {language} have {name}, the shared block has none: "
+                            "only whole copies, of no low rank and without adapters, can be mixed"
                         )
                     value.copy_(_between(starts[name], value, alpha))
     return model
