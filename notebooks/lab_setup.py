@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 UNTOUCHED = ("numpy", "torch")
 RESTART = "restart the runtime, then run this cell again, before you import anything"
+COMMITTED_PRESET = "laptop"  # of the outputs that are stored in the notebooks
 FOLDER_VARIABLES = ("LAB_CACHE", "LAB_DATA", "LAB_RESULTS")  # as in distilwhisper_lib/files.py
 
 
@@ -210,6 +211,8 @@ def open_lab(preset: str | None = None, **changes):
     from distilwhisper_lib import open_lab as open_lab_of_library
 
     lab = open_lab_of_library(preset, **changes)
+    if lab.preset.name != COMMITTED_PRESET:
+        print(f'"Read, at {COMMITTED_PRESET}" speaks of real speech: your output may differ')
     offer_gpu(preset)
     return lab
 

@@ -223,6 +223,13 @@ def test_where_a_gpu_is_and_no_preset_is_chosen_colab_is_offered(
     assert re.search(r"^PRESET = None  # .*\"colab\"", CELL, flags=re.M)
 
 
+@pytest.mark.parametrize("preset", ["smoke", "toy", "laptop"])
+def test_where_the_committed_outputs_are_of_another_preset_it_is_said(preset, calls, capsys):
+    lab_setup.open_lab(preset)
+    line = '"Read, at laptop" speaks of real speech: your output may differ\n'
+    assert (line in capsys.readouterr().out) == (preset != "laptop")
+
+
 def test_without_a_choice_the_lab_opens_at_toy_and_then_offers(monkeypatch, calls, capsys):
     monkeypatch.delenv("LAB_PRESET", raising=False)
     monkeypatch.setattr(lab_setup, "offer_gpu", lambda preset: print(f"offered at {preset}"))

@@ -1,6 +1,7 @@
 """Figures from elsewhere, each with its source; the paper's own figures; the table of settings."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from distilwhisper_lib.presets import COLAB, LAPTOP, PAPER  # noqa: E402
 
 PAPER_LANGUAGES = ["ca", "cs", "gl", "hu", "pl", "ta", "th", "uk"]
 COLUMNS = ["system", "train_clips", "test_set", "language", "wer"]
+TIMING = json.loads((ROOT / "results" / "reference" / "laptop" / "timing.json").read_text())
 
 
 def test_openai_figures_have_a_source_and_cover_the_paper_s_languages():
@@ -139,9 +141,19 @@ def test_method_table_shows_what_the_presets_hold(preset, column):
 
 
 def test_minutes_of_the_laptop_preset_are_those_of_the_reference_run():
-    timing = json.loads((ROOT / "results/reference/laptop/timing.json").read_text())
-    seconds = sum(value for name, value in timing.items() if name[:2] <= "05")
+    seconds = sum(value for name, value in TIMING.items() if name[:2] <= "05")
     assert LAPTOP.minutes == f"{seconds / 60:.0f} min on 2 cores"
+
+
+@pytest.mark.parametrize("stem", sorted(TIMING))
+def test_a_notebook_says_the_minutes_of_the_reference_run(stem):
+    source = (ROOT / "notebooks" / "source" / f"{stem}.py").read_text(encoding="utf-8")
+    row = re.search(r"^# \| laptop.*", source, flags=re.M).group()
+    minutes = TIMING[stem] / 60
+    if minutes < 0.9:
+        assert re.search(r"\| (1 min|half a minute|under a minute)\b", row), row
+    else:
+        assert abs(int(re.search(r"\| (\d+) min\b", row).group(1)) - minutes) < 1, row
 
 
 def test_paper_s_settings_are_the_release_s_where_nothing_is_said():

@@ -4,11 +4,13 @@ import json
 from functools import cache
 
 import pandas as pd
+from docs_study import read as read_study
 from docs_tables import label, markdown_table
 from stored_results import ROOT, is_decided, points, score_of, with_interval
 
 from distilwhisper_lib import DOMAINS, PRESETS, Fidelity, get_method
 from distilwhisper_lib.evaluation.statistics import holm
+from distilwhisper_lib.experiments.claims_tables import OTHER_LANGUAGES
 from distilwhisper_lib.experiments.toy_models import RECIPES
 from distilwhisper_lib.experiments.toy_study import PAIRS, SYSTEMS
 
@@ -186,6 +188,54 @@ def models() -> str:
             "known languages",
         ],
     )
+
+
+# ---- beside real speech
+
+
+def real_speech() -> str:
+    """Return the differences of both studies beside each other, and whether they agree."""
+    table = read_study("pairs").set_index(["first", "other", "test"])
+    rows = []
+    for first, other in PAIRS:
+        for test in DOMAINS:
+            if (first, other, test) not in table.index:
+                continue
+            toy, real = pair_of(first, other, test), table.loc[(first, other, test)]
+            name = f"{label(first)} − {label(other)}, {test}"
+            rows.append([name, points(toy), points(real), _agreement(toy, real)])
+    differences = markdown_table(rows, ["difference", "toy", "real speech", ""])
+    return f"{differences}\n\n{_other_languages()}"
+
+
+def _other_languages() -> str:
+    """Return what both worlds lose in other languages."""
+    table = read_study("systems")
+    real = table[table["fold"].isna()].set_index(["system", "test"])["wer"]
+    rises = {}
+    for name in ("fine-tuning", "lora"):
+        at_toy = others_of(name) - others_of("student")
+        with_speech = real[name, OTHER_LANGUAGES] - real["student", OTHER_LANGUAGES]
+        if min(at_toy, with_speech) <= 0:
+            raise ValueError(f"{name} has not raised the WER of other languages")
+        rises[name] = f"{at_toy:.0f} points at toy, {with_speech:.0f} with real speech"
+    return (
+        f"In other languages fine-tuning raises the WER ({rises['fine-tuning']}), and so does a "
+        f"LoRA that is on ({rises['lora']}). Experts and a LoRA that are off leave the student."
+    )
+
+
+def _agreement(toy: pd.Series, real: pd.Series) -> str:
+    """Return whether the two worlds say the same of a difference."""
+    decided = (is_decided(toy), is_decided(real))
+    if decided == (True, True):
+        is_same = (toy["difference"] < 0) == (real["difference"] < 0)
+        return "alike" if is_same else "**contrary**"
+    return {
+        (False, False): "both open",
+        (True, False): "decided at toy alone",
+        (False, True): "decided with real speech alone",
+    }[decided]
 
 
 # ---- knobs

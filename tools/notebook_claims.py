@@ -55,7 +55,7 @@ def read_paragraphs(path: Path) -> Iterator[str]:
         if cell.cell_type != "markdown":
             continue
         for paragraph in cell.source.split("\n\n"):
-            if paragraph.startswith("**Read:**"):
+            if paragraph.startswith("**Read"):
                 yield " ".join(paragraph.split())
 
 

@@ -148,6 +148,7 @@ PAGES: dict[str, dict[str, Content]] = {  # page -> block -> what fills it
         "claims": docs_toy.claims,
         "pairs": docs_toy.pairs,
         "run": docs_toy.run,
+        "real-speech": docs_toy.real_speech,
         "where": docs_toy.where_others_lie,
         **each("knob-{}", docs_toy.knob, docs_toy.COMPUTED),
     },

@@ -3,7 +3,7 @@
     tune    three learning rates for every kind of method, and fewer epochs, on validation
     run     every system, fold and seed that is missing; the hypotheses' systems come first
     causes  our variant and experts without a teacher, one change at a time
-    curve   fine-tuning and LoRA used in part, experts left on: their language against the others
+    curve   every kind of method used in part: its language against the others
     tables  scores, differences and verdicts of what there is
 
 The systems learn one speaker's voice and are tested on it and on the other's; then the other way

@@ -28,8 +28,9 @@
 #
 # **How to work with these notebooks.** Each step has the same shape: *why*, *predict*, run, *read*.
 # - At **Predict** write your guess into the line below, then run the next cell. A wrong guess teaches more than none.
-# - **Read** says what the committed run shows: real speech, at the preset `laptop`. At another preset, such as `toy` with
-#   its made-up languages, your output may say something else. Ask each time whether the sentence holds for yours.
+# - **Read** says what the output shows; **Read, at `laptop`** what the committed output shows, of real speech. At another
+#   preset, such as `toy` with its made-up languages, yours may say something else: ask each time whether the sentence
+#   holds. (A [page](../docs/toy-languages.md#beside-real-speech) sets toy and real speech side by side.)
 # - At **Build** you write a short function yourself. As soon as you have written something, its cell says whether it is
 #   right, or what is wrong. The folded cell below it holds our version; it is used only where yours is still open. Then
 #   both are held against the library. That cell stops with an error where yours is wrong. To go on with ours, put
@@ -747,7 +748,7 @@ columns = {"what is said": rows.select(picked)["text"], "0.5 s": texts[0.5], "6 
 show(pd.DataFrame(columns).head(6), longest=90)
 
 # %% [markdown]
-# **Read:** With a margin of half a second some texts run on: the model does not find the end and repeats itself
+# **Read, at `laptop`:** With a margin of half a second some texts run on: the model does not find the end and repeats itself
 # (**loops**), until the limit of new tokens stops it. That costs words *and* time. With 6 s the loops are gone, and there
 # are no more word errors than in the native window. Yet most texts are not the same, letter by letter: a model that knows
 # few of the words is moved by anything.

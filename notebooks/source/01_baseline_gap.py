@@ -238,7 +238,7 @@ scores = pd.DataFrame([comparison.score(lab, "student", key) for key in tests], 
 show(scores[columns])
 
 # %% [markdown]
-# **Read:** `n` is the number of clips; then come WER with its 95 % interval, CER, and the share of clips whose text loops,
+# **Read, at `laptop`:** `n` is the number of clips; then come WER with its 95 % interval, CER, and the share of clips whose text loops,
 # in per cent. The intervals of the two leads overlap. In the stress test errors are far more frequent, and the interval is
 # wide. CER is less than half of WER in both domains: most wrong words are nearly right.
 #
@@ -372,7 +372,7 @@ plots.plot_gap(heard)
 # %% [markdown]
 # *The figure shows, for each test, the WER of the student and of the teacher stand-in as two bars with 95 % intervals.*
 #
-# **Read:** In Czech the stand-in is ahead in both domains, and the intervals are apart: here is something to be learned. In
+# **Read, at `laptop`:** In Czech the stand-in is ahead in both domains, and the intervals are apart: here is something to be learned. In
 # the stress test a few looping clips hold many errors, so that the intervals are wide. In the languages it was not tuned on,
 # look for those in which it is *worse* than the student. That is forgetting, and it is the reason why one does not simply
 # fine-tune.
@@ -385,7 +385,7 @@ translation = gap[gap["task"] == "translate"].set_index("system")
 show(translation[["n", "bleu", "bleu_low", "bleu_high", "chrf", "chrf_low", "chrf_high", "loops"]].astype(float))
 
 # %% [markdown]
-# **Read:** The student translates a little of this Czech, and the intervals of student and stand-in overlap. The stand-in was
+# **Read, at `laptop`:** The student translates a little of this Czech, and the intervals of student and stand-in overlap. The stand-in was
 # only ever asked to *transcribe*; see where it still obeys the token `<|translate|>`, and where it writes Czech although
 # English was asked for:
 
@@ -562,7 +562,7 @@ plots.plot_error_kinds({f"{name}, {key}": table[key] for key in tests for name, 
 # *The figure shows a bar for student and stand-in on each test, made of deletions, substitutions and insertions in per cent
 # of the reference's words.*
 #
-# **Read:** In both domains most errors are wrong words. In the stress test insertions grow most, and most of
+# **Read, at `laptop`:** In both domains most errors are wrong words. In the stress test insertions grow most, and most of
 # them come from a few clips: **loops**. A text counts as a loop
 # if it can be compressed to less than $1 / 2.4$ of its length (the measure and threshold of OpenAI's own decoder). By hand:
 
@@ -621,7 +621,7 @@ for name, table in systems.items():
 show(pd.DataFrame({name: pd.Series(pairs) for name, pairs in most.items()}))
 
 # %% [markdown]
-# **Read:** The most frequent confusions are short words that sound alike. Look also for a Czech word written as in a
+# **Read, at `laptop`:** The most frequent confusions are short words that sound alike. Look also for a Czech word written as in a
 # neighbouring language (Slovak or Polish spelling), and for endings: a model that hears well and knows little Czech makes
 # these.
 #
@@ -633,7 +633,7 @@ plots.plot_wer_by({"student": student[inside], "teacher": teacher[inside]}, by="
 # %% [markdown]
 # *The figure shows WER with its interval for clips of growing length, student beside stand-in, in-domain.*
 #
-# **Read:** Length matters less than one would think, and the stand-in is ahead at every length of more than a few clips. `n`
+# **Read, at `laptop`:** Length matters less than one would think, and the stand-in is ahead at every length of more than a few clips. `n`
 # is the number of clips behind a bar: a bar of one clip says nothing.
 
 # %%
@@ -643,7 +643,7 @@ plots.plot_wer_by({"student": student[hardest], "teacher": teacher[hardest]}, by
 # *The figure shows WER with its interval for each character of the stress test, student beside stand-in; what goes
 # beyond 250 is cut off.*
 #
-# **Read:** The stress test is not one thing: some characters are about as hard as the leads, others are beyond the end of the
+# **Read, at `laptop`:** The stress test is not one thing: some characters are about as hard as the leads, others are beyond the end of the
 # axis, because of a few clips that loop. A mean over all hides that.
 #
 # ### The worst ones
@@ -661,7 +661,7 @@ worst(student[hardest])
 worst(teacher[hardest])
 
 # %% [markdown]
-# **Read:** The worst are loops, which only the limit of new tokens stops, and short clips of which every word is wrong. Not every
+# **Read, at `laptop`:** The worst are loops, which only the limit of new tokens stops, and short clips of which every word is wrong. Not every
 # bad score is the model's fault: shouting, singing, several voices at once, and subtitles that say something else than the
 # voice are in the data too.
 #
@@ -705,7 +705,7 @@ for name in ("noise", "reverberation"):
 pivot(both, "system", "test_set", ["n", "wer", "loops"])
 
 # %% [markdown]
-# **Read:** The stand-in was trained on clean clips only. It loses more points than the student to both noise and echo, and yet
+# **Read, at `laptop`:** The stand-in was trained on clean clips only. It loses more points than the student to both noise and echo, and yet
 # it stays ahead. Look at the loops before you believe a difference: in a test of so few clips one loop can move WER by ten
 # points.
 

@@ -364,7 +364,7 @@ full = {"JS": float(js_divergence(teacher_logits, student_logits)),
 print(", ".join(f"{name} {value:.4f}" for name, value in full.items()))
 
 # %% [markdown]
-# **Read:** These clips were in no training of either model. The teacher's cross-entropy is well under half of the
+# **Read, at `laptop`:** These clips were in no training of either model. The teacher's cross-entropy is well under half of the
 # student's. Its likeliest token is right at 82 % of the positions, the student's at 59 %. That is what there is to learn.
 # (The tokens for language and task count as well.)
 #
@@ -411,7 +411,7 @@ fig.tight_layout()
 # *The figure shows how much of JS and of its gradient's direction is left when only k tokens are stored; the preset's k
 # is the dotted line.*
 #
-# **Read:** The teacher is mostly sure, so it needs little room: 4 tokens keep 93 % of JS, 16 tokens 98 %, the preset's 256
+# **Read, at `laptop`:** The teacher is mostly sure, so it needs little room: 4 tokens keep 93 % of JS, 16 tokens 98 %, the preset's 256
 # tokens 99 %. The **gradient** needs fewer: with 4 tokens its cosine is 0.998.
 #
 # What is lost is how both models spread the rest over tens of thousands of tokens. Each of these gets next to no gradient.
@@ -430,7 +430,7 @@ for name, logits in (("teacher", teacher_logits), ("student", student_logits)):
     print(f"{name}: V x median probability {float(size * logits.softmax(-1).median(-1).values.mean()):.3f}")
 
 # %% [markdown]
-# **Read:** Outside the top 256 lies 0.5 % of the teacher's mass, nearly all of it in the half of the positions where it is
+# **Read, at `laptop`:** Outside the top 256 lies 0.5 % of the teacher's mass, nearly all of it in the half of the positions where it is
 # less sure: honest doubt. For both models the product is far below `0.1`.
 #
 # That is why the stand-in is fine-tuned without label smoothing. With it, a tenth of its mass would lie on tokens that
@@ -456,7 +456,7 @@ print(f"stored: {1000 * stored / len(outputs) / 1e6:.1f} MB per 1,000 clips")
 print(f"all probabilities in fp16: {1000 * 2 * size * tokens / len(outputs) / 1e6:,.0f} MB per 1,000 clips")
 
 # %% [markdown]
-# **Read:** The files take 31 MB per 1,000 clips instead of 2,103 MB, less than a sixtieth.
+# **Read, at `laptop`:** The files take 31 MB per 1,000 clips instead of 2,103 MB, less than a sixtieth.
 #
 # Training asks for a batch by the ids of its clips, and gets the labelled positions in the order of the student's
 # logits. The stored numbers are rounded (fp16, and computed in mixed precision), so we compare with what the teacher
@@ -469,7 +469,7 @@ kept = top_k_divergence(token_ids.to(lab.device), log_probs.to(lab.device), stud
 print(f"JS over the stored outputs {kept:.4f}, over those of a moment ago {now:.4f}")
 
 # %% [markdown]
-# **Read:** The two differ by about one per cent.
+# **Read, at `laptop`:** The two differ by about one per cent.
 #
 # ## 5. Common trap: padding in the loss
 #
@@ -508,7 +508,7 @@ for extra in (0, 5, 20, 60):
 show(pd.DataFrame(rows).set_index("more padding"), digits=5)
 
 # %% [markdown]
-# **Read:** The first column falls from 0.174 to 0.092 by padding alone. The second column stays.
+# **Read, at `laptop`:** The first column falls from 0.174 to 0.092 by padding alone. The second column stays.
 #
 # (It may rise as well: at padded positions both models say what nobody has taught them.)
 #
@@ -792,7 +792,7 @@ print(f"L = {weighted:.4f}; relative to CE, JS weighs {0.5 / (0.5 / 1.41**2):.2f
 print(f"without a teacher: {total_loss(ce, gate):.4f}")
 
 # %% [markdown]
-# **Read:** A nat of JS weighs 1.99 times as much as a nat of CE. But JS is at most $0.69$ nats, and CE has no limit.
+# **Read, at `laptop`:** A nat of JS weighs 1.99 times as much as a nat of CE. But JS is at most $0.69$ nats, and CE has no limit.
 #
 # The answer is no. Adam divides the gradient by its own running size, so a common factor cancels out; only the relation of
 # the parts stays. One step of training does see the scale: gradients above norm 1 are clipped, and with a smaller loss
@@ -931,7 +931,7 @@ for name, run in runs.items():
 show(pd.DataFrame(rows).set_index("system"), digits=2)
 
 # %% [markdown]
-# **Read:** Both train the same number of weights for the same number of steps. The teacher costs 13 % more time, for the
+# **Read, at `laptop`:** Both train the same number of weights for the same number of steps. The teacher costs 13 % more time, for the
 # divergence over the stored tokens. It lowers the last validation CE by less than a tenth of a nat.
 #
 # The curves show the way there. With label smoothing training CE cannot fall below 1.4: that is the entropy of $q$. The
@@ -946,7 +946,7 @@ plot_curves(logs, keys=("ce", "eval_loss", "kd", "budget"))
 # *The figure shows four panels over the epochs: the smoothed training CE, the validation CE, the divergence to the
 # teacher (only where there is one), and the budget loss.*
 #
-# **Read:** Training CE falls in both. The budget loss ends above 0.1, as the table says: neither system has
+# **Read, at `laptop`:** Training CE falls in both. The budget loss ends above 0.1, as the table says: neither system has
 # reached its budget.
 
 # %%
@@ -955,7 +955,7 @@ plot_curves(logs, keys=("gate_encoder", "gate_decoder"))
 # %% [markdown]
 # *The figure shows the mean gate of the encoder (left) and of the decoder (right) over training, a line for each system.*
 #
-# **Read:** The mean falls to one half and rises again to two thirds, short of the budget of `0.8`.
+# **Read, at `laptop`:** The mean falls to one half and rises again to two thirds, short of the budget of `0.8`.
 #
 # Hard gates start open, all of them ($0 \geq 0$), but only for the first step, which has no noise yet. From the second step
 # on there is a little. As $G$ is still next to zero, about half of the gates are shut, by chance. These are the noisy gates
@@ -990,7 +990,7 @@ for i in range(4):
 show(pd.DataFrame(rows).set_index(["clip", "who"]))
 
 # %% [markdown]
-# **Read:** Of the four clips the student gets none right, with the experts it is one. In the third clip the experts make more
+# **Read, at `laptop`:** Of the four clips the student gets none right, with the experts it is one. In the third clip the experts make more
 # word errors than the student, 7 instead of 5, though their letters come nearer to what was said.
 #
 # So single clips do not rank systems. The whole test does, with an interval:
@@ -1006,7 +1006,7 @@ show(differences[["first", "other", "difference", "low", "high", "p"]].set_index
 # %% [markdown]
 # A negative difference means fewer errors for the first system; it is decided where its interval excludes zero (notebook 01).
 #
-# **Read:** With experts and teacher the student makes fewer errors, and that is decided. What the teacher adds is not.
+# **Read, at `laptop`:** With experts and teacher the student makes fewer errors, and that is decided. What the teacher adds is not.
 #
 # This is one training of each. Whether the teacher helps is asked again with more trainings in notebook 05.
 #
@@ -1057,7 +1057,7 @@ for name, by_stack in shares.items():
 show(pd.DataFrame(rows).set_index("system"))
 
 # %% [markdown]
-# **Read:** Layers: all of the encoder's gates are open, and 84 to 85 % of the decoder's. Five of the decoder's layers are
+# **Read, at `laptop`:** Layers: all of the encoder's gates are open, and 84 to 85 % of the decoder's. Five of the decoder's layers are
 # open, and the second is nearly always shut. In training about a third of these gates were shut.
 #
 # Mostly it was the **noise** that shut them. A gate with $G = 0.5$ is open in evaluation. Noise of strength 1 shuts it
@@ -1090,7 +1090,7 @@ plots.plot_gates_over_sound(one["input_features"][0, :, :frames], gates["encoder
 # %% [markdown]
 # *The figure shows the log-mel of the clip (above) and the encoder's gates by layer (below), on one axis of time.*
 #
-# **Read:** The gates have become switches of whole layers: what a position hears or reads hardly changes them. The exception is
+# **Read, at `laptop`:** The gates have become switches of whole layers: what a position hears or reads hardly changes them. The exception is
 # the decoder's second layer, whose expert is used at one token alone, that of the language.
 #
 # So routing by token, which the method allows, is hardly used here. How many gates are open is the budget's doing; in which

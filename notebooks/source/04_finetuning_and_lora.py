@@ -71,7 +71,7 @@ show(pd.DataFrame(rows).T)
 # *total* is what lies in memory, *trained* what training changes, *experts* the experts and gates among them. The last
 # column is relative to the student.
 #
-# **Read:** Fine-tuning trains 98.9 % of the student, LoRA 5.4 %. All systems with experts train 35.3 %, about as much
+# **Read, at `laptop`:** Fine-tuning trains 98.9 % of the student, LoRA 5.4 %. All systems with experts train 35.3 %, about as much
 # as the student's feed-forward blocks hold.
 #
 # (At the preset `smoke` the model is narrower than LoRA's rank, and the order is another one: low rank pays only where the
@@ -160,7 +160,7 @@ with torch.no_grad():
 print("shape", tuple(update.shape), "rank", torch.linalg.matrix_rank(update).item())
 
 # %% [markdown]
-# **Read:** The rank is 64, the r of this layer. It can never be more than r, or than the smaller side of the matrix if
+# **Read, at `laptop`:** The rank is 64, the r of this layer. It can never be more than r, or than the smaller side of the matrix if
 # that is less.
 #
 # This is the whole assumption of LoRA: that what a model has to learn for a new task is such an update.
@@ -191,7 +191,7 @@ print(type(layer).__name__, "with scaling", layer.scaling["default"], "-", len(t
 print(*trained[:4], sep="\n")
 
 # %% [markdown]
-# **Read:** 48 tensors: A and B, for two linear layers, in twelve layers.
+# **Read, at `laptop`:** 48 tensors: A and B, for two linear layers, in twelve layers.
 #
 # Now put PEFT's A and B into the layer built by hand, with a B that is not zero, and compare.
 
@@ -324,7 +324,7 @@ table["seconds"] = table["seconds"].astype(float).round()
 show(table)
 
 # %% [markdown]
-# **Read:** Clips, epochs, steps and batch size are the same in every row. No training takes a tenth longer
+# **Read, at `laptop`:** Clips, epochs, steps and batch size are the same in every row. No training takes a tenth longer
 # than another. The highest peak of memory is LoRA's, though it trains the fewest parameters.
 #
 # Forward and backward pass go through the whole model in any case. LoRA saves only the optimiser's memory: Adam keeps two
@@ -343,7 +343,7 @@ plot_curves(logs, ("ce", "eval_loss"))
 # Look at the right-hand side first. A line that still falls at its end belongs to a system that is not converged. A line
 # that rises belongs to one that learns its training clips by heart.
 #
-# **Read:** Fine-tuning is at its lowest after the second epoch, and ends above its start. LoRA jumps in the second epoch, and
+# **Read, at `laptop`:** Fine-tuning is at its lowest after the second epoch, and ends above its start. LoRA jumps in the second epoch, and
 # comes back in the third. The experts start between the two and end lowest.
 #
 # CE is not WER: it says how well the model guesses forced texts, and WER what `generate` writes. The two need not agree.
@@ -377,7 +377,7 @@ plot_comparison(table, lab.preset.language)
 # *The figure shows the WER of the student and of the three trained systems with 95 % intervals, in-domain on the left,
 # out-of-domain on the right.*
 #
-# **Read:** In-domain all three lie over 12 points below the student, and at most 1.3 points apart. Out-of-domain LoRA is the
+# **Read, at `laptop`:** In-domain all three lie over 12 points below the student, and at most 1.3 points apart. Out-of-domain LoRA is the
 # lowest, then come the experts; fine-tuning has gained less than a point.
 #
 # The intervals say how far the WER could move with another choice of rooms. They are wide. But two systems are scored
@@ -406,7 +406,7 @@ print(*verdicts, sep="\n")
 # %% [markdown]
 # These sentences are computed from your own run.
 #
-# **Read:** In-domain all three are better than the student, and between LoRA and the other two nothing is decided.
+# **Read, at `laptop`:** In-domain all three are better than the student, and between LoRA and the other two nothing is decided.
 # Out-of-domain LoRA alone is better than the student, and it is better than fine-tuning and than the experts.
 #
 # This is one training of each, on one voice. The study of notebook 05, section 9, says how far it holds.
@@ -462,7 +462,7 @@ plot_forgetting(pd.DataFrame(kept))
 # *The figure shows a row for each trained system, a column for each other language: the change of WER against the student
 # in points, red where it is worse. The experts' row is zero by construction.*
 #
-# **Read:** Less, but much: LoRA loses 8 to 39 points, fine-tuning 18 to 63. In each language LoRA loses less.
+# **Read, at `laptop`:** Less, but much: LoRA loses 8 to 39 points, fine-tuning 18 to 63. In each language LoRA loses less.
 #
 # So the clips of one voice in one language have moved what all languages use. But it would be unfair to stop here. An
 # adapter can be switched off just as experts can. The row of LoRA shows an adapter that is left on, or merged.
@@ -476,7 +476,7 @@ assert torch.equal(off, plain)
 print("switched off: exactly the student; switched on, the logits differ by up to", (on - plain).abs().max().item())
 
 # %% [markdown]
-# **Read:** Switched off, the adapter leaves exactly the student. Switched on, the logits are far away, by up to 36.9.
+# **Read, at `laptop`:** Switched off, the adapter leaves exactly the student. Switched on, the logits are far away, by up to 36.9.
 #
 # So forgetting alone does not decide between experts and LoRA: both can be kept apart from the student. Of the
 # three only fine-tuning cannot be undone without the old weights.
@@ -499,7 +499,7 @@ assert difference <= 1e-4 * max(1.0, on.abs().max().item())
 print(type(merged).__name__, "- largest difference of the logits:", difference, "of up to", on.abs().max().item())
 
 # %% [markdown]
-# **Read:** Nearly: the largest difference is 0.00006, where the largest logit is 41.
+# **Read, at `laptop`:** Nearly: the largest difference is 0.00006, where the largest logit is 41.
 #
 # (W + BA) x and Wx + BAx are the same sum in another order, so that they differ by rounding. (The cell allows 1e-4 of the
 # largest logit.) The price: the merged model is a full copy again, for one language, and can no longer be switched off.
@@ -532,7 +532,7 @@ for n in (1, 8, 99):  # with the student, where it is needed beside the file
 show(sizes.rename(index=lambda name: METHODS[name].label))  # MB
 
 # %% [markdown]
-# **Read:** For 8 languages LoRA is by far the smallest: 416 MB, where experts take 1,112 and fine-tuned copies 2,323.
+# **Read, at `laptop`:** For 8 languages LoRA is by far the smallest: 416 MB, where experts take 1,112 and fine-tuned copies 2,323.
 # For one language the fine-tuned copy is the smallest, because it needs no student beside it.
 #
 # The authors' released experts for whisper-small have 458 MB a language: 114.5 million parameters in fp32, 47 % of the base
