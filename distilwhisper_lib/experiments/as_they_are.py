@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 
 from ..data.batches import Clips
-from ..data.corpora.loading import corpus_release
 from ..device import use_precision
 from ..evaluation import ctc
 from ..evaluation.predictions import stored_predictions
@@ -21,7 +20,7 @@ from ..evaluation.scoring import summarise
 from ..evaluation.testsets import TestSet
 from ..evaluation.transcription import transcribe
 from ..files import check_writable, file_sha256, one_at_a_time, short_hash
-from ..lab.comparison import counts_of
+from ..lab.comparison import counts_of, row_of
 from ..lab.lab import Lab
 from ..lab.metadata import timed_step
 from ..method import released
@@ -203,17 +202,9 @@ def predictions_as_it_is(lab: Lab, model: AsItIs, key: str) -> pd.DataFrame:
         raise ValueError(f"{key} is a test of translation: models as they are only transcribe here")
     clips = lab.test_clips(key)
     folder = model.find(test.language)
-    decoding = lab.decoding
-    depends = {
-        "clips": clips.digests,
-        "change": test.change,
-        "margin_seconds": decoding.margin_seconds,
-        "max_new_tokens": decoding.max_new_tokens,
-        "batch_size": decoding.eval_batch_size,
-        "precision": lab.precision,
-    }
     weights = f"as-it-is-{short_hash(model.identity(folder, test.language))}"
-    name = f"{weights}/{test.language}-{test.name}-{short_hash(depends)}.csv"
+    depends = short_hash(lab.settings_of_test(test, clips))
+    name = f"{weights}/{test.language}-{test.name}-{depends}.csv"
     path = lab.folder / "predictions" / name
     lab.used.add(name)
     table = stored_predictions(clips, path)
@@ -251,18 +242,9 @@ def score_as_it_is(lab: Lab, name: str, model: AsItIs, key: str) -> dict:
         The columns of a transcription, and revision: what the weights are.
     """
     test = lab.test_set(key)
-    row = {
-        "system": name,
-        "language": test.language,
-        "test_set": test.name,
-        "task": test.task,
-        "experts": "on" if isinstance(model, Published) else "",
-        "seed": lab.preset.seed,
-    }
+    experts = "on" if isinstance(model, Published) else ""
+    row = row_of(test, name, experts, lab.preset.seed)
     counts = counts_as_it_is(lab, model, key)
     folder = model.find(test.language)
     row["revision"] = model.identity(folder, test.language)
-    release = corpus_release(test.corpus, test.language)
-    if release:
-        row["release"] = release
     return row | summarise(counts) | {"normaliser": lab.preset.normaliser}

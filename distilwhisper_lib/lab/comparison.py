@@ -116,18 +116,8 @@ def score(lab: Lab, name: str, key: str, experts: bool | str = True, **changes) 
     """
     check_experts(experts)
     test = lab.test_set(key)
-    row = {
-        "system": name,
-        "language": test.language,
-        "test_set": test.name,
-        "task": test.task,
-        "experts": _switch(name, experts),
-        "seed": changes.get("seed", lab.preset.seed),
-    }
+    row = row_of(test, name, _switch(name, experts), changes.get("seed", lab.preset.seed))
     table = counts(lab, name, key, experts, **changes)
-    release = corpus_release(test.corpus, test.language)
-    if release:  # the paper has Common Voice 13.0
-        row["release"] = release
 
     normaliser = lab.preset.normaliser
     if test.task != "translate":
@@ -141,6 +131,27 @@ def score(lab: Lab, name: str, key: str, experts: bool | str = True, **changes) 
         normaliser if has_plain_english else "",
         list(table["unit"]),
     )
+
+
+def row_of(test: TestSet, system: str, experts: str, seed: int) -> dict:
+    """Return the first columns of a row of comparison.csv: which system, on which test.
+
+    Args:
+        test: The test.
+        system: Name of the row.
+        experts: "on", "off", "encoder", or "" for a system without experts.
+        seed: Of the training.
+    """
+    row = {
+        "system": system,
+        "language": test.language,
+        "test_set": test.name,
+        "task": test.task,
+        "experts": experts,
+        "seed": seed,
+    }
+    release = corpus_release(test.corpus, test.language)
+    return row | {"release": release} if release else row  # the paper has Common Voice 13.0
 
 
 def _switch(name: str, experts: bool | str) -> str:

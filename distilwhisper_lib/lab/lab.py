@@ -764,22 +764,30 @@ class Lab:
         self, method: Method, test: TestSet, clips: Clips, encoder_alone: bool
     ) -> str:
         """Return the name of a file of predictions, by all that they depend on but the weights."""
-        p = self.preset
-        depends = {
-            "clips": clips.digests,
-            "task": test.task,
-            "change": test.change,
-            "margin_seconds": p.margin_seconds,
-            "max_new_tokens": p.max_new_tokens,
-            "batch_size": p.eval_batch_size,
-            "encoder_alone": encoder_alone,
-            "precision": self.precision,
-        }
-        is_teacher = method.weights is Weights.TEACHER and p.teacher is not None
+        depends = self.settings_of_test(test, clips)
+        depends |= {"task": test.task, "encoder_alone": encoder_alone}
+        is_teacher = method.weights is Weights.TEACHER and self.preset.teacher is not None
         overridden = self.overridden.get("teacher" if is_teacher else "student")
         if overridden:  # earlier versions decoded by these
             depends["overridden"] = overridden
         return f"{test.language}-{test.name}-{short_hash(depends)}.csv"
+
+    def settings_of_test(self, test: TestSet, clips: Clips) -> dict:
+        """Return what the predictions of a test depend on, whichever system makes them.
+
+        Args:
+            test: The test.
+            clips: Its clips.
+        """
+        p = self.preset
+        return {
+            "clips": clips.digests,
+            "change": test.change,
+            "margin_seconds": p.margin_seconds,
+            "max_new_tokens": p.max_new_tokens,
+            "batch_size": p.eval_batch_size,
+            "precision": self.precision,
+        }
 
     def _run_of(self, method: Method, changes: dict) -> RunConfig | None:
         """Return the run that a method's weights come from; None for a checkpoint's."""
