@@ -476,6 +476,31 @@ def test_the_answer_counts_the_verdicts_and_gives_each_difference(stored):
     assert "with teacher: in-domain" in text
 
 
+@pytest.mark.parametrize(
+    ("others", "high", "said"),
+    [
+        (("fine-tuning-teacher", "lora-teacher"), 0.5, True),
+        (("fine-tuning-teacher", "lora-teacher"), -0.5, False),  # beaten in both domains
+        (("fine-tuning-teacher",), 0.5, False),  # not scored yet
+    ],
+)
+def test_the_first_sentence_says_it_where_rivals_with_the_teacher_are_as_good(
+    others, high, said, stored, tmp_path
+):
+    rows = [
+        {"first": "distilwhisper", "other": other, "test": test, "low": -3.0, "high": high}
+        for other in others
+        for test in DOMAINS
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "pairs.csv", index=False)
+    docs_study.read.cache_clear()
+    names = [name for pair in docs_study.GROUPS.values() for name in pair]
+    found = pd.DataFrame({"verdict": "open"}, index=names)
+    text = docs_study._outcome(found)
+    assert text.startswith("DistilWhisper is not shown to beat fine-tuning or LoRA")
+    assert ("with or without the same teacher; what remains is" in text) == said
+
+
 def test_the_page_has_a_row_for_each_system_that_is_scored(stored):
     rows = docs_study.systems().splitlines()[2:]
     assert len(rows) == 5

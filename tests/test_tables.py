@@ -39,6 +39,11 @@ def test_digits_and_length_can_be_chosen():
     assert rows_of(table) == [["0.123", "one two…"]]
 
 
+def test_columns_can_have_digits_of_their_own():
+    table = show(pd.DataFrame({"a": [0.12345], "p": [0.00123]}), digits={"p": 3})
+    assert rows_of(table) == [["0.1", "0.001"]]
+
+
 def test_text_stands_on_the_left_and_numbers_where_they_stood():
     html = show(pd.DataFrame({"text": ["a"], "n": [1]}))._repr_html_()
     assert ".col0 {" in html and "text-align: left" in html

@@ -58,6 +58,7 @@ FOR_STUDENTS = (
     "results/reference/study/tuning.csv",
     "results/reference/study/hypotheses.csv",
     "results/reference/study/curve.csv",
+    "results/reference/study/pairs.csv",
     "results/reference/toy/study/pairs.csv",
     "results/reference/both-voices/*",
     "results/reference/benchmarks/*",

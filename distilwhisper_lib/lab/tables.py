@@ -1,6 +1,7 @@
 """Tables as the notebooks show them: text on the left, numbers with digits that mean something."""
 
 import html
+from collections.abc import Mapping
 from functools import partial
 from numbers import Integral, Real
 
@@ -39,7 +40,11 @@ class Shown:
         return self._table.to_string()
 
 
-def show(table: pd.DataFrame | pd.Series, digits: int = 1, longest: int | None = None) -> Shown:
+def show(
+    table: pd.DataFrame | pd.Series,
+    digits: int | Mapping[str, int] = 1,
+    longest: int | None = None,
+) -> Shown:
     """Return a table that is easy to read in a notebook.
 
     Text stands on the left and is broken into lines. Whole numbers have no decimals, missing values
@@ -47,7 +52,8 @@ def show(table: pd.DataFrame | pd.Series, digits: int = 1, longest: int | None =
 
     Args:
         table: The table; a Series becomes a column.
-        digits: Decimals of the columns whose numbers are not whole.
+        digits: Decimals of the columns whose numbers are not whole; or a number of decimals for
+            some columns by name, such as {"p": 3}, where all others have one.
         longest: Longer texts are cut, and end in "…".
     """
     if isinstance(table, pd.Series):
@@ -60,7 +66,8 @@ def show(table: pd.DataFrame | pd.Series, digits: int = 1, longest: int | None =
         if len(numbers) < column.notna().sum():
             on_the_left.append(position)
         whole = all(float(value).is_integer() for value in numbers)
-        as_text = partial(_text, digits=0 if whole else digits, longest=longest)
+        decimals = digits if isinstance(digits, int) else digits.get(table.columns[position], 1)
+        as_text = partial(_text, digits=0 if whole else decimals, longest=longest)
         texts.isetitem(position, column.astype(object).map(as_text))
     return Shown(texts, on_the_left)
 
