@@ -748,10 +748,10 @@ columns = {"what is said": rows.select(picked)["text"], "0.5 s": texts[0.5], "6 
 show(pd.DataFrame(columns).head(6), longest=90)
 
 # %% [markdown]
-# **Read, at `laptop`:** With a margin of half a second some texts run on: the model does not find the end and repeats itself
-# (**loops**), until the limit of new tokens stops it. That costs words *and* time. With 6 s the loops are gone, and there
-# are no more word errors than in the native window. Yet most texts are not the same, letter by letter: a model that knows
-# few of the words is moved by anything.
+# **Read, at `laptop`:** With a margin of half a second some texts run on: the model does not find the end and repeats
+# itself (**loops**), until the limit of new tokens stops it. That costs words *and* time. With 6 s the loops are gone,
+# and there are no more word errors than in the native window. Yet most texts are not the same, letter by letter: a model
+# that knows few of the words is moved by anything.
 #
 # (At `toy` look at it the other way round: its Whispers were trained with hardly any silence after a clip, so there it is
 # the long window that they do not know.)

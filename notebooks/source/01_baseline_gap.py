@@ -238,9 +238,9 @@ scores = pd.DataFrame([comparison.score(lab, "student", key) for key in tests], 
 show(scores[columns])
 
 # %% [markdown]
-# **Read, at `laptop`:** `n` is the number of clips; then come WER with its 95 % interval, CER, and the share of clips whose text loops,
-# in per cent. The intervals of the two leads overlap. In the stress test errors are far more frequent, and the interval is
-# wide. CER is less than half of WER in both domains: most wrong words are nearly right.
+# **Read, at `laptop`:** `n` is the number of clips; then come WER with its 95 % interval, CER, and the share of clips
+# whose text loops, in per cent. The intervals of the two leads overlap. In the stress test errors are far more frequent,
+# and the interval is wide. CER is less than half of WER in both domains: most wrong words are nearly right.
 #
 # ## 3. The teacher, and its stand-in
 #
@@ -372,10 +372,10 @@ plots.plot_gap(heard)
 # %% [markdown]
 # *The figure shows, for each test, the WER of the student and of the teacher stand-in as two bars with 95 % intervals.*
 #
-# **Read, at `laptop`:** In Czech the stand-in is ahead in both domains, and the intervals are apart: here is something to be learned. In
-# the stress test a few looping clips hold many errors, so that the intervals are wide. In the languages it was not tuned on,
-# look for those in which it is *worse* than the student. That is forgetting, and it is the reason why one does not simply
-# fine-tune.
+# **Read, at `laptop`:** In Czech the stand-in is ahead in both domains, and the intervals are apart: here is something to
+# be learned. In the stress test a few looping clips hold many errors, so that the intervals are wide. In the languages it
+# was not tuned on, look for those in which it is *worse* than the student. That is forgetting, and it is the reason why
+# one does not simply fine-tune.
 #
 # Translation is scored with BLEU (runs of one to four words shared with the reference) and chrF (runs of characters),
 # both from 0 to 100; higher is better:
@@ -385,9 +385,9 @@ translation = gap[gap["task"] == "translate"].set_index("system")
 show(translation[["n", "bleu", "bleu_low", "bleu_high", "chrf", "chrf_low", "chrf_high", "loops"]].astype(float))
 
 # %% [markdown]
-# **Read, at `laptop`:** The student translates a little of this Czech, and the intervals of student and stand-in overlap. The stand-in was
-# only ever asked to *transcribe*; see where it still obeys the token `<|translate|>`, and where it writes Czech although
-# English was asked for:
+# **Read, at `laptop`:** The student translates a little of this Czech, and the intervals of student and stand-in overlap.
+# The stand-in was only ever asked to *transcribe*; see where it still obeys the token `<|translate|>`, and where it
+# writes Czech although English was asked for:
 
 # %%
 translated = {name: comparison.counts(lab, name, f"{language}/translation") for name in ("student", "teacher")}
@@ -541,7 +541,7 @@ check(check_paired_interval, paired_interval)
 # %%
 from distilwhisper_lib import paired_difference
 
-show(pd.DataFrame({key: paired_difference(teacher[key], student[key]) for key in tests}).T, digits=2)
+show(pd.DataFrame({key: paired_difference(teacher[key], student[key]) for key in tests}).T, digits={"share": 3})
 
 # %% [markdown]
 # ## 5. What goes wrong
@@ -563,8 +563,8 @@ plots.plot_error_kinds({f"{name}, {key}": table[key] for key in tests for name, 
 # of the reference's words.*
 #
 # **Read, at `laptop`:** In both domains most errors are wrong words. In the stress test insertions grow most, and most of
-# them come from a few clips: **loops**. A text counts as a loop
-# if it can be compressed to less than $1 / 2.4$ of its length (the measure and threshold of OpenAI's own decoder). By hand:
+# them come from a few clips: **loops**. A text counts as a loop if it can be compressed to less than $1 / 2.4$ of its
+# length (the measure and threshold of OpenAI's own decoder). By hand:
 
 # %%
 import zlib
@@ -621,9 +621,9 @@ for name, table in systems.items():
 show(pd.DataFrame({name: pd.Series(pairs) for name, pairs in most.items()}))
 
 # %% [markdown]
-# **Read, at `laptop`:** The most frequent confusions are short words that sound alike. Look also for a Czech word written as in a
-# neighbouring language (Slovak or Polish spelling), and for endings: a model that hears well and knows little Czech makes
-# these.
+# **Read, at `laptop`:** The most frequent confusions are short words that sound alike. Look also for a Czech word written
+# as in a neighbouring language (Slovak or Polish spelling), and for endings: a model that hears well and knows little
+# Czech makes these.
 #
 # ### By length of the clip, and by speaker
 
@@ -633,8 +633,8 @@ plots.plot_wer_by({"student": student[inside], "teacher": teacher[inside]}, by="
 # %% [markdown]
 # *The figure shows WER with its interval for clips of growing length, student beside stand-in, in-domain.*
 #
-# **Read, at `laptop`:** Length matters less than one would think, and the stand-in is ahead at every length of more than a few clips. `n`
-# is the number of clips behind a bar: a bar of one clip says nothing.
+# **Read, at `laptop`:** Length matters less than one would think, and the stand-in is ahead at every length of more than
+# a few clips. `n` is the number of clips behind a bar: a bar of one clip says nothing.
 
 # %%
 plots.plot_wer_by({"student": student[hardest], "teacher": teacher[hardest]}, by="speaker")
@@ -643,8 +643,8 @@ plots.plot_wer_by({"student": student[hardest], "teacher": teacher[hardest]}, by
 # *The figure shows WER with its interval for each character of the stress test, student beside stand-in; what goes
 # beyond 250 is cut off.*
 #
-# **Read, at `laptop`:** The stress test is not one thing: some characters are about as hard as the leads, others are beyond the end of the
-# axis, because of a few clips that loop. A mean over all hides that.
+# **Read, at `laptop`:** The stress test is not one thing: some characters are about as hard as the leads, others are
+# beyond the end of the axis, because of a few clips that loop. A mean over all hides that.
 #
 # ### The worst ones
 
@@ -661,9 +661,9 @@ worst(student[hardest])
 worst(teacher[hardest])
 
 # %% [markdown]
-# **Read, at `laptop`:** The worst are loops, which only the limit of new tokens stops, and short clips of which every word is wrong. Not every
-# bad score is the model's fault: shouting, singing, several voices at once, and subtitles that say something else than the
-# voice are in the data too.
+# **Read, at `laptop`:** The worst are loops, which only the limit of new tokens stops, and short clips of which every
+# word is wrong. Not every bad score is the model's fault: shouting, singing, several voices at once, and subtitles that
+# say something else than the voice are in the data too.
 #
 # ## 6. Harder sound
 #
@@ -705,9 +705,9 @@ for name in ("noise", "reverberation"):
 pivot(both, "system", "test_set", ["n", "wer", "loops"])
 
 # %% [markdown]
-# **Read, at `laptop`:** The stand-in was trained on clean clips only. It loses more points than the student to both noise and echo, and yet
-# it stays ahead. Look at the loops before you believe a difference: in a test of so few clips one loop can move WER by ten
-# points.
+# **Read, at `laptop`:** The stand-in was trained on clean clips only. It loses more points than the student to both noise
+# and echo, and yet it stays ahead. Look at the loops before you believe a difference: in a test of so few clips one loop
+# can move WER by ten points.
 
 # %% [markdown]
 # ## 7. Common trap: the normaliser on Tamil and Thai

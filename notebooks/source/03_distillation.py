@@ -364,9 +364,9 @@ full = {"JS": float(js_divergence(teacher_logits, student_logits)),
 print(", ".join(f"{name} {value:.4f}" for name, value in full.items()))
 
 # %% [markdown]
-# **Read, at `laptop`:** These clips were in no training of either model. The teacher's cross-entropy is well under half of the
-# student's. Its likeliest token is right at 82 % of the positions, the student's at 59 %. That is what there is to learn.
-# (The tokens for language and task count as well.)
+# **Read, at `laptop`:** These clips were in no training of either model. The teacher's cross-entropy is well under half
+# of the student's. Its likeliest token is right at 82 % of the positions, the student's at 59 %. That is what there is to
+# learn. (The tokens for language and task count as well.)
 #
 # Now the same with less and less of the teacher. Two things are compared with the full JS: its value, and the direction of
 # its gradient with respect to the student's logits, because training sees gradients only. Directions are compared by their
@@ -395,7 +395,7 @@ for k in (1, 4, 16, 64, 256, 1024):
     rows.append({"k": k, "JS kept, %": kept, "gradient, cosine": float(cosine), "bytes a token": 4 * k + 2 * (k + 1)})
 print(f"all {size:,} tokens: {2 * size:,} bytes in fp16")
 table = pd.DataFrame(rows).set_index("k")
-show(table, digits=3)
+show(table, digits={"gradient, cosine": 3})
 
 # %%
 fig, ax = plt.subplots(figsize=(6, 4))
@@ -411,8 +411,8 @@ fig.tight_layout()
 # *The figure shows how much of JS and of its gradient's direction is left when only k tokens are stored; the preset's k
 # is the dotted line.*
 #
-# **Read, at `laptop`:** The teacher is mostly sure, so it needs little room: 4 tokens keep 93 % of JS, 16 tokens 98 %, the preset's 256
-# tokens 99 %. The **gradient** needs fewer: with 4 tokens its cosine is 0.998.
+# **Read, at `laptop`:** The teacher is mostly sure, so it needs little room: 4 tokens keep 93 % of JS, 16 tokens 98 %,
+# the preset's 256 tokens 99 %. The **gradient** needs fewer: with 4 tokens its cosine is 0.998.
 #
 # What is lost is how both models spread the rest over tens of thousands of tokens. Each of these gets next to no gradient.
 #
@@ -430,8 +430,8 @@ for name, logits in (("teacher", teacher_logits), ("student", student_logits)):
     print(f"{name}: V x median probability {float(size * logits.softmax(-1).median(-1).values.mean()):.3f}")
 
 # %% [markdown]
-# **Read, at `laptop`:** Outside the top 256 lies 0.5 % of the teacher's mass, nearly all of it in the half of the positions where it is
-# less sure: honest doubt. For both models the product is far below `0.1`.
+# **Read, at `laptop`:** Outside the top 256 lies 0.5 % of the teacher's mass, nearly all of it in the half of the
+# positions where it is less sure: honest doubt. For both models the product is far below `0.1`.
 #
 # That is why the stand-in is fine-tuned without label smoothing. With it, a tenth of its mass would lie on tokens that
 # nobody would say (Müller et al., *When does label smoothing help?*, 2019), and the student would learn that too.
@@ -792,7 +792,8 @@ print(f"L = {weighted:.4f}; relative to CE, JS weighs {0.5 / (0.5 / 1.41**2):.2f
 print(f"without a teacher: {total_loss(ce, gate):.4f}")
 
 # %% [markdown]
-# **Read, at `laptop`:** A nat of JS weighs 1.99 times as much as a nat of CE. But JS is at most $0.69$ nats, and CE has no limit.
+# **Read, at `laptop`:** A nat of JS weighs 1.99 times as much as a nat of CE. But JS is at most $0.69$ nats, and CE has
+# no limit.
 #
 # The answer is no. Adam divides the gradient by its own running size, so a common factor cancels out; only the relation of
 # the parts stays. One step of training does see the scale: gradients above norm 1 are clipped, and with a smaller loss
@@ -931,8 +932,8 @@ for name, run in runs.items():
 show(pd.DataFrame(rows).set_index("system"), digits=2)
 
 # %% [markdown]
-# **Read, at `laptop`:** Both train the same number of weights for the same number of steps. The teacher costs 13 % more time, for the
-# divergence over the stored tokens. It lowers the last validation CE by less than a tenth of a nat.
+# **Read, at `laptop`:** Both train the same number of weights for the same number of steps. The teacher costs 13 % more
+# time, for the divergence over the stored tokens. It lowers the last validation CE by less than a tenth of a nat.
 #
 # The curves show the way there. With label smoothing training CE cannot fall below 1.4: that is the entropy of $q$. The
 # last point of an epoch is the mean of fewer batches, so that it may jump.
@@ -990,8 +991,8 @@ for i in range(4):
 show(pd.DataFrame(rows).set_index(["clip", "who"]))
 
 # %% [markdown]
-# **Read, at `laptop`:** Of the four clips the student gets none right, with the experts it is one. In the third clip the experts make more
-# word errors than the student, 7 instead of 5, though their letters come nearer to what was said.
+# **Read, at `laptop`:** Of the four clips the student gets none right, with the experts it is one. In the third clip the
+# experts make more word errors than the student, 7 instead of 5, though their letters come nearer to what was said.
 #
 # So single clips do not rank systems. The whole test does, with an interval:
 
@@ -1001,12 +1002,13 @@ show(scores[["n", "wer", "wer_low", "wer_high", "cer", "loops"]])
 
 # %%
 differences = comparison.paired(lab, ["student", "experts"], tests=["in-domain"])
-show(differences[["first", "other", "difference", "low", "high", "p"]].set_index(["first", "other"]), digits=2)
+show(differences[["first", "other", "difference", "low", "high", "p"]].set_index(["first", "other"]), digits={"p": 3})
 
 # %% [markdown]
 # A negative difference means fewer errors for the first system; it is decided where its interval excludes zero (notebook 01).
 #
-# **Read, at `laptop`:** With experts and teacher the student makes fewer errors, and that is decided. What the teacher adds is not.
+# **Read, at `laptop`:** With experts and teacher the student makes fewer errors, and that is decided. What the teacher
+# adds is not.
 #
 # This is one training of each. Whether the teacher helps is asked again with more trainings in notebook 05.
 #
@@ -1057,8 +1059,8 @@ for name, by_stack in shares.items():
 show(pd.DataFrame(rows).set_index("system"))
 
 # %% [markdown]
-# **Read, at `laptop`:** Layers: all of the encoder's gates are open, and 84 to 85 % of the decoder's. Five of the decoder's layers are
-# open, and the second is nearly always shut. In training about a third of these gates were shut.
+# **Read, at `laptop`:** Layers: all of the encoder's gates are open, and 84 to 85 % of the decoder's. Five of the
+# decoder's layers are open, and the second is nearly always shut. In training about a third of these gates were shut.
 #
 # Mostly it was the **noise** that shut them. A gate with $G = 0.5$ is open in evaluation. Noise of strength 1 shuts it
 # with probability $P(\varepsilon < -0.5) = 0.31$. So the experts were trained with some of them missing at random, as
@@ -1090,8 +1092,8 @@ plots.plot_gates_over_sound(one["input_features"][0, :, :frames], gates["encoder
 # %% [markdown]
 # *The figure shows the log-mel of the clip (above) and the encoder's gates by layer (below), on one axis of time.*
 #
-# **Read, at `laptop`:** The gates have become switches of whole layers: what a position hears or reads hardly changes them. The exception is
-# the decoder's second layer, whose expert is used at one token alone, that of the language.
+# **Read, at `laptop`:** The gates have become switches of whole layers: what a position hears or reads hardly changes
+# them. The exception is the decoder's second layer, whose expert is used at one token alone, that of the language.
 #
 # So routing by token, which the method allows, is hardly used here. How many gates are open is the budget's doing; in which
 # layers, is learnt.

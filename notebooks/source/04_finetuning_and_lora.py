@@ -71,8 +71,8 @@ show(pd.DataFrame(rows).T)
 # *total* is what lies in memory, *trained* what training changes, *experts* the experts and gates among them. The last
 # column is relative to the student.
 #
-# **Read, at `laptop`:** Fine-tuning trains 98.9 % of the student, LoRA 5.4 %. All systems with experts train 35.3 %, about as much
-# as the student's feed-forward blocks hold.
+# **Read, at `laptop`:** Fine-tuning trains 98.9 % of the student, LoRA 5.4 %. All systems with experts train 35.3 %,
+# about as much as the student's feed-forward blocks hold.
 #
 # (At the preset `smoke` the model is narrower than LoRA's rank, and the order is another one: low rank pays only where the
 # matrices are large.)
@@ -141,7 +141,7 @@ by_hand = LowRank(fc1, r=64, alpha=64)
 x = torch.randn(2, 5, fc1.in_features)  # (B, T, d)
 assert torch.equal(by_hand(x), fc1(x))  # exactly the old layer
 by_hand(x).square().mean().backward()
-print("largest gradient: A", by_hand.A.grad.abs().max().item(), " B", by_hand.B.grad.abs().max().item())
+print(f"largest gradient: A {by_hand.A.grad.abs().max():.2g}, B {by_hand.B.grad.abs().max():.2g}")
 
 # %% [markdown]
 # **Read:** Only B has one. The gradient of A is multiplied by B, and so it is zero.
@@ -160,7 +160,7 @@ with torch.no_grad():
 print("shape", tuple(update.shape), "rank", torch.linalg.matrix_rank(update).item())
 
 # %% [markdown]
-# **Read, at `laptop`:** The rank is 64, the r of this layer. It can never be more than r, or than the smaller side of the matrix if
+# **Read:** The rank is 64, the r of this layer. It can never be more than r, or than the smaller side of the matrix if
 # that is less.
 #
 # This is the whole assumption of LoRA: that what a model has to learn for a new task is such an update.
@@ -202,7 +202,7 @@ with torch.no_grad():
     by_hand.B.copy_(layer.lora_B["default"].weight)
     difference = (by_hand(x) - layer(x)).abs().max().item()
 assert difference < 1e-5
-print("largest difference between ours and PEFT's:", difference)
+print(f"largest difference between ours and PEFT's: {difference:.1g}")
 
 # %% [markdown]
 # **Read:** The largest difference is zero.
@@ -343,8 +343,8 @@ plot_curves(logs, ("ce", "eval_loss"))
 # Look at the right-hand side first. A line that still falls at its end belongs to a system that is not converged. A line
 # that rises belongs to one that learns its training clips by heart.
 #
-# **Read, at `laptop`:** Fine-tuning is at its lowest after the second epoch, and ends above its start. LoRA jumps in the second epoch, and
-# comes back in the third. The experts start between the two and end lowest.
+# **Read, at `laptop`:** Fine-tuning is at its lowest after the second epoch, and ends above its start. LoRA jumps in the
+# second epoch, and comes back in the third. The experts start between the two and end lowest.
 #
 # CE is not WER: it says how well the model guesses forced texts, and WER what `generate` writes. The two need not agree.
 #
@@ -377,8 +377,8 @@ plot_comparison(table, lab.preset.language)
 # *The figure shows the WER of the student and of the three trained systems with 95 % intervals, in-domain on the left,
 # out-of-domain on the right.*
 #
-# **Read, at `laptop`:** In-domain all three lie over 12 points below the student, and at most 1.3 points apart. Out-of-domain LoRA is the
-# lowest, then come the experts; fine-tuning has gained less than a point.
+# **Read, at `laptop`:** In-domain all three lie over 12 points below the student, and at most 1.3 points apart.
+# Out-of-domain LoRA is the lowest, then come the experts; fine-tuning has gained less than a point.
 #
 # The intervals say how far the WER could move with another choice of rooms. They are wide. But two systems are scored
 # on the same clips, so that their *difference* is known better than either WER. We resample both together
@@ -406,16 +406,17 @@ print(*verdicts, sep="\n")
 # %% [markdown]
 # These sentences are computed from your own run.
 #
-# **Read, at `laptop`:** In-domain all three are better than the student, and between LoRA and the other two nothing is decided.
-# Out-of-domain LoRA alone is better than the student, and it is better than fine-tuning and than the experts.
+# **Read, at `laptop`:** In-domain all three are better than the student, and between LoRA and the other two nothing is
+# decided. Out-of-domain LoRA alone is better than the student, and it is better than fine-tuning and than the experts.
 #
 # This is one training of each, on one voice. The study of notebook 05, section 9, says how far it holds.
 #
 # ### With the teacher
 #
 # **Why.** Fine-tuning and LoRA can learn from a teacher as experts can: add JS to their loss. Only so can the method be told from
-# the teacher. One training cannot show effects this small, so we read a study: ten trainings of each in the toy world
-# (`make toy ARGS=seeds`), with intervals over seeds and clips.
+# the teacher. One training cannot show effects this small, so we read two studies: ten trainings of each in the toy world
+# (`make toy ARGS=seeds`), and with real speech four, of experts ten (`make claims ARGS=run`). Their intervals are over seeds,
+# and over clips or rooms.
 #
 # **Predict:** which of the three gains most by the teacher?
 
@@ -423,14 +424,16 @@ print(*verdicts, sep="\n")
 prediction = ...  # "fine-tuning", "LoRA", "experts" or "none"
 
 # %%
-toy_pairs = pd.read_csv(REPOSITORY / "results" / "reference" / "toy" / "study" / "pairs.csv")
+studies = {"toy": "toy/study", "real speech": "study"}
 with_teacher = {"fine-tuning": "fine-tuning-teacher", "lora": "lora-teacher", "experts": "distilwhisper"}
 rows = []
-for alone, taught in with_teacher.items():
-    pair = toy_pairs[(toy_pairs["first"] == taught) & (toy_pairs["other"] == alone)]
-    rows.append(pair[pair["test"].isin(DOMAINS)])
+for world, folder in studies.items():
+    pairs_of_study = pd.read_csv(REPOSITORY / "results" / "reference" / folder / "pairs.csv")
+    for alone, taught in with_teacher.items():
+        pair = pairs_of_study[(pairs_of_study["first"] == taught) & (pairs_of_study["other"] == alone)]
+        rows.append(pair[pair["test"].isin(DOMAINS)].assign(study=world))
 effect = pd.concat(rows).rename(columns={"first": "with teacher", "other": "without"})
-show(effect.set_index(["with teacher", "without", "test"])[["difference", "low", "high", "p"]], digits=2)
+show(effect.set_index(["study", "with teacher", "test"])[["difference", "low", "high", "p"]], digits={"p": 3})
 
 # %% [markdown]
 # **Read:** None of the six differences is decided. LoRA and experts have 0.3 to 0.4 points less with the teacher, fine-tuning
@@ -462,7 +465,8 @@ plot_forgetting(pd.DataFrame(kept))
 # *The figure shows a row for each trained system, a column for each other language: the change of WER against the student
 # in points, red where it is worse. The experts' row is zero by construction.*
 #
-# **Read, at `laptop`:** Less, but much: LoRA loses 8 to 39 points, fine-tuning 18 to 63. In each language LoRA loses less.
+# **Read, at `laptop`:** Less, but much: LoRA loses 8 to 39 points, fine-tuning 18 to 63. In each language LoRA loses
+# less.
 #
 # So the clips of one voice in one language have moved what all languages use. But it would be unfair to stop here. An
 # adapter can be switched off just as experts can. The row of LoRA shows an adapter that is left on, or merged.
@@ -473,10 +477,11 @@ with trained_lora.disable_adapter():
     off = logits_of(trained_lora, features, inputs)
 on = logits_of(trained_lora, features, inputs)
 assert torch.equal(off, plain)
-print("switched off: exactly the student; switched on, the logits differ by up to", (on - plain).abs().max().item())
+print(f"switched off: exactly the student; switched on, the logits differ by up to {(on - plain).abs().max():.1f}")
 
 # %% [markdown]
-# **Read, at `laptop`:** Switched off, the adapter leaves exactly the student. Switched on, the logits are far away, by up to 36.9.
+# **Read, at `laptop`:** Switched off, the adapter leaves exactly the student. Switched on, the logits are far away, by up
+# to 36.9.
 #
 # So forgetting alone does not decide between experts and LoRA: both can be kept apart from the student. Of the
 # three only fine-tuning cannot be undone without the old weights.
@@ -496,7 +501,8 @@ prediction = ...  # "equal", "nearly" or "different"
 merged = trained_lora.merge_and_unload()
 difference = (logits_of(merged, features, inputs) - on).abs().max().item()
 assert difference <= 1e-4 * max(1.0, on.abs().max().item())
-print(type(merged).__name__, "- largest difference of the logits:", difference, "of up to", on.abs().max().item())
+largest = on.abs().max()
+print(f"{type(merged).__name__} - largest difference of the logits: {difference:.1g} of up to {largest:.0f}")
 
 # %% [markdown]
 # **Read, at `laptop`:** Nearly: the largest difference is 0.00006, where the largest logit is 41.
@@ -532,8 +538,8 @@ for n in (1, 8, 99):  # with the student, where it is needed beside the file
 show(sizes.rename(index=lambda name: METHODS[name].label))  # MB
 
 # %% [markdown]
-# **Read, at `laptop`:** For 8 languages LoRA is by far the smallest: 416 MB, where experts take 1,112 and fine-tuned copies 2,323.
-# For one language the fine-tuned copy is the smallest, because it needs no student beside it.
+# **Read, at `laptop`:** For 8 languages LoRA is by far the smallest: 416 MB, where experts take 1,112 and fine-tuned
+# copies 2,323. For one language the fine-tuned copy is the smallest, because it needs no student beside it.
 #
 # The authors' released experts for whisper-small have 458 MB a language: 114.5 million parameters in fp32, 47 % of the base
 # model. That is stored. At any one position only one of the two blocks is *used* (notebook 02).

@@ -62,9 +62,9 @@ show(main.filter(like="WER").join(pd.DataFrame("", index=main.index, columns=pap
 # trains more systems: fine-tuning and LoRA with the teacher; experts with the settings of the release, without the teacher,
 # *CLSR-FT*, and with it, *pooled budget*; and experts without gates, through which every position goes.)
 #
-# **Read, at `laptop`:** The stand-in is lowest in both domains, by 9.5 and 7.6 points. In-domain the four adapted systems follow, at most
-# 2.5 points apart, our variant first. Out-of-domain LoRA is ahead of them, and fine-tuning has gained less than a point. In
-# other languages fine-tuning and LoRA have lost what the experts keep.
+# **Read, at `laptop`:** The stand-in is lowest in both domains, by 9.5 and 7.6 points. In-domain the four adapted systems
+# follow, at most 2.5 points apart, our variant first. Out-of-domain LoRA is ahead of them, and fine-tuning has gained
+# less than a point. In other languages fine-tuning and LoRA have lost what the experts keep.
 #
 # The two empty columns are for the paper's own figures: Common Voice 13 in-domain, FLEURS out-of-domain. We had no copy of
 # its tables that we could check, and a figure from memory is worse than none. If you fill them in, mind what differs:
@@ -172,8 +172,9 @@ fig.tight_layout()
 # *The figure shows two histograms of 2,000 resampled differences, with zero as a dotted line: drawn together they are the
 # narrower ones.*
 #
-# **Read, at `laptop`:** Together the interval is 6.9 points wide, apart 12.2. Apart it holds zero, together it leaves zero out: the same
-# two lists of errors, decided in one way and not in the other. What makes a clip hard for both cancels out only in pairs.
+# **Read, at `laptop`:** Together the interval is 6.9 points wide, apart 12.2. Apart it holds zero, together it leaves
+# zero out: the same two lists of errors, decided in one way and not in the other. What makes a clip hard for both cancels
+# out only in pairs.
 #
 # ## 3. By room
 #
@@ -286,9 +287,9 @@ for _, row in differences.iterrows():
 show(pd.DataFrame(rows).set_index("test"))
 
 # %% [markdown]
-# **Read, at `laptop`:** By clip three of these differences are decided, by room two, and only the gain over the student in-domain is among
-# both. Rooms do not always widen an interval: that against LoRA in-domain now leaves zero out, by a hair. Against
-# fine-tuning and against the same experts without a teacher nothing is decided by room.
+# **Read, at `laptop`:** By clip three of these differences are decided, by room two, and only the gain over the student
+# in-domain is among both. Rooms do not always widen an interval: that against LoRA in-domain now leaves zero out, by a
+# hair. Against fine-tuning and against the same experts without a teacher nothing is decided by room.
 #
 # What such a line says, exactly:
 #
@@ -491,11 +492,12 @@ decisions["other"] = decisions["other"].map(label)
 decisions["p, Holm"] = by_hand
 decisions["decided alone"] = p_values <= 0.05
 decisions["decided among all"] = by_hand <= 0.05
-show(decisions.rename(columns={"other": "our variant minus"}).rename_axis("test"), digits=3)
+show(decisions.rename(columns={"other": "our variant minus"}).rename_axis("test"),
+     digits={"p": 3, "p, Holm": 3})
 
 # %% [markdown]
-# **Read, at `laptop`:** Two differences are decided alone, and one among all: the gain over the student in-domain. LoRA in-domain is open
-# again: its p value was 0.044.
+# **Read, at `laptop`:** Two differences are decided alone, and one among all: the gain over the student in-domain. LoRA
+# in-domain is open again: its p value was 0.044.
 #
 # The correction needs to know how many there were. Whoever tries twenty settings and shows the best one has made twenty
 # comparisons. So write down what you will compare *before* you run it, as the study of section 9 did.
@@ -621,9 +623,9 @@ show(pd.DataFrame(rows).T.rename_axis(hardest))
 # Even a decided gain would have two explanations. The stand-in was trained on clips that no compared system has heard, also
 # of the other voice. A system that learns from it profits from these clips, and not only from being *distilled*.
 #
-# **Read, at `laptop`:** The student loops on 6 clips, and the interval of its plain WER is 72 points wide. Our variant loops on none and
-# has the second lowest plain WER. Capped, the systems lie much closer together, and our variant has the highest WER of all.
-# Even so every system is wrong at three words of four.
+# **Read, at `laptop`:** The student loops on 6 clips, and the interval of its plain WER is 72 points wide. Our variant
+# loops on none and has the second lowest plain WER. Capped, the systems lie much closer together, and our variant has the
+# highest WER of all. Even so every system is wrong at three words of four.
 #
 # ## 6. What is kept: other languages, another task
 #
@@ -642,8 +644,8 @@ plots.save_figure(plots.plot_forgetting(table), figures / "forgetting.png")
 # *The figure shows a row for each system, a column for each other language (WER) and for translation (BLEU): the change
 # against the student in points; red is worse, and BLEU is worse when it falls.*
 #
-# **Read, at `laptop`:** Fine-tuning loses 18 to 63 points of WER, LoRA that stays on 8 to 39. The experts and the LoRA that is switched
-# off lose nothing, to the last digit.
+# **Read, at `laptop`:** Fine-tuning loses 18 to 63 points of WER, LoRA that stays on 8 to 39. The experts and the LoRA
+# that is switched off lose nothing, to the last digit.
 #
 # Zero by construction: what is switched off leaves the frozen student. Fine-tuning cannot be switched off. So the rows of
 # zeros are a property of *switchable* adaptation, and no evidence that experts are the better adapter. Such a claim needs
@@ -744,8 +746,8 @@ texts = pd.DataFrame({"language": languages, "in a mixed batch": mixed, "one by 
 show(texts.assign(equal=texts["in a mixed batch"] == texts["one by one"]))
 
 # %% [markdown]
-# **Read, at `laptop`:** From 2.4 minutes of speech the experts of the second language close seven tenths of the gap between student
-# and stand-in. All six texts of the mixed batch are those of the clips alone.
+# **Read, at `laptop`:** From 2.4 minutes of speech the experts of the second language close seven tenths of the gap
+# between student and stand-in. All six texts of the mixed batch are those of the clips alone.
 #
 # Each row goes through its own language's experts. (Sums in another order may differ in the last digit; a text could differ
 # where two words are equally likely.)
@@ -804,9 +806,9 @@ plots.save_figure(plots.plot_cost(costs), figures / "cost.png")
 # *The figure shows in-domain WER against minutes of training (left) and megabytes stored for each language (right); low and
 # left is good. The teacher's pass is not counted; points that would cover each other are drawn side by side.*
 #
-# **Read, at `laptop`:** Training takes 174 to 199 seconds, and the teacher's pass adds 7. LoRA's file is the smallest (16 MB),
-# fine-tuning's the largest (290 MB); experts have 103 MB, about a third of the student. Of parameters that are active,
-# experts have hardly more than the student: 73.0 million and 72.6.
+# **Read, at `laptop`:** Training takes 174 to 199 seconds, and the teacher's pass adds 7. LoRA's file is the smallest (16
+# MB), fine-tuning's the largest (290 MB); experts have 103 MB, about a third of the student. Of parameters that are
+# active, experts have hardly more than the student: 73.0 million and 72.6.
 #
 # LoRA's extra parameters are gone after merging. The time of the teacher's own training is not in the table: with a real
 # teacher, somebody else has paid it.
@@ -834,8 +836,9 @@ prediction = ...  # the numbers of the claims
 from distilwhisper_lib import REPOSITORY
 
 hypotheses = pd.read_csv(REPOSITORY / "results" / "reference" / "study" / "hypotheses.csv").set_index("name")
+hypotheses.loc["e-time", ["difference", "low", "high"]] *= 100  # per cent of plain Whisper's time, from the claimed 103
 columns = ["first", "other", "test", "trainings", "difference", "low", "high", "p_holm", "verdict"]
-show(hypotheses[columns], digits=3)
+show(hypotheses[columns], digits={"p_holm": 3})
 
 # %%
 of_gain = hypotheses[hypotheses["test"].isin(["in-domain", "out-of-domain"])]
@@ -921,9 +924,9 @@ verdicts.loc["6. inference has little overhead", "elsewhere"] = f"{more:+.1f} % 
 show(verdicts)
 
 # %% [markdown]
-# **Read, at `laptop`:** Claim 1 holds in both domains. Claim 2 is open in both, against fine-tuning and against LoRA, and so is
-# the teacher's part. Claim 5 holds by construction, for a LoRA that is switched off as
-# well. For claim 6: a position goes through half a per cent more parameters.
+# **Read, at `laptop`:** Claim 1 holds in both domains. Claim 2 is open in both, against fine-tuning and against LoRA, and
+# so is the teacher's part. Claim 5 holds by construction, for a LoRA that is switched off as well. For claim 6: a
+# position goes through half a per cent more parameters.
 #
 # A table does not say what may be said. What one would like to say, and whether one may:
 #
