@@ -34,6 +34,13 @@ UNTRAINED_PAIRS = (
     ("teacher", "fine-tuning"),
 )
 
+# And what experts without gates are, among those that learn from the same teacher.
+GATELESS_PAIRS = (
+    ("experts-open-teacher", "fine-tuning-teacher"),
+    ("experts-open-teacher", "lora-teacher"),
+    ("experts-open-teacher", "experts-open"),
+)
+
 # Of the pilot, in which no system has a teacher.
 PILOT_PAIRS = (("experts", "fine-tuning"), ("experts", "lora"), ("lora", "fine-tuning"))
 
@@ -189,7 +196,7 @@ def systems_table(errors: pd.DataFrame) -> pd.DataFrame:
 def pairs_table(errors: pd.DataFrame) -> pd.DataFrame:
     """Return the differences of all pairs that there are, on every test, folds together."""
     rows = []
-    for first, other in (*PAIRS, *UNTRAINED_PAIRS):
+    for first, other in (*PAIRS, *GATELESS_PAIRS, *UNTRAINED_PAIRS):
         for test in [*dict.fromkeys(errors["test"]), OTHER_LANGUAGES]:
             pair = pair_of(errors, first, other, test)
             if test == TRANSLATION or pair[0].empty:
