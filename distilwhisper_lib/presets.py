@@ -245,7 +245,7 @@ LAPTOP = Preset(
         "experts-open-teacher": 1e-4,
         "distilwhisper-low-rank": 5e-4,
     },
-    minutes="63 min on 2 cores",
+    minutes="40 min on 2 cores",
     memory="6 GB",
 )
 

@@ -266,7 +266,7 @@ def language_experts() -> list[Claim]:
                 and numbers_of(stem, "a 30 s window, unmasked", "a 30 s window")[-1] > 95
             ),
         ),
-        Claim("On a CPU the factor is near 1", lambda: _times_plain() < 1.25),
+        Claim("On a CPU the factor lies between 1 and 1.4", lambda: 1 < _times_plain() < 1.4),
     ]
 
 

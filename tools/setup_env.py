@@ -45,7 +45,7 @@ BOOK_GB, BOOK_MB = 0.5, 100
 DEMO_GB, DEMO_MB = 0.4, 85
 
 COURSE = (
-    "`make course` then takes about 63 min on 2 cores, 6 GB of memory and 4.0 GB more of disk "
+    "`make course` then takes about 40 min on 2 cores, 6 GB of memory and 4.0 GB more of disk "
     "({free:.0f} GB are free here); it downloads 561 MB of speech and 290 MB of weights"
 )
 

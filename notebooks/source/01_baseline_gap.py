@@ -16,7 +16,7 @@
 # |---|---|---|---|
 # | smoke | 2 cores | under a minute | 1 GB |
 # | toy | 2 cores | under a minute | 1 GB |
-# | laptop | 2 cores | 35 min, with other work beside it (a third of it: training the teacher stand-in, once) | 4.4 GB |
+# | laptop | 2 cores | 14 min, half of it training the teacher stand-in, once | 4.4 GB |
 # | colab | T4 | not measured yet | not measured yet |
 
 # %% tags=["setup"]

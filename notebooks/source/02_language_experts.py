@@ -368,9 +368,9 @@ print(f"{torch.stack(gates).mean():.0%} of the gates are open")
 print(f"plain {plain:.3f} s, with experts {routed:.3f} s: {routed / plain:.2f} times")
 
 # %% [markdown]
-# **Read:** On a CPU the factor is near 1: a position goes through one FFN and the small gate, and the sorting costs a
-# little. Where both FFNs are computed it lies well above one, but below two, for the FFNs are only a part of the work. A single
-# measurement scatters; notebook 08 measures with care.
+# **Read:** On a CPU the factor lies between 1 and 1.4: a position goes through one FFN and the small gate, and sorting the
+# positions costs most where they go both ways, as here. Where both FFNs are computed it is higher, but below two, for the FFNs
+# are only a part of the work. A single measurement scatters; notebook 08 measures with care.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2.1: What does a language weigh? (by hand)

@@ -16,7 +16,7 @@
 # |---|---|---|---|
 # | smoke | 2 cores | under 1 min | 1 GB |
 # | toy | 2 cores | under 1 min | 1 GB |
-# | laptop | 2 cores | 8 min, most of it two trainings | 5.8 GB |
+# | laptop | 2 cores | 7 min, most of it two trainings | 5.8 GB |
 # | colab | T4 | not measured yet | not measured yet |
 #
 # Two systems are trained here (section 7), and the teacher where notebook 01 has not trained it yet. What has been
@@ -932,7 +932,7 @@ for name, run in runs.items():
 show(pd.DataFrame(rows).set_index("system"), digits=2)
 
 # %% [markdown]
-# **Read, at `laptop`:** Both train the same number of weights for the same number of steps. The teacher costs 13 % more
+# **Read, at `laptop`:** Both train the same number of weights for the same number of steps. The teacher costs 11 % more
 # time, for the divergence over the stored tokens. It lowers the last validation CE by less than a tenth of a nat.
 #
 # The curves show the way there. With label smoothing training CE cannot fall below 1.4: that is the entropy of $q$. The

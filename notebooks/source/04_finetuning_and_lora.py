@@ -18,7 +18,7 @@
 # |---|---|---|---|
 # | smoke | 2 cores | under a minute | 1 GB |
 # | toy | 2 cores | under a minute | 1 GB |
-# | laptop | 2 cores | 11 min, half of it two trainings | 5.8 GB |
+# | laptop | 2 cores | 10 min, half of it two trainings | 5.8 GB |
 # | colab | T4 | not measured yet | not measured yet |
 
 # %% tags=["setup"]

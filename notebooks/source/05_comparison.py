@@ -806,7 +806,7 @@ plots.save_figure(plots.plot_cost(costs), figures / "cost.png")
 # *The figure shows in-domain WER against minutes of training (left) and megabytes stored for each language (right); low and
 # left is good. The teacher's pass is not counted; points that would cover each other are drawn side by side.*
 #
-# **Read, at `laptop`:** Training takes 174 to 199 seconds, and the teacher's pass adds 7. LoRA's file is the smallest (16
+# **Read, at `laptop`:** Training takes 156 to 174 seconds, and the teacher's pass adds 7. LoRA's file is the smallest (16
 # MB), fine-tuning's the largest (290 MB); experts have 103 MB, about a third of the student. Of parameters that are
 # active, experts have hardly more than the student: 73.0 million and 72.6.
 #
