@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -207,6 +208,8 @@ def open_lab(preset: str | None = None, **changes):
     folders = [str(ROOT), str(ROOT / "notebooks")]
     sys.path[:0] = [folder for folder in folders if folder not in sys.path]
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # peft asks transformers by a name that is being replaced: nothing that a reader could mend
+    warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
 
     from distilwhisper_lib import open_lab as open_lab_of_library
 

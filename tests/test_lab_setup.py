@@ -4,6 +4,7 @@ import importlib.metadata
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -221,6 +222,19 @@ def test_where_a_gpu_is_and_no_preset_is_chosen_colab_is_offered(
     line = 'a GPU is here: set PRESET = "colab" above for openai/whisper-small\n'
     assert capsys.readouterr().out == (line if offered else "")
     assert re.search(r"^PRESET = None  # .*\"colab\"", CELL, flags=re.M)
+
+
+def test_a_reader_is_not_told_what_peft_calls_by_its_old_name(calls):
+    from peft import get_peft_model
+
+    from distilwhisper_lib import lora_config
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        lab = lab_setup.open_lab("smoke")
+        get_peft_model(lab.student(), lora_config())
+        with pytest.raises(FutureWarning):
+            warnings.warn("another", FutureWarning, stacklevel=1)
 
 
 @pytest.mark.parametrize("preset", ["smoke", "toy", "laptop"])

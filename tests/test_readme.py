@@ -191,7 +191,8 @@ def test_generated_parts_are_up_to_date(page):
 
 @each_page
 def test_every_marked_part_is_generated(page):
-    marked = re.findall(r"<!-- ([\w-]+): written by", PAGES[page].replace("`<!--", ""))
+    mark = r"<!-- ([\w-]+): (?:written by )?tools/"
+    marked = re.findall(mark, PAGES[page].replace("`<!--", ""))
     assert sorted(marked) == sorted(readme_results.PAGES.get(page, {}))
 
 
@@ -246,12 +247,28 @@ def test_the_sentences_say_what_the_verdicts_say(verdicts, outcome, teacher, mon
     monkeypatch.setattr(
         docs_study, "read", lambda name: table if name == "hypotheses" else read(name)
     )
-    first, second, third = docs_study.sentences().splitlines()
-    assert outcome in first and teacher in second and "switched off" in third
+    first, second, third, fourth = docs_study.sentences().splitlines()
+    assert outcome in first and teacher in second and "switched off" in fourth
+    assert "against experts without gates" in third
     if "incomplete" in verdicts:
         assert "(" not in first + second
     else:
         assert f"({verdicts[0]})" in first and f"({verdicts[4]})" in second
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "title"),
+    [(0.1, 2.0, "Gates cost errors"), (-0.1, 2.0, "What gates cost is not decided")],
+)
+def test_what_gates_cost_is_said_by_its_intervals(low, high, title, monkeypatch):
+    first, other = docs_study.GATES["with the teacher"]
+    row = {"first": first, "other": other, "difference": 1.0, "low": low, "high": high}
+    table = pd.DataFrame([row | {"test": test} for test in docs_study.DOMAINS])
+    monkeypatch.setattr(docs_study, "read", lambda name: table)
+    (line,) = docs_study._cost_of_gates()
+    assert f"**{title}** (exploratory)" in line
+    monkeypatch.setattr(docs_study, "read", lambda name: table[:1])
+    assert docs_study._cost_of_gates() == []
 
 
 def difference_rows(pairs, **about):

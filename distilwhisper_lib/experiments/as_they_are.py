@@ -243,8 +243,8 @@ def score_as_it_is(lab: Lab, name: str, model: AsItIs, key: str) -> dict:
     """
     test = lab.test_set(key)
     experts = "on" if isinstance(model, Published) else ""
-    row = row_of(test, name, experts, lab.preset.seed)
     counts = counts_as_it_is(lab, model, key)
+    row = row_of(test, name, experts, lab.preset.seed)
     folder = model.find(test.language)
     row["revision"] = model.identity(folder, test.language)
     return row | summarise(counts) | {"normaliser": lab.preset.normaliser}

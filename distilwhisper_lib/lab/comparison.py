@@ -116,8 +116,8 @@ def score(lab: Lab, name: str, key: str, experts: bool | str = True, **changes) 
     """
     check_experts(experts)
     test = lab.test_set(key)
-    row = row_of(test, name, _switch(name, experts), changes.get("seed", lab.preset.seed))
     table = counts(lab, name, key, experts, **changes)
+    row = row_of(test, name, _switch(name, experts), changes.get("seed", lab.preset.seed))
 
     normaliser = lab.preset.normaliser
     if test.task != "translate":
@@ -137,7 +137,7 @@ def row_of(test: TestSet, system: str, experts: str, seed: int) -> dict:
     """Return the first columns of a row of comparison.csv: which system, on which test.
 
     Args:
-        test: The test.
+        test: The test; its corpus is prepared.
         system: Name of the row.
         experts: "on", "off", "encoder", or "" for a system without experts.
         seed: Of the training.
