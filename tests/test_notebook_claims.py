@@ -15,7 +15,7 @@ SOURCES = {path.stem: path for path in tool.sources()}
 
 @pytest.mark.parametrize("stem", tool.CLAIMS)
 def test_each_claim_stands_in_its_notebook_and_holds(stem):
-    text = " ".join(tool.read_paragraphs(SOURCES[stem]))
+    text = " ".join(tool.paragraphs(SOURCES[stem]))
     for claim in tool.CLAIMS[stem]():
         assert claim.passage in text, claim.passage
         assert claim.holds(), f"{stem}: the outputs do not show that {claim.passage!r}"

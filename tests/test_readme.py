@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import docs_claims  # noqa: E402
 import docs_figures  # noqa: E402
 import docs_study  # noqa: E402
+import docs_toy  # noqa: E402
 import draw_architecture  # noqa: E402
 import readme_results  # noqa: E402
 import stored_results  # noqa: E402
@@ -269,6 +270,24 @@ def test_what_gates_cost_is_said_by_its_intervals(low, high, title, monkeypatch)
     assert f"**{title}** (exploratory)" in line
     monkeypatch.setattr(docs_study, "read", lambda name: table[:1])
     assert docs_study._cost_of_gates() == []
+
+
+@pytest.mark.parametrize(
+    ("toy", "real", "said"),
+    [
+        ((0.1, 1.0), (0.2, 2.0), "alike"),
+        ((-1.0, -0.1), (0.2, 2.0), "**contrary**"),
+        ((-1.0, 0.1), (-0.2, 2.0), "both open"),
+        ((0.1, 1.0), (-0.2, 2.0), "decided at toy alone"),
+        ((-0.1, 1.0), (0.2, 2.0), "decided with real speech alone"),
+    ],
+)
+def test_two_worlds_agree_where_both_have_decided_alike(toy, real, said):
+    rows = [
+        pd.Series({"difference": sum(ends) / 2, "low": ends[0], "high": ends[1]})
+        for ends in (toy, real)
+    ]
+    assert docs_toy._agreement(*rows) == said
 
 
 def difference_rows(pairs, **about):

@@ -1,4 +1,4 @@
-"""What the notebooks' "Read" paragraphs say of results, and whether their outputs bear it out.
+"""What the notebooks say of results, and whether their outputs bear it out.
 
 Each claim is a passage of a notebook and a function that looks at the outputs of the committed
 notebook, or at the reference results. A function returns True where the passage holds.
@@ -49,14 +49,17 @@ class Claim(NamedTuple):
 # ---- paragraphs
 
 
+def paragraphs(path: Path) -> Iterator[str]:
+    """Yield the paragraphs of a source, each on one line."""
+    for cell in read_source(path):
+        if cell.cell_type == "markdown":
+            for paragraph in cell.source.split("\n\n"):
+                yield " ".join(paragraph.split())
+
+
 def read_paragraphs(path: Path) -> Iterator[str]:
     """Yield the paragraphs of a source that tell what an output shows, each on one line."""
-    for cell in read_source(path):
-        if cell.cell_type != "markdown":
-            continue
-        for paragraph in cell.source.split("\n\n"):
-            if paragraph.startswith("**Read"):
-                yield " ".join(paragraph.split())
+    return (text for text in paragraphs(path) if text.startswith("**Read"))
 
 
 def unbound_numbers(paragraph: str, claims: list[Claim]) -> list[str]:

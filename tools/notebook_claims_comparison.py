@@ -6,6 +6,7 @@ notebook does; what no table holds is read off the outputs stored in the noteboo
 
 from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from distilwhisper_lib.experiments.claims_tables import TIME_TARGET
 STEM = "05_comparison"
 LAPTOP = ROOT / "results" / "reference" / "laptop"
 STUDY = ROOT / "results" / "reference" / "study"
+TOY = ROOT / "results" / "reference" / "toy" / "study"
 
 OURS = "distilwhisper"
 DOMAINS = ("in-domain", "out-of-domain")
@@ -473,9 +475,9 @@ def _are(other: str, inside: str, outside: str) -> bool:
 # ---- all
 
 
-def _of_the_study(first: str, other: str) -> pd.DataFrame:
-    """Return a difference of the study in both domains, in their order."""
-    table = pd.read_csv(STUDY / "pairs.csv").set_index(["first", "other", "test"])
+def _difference_in(study: Path, first: str, other: str) -> pd.DataFrame:
+    """Return a difference of a study in both domains, in their order."""
+    table = pd.read_csv(study / "pairs.csv").set_index(["first", "other", "test"])
     return table.loc[[(first, other, test) for test in DOMAINS]]
 
 
@@ -486,19 +488,24 @@ def _has_points(found: pd.DataFrame, texts: tuple[str, str]) -> bool:
 
 
 def _gates_cost() -> bool:
-    found = _of_the_study("distilwhisper", "experts-open-teacher")
+    found = _difference_in(STUDY, "distilwhisper", "experts-open-teacher")
     return bool((found["low"] > 0).all()) and _has_points(found, ("2.6", "2.9"))
 
 
+def _gates_cost_at_toy_too() -> bool:
+    found = _difference_in(TOY, "distilwhisper", "experts-open-teacher")
+    return bool((found["low"] > 0).all())
+
+
 def _teacher_without_gates() -> bool:
-    found = _of_the_study("experts-open-teacher", "experts-open")
+    found = _difference_in(STUDY, "experts-open-teacher", "experts-open")
     helps_outside_alone = found["high"].iloc[0] > 0 > found["high"].iloc[1]
     return helps_outside_alone and _has_points(found, ("1.7", "2.2"))
 
 
 def _gateless_against_rivals() -> bool:
-    tuned = _of_the_study("experts-open-teacher", "fine-tuning-teacher")
-    lora = _of_the_study("experts-open-teacher", "lora-teacher")
+    tuned = _difference_in(STUDY, "experts-open-teacher", "fine-tuning-teacher")
+    lora = _difference_in(STUDY, "experts-open-teacher", "lora-teacher")
     return bool((tuned["high"] < 0).all()) and not any(decided(row) for _, row in lora.iterrows())
 
 
@@ -506,6 +513,7 @@ def comparison() -> list[Claim]:
     """Return the claims of notebook 05."""
     return [
         Claim("gates cost 2.6 and 2.9 points, decided in both domains", _gates_cost),
+        Claim("The toy languages say the same of gates", _gates_cost_at_toy_too),
         Claim(
             "Without gates the teacher helps by 1.7 and 2.2 points, decided out-of-domain alone.",
             _teacher_without_gates,

@@ -1,9 +1,11 @@
 """What notebook 03 says of results; `notebook_claims.py` collects and checks it."""
 
+import json
 from itertools import pairwise
 
 import numpy as np
 from notebook_claims import (
+    ROOT,
     Claim,
     numbers_of,
     output_of,
@@ -11,6 +13,8 @@ from notebook_claims import (
     table_numbers,
 )
 from notebook_pictures import bars, curve, last, panels
+
+from distilwhisper_lib.whisper.shapes import VOCABULARY
 
 STEM = "03_distillation"
 OURS = ("experts", "distilwhisper")  # without the teacher, and with it
@@ -104,6 +108,18 @@ def _a_step_helps() -> bool:
 def _trained(system: str) -> list[float]:
     """Return steps, trained weights, seconds, best and last validation CE, last budget loss."""
     return table_numbers(STEM, '"best validation CE": min(', f"{system} ")
+
+
+def _toy_vocabulary() -> int:
+    config = (ROOT / "data" / "toy" / "student" / "config.json").read_text(encoding="utf-8")
+    return json.loads(config)["vocab_size"]
+
+
+def _least_smoothed_ce(vocabulary: int) -> float:
+    """Return the entropy in nats of a label that is smoothed by 0.1."""
+    spread = 0.1 / vocabulary
+    label = 0.9 + spread
+    return -label * np.log(label) - (vocabulary - 1) * spread * np.log(spread)
 
 
 def _same_work() -> bool:
@@ -256,6 +272,13 @@ def claims() -> list[Claim]:
         ),
         Claim("One step on one batch lowers the loss of that batch.", _a_step_helps),
         Claim("Both train the same number of weights for the same number of steps.", _same_work),
+        Claim(
+            "1.4 with Whisper's vocabulary, 1.1 with the smaller one of `toy`",
+            lambda: (
+                shows(_least_smoothed_ce(VOCABULARY), "1.4")
+                and shows(_least_smoothed_ce(_toy_vocabulary()), "1.1")
+            ),
+        ),
         Claim(
             "The teacher costs 11 % more time",
             lambda: shows(100 * (_trained(OURS[1])[2] / _trained(OURS[0])[2] - 1), "11"),

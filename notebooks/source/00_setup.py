@@ -418,10 +418,10 @@ plots.plot_log_mel(features, rows[0]["text"])
 # %% [markdown]
 # *The figure shows the log-mel of the first clip: time from left to right, frequency from bottom to top, bright is loud.*
 #
-# **Read:** The stripes one above the other are the overtones of a voice; where they bend, its pitch rises or falls. The
-# brightest regions are the formants: they move as the vowel changes. Clouds at the top without stripes are consonants such
-# as *s* and *ž*. What stays bright after the words is the room's echo. Silence is dark, and all of it has the same value:
-# the floor, $8$ below the maximum before scaling.
+# **Read, at `laptop`:** The stripes one above the other are the overtones of a voice; where they bend, its pitch rises or
+# falls. The brightest regions are the formants: they move as the vowel changes. Clouds at the top without stripes are
+# consonants such as *s* and *ž*. What stays bright after the words is the room's echo. Silence is dark, and all of it has
+# the same value: the floor, $8$ below the maximum before scaling.
 
 # %% [markdown]
 # ## 6. What Whisper writes: the decoder's tokens
