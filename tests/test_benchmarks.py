@@ -77,7 +77,7 @@ def one_clip():
 
 
 def assert_over_floor(table):
-    """Check the column of ratios to the floor: no more, for how long a run took is no test's matter."""
+    """Check the column of ratios to the floor, as arithmetic: no test asks how long a run took."""
     assert (table["floor"] > 0).all()
     expected = table["seconds"] / table["floor"]
     np.testing.assert_allclose(table["times floor"], expected, rtol=1e-2)
