@@ -21,7 +21,11 @@ ROOT = Path(__file__).resolve().parent.parent
 UNTOUCHED = ("numpy", "torch")
 RESTART = "restart the runtime, then run this cell again, before you import anything"
 COMMITTED_PRESET = "laptop"  # of the outputs that are stored in the notebooks
-FOLDER_VARIABLES = ("LAB_CACHE", "LAB_DATA", "LAB_RESULTS")  # as in distilwhisper_lib/files.py
+FOLDER_VARIABLES = (
+    "LAB_CACHE",
+    "LAB_DATA",
+    "LAB_RESULTS",
+)  # as in distilwhisper_lib/files/folders.py
 
 
 def missing_requirements(root: Path = ROOT) -> list[str]:

@@ -15,8 +15,9 @@ from distilwhisper_lib.data.corpora.asterisk import (
     why_not,
 )
 from distilwhisper_lib.data.corpora.items import reason_to_drop
-from distilwhisper_lib.data.corpora.loading import corpus_report, load_corpus
+from distilwhisper_lib.data.corpora.loading import load_corpus
 from distilwhisper_lib.data.corpora.packages import find_package
+from distilwhisper_lib.data.corpora.reports import corpus_report
 
 
 def test_prompts_are_read_without_comments_and_with_colons_in_the_text():

@@ -26,14 +26,10 @@ from made_corpora import (
 from distilwhisper_lib.data.audio import read_audio
 from distilwhisper_lib.data.corpora import archives, common_voice, items, loading, shards
 from distilwhisper_lib.data.corpora.common_voice import most_voted
-from distilwhisper_lib.data.corpora.loading import (
-    FEATURES,
-    corpus_folder,
-    corpus_release,
-    corpus_report,
-    load_corpus,
-    select,
-)
+from distilwhisper_lib.data.corpora.loading import load_corpus
+from distilwhisper_lib.data.corpora.registry import FEATURES, corpus_folder
+from distilwhisper_lib.data.corpora.reports import corpus_release, corpus_report
+from distilwhisper_lib.data.corpora.selection import select
 from distilwhisper_lib.files import cache_dir
 
 NAME = "common-voice-3k"

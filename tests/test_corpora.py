@@ -13,17 +13,12 @@ from damage import damaged
 from made_corpora import make_fillets, make_stamps
 
 from distilwhisper_lib.data.audio import SAMPLE_RATE, read_audio
-from distilwhisper_lib.data.corpora import loading, packages
+from distilwhisper_lib.data.corpora import loading, packages, preparing, registry
 from distilwhisper_lib.data.corpora.items import SPLITS, without_duplicates
-from distilwhisper_lib.data.corpora.loading import (
-    CORPORA,
-    FEATURES,
-    corpus_folder,
-    corpus_report,
-    load_corpus,
-    of_speaker,
-    select,
-)
+from distilwhisper_lib.data.corpora.loading import load_corpus
+from distilwhisper_lib.data.corpora.registry import CORPORA, FEATURES, corpus_folder
+from distilwhisper_lib.data.corpora.reports import corpus_report
+from distilwhisper_lib.data.corpora.selection import of_speaker, select
 from distilwhisper_lib.data.normalisers import normalise
 from distilwhisper_lib.files import REPOSITORY, cache_dir
 from distilwhisper_lib.whisper.tokens import LANGUAGES
@@ -94,14 +89,14 @@ def test_the_same_data_have_the_same_fingerprint_wherever_they_come_from(
 
 
 def test_a_prepared_corpus_is_not_prepared_again(fillets, monkeypatch):
-    monkeypatch.setattr(loading, "_prepare", lambda *_: pytest.fail("prepared again"))
+    monkeypatch.setattr(loading, "prepare_small", lambda *_: pytest.fail("prepared again"))
     assert load_corpus("fillets", "cs")["id"][:] == fillets["id"][:]
     loading._OPENED.clear()  # as in another process
     assert load_corpus("fillets", "cs")["id"][:] == fillets["id"][:]
 
 
 def test_a_process_opens_a_corpus_once(fillets, tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "read_json", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr(loading, "is_current", lambda _: pytest.fail("read again"))
     monkeypatch.setattr(loading, "load_from_disk", lambda _: pytest.fail("opened again"))
     assert load_corpus("fillets", "cs") is fillets
     assert load_corpus("fillets", "Czech") is fillets
@@ -148,7 +143,7 @@ def test_a_corpus_of_an_older_builder_is_prepared_anew(fillets, tmp_path):
     path = corpus_folder("fillets", "cs") / "report.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"builder": 0}))
     load_corpus("fillets", "cs", make_fillets(tmp_path))
-    assert corpus_report("fillets", "cs")["builder"] == loading.BUILDER
+    assert corpus_report("fillets", "cs")["builder"] == registry.BUILDER
 
 
 def test_a_damaged_corpus_is_set_aside_and_prepared_anew(fillets, tmp_path, capsys):
@@ -310,7 +305,7 @@ def test_a_full_disk_leaves_no_incomplete_corpus(tmp_path, monkeypatch):
         monkeypatch.context() as patch,
         pytest.raises(OSError, match="no space left under .*corpora.*LAB_CACHE"),
     ):
-        patch.setattr(loading, "write_json", full)
+        patch.setattr(preparing, "write_json", full)
         load_corpus("toy", "cs")
     assert [path.name for path in (cache_dir() / "corpora").iterdir() if path.is_dir()] == []
     assert len(load_corpus("toy", "cs")) == 28
@@ -318,7 +313,7 @@ def test_a_full_disk_leaves_no_incomplete_corpus(tmp_path, monkeypatch):
 
 def prepare_slowly(folder: Path, target: str, moment: str, ready) -> None:
     """Prepare the corpus, but stop for a minute before or after one of its steps."""
-    real = getattr(loading, target)
+    real = getattr(preparing, target)
 
     def slow(*arguments, **settings):
         result = real(*arguments, **settings) if moment == "after" else None
@@ -326,7 +321,7 @@ def prepare_slowly(folder: Path, target: str, moment: str, ready) -> None:
         time.sleep(60)
         return result
 
-    setattr(loading, target, slow)
+    setattr(preparing, target, slow)
     load_corpus("fillets", "cs", folder)
 
 

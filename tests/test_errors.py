@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 
 from distilwhisper_lib.data.audio import encode_flac, log_mel, read_audio
 from distilwhisper_lib.data.batches import Clips, Collator, window_frames
-from distilwhisper_lib.data.corpora.loading import load_corpus, select
+from distilwhisper_lib.data.corpora.loading import load_corpus
+from distilwhisper_lib.data.corpora.selection import select
 from distilwhisper_lib.data.normalisers import normalise
 from distilwhisper_lib.device import mixed_precision
 from distilwhisper_lib.evaluation.scoring import summarise

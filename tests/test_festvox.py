@@ -4,7 +4,8 @@ import pytest
 from made_corpora import make_deb, make_festvox, tree
 
 from distilwhisper_lib.data.corpora.festvox import clean, festvox_items, sentences
-from distilwhisper_lib.data.corpora.loading import corpus_report, load_corpus
+from distilwhisper_lib.data.corpora.loading import load_corpus
+from distilwhisper_lib.data.corpora.reports import corpus_report
 from distilwhisper_lib.data.normalisers import normalise
 
 

@@ -34,7 +34,7 @@ from distilwhisper_lib.files import (
     write_json,
 )
 
-ROOT = Path(files.__file__).resolve().parent.parent
+ROOT = files.REPOSITORY
 
 
 def start(code, *arguments, **options):

@@ -14,13 +14,9 @@ from made_corpora import ENGLISH_ROWS, make_fleurs, make_fleurs_parquet, pack, p
 from distilwhisper_lib.data.audio import read_audio
 from distilwhisper_lib.data.corpora import archives, fleurs, shards
 from distilwhisper_lib.data.corpora.fleurs import CODES, REVISION
-from distilwhisper_lib.data.corpora.loading import (
-    CORPORA,
-    FEATURES,
-    corpus_release,
-    corpus_report,
-    load_corpus,
-)
+from distilwhisper_lib.data.corpora.loading import load_corpus
+from distilwhisper_lib.data.corpora.registry import CORPORA, FEATURES
+from distilwhisper_lib.data.corpora.reports import corpus_release, corpus_report
 from distilwhisper_lib.whisper.tokens import LANGUAGES
 
 

@@ -19,12 +19,20 @@ import torch
 from made_models import make_ctc, make_published
 
 from distilwhisper_lib import files, presets
-from distilwhisper_lib.data.corpora.loading import corpus_folder, corpus_report
+from distilwhisper_lib.data.corpora.registry import corpus_folder
+from distilwhisper_lib.data.corpora.reports import corpus_report
 from distilwhisper_lib.experiments import estimates, grid, grid_cluster, grid_tables
 from distilwhisper_lib.experiments import jobs as jobs_module
 from distilwhisper_lib.experiments.estimates import CARDS, estimate
 from distilwhisper_lib.experiments.jobs import ROWS, Job, make_jobs, run_job, waits_for
-from distilwhisper_lib.files import file_sha256, read_json, short_hash, write_json
+from distilwhisper_lib.files import (
+    file_sha256,
+    json_files,
+    locks,
+    read_json,
+    short_hash,
+    write_json,
+)
 from distilwhisper_lib.lab.lab import Lab
 from distilwhisper_lib.training.methods import Cost, compared_methods, get_method
 from distilwhisper_lib.whisper.shapes import SHAPES, WhisperShape
@@ -399,8 +407,8 @@ def test_a_second_process_waits_for_a_job_and_uses_what_the_first_has_made(monke
 def test_the_state_of_jobs_is_read_from_a_folder_that_cannot_be_written(monkeypatch):
     job = Job("smoke", "cs", "4", "student")
     run_job(job)
-    monkeypatch.setattr(files, "FileLock", lambda *_, **__: pytest.fail("a lock was taken"))
-    monkeypatch.setattr(files, "write_json", lambda *_, **__: pytest.fail("it was written to"))
+    monkeypatch.setattr(locks, "FileLock", lambda *_, **__: pytest.fail("a lock was taken"))
+    monkeypatch.setattr(json_files, "atomic_file", lambda _: pytest.fail("it was written to"))
     assert job.done
     run_job(job)
     assert grid_tables.table([job])["row"].to_list() == ["student"] * 3  # a row per test

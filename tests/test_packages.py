@@ -17,8 +17,8 @@ from made_corpora import make_deb, make_fillets, make_stamps, tar_bytes, tree
 
 from distilwhisper_lib.data.corpora import archives, packages
 from distilwhisper_lib.data.corpora.archives import deb_fields, unpack
-from distilwhisper_lib.data.corpora.loading import ITEMS, MADE_UP
 from distilwhisper_lib.data.corpora.packages import PACKAGES, Pinned, download_size, find_package
+from distilwhisper_lib.data.corpora.registry import ITEMS, MADE_UP
 from distilwhisper_lib.files import cache_dir, disk_errors
 
 

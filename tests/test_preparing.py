@@ -23,17 +23,13 @@ from distilwhisper_lib.data.corpora import (
     decoding,
     items,
     loading,
+    preparing,
     shards,
 )
 from distilwhisper_lib.data.corpora.common_voice import read_common_voice
-from distilwhisper_lib.data.corpora.loading import (
-    FEATURES,
-    corpus_folder,
-    corpus_report,
-    is_prepared,
-    load_corpus,
-    prepare_largest,
-)
+from distilwhisper_lib.data.corpora.loading import load_corpus, prepare_largest
+from distilwhisper_lib.data.corpora.registry import FEATURES, corpus_folder
+from distilwhisper_lib.data.corpora.reports import corpus_report, is_prepared
 from distilwhisper_lib.data.corpora.shards import load_shards, write_shards
 from distilwhisper_lib.experiments import jobs as jobs_module
 from distilwhisper_lib.experiments.jobs import Job, check_jobs, make_jobs, run_job, waits_for
@@ -87,7 +83,7 @@ def append(path: Path, lines: list[str]) -> None:
 def by_itself(name: str, place: Path) -> tuple[list[dict], list[str]]:
     """Prepare a size alone, in shards of its own; return its rows and fingerprints."""
     reading = read_common_voice(name, "ca", None)
-    chosen = list(loading._first_of_each_id(reading.items).values())
+    chosen = list(preparing.first_of_each_id(reading.items).values())
     written = write_shards(chosen, place, FEATURES, name)
     rows = load_shards(place, name, "ca").to_list()
     return rows, [shard["fingerprint"] for shard in written]
@@ -178,10 +174,11 @@ def test_a_size_with_a_list_of_its_own_is_prepared_by_its_list(folder, tmp_path)
     assert data.to_list() == by_itself(SMALLEST, tmp_path / "alone")[0]
 
 
-def test_where_the_largest_cannot_be_prepared_the_needed_one_still_is(folder):
+def test_where_the_largest_cannot_be_prepared_the_needed_one_still_is(folder, capsys):
     append(folder / "ids-28k.csv", ["split,id\n", "train,12\n"])  # row numbers are refused
     prepare_largest(SIZES, "ca")
     assert not is_prepared(LARGEST, "ca")
+    assert f"{LARGEST} in ca cannot be prepared: " in capsys.readouterr().err
     assert len(load_corpus(SMALLEST, "ca")) > 0
 
 

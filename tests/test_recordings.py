@@ -11,15 +11,11 @@ from made_corpora import make_recordings, write_sound
 
 from distilwhisper_lib.data.corpora import loading
 from distilwhisper_lib.data.corpora.items import distinct_ids
-from distilwhisper_lib.data.corpora.loading import (
-    FEATURES,
-    corpus_folder,
-    corpus_release,
-    corpus_report,
-    load_corpus,
-    select,
-)
+from distilwhisper_lib.data.corpora.loading import load_corpus
 from distilwhisper_lib.data.corpora.recorded import split_of
+from distilwhisper_lib.data.corpora.registry import FEATURES, corpus_folder
+from distilwhisper_lib.data.corpora.reports import corpus_release, corpus_report
+from distilwhisper_lib.data.corpora.selection import select
 
 
 @pytest.fixture(autouse=True)

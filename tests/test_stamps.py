@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 from made_corpora import make_stamps, write_ogg
 
-from distilwhisper_lib.data.corpora.loading import corpus_report, load_corpus
+from distilwhisper_lib.data.corpora.loading import load_corpus
+from distilwhisper_lib.data.corpora.reports import corpus_report
 from distilwhisper_lib.data.corpora.stamps import stamp_split, stamps_items, texts
 
 

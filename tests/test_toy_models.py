@@ -9,7 +9,7 @@ import torch
 from distilwhisper_lib import count_errors, generate_batch, load_processor, load_whisper, summarise
 from distilwhisper_lib.data.batches import Clips, Collator
 from distilwhisper_lib.data.corpora.items import to_row
-from distilwhisper_lib.data.corpora.loading import dataset_of
+from distilwhisper_lib.data.corpora.preparing import dataset_of
 from distilwhisper_lib.data.corpora.world import SAME_VOICE, spoken_by
 from distilwhisper_lib.experiments import toy_models
 from distilwhisper_lib.experiments.toy_models import (

@@ -116,6 +116,7 @@ def test_a_knob_has_a_table_a_table_of_pairs_and_a_picture(monkeypatch):
     assert set(table[table["position"] == "0.90"]["test"]) == {"other voice"}
     assert (folder / "figures" / "knob-voice.png").stat().st_size > 10_000
     assert (folder / "knob-voice-pairs.csv").is_file()
+    assert json.loads((folder / "knob-voice.json").read_text())["seeds"] == [0]
 
 
 def test_tuning_tries_the_rates_of_each_method(monkeypatch):
@@ -238,7 +239,7 @@ def test_each_knob_of_the_page_is_committed_with_all_its_positions(name):
 
 
 def test_the_record_of_the_study_has_seeds_machine_and_commit():
-    for part in ("seeds", "knobs", "tuning"):
+    for part in ("seeds", "tuning", *(f"knob-{name}" for name in docs_toy.COMPUTED)):
         about = json.loads((REFERENCE / f"{part}.json").read_text())
         assert about["seeds"] and about["machine"]["processor"]
         assert about["commit"]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from distilwhisper_lib.data.corpora import world
-from distilwhisper_lib.data.corpora.loading import CORPORA, load_corpus
+from distilwhisper_lib.data.corpora.loading import load_corpus
+from distilwhisper_lib.data.corpora.registry import CORPORA
 from distilwhisper_lib.data.corpora.world import (
     KNOWN,
     LANGUAGES,

@@ -5,7 +5,7 @@ from method_table import MODES, fidelity_rows, method_rows, rate_rows
 from stored_results import benchmark, points, stated, study, with_interval
 
 from distilwhisper_lib import DIFFERENCES, FIDELITIES, PRESETS, Preset, get_method
-from distilwhisper_lib.data.corpora.loading import MADE_UP
+from distilwhisper_lib.data.corpora.registry import MADE_UP
 
 AGREED = "same gate decision at every position"
 INFERENCE_ROWS = (  # size, compiled, work: in bf16 by autocast, one clip

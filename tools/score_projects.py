@@ -35,8 +35,8 @@ from distilwhisper_lib import (
     transcribe,
 )
 from distilwhisper_lib.data.corpora.items import fingerprint, read_rows
-from distilwhisper_lib.data.corpora.loading import FEATURES
 from distilwhisper_lib.data.corpora.recorded import TABLE, read_recordings
+from distilwhisper_lib.data.corpora.registry import FEATURES
 from distilwhisper_lib.data.corpora.shards import RULES
 from distilwhisper_lib.files import atomic_file, file_sha256
 from distilwhisper_lib.presets import PRESETS, Preset, get_preset

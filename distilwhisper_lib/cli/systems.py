@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ..checks import check_choice
-from ..data.corpora.loading import CORPORA
+from ..data.corpora.registry import CORPORA
 from ..data.normalisers import NORMALISERS
 from ..evaluation.scoring import FOR_UNSPACED, has_no_spaces, in_characters, main_rate
 from ..evaluation.statistics import difference

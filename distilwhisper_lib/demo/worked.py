@@ -19,7 +19,8 @@ import torch
 from ..cli.pauses import LONGEST, Piece, cut_at_pauses, is_silent
 from ..data.audio import SAMPLE_RATE, LongAudioError, encode_flac, log_mel, pad_features, read_audio
 from ..data.batches import position_masks, window_frames
-from ..data.corpora.loading import MADE_UP, corpus_report
+from ..data.corpora.registry import MADE_UP
+from ..data.corpora.reports import corpus_report
 from ..data.normalisers import normalise, visible
 from ..device import autocast, release_memory, use_precision
 from ..evaluation.scoring import count_errors, word_errors

@@ -7,7 +7,8 @@ import numpy as np
 
 from ..checks import check_choice
 from ..data.audio import add_noise, add_reverberation
-from ..data.corpora.loading import CORPORA, has_common_voice
+from ..data.corpora.loading import has_common_voice
+from ..data.corpora.registry import CORPORA
 from ..presets import Preset
 from ..whisper.tokens import language_code
 

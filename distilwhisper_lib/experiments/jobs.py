@@ -18,7 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..checks import check_list, check_number, check_text
-from ..data.corpora.loading import is_prepared, prepare_largest
+from ..data.corpora.loading import prepare_largest
+from ..data.corpora.reports import is_prepared
 from ..device import RANK
 from ..evaluation.testsets import TestSet, corpus_of
 from ..files import (

@@ -20,7 +20,7 @@ import pandas as pd
 from ..checks import check_choice
 from ..data.batches import Clips
 from ..data.corpora.items import to_row
-from ..data.corpora.loading import dataset_of
+from ..data.corpora.preparing import dataset_of
 from ..data.corpora.world import SAME_VOICE, Voice, spoken_by
 from ..device import use_precision
 from ..evaluation.predictions import stored_predictions
@@ -291,7 +291,7 @@ def seeds(numbers: Sequence[int], systems: Sequence[str], jobs: int) -> None:
 
 
 def knobs(names: Sequence[str], numbers: Sequence[int], jobs: int) -> None:
-    """Turn knobs; write a table and a picture of each.
+    """Turn knobs; write tables, a picture and a record of each.
 
     Args:
         names: Of KNOBS.
@@ -321,7 +321,7 @@ def knobs(names: Sequence[str], numbers: Sequence[int], jobs: int) -> None:
         write_table(folder / f"knob-{name}.csv", table)
         write_table(folder / f"knob-{name}-pairs.csv", pd.DataFrame(pairs))
         save_figure(plot_knob(table, AXES[name]), folder / "figures" / f"knob-{name}.png")
-    _write_about(folder / "knobs.json", {"seeds": list(numbers)})
+        _write_about(folder / f"knob-{name}.json", {"seeds": list(numbers)})
 
 
 def _cells_of(setting: Setting, numbers: Sequence[int]) -> list[Cell]:

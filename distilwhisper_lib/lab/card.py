@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ..data.corpora.common_voice import SIZES
-from ..data.corpora.loading import corpus_report
+from ..data.corpora.reports import corpus_report
 from ..evaluation.scoring import paired_difference
 from ..evaluation.testsets import DOMAINS, TestSet, corpus_of, is_retention
 from ..files import REPOSITORY, read_json

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from ..checks import check_choice, check_list, check_number
 from ..data.batches import Clips
-from ..data.corpora.loading import corpus_release, corpus_report
+from ..data.corpora.reports import corpus_release, corpus_report
 from ..evaluation.scoring import count_errors, summarise, translation_scores
 from ..evaluation.statistics import difference
 from ..evaluation.testsets import DOMAINS, RETENTION, TestSet, is_retention

@@ -14,7 +14,8 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from ..checks import check_choice, check_flag, check_number
 from ..data.batches import Clips, Collator, JoinedClips
-from ..data.corpora.loading import load_corpus, of_speaker, select
+from ..data.corpora.loading import load_corpus
+from ..data.corpora.selection import of_speaker, select
 from ..data.normalisers import NORMALISERS
 from ..device import (
     card_memory_gb,

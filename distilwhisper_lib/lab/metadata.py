@@ -10,7 +10,8 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-from ..data.corpora.loading import corpus_report, load_corpus
+from ..data.corpora.loading import load_corpus
+from ..data.corpora.reports import corpus_report
 from ..device import RANK, describe_machine, peak_memory_gb, pick_device, reset_peak_memory
 from ..evaluation.greedy import overridden_in
 from ..files import REPOSITORY, can_write, disk_errors, make_folder, read_json, short_hash

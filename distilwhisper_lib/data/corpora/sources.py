@@ -1,0 +1,123 @@
+"""What a prepared corpus was made from, whether that has changed, and whether it is whole."""
+
+import warnings
+from pathlib import Path
+
+from ...files import file_sha256, read_json, write_json
+from .recorded import find_recordings
+from .reports import is_current
+
+SOURCE = "source.json"  # beside report.json
+
+OWN_FILES = (".arrow", ".json", ".csv")  # of a prepared corpus, by the ends of their names
+
+HASHED = 1 << 30  # bytes of a corpus up to which its files are hashed when it is opened
+
+
+def write_source(
+    folder: Path,
+    source: str | Path | None,
+    followed: list[Path] | None = None,
+    elsewhere: dict[str, list] | None = None,
+) -> None:
+    """Write from what a corpus is prepared, and the sizes and hashes of its own files.
+
+    Args:
+        folder: That of the corpus, complete but for this.
+        source: As for `load_corpus`.
+        followed: Files whose change makes the corpus outdated: the table, then the sounds.
+        elsewhere: Files outside the folder that the corpus has: path from it -> size and hash.
+    """
+    files = dict(elsewhere or {})
+    for path in sorted(folder.iterdir()):
+        if path.suffix in OWN_FILES:
+            files[path.name] = [path.stat().st_size, file_sha256(path)]
+    about: dict = {"source": _absolute(source), "files": files}
+    if followed is not None:
+        table, *sounds = followed
+        about["table"] = [str(table), file_sha256(table)]
+        about["sounds"] = {str(path.absolute()): _file_state(path) for path in sounds}
+    write_json(folder / SOURCE, about, sealed=True)
+
+
+def remembered_source(folder: Path) -> str | None:
+    """Return the source that a corpus was prepared from, if it was given and is still there."""
+    about = read_json(folder / SOURCE)
+    table, _ = about.get("table", (None, None))
+    for path in (table, about.get("source")):
+        if path is not None and Path(path).exists():
+            return path
+    return None
+
+
+def _absolute(source: str | Path | None) -> str | None:
+    return None if source is None else str(Path(source).expanduser().absolute())
+
+
+def _file_state(path: Path) -> list[int] | None:
+    """Return the size and the time of a file; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def damage_of(folder: Path) -> str:
+    """Return what is wrong with the files of a prepared corpus, or "".
+
+    Hashes are compared where all files together have less than HASHED bytes, else sizes alone.
+    """
+    files = read_json(folder / SOURCE).get("files", {})
+    is_hashed = sum(size for size, _ in files.values()) < HASHED
+    for name, (size, digest) in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes instead of {size}"
+        if is_hashed and file_sha256(path) != digest:
+            return f"the bytes of {name} are not those that were written"
+    return ""
+
+
+def what_has_changed(name: str, language: str, folder: Path, source: str | Path | None) -> str:
+    """Return why recordings are no longer what their corpus was prepared from, or ""."""
+    if name != "recordings":
+        return ""
+    about = read_json(folder / SOURCE)
+    path, digest = about.get("table", (None, None))
+    if source is not None or path is None:
+        try:
+            path = find_recordings(name, language, source)
+        except (FileNotFoundError, ValueError):
+            return ""  # the source is gone: the prepared corpus does without it
+    table = Path(path)
+    if not table.is_file():
+        return ""
+
+    digests = {digest, *read_json(folder / "report.json").get("tables", {}).values()}
+    if file_sha256(table) not in digests:
+        return f"{table} has changed"
+    if str(table.absolute()) != about.get("table", [None])[0]:
+        return ""  # a copy elsewhere, or a corpus from before the sounds were noted
+    for sound, state in about.get("sounds", {}).items():
+        if _file_state(Path(sound)) != state:
+            return f"{sound} has changed"
+    return ""
+
+
+def warn_of_another_source(
+    name: str, language: str, folder: Path, source: str | Path | None
+) -> None:
+    """Warn where a source is given and the corpus was prepared from another one."""
+    if source is None or name == "recordings" or not is_current(folder):
+        return
+    about = read_json(folder / SOURCE)
+    if about and about["source"] != _absolute(source):
+        warnings.warn(
+            f"{name} in {language} was prepared before, from "
+            f"{about['source'] or 'where it is looked for without a source'}: {source} is not "
+            f"read. Delete {folder} to prepare it from there",
+            stacklevel=3,  # the caller of load_corpus
+        )
