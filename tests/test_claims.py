@@ -335,6 +335,7 @@ def test_a_cause_is_compared_with_the_same_system_without_it():
     assert row["difference"] == pytest.approx(90 - wer(own))
     assert table.loc[("distilwhisper", UNCHANGED, "in-domain"), "difference"] == 0
     assert ("distilwhisper", "experts", "out-of-domain") in table.index
+    assert row["trainings"] == len(own.groupby(["fold", "seed"]))
 
 
 def test_the_power_follows_from_the_pilot_and_the_words():

@@ -292,7 +292,7 @@ def test_two_worlds_agree_where_both_have_decided_alike(toy, real, said):
 
 def difference_rows(pairs, **about):
     """Return rows of a table of differences in both domains, each -1 [-2, -0.5]."""
-    found = {"difference": -1.0, "low": -2.0, "high": -0.5}
+    found = {"difference": -1.0, "low": -2.0, "high": -0.5, "trainings": 4}
     return [
         {"first": first, "other": other, "test": test, **found, **about}
         for first, other in pairs
@@ -328,9 +328,36 @@ def test_causes_are_shown_beside_the_whole_study(monkeypatch):
     monkeypatch.setattr(docs_study, "read", tables.get)
     clips = docs_study.fewer_clips().splitlines()
     assert [line.split(" | ")[0] for line in clips[2:]] == ["| 50 clips", "| all clips"]
+    assert all(line.split(" | ")[1] == "4" for line in clips[2:])
     assert clips[2].count("**-1.0 [-2.0, -0.5]**") == 6
     losses = docs_study.other_losses().splitlines()
-    assert losses[2:] == ["| KL | **-1.0 [-2.0, -0.5]** | **-1.0 [-2.0, -0.5]** |"]
+    assert losses[2:] == ["| KL | 4 | **-1.0 [-2.0, -0.5]** | **-1.0 [-2.0, -0.5]** |"]
+
+
+def test_the_answer_names_what_is_decided_of_causes(monkeypatch):
+    open_row = {"low": -2.0, "high": 0.5}
+    changed = pd.DataFrame(
+        [
+            *difference_rows([("distilwhisper", "experts")], change="50 clips"),
+            *(
+                {**row, **open_row}
+                for row in difference_rows(docs_study.AGAINST, change="100 clips")
+            ),
+            *difference_rows([("distilwhisper", docs_study.UNCHANGED)], change="KL"),
+            *difference_rows([("experts", docs_study.UNCHANGED)], change="50 clips"),
+        ]
+    )
+    monkeypatch.setattr(docs_study, "read", lambda name: changed)
+    clips, losses = docs_study.causes_answer().splitlines()
+    assert "below 0: 50 clips in-domain, 50 clips out-of-domain; " in clips
+    assert clips.endswith("above 0: nowhere.")
+    assert losses == "- **Another loss**: better: KL in-domain, KL out-of-domain."
+
+    is_loss = changed["change"] == "KL"
+    changed.loc[is_loss, ["difference", "low", "high"]] = [1.0, 0.5, 2.0]
+    assert "worse: KL in-domain, KL out" in docs_study.causes_answer()
+    changed.loc[is_loss, "low"] = -0.5
+    assert "none is decided to be better or worse." in docs_study.causes_answer()
 
 
 def test_the_curve_has_a_row_for_each_strength(monkeypatch):
@@ -348,7 +375,12 @@ def test_the_curve_has_a_row_for_each_strength(monkeypatch):
 
 def test_what_is_not_computed_is_said(monkeypatch):
     monkeypatch.setattr(docs_study, "read", lambda name: pd.DataFrame())
-    for part in (docs_study.fewer_clips, docs_study.other_losses, docs_study.curve):
+    for part in (
+        docs_study.causes_answer,
+        docs_study.fewer_clips,
+        docs_study.other_losses,
+        docs_study.curve,
+    ):
         assert part() == docs_study.NOT_YET
 
 

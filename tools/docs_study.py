@@ -271,10 +271,11 @@ def fewer_clips() -> str:
     rows = []
     for name, table in tables.items():
         found = table.set_index(["first", "other", "test"])
-        cells = [_difference(found.loc[(*pair, test)]) for pair in AGAINST for test in DOMAINS]
-        rows.append([name, *cells])
+        of_pairs = [found.loc[(*pair, test)] for pair in AGAINST for test in DOMAINS]
+        trainings = str(int(of_pairs[0]["trainings"]))
+        rows.append([name, trainings, *(_difference(row) for row in of_pairs)])
     head = [f"− {label(other)}, {test}" for _, other in AGAINST for test in DOMAINS]
-    return markdown_table(rows, ["", *head])
+    return markdown_table(rows, ["", "trainings", *head])
 
 
 def other_losses() -> str:
@@ -285,10 +286,44 @@ def other_losses() -> str:
     own = causes[(causes["other"] == UNCHANGED) & ~causes["change"].str.endswith("clips")]
     found = own.set_index(["change", "test"])
     rows = [
-        [change, *(_difference(found.loc[(change, test)]) for test in DOMAINS)]
+        [
+            change,
+            str(int(found.loc[(change, DOMAINS[0]), "trainings"])),
+            *(_difference(found.loc[(change, test)]) for test in DOMAINS),
+        ]
         for change in dict.fromkeys(own["change"])
     ]
-    return markdown_table(rows, ["change", *DOMAINS])
+    return markdown_table(rows, ["change", "trainings", *DOMAINS])
+
+
+def causes_answer() -> str:
+    """Return whether the teacher helps with fewer clips, and whether another loss is better."""
+    causes = read("causes")
+    if causes.empty:
+        return NOT_YET
+    is_fewer = causes["change"].str.endswith("clips")
+    of_teacher = (causes["first"] == "distilwhisper") & (causes["other"] == "experts")
+    help_given = causes[is_fewer & of_teacher]
+    own = causes[(causes["other"] == UNCHANGED) & ~is_fewer]
+    better, worse = _decided_places(own, -1), _decided_places(own, 1)
+    losses = [f"better: {better}"] * bool(better) + [f"worse: {worse}"] * bool(worse)
+    return "\n".join(
+        [
+            "- **With fewer clips, experts with the teacher minus without it**: decided below 0: "
+            f"{_decided_places(help_given, -1) or 'nowhere'}; decided above 0: "
+            f"{_decided_places(help_given, 1) or 'nowhere'}.",
+            f"- **Another loss**: {'; '.join(losses) or 'none is decided to be better or worse'}.",
+        ]
+    )
+
+
+def _decided_places(table: pd.DataFrame, sign: int) -> str:
+    """Return the changes and domains whose difference is decided and has the sign."""
+    return ", ".join(
+        f"{row['change']} {row['test']}"
+        for _, row in table.iterrows()
+        if is_decided(row) and row["difference"] * sign > 0
+    )
 
 
 def curve() -> str:

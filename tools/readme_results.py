@@ -136,6 +136,7 @@ PAGES: dict[str, dict[str, Content]] = {  # page -> block -> what fills it
         "systems": docs_study.systems,
         "other-languages": docs_study.other_languages,
         "pairs": docs_study.pairs,
+        "causes-answer": docs_study.causes_answer,
         "fewer-clips": docs_study.fewer_clips,
         "other-losses": docs_study.other_losses,
         "curve": docs_study.curve,

@@ -202,7 +202,7 @@ def pairs_table(errors: pd.DataFrame) -> pd.DataFrame:
             if test == TRANSLATION or pair[0].empty:
                 continue
             row = {"first": first, "other": other, "test": test, **difference(*pair)}
-            row["trainings"] = len(pair[0].groupby(["fold", "seed"]))
+            row["trainings"] = len(_trainings(pair[0]))
             if test == STRESS:
                 found = difference(*(capped(table) for table in pair))
                 row |= {f"capped_{name}": found[name] for name in ("difference", "low", "high")}
@@ -318,7 +318,7 @@ def causes_table(errors: pd.DataFrame) -> pd.DataFrame:
 def _cause(label: str, test: str, first: str, other: str, pair: list[pd.DataFrame]) -> dict:
     where = {"change": label, "test": test, "first": first, "other": other}
     rates = {"wer": rate(pair[0])["wer"], "other_wer": rate(pair[1])["wer"]}
-    return where | rates | difference(*pair)
+    return where | rates | difference(*pair) | {"trainings": len(_trainings(pair[0]))}
 
 
 def power_table(pilot: dict[str, pd.DataFrame], words: dict[str, float]) -> pd.DataFrame:
