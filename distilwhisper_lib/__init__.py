@@ -7,8 +7,9 @@
     training/      the methods, what they minimise, one trainer, cached teacher distributions
     lab/           what the notebooks call: laboratory, comparison, run metadata, figures, course
     experiments/   beyond the course: tuning, seeds, smaller experts, the paper's whole table
+    files/         folders, JSON, hashes, atomic writes, locks, damaged files
 
-Beside the folders: `presets`, `fidelity`, `device` and `files`, on which everything stands.
+Beside the folders: `presets`, `fidelity` and `device`; on these and on `files/` everything stands.
 
 Every public name can be imported from here, and is loaded when it is first asked for:
 `from distilwhisper_lib import attach_experts` loads torch and transformers, but neither datasets
@@ -26,7 +27,8 @@ except PackageNotFoundError:  # a checkout that is not installed
 _PUBLIC = {
     "device": ["autocast", "use_precision", "describe_machine", "weights_cast_once"],
     "fidelity": ["DIFFERENCES", "FIDELITIES", "Fidelity", "get_fidelity"],
-    "files": ["REPOSITORY", "cache_dir", "data_dir", "results_dir", "short_hash"],
+    "files.folders": ["REPOSITORY", "cache_dir", "data_dir", "results_dir"],
+    "files.hashes": ["short_hash"],
     "presets": ["LAPTOP", "PRESETS", "Preset", "get_preset"],
     "whisper.loading": ["find_weights", "load_processor", "load_whisper"],
     "whisper.logits": ["logits_at", "teacher_forced_logits"],
@@ -119,6 +121,7 @@ _PUBLIC = {
         "learning_curve",
         "open_recordings",
     ],
+    "lab.speech": ["Speech"],
     "lab.plots": ["plot_comparison", "plot_curves", "plot_forgetting", "plot_gate_layers"],
     "lab.tables": ["show"],
     "experiments.estimates": ["estimate"],

@@ -38,7 +38,7 @@ from distilwhisper_lib.files import (
     short_hash,
     write_json,
 )
-from distilwhisper_lib.lab import comparison
+from distilwhisper_lib.lab import comparison, speech
 from distilwhisper_lib.lab import lab as lab_module
 from distilwhisper_lib.lab.comparison import (
     compare,
@@ -381,7 +381,7 @@ def test_a_language_of_two_corpora_has_a_test_in_each():
 
 def test_tests_of_two_corpora_in_one_language_are_compared_apart(monkeypatch):
     fleurs = load_corpus("toy", "nl")
-    monkeypatch.setattr(lab_module, "load_corpus", lambda *_: fleurs)
+    monkeypatch.setattr(speech, "load_corpus", lambda *_: fleurs)
     lab = Lab("smoke", retention=(("toy", "nl"), ("fleurs", "nl")), **CHANGES)
     table = paired(lab, ("teacher",), "student", tests=("retention",))
     assert list(table["test_set"]) == ["retention", "retention-fleurs"]
@@ -622,7 +622,7 @@ def change_corpus(monkeypatch, change):
     def changed(name, language):
         return load_corpus(name, language).map(change)
 
-    monkeypatch.setattr(lab_module, "load_corpus", changed)
+    monkeypatch.setattr(speech, "load_corpus", changed)
 
 
 def corrected(*ids):

@@ -471,8 +471,8 @@ def _none_is_beaten_that_has_the_teacher() -> bool:
     """Return whether all rivals with the same teacher are scored, and none is beaten twice."""
     found = read("pairs").set_index(["first", "other", "test"])
     beaten = []
-    for other in WITH_TEACHER:
-        keys = [("distilwhisper", other, test) for test in DOMAINS]
+    for pair in WITH_TEACHER.values():
+        keys = [(*pair, test) for test in DOMAINS]
         if not all(key in found.index for key in keys):
             return False
         beaten.append(all(found.loc[key, "high"] < 0 for key in keys))
@@ -510,7 +510,20 @@ GATES = {  # experts with our gates, and without gates
     "with the teacher": ("distilwhisper", "experts-open-teacher"),
     "without it": ("experts", "experts-open"),
 }
-WITH_TEACHER = ("fine-tuning-teacher", "lora-teacher")  # rivals that learn from it too
+TAUGHT = {  # with the teacher, without it; our variant has hypotheses of its own
+    "fine-tuning": ("fine-tuning-teacher", "fine-tuning"),
+    "LoRA": ("lora-teacher", "lora"),
+    "experts without gates": ("experts-open-teacher", "experts-open"),
+    "experts as released": ("distilwhisper-released", "clsr-ft"),
+}
+WITH_TEACHER = {  # rivals that learn from it too
+    f"{label(name)}:": ("distilwhisper", name) for name in ("fine-tuning-teacher", "lora-teacher")
+}
+EXPLORATORY = {
+    "What the teacher changes": TAUGHT,
+    "Against those that learn from the same teacher": WITH_TEACHER,
+    "What gates change": GATES,
+}
 GROUPS = RIVALS | TEACHER
 
 
@@ -524,7 +537,10 @@ def answer() -> str:
     parts = [f"{outcome} {counted[outcome]}" for outcome in VERDICTS if outcome in counted]
     lines = [f"Of the {len(found)} claims, at this scale: {', '.join(parts)}. In points of WER:"]
     lines += [_compared(text, found.loc[list(names)]) for text, names in GROUPS.items()]
-    lines += [_kept(found), _with_the_same_teacher(), _gates()]
+    lines.append(_kept(found))
+    for text, named in EXPLORATORY.items():
+        parts = _in_both_domains(named)
+        lines.append(f"{text} (exploratory): {parts}." if parts else "")
     return "\n".join(f"- {line}" for line in filter(None, lines))
 
 
@@ -551,21 +567,6 @@ def _kept(found: pd.DataFrame) -> str:
         f"WER in the other languages, where fine-tuning has {wers[1]:.1f} ({verdicts[0]}; "
         f"translation: {verdicts[1]})."
     )
-
-
-def _with_the_same_teacher() -> str:
-    """Return how fine-tuning and LoRA with the same teacher compare; exploratory."""
-    pairs_by_name = {f"{label(other)}:": ("distilwhisper", other) for other in WITH_TEACHER}
-    parts = _in_both_domains(pairs_by_name)
-    return (
-        f"Against those that learn from the same teacher (exploratory): {parts}." if parts else ""
-    )
-
-
-def _gates() -> str:
-    """Return what gates cost experts, with the teacher and without; exploratory."""
-    parts = _in_both_domains(GATES)
-    return f"What gates change (exploratory): {parts}." if parts else ""
 
 
 def _in_both_domains(named: dict[str, tuple[str, str]]) -> str:

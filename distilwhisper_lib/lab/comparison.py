@@ -23,9 +23,10 @@ from ..training.teacher import top_k_errors
 from ..whisper.loading import find_weights
 from ..whisper.logits import teacher_forced_logits
 from ..whisper.tokens import language_code, vocabulary_map
-from .lab import Lab, check_changes, check_experts
+from .lab import Lab
 from .metadata import run_metadata
 from .preflight import Step, find_problems, raise_problems
+from .settings import check_changes, check_experts
 
 # What the others are compared with in pairs.
 FIRST = "distilwhisper"

@@ -2,20 +2,16 @@
 
 import gc
 import os
-import warnings
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 import torch
-from datasets import Dataset
-from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from transformers import WhisperForConditionalGeneration
 
 from ..checks import check_choice, check_flag, check_number
-from ..data.batches import Clips, Collator, JoinedClips
-from ..data.corpora.loading import load_corpus
-from ..data.corpora.selection import of_speaker, select
+from ..data.batches import Clips, JoinedClips
 from ..data.normalisers import NORMALISERS
 from ..device import (
     card_memory_gb,
@@ -26,9 +22,9 @@ from ..device import (
     use_precision,
 )
 from ..evaluation.predictions import stored_predictions
-from ..evaluation.testsets import CHANGES, TestSet, corpus_of, test_sets
+from ..evaluation.testsets import TestSet
 from ..evaluation.transcription import transcribe
-from ..fidelity import LABELS, Fidelity, get_fidelity
+from ..fidelity import LABELS, Fidelity
 from ..files import (
     cache_dir,
     can_write,
@@ -39,113 +35,22 @@ from ..files import (
     short_hash,
 )
 from ..method.blocks import clsr_blocks
-from ..method.experts import ExpertSettings
 from ..method.languages import get_language, set_language
-from ..presets import NUMBERS, Preset, fit_to_memory, get_preset
-from ..training.config import (
-    OWN_FIELDS,
-    PRECISIONS,
-    Decoding,
-    ModelIdentity,
-    Optimisation,
-    RunConfig,
-    TrainingData,
-    identify,
-)
+from ..presets import Preset, fit_to_memory, get_preset
+from ..training.config import Optimisation, RunConfig, TrainingData
 from ..training.methods import Method, Weights, get_method
-from ..training.objective import Objective
 from ..training.stored import stored_run
-from ..training.teacher import (
-    TeacherDistributions,
-    cache_teacher_distributions,
-    stored_clips,
-    teacher_processor,
-)
+from ..training.teacher import TeacherDistributions, cache_teacher_distributions, stored_clips
 from ..training.trainer import train_run
-from ..whisper.loading import load_processor, load_whisper
-from ..whisper.tokens import MOST_TOKENS, encode_labels, language_code
+from ..whisper.loading import load_whisper
 from .metadata import note_missing_step, overridden_of, read_steps, timed_step
 from .preflight import preflight, without_teacher
 from .reasons import tell_changed_clips, tell_why_trained, tell_why_transcribed
-
-# Splits of the first language that have the preset's voice alone.
-OF_THE_VOICE = ("train", "validation", "test")
-
-EXPERTS = (True, False, "encoder")  # which experts a prediction uses: all, none, the encoder's
+from .settings import changed_preset, check_changes, check_experts
+from .speech import Speech
 
 
-def check_experts(experts: bool | str) -> None:
-    """Raise ValueError unless `experts` is True, False or "encoder"; 1 and "off" are neither."""
-    if not (isinstance(experts, bool) or experts == "encoder"):
-        raise ValueError(f"unknown experts {experts!r}: one of {', '.join(map(repr, EXPERTS))}")
-
-
-def check_changes(changes: dict) -> None:
-    """Raise ValueError for a name that is no setting of a training, or a value that none can have.
-
-    A method that is not trained takes no settings: without this, a slip would go unnoticed there.
-    """
-    needed = {"learning_rate": 1e-3, "epochs": 1}
-    own = {Objective: {}, Optimisation: needed, ExpertSettings: {}}
-    names = {part: [field.name for field in fields(part)] for part in own}
-    known = ["language", *OWN_FIELDS, *names[Objective], *names[Optimisation]]
-    for name in changes:
-        check_choice("a setting of a training", name, [*known, *names[ExpertSettings]])
-
-    # each part checks its values
-    given = {name: value for name, value in changes.items() if value is not None}
-    for part, values in own.items():
-        part(**values | {name: given[name] for name in names[part] if name in given})
-    if "seed" in given:
-        check_number("seed", given["seed"], **NUMBERS["seed"])
-    if "precision" in given:
-        check_choice("precision", given["precision"], PRECISIONS)
-    if "language" in given:
-        language_code(given["language"])
-
-
-def check_limit(limit: int | None) -> None:
-    """Raise ValueError unless `limit` is None or a number of clips."""
-    if limit is not None:
-        check_number("limit", limit, low=1, whole=True)
-
-
-def _changed_preset(preset: Preset, changes: dict) -> Preset:
-    """Return a preset with other values of its fields, its languages as codes.
-
-    A voice is a speaker of one corpus and one language: where one of these becomes another and no
-    voice is given, there is none.
-
-    Raises:
-        ValueError: For an unknown field or language.
-    """
-    known = [field.name for field in fields(Preset)]
-    unknown = sorted(set(changes) - set(known))
-    if unknown:
-        raise ValueError(
-            f"a preset has no setting {', '.join(unknown)}: it has {', '.join(known)}; settings of "
-            "a single training, such as hard, go to lab.train"
-        )
-    changed = replace(preset, **changes)
-    languages = {
-        name: language_code(getattr(changed, name)) for name in ("language", "second_language")
-    }
-    try:
-        retention = tuple((corpus, language_code(code)) for corpus, code in changed.retention)
-    except ValueError as error:
-        raise ValueError(f"retention: {error}") from error
-    changed = replace(changed, **languages, retention=retention)
-    if "voice" not in changes and _speech_of(changed) != _speech_of(preset):
-        changed = replace(changed, voice=None)
-    return changed
-
-
-def _speech_of(preset: Preset) -> tuple[str, str]:
-    """Return where a preset's voice speaks: corpus and language."""
-    return preset.corpus, preset.language
-
-
-class Lab:
+class Lab(Speech):
     """Data, models, trainings and predictions at one preset.
 
     What is asked for twice is computed once and kept under `folder`. A result's name on disk holds
@@ -165,62 +70,17 @@ class Lab:
             base = preset  # one that is given whole stays as it is
         else:
             base = fit_to_memory(get_preset(preset), card_memory_gb(pick_device()), changes)
-        self.preset: Preset = _changed_preset(base, changes)
-        self.fidelity: Fidelity = get_fidelity(self.preset.fidelity)
+        super().__init__(changed_preset(base, changes))
         self.device: torch.device = pick_device()
         self.folder: Path = cache_dir() / "runs" / self.preset.name
         self.results: Path = results_dir(self.preset.name)
-        self.test_sets: dict[str, TestSet] = test_sets(self.preset)
         check_choice("normaliser", self.preset.normaliser, NORMALISERS)
         self.used: set[str] = set()  # names of the results that this lab was asked for
-        # errors of predictions, see `comparison.counts`
-        self.counted: dict[tuple, pd.DataFrame] = {}
-        self._identities: dict[str, ModelIdentity] = {}  # by name
-        self._processors: dict[str, WhisperProcessor] = {}  # by role and contents of the model
-        self._recordings: dict[str, Dataset] = {}  # own recordings as they were read, by language
-        self._clips: dict[tuple, Clips] = {}
         self._held: tuple | None = None  # (name, model) used last
 
     def steps(self) -> list[dict]:
         """Return step, seconds and peak memory of each result that was asked for."""
         return read_steps(self.folder, self.used)
-
-    # ---- data
-
-    @property
-    def processor(self) -> WhisperProcessor:
-        """The student's tokenizer and feature extractor."""
-        key = f"student {self.student_identity.content}"
-        if key not in self._processors:
-            self._processors[key] = load_processor(self.preset.student)
-        return self._processors[key]
-
-    @property
-    def teacher_processor(self) -> WhisperProcessor:
-        """The teacher's: the student's, unless large-v3 or turbo teaches, which have their own."""
-        name = self.preset.teacher
-        if name is None or self.teacher_identity is None:
-            return self.processor
-        key = f"teacher {self.teacher_identity.content} {self.student_identity.content}"
-        if key not in self._processors:
-            self._processors[key] = teacher_processor(name, self.processor)
-        return self._processors[key]
-
-    @property
-    def collator(self) -> Collator:
-        """The collator for tests, with the preset's window."""
-        return Collator(self.processor.tokenizer, self.preset.margin_seconds)
-
-    @property
-    def train_collator(self) -> Collator:
-        """The collator with the window of training, for the teacher's distributions too."""
-        return replace(self.collator, margin_seconds=self.preset.train_margin_seconds)
-
-    @property
-    def decoding(self) -> Decoding:
-        """How predictions are made and compared."""
-        p = self.preset
-        return Decoding(p.margin_seconds, p.max_new_tokens, p.eval_batch_size, p.normaliser)
 
     @property
     def precision(self) -> str:
@@ -238,178 +98,7 @@ class Lab:
         known = [precision for precision in made if precision]
         return own if own in known or not known else known[0]
 
-    def rows(
-        self,
-        split: str,
-        language: str | None = None,
-        limit: int | None = None,
-        every_voice: bool = False,
-    ):
-        """Return a split as a Dataset.
-
-        With a preset's voice "train", "validation" and "test" of its first language have this
-        speaker's rows alone; "teacher" and "test-other" have all.
-
-        Args:
-            split: "teacher", "train", "validation", "test" or "test-other".
-            language: Code; None: the preset's first.
-            limit: At most how many clips.
-            every_voice: Take all speakers, whatever the preset's voice.
-        """
-        check_limit(limit)
-        check_flag("every_voice", every_voice)
-        language = self._language(language)
-        dataset = load_corpus(corpus_of(self.preset, language), language)
-        voice = None if every_voice else self._voice_of(split, language)
-        if voice is not None:
-            dataset = of_speaker(dataset, voice)
-        if split in ("teacher", "train", "validation"):
-            dataset = self._trainable(dataset, split, language)
-        draw = self.preset.draw if split == "train" else 0
-        return select(dataset, split, limit, draw)
-
-    def _voice_of(self, split: str, language: str) -> str | None:
-        """Return the speaker that a split has alone; None where it has all."""
-        if language != self.preset.language or split not in OF_THE_VOICE:
-            return None
-        return self.preset.voice
-
-    def _language(self, language: str | None) -> str:
-        """Return the code of a language; None: the preset's first."""
-        return self.preset.language if language is None else language_code(language)
-
-    def _trainable(self, dataset, split: str, language: str):
-        """Leave out clips over max_train_seconds and, with a warning, labels of too many tokens."""
-        longest = self.preset.max_train_seconds or float("inf")
-        tokenizer = self.processor.tokenizer
-        too_many = set()
-        splits = dataset["split"][:]
-        for index, text in enumerate(dataset["text"][:]):
-            # a token is at least a byte, so that only long texts need to be encoded
-            if splits[index] != split or len(text.encode()) <= MOST_TOKENS - 5:
-                continue
-            if len(encode_labels(tokenizer, text, language, limit=None)) > MOST_TOKENS:
-                too_many.add(index)
-        if too_many:
-            warnings.warn(
-                f"{len(too_many)} clips of {language} {split} are left out: their text has more "
-                f"than {MOST_TOKENS} tokens, such as {dataset['id'][min(too_many)]}",
-                stacklevel=3,
-            )
-        durations = dataset["duration"][:]
-        kept = [i for i, s in enumerate(durations) if s <= longest and i not in too_many]
-        return dataset.select(kept)
-
-    def clips(
-        self,
-        split: str,
-        language: str | None = None,
-        limit: int | None = None,
-        processor: WhisperProcessor | None = None,
-        fidelity: Fidelity | None = None,
-        every_voice: bool = False,
-    ) -> Clips:
-        """Return a split as items for the collator.
-
-        Args:
-            split: As for `rows`.
-            language: As for `rows`.
-            limit: As for `rows`.
-            processor: The student's unless given; clips of another one are not kept in memory.
-            fidelity: By which labels are made; None: the preset's.
-            every_voice: As for `rows`.
-        """
-        check_limit(limit)
-        check_flag("every_voice", every_voice)
-        language = self._language(language)
-        fidelity = self.fidelity if fidelity is None else fidelity
-        if processor not in (None, self.processor):
-            rows = self.rows(split, language, limit, every_voice)
-            return Clips(rows, processor, language, fidelity=fidelity)
-
-        self._follow_recordings(language)
-        voice = None if every_voice else self._voice_of(split, language)
-        key = (split, language, limit, voice, fidelity, self.student_identity.content)
-        if key not in self._clips:
-            rows = self.rows(split, language, limit, every_voice)
-            self._clips[key] = Clips(rows, self.processor, language, fidelity=fidelity)
-        return self._clips[key]
-
-    def test_set(self, key: str) -> TestSet:
-        """Return a test by its key; raises ValueError with the known keys."""
-        if not isinstance(key, str) or key not in self.test_sets:
-            raise ValueError(f"unknown test set {key!r}: one of {', '.join(self.test_sets)}")
-        return self.test_sets[key]
-
-    def test_rows(self, key: str):
-        """Return the rows of a test set; of a translation those with an English line."""
-        test = self.test_set(key)
-        dataset = load_corpus(test.corpus, test.language)
-        if test.voice is not None:
-            dataset = of_speaker(dataset, test.voice, test.other_voices)
-        if test.task == "translate":
-            english = [i for i, line in enumerate(dataset["translation_en"][:]) if line]
-            dataset = dataset.select(english)
-        return select(dataset, test.split, test.limit)
-
-    def test_clips(self, key: str, processor: WhisperProcessor | None = None) -> Clips:
-        """Return a test set as items for the collator, its sound changed where the test says so.
-
-        Args:
-            key: Of the test, such as "cs/in-domain".
-            processor: The student's unless given; clips of another one are not kept in memory.
-        """
-        test = self.test_set(key)
-        self._follow_recordings(test.language)
-        own = processor in (None, self.processor)
-        known_by = ("test", key, self.student_identity.content)
-        cached = self._clips.get(known_by) if own else None
-        if cached is not None:
-            return cached
-
-        clips = Clips(
-            self.test_rows(key),
-            processor or self.processor,
-            test.language,
-            test.task,
-            test.text_column,
-            CHANGES.get(test.change),
-            label_limit=None,
-        )
-        if own:
-            self._clips[known_by] = clips
-        return clips
-
-    def _follow_recordings(self, language: str) -> None:
-        """Forget what was made of own recordings that have changed since they were read."""
-        if "recordings" not in (self.preset.corpus, self.preset.second_corpus):
-            return
-        for code in dict.fromkeys([language, *self._recordings]):
-            if corpus_of(self.preset, code) != "recordings":
-                continue
-            dataset = load_corpus("recordings", code)  # the same object while nothing has changed
-            if self._recordings.setdefault(code, dataset) is not dataset:
-                self._recordings[code] = dataset
-                self._clips.clear()
-                self.counted.clear()
-
     # ---- models
-
-    @property
-    def student_identity(self) -> ModelIdentity:
-        """The student's name and what its weights are."""
-        return self._identity(self.preset.student)
-
-    @property
-    def teacher_identity(self) -> ModelIdentity | None:
-        """The same of the preset's teacher; None where a stand-in is trained."""
-        return None if self.preset.teacher is None else self._identity(self.preset.teacher)
-
-    def _identity(self, name: str) -> ModelIdentity:
-        """Return a model's identity; a folder is looked at each time, for it may change."""
-        if name not in self._identities or Path(name).expanduser().is_dir():
-            self._identities[name] = identify(name)
-        return self._identities[name]
 
     @cached_property
     def overridden(self) -> dict[str, dict]:
