@@ -25,7 +25,7 @@ CLAIMS = {
     "(c) experts with the teacher, against experts without": (OURS, "experts"),
 }
 
-COMPUTED = ("clips", "teacher", "loss", "voice")  # knobs whose tables are committed
+COMPUTED = ("student", "clips", "teacher", "loss", "nearness", "voice")  # knobs on the page
 
 SHORT = {  # differences in the tables of knobs
     "experts + teacher − fine-tuning": (OURS, "fine-tuning"),
@@ -263,13 +263,16 @@ def _has_differences(name: str) -> bool:
 
 def _differences(name: str, test: str) -> str:
     """Return the differences of SHORT over the positions of a knob."""
-    table = read(f"knob-{name}-pairs")
-    here = table[table["test"] == test]
+    table, pairs = (
+        found[found["test"] == test] for found in (read(f"knob-{name}"), read(f"knob-{name}-pairs"))
+    )
+    students = table[table["system"] == "student"].set_index("position")["wer"]
     rows = []
-    for position in dict.fromkeys(here["position"]):
-        at = here[here["position"] == position]
-        rows.append([position, *(_cell(at, first, other) for first, other in SHORT.values())])
-    return markdown_table(rows, ["", *SHORT])
+    for position in dict.fromkeys(pairs["position"]):
+        at = pairs[pairs["position"] == position]
+        cells = [_cell(at, first, other) for first, other in SHORT.values()]
+        rows.append([position, f"{students[position]:.1f}", *cells])
+    return markdown_table(rows, ["", "student's WER", *SHORT])
 
 
 def _rates(name: str, test: str) -> str:
@@ -292,6 +295,27 @@ def _cell(rows: pd.DataFrame, first: str, other: str) -> str:
     row = found.iloc[0]
     text = f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
     return f"**{text}**" if is_decided(row) else text
+
+
+def knobs_answer() -> str:
+    """Return where over all knobs each difference of SHORT is decided, and on which side."""
+    table = pd.concat([read(f"knob-{name}-pairs") for name in COMPUTED])
+    decided = (table["low"] > 0) | (table["high"] < 0)
+    rows = []
+    for text, (first, other) in SHORT.items():
+        of_pair = (table["first"] == first) & (table["other"] == other)
+        below = table[of_pair & decided & (table["difference"] < 0)]
+        above = table[of_pair & decided & (table["difference"] > 0)]
+        still_open = str((of_pair & ~decided).sum())
+        rows.append([text, _places(below), _places(above), still_open])
+    return markdown_table(rows, ["difference", "decided below 0", "decided above 0", "open"])
+
+
+def _places(rows: pd.DataFrame) -> str:
+    """Return knob and position of each row, test by test."""
+    named = rows.assign(place=rows["knob"] + " " + rows["position"])
+    by_test = named.groupby("test", sort=False)["place"].agg(", ".join)
+    return "; ".join(f"{test}: {places}" for test, places in by_test.items()) or "nowhere"
 
 
 def where_others_lie() -> str:

@@ -151,6 +151,7 @@ PAGES: dict[str, dict[str, Content]] = {  # page -> block -> what fills it
         "run": docs_toy.run,
         "real-speech": docs_toy.real_speech,
         "where": docs_toy.where_others_lie,
+        "knobs-answer": docs_toy.knobs_answer,
         **each("knob-{}", docs_toy.knob, docs_toy.COMPUTED),
     },
     "docs/reliability.md": {"faults": reliability},

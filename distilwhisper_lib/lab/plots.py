@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..evaluation.scoring import summarise
 from ..evaluation.testsets import DOMAINS, RETENTION, is_retention
@@ -567,7 +568,8 @@ def plot_trials(table: pd.DataFrame) -> Figure:
 def plot_knob(table: pd.DataFrame, label: str) -> Figure:
     """Draw the WER of each system over the positions of a knob, a panel for each domain.
 
-    Systems that learn from the teacher have broken lines; student and teacher are grey.
+    Systems that learn from the teacher have broken lines; student and teacher are grey. WER is
+    drawn on a logarithmic scale: the student has ten times the errors of what is compared.
 
     Args:
         table: Columns position, system, test, wer, wer_low, wer_high; the positions in order.
@@ -598,8 +600,11 @@ def plot_knob(table: pd.DataFrame, label: str) -> Figure:
         ax.set_xticks(range(len(positions)), [fill(position, 12) for position in positions])
         ax.set(title=test, xlabel=label)
         ax.grid(alpha=0.3)
-    axes[0].set_ylim(bottom=0)  # of both panels, once all is drawn
-    axes[0].set_ylabel(WER_AXIS)
+    axes[0].set_yscale("log")  # of both panels
+    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[0].yaxis.set_minor_formatter(NullFormatter())
+    axes[0].set_ylabel(f"{WER_AXIS}, logarithmic")
     add_legend(figure, axes[0], columns=3)
     return figure
 
