@@ -7,7 +7,8 @@ from distilwhisper_lib.fidelity import Fidelity
 from distilwhisper_lib.lab.lab import Lab
 from distilwhisper_lib.training.config import ModelIdentity, Optimisation, RunConfig, TrainingData
 from distilwhisper_lib.training.methods import get_method
-from distilwhisper_lib.training.trainer import make_trainer, train_run, training_arguments
+from distilwhisper_lib.training.run import train_run
+from distilwhisper_lib.training.trainer import make_trainer, training_arguments
 
 CORRECTED = Fidelity()
 

@@ -59,6 +59,7 @@ from distilwhisper_lib.method.languages import get_language, set_language, use_l
 from distilwhisper_lib.method.loading import load_experts
 from distilwhisper_lib.presets import PRESETS, get_preset
 from distilwhisper_lib.training import config as config_module
+from distilwhisper_lib.training import run as run_module
 from distilwhisper_lib.training import trainer as trainer_module
 from distilwhisper_lib.training.methods import METHODS, compared_methods, trained_methods
 from distilwhisper_lib.training.teacher import stored_clips
@@ -599,13 +600,13 @@ def test_the_latest_model_alone_is_held(lab, monkeypatch):
 
 def test_nothing_of_a_training_stays_in_memory(lab, monkeypatch):
     models = []
-    make_trainer = trainer_module.make_trainer
+    make_trainer = run_module.make_trainer
 
     def watched(model, *arguments, **settings):
         models.append(weakref.ref(model))
         return make_trainer(model, *arguments, **settings)
 
-    monkeypatch.setattr(trainer_module, "make_trainer", watched)
+    monkeypatch.setattr(run_module, "make_trainer", watched)
     lab.transcribe("student", "cs/in-domain")
     lab.train("clsr-ft", learning_rate=2e-3, epochs=1)
     assert len(models) == 1

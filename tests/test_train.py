@@ -29,7 +29,7 @@ from distilwhisper_lib.method.experts import ExpertSettings
 from distilwhisper_lib.method.languages import set_language
 from distilwhisper_lib.method.losses import cross_entropy, labelled
 from distilwhisper_lib.presets import get_preset
-from distilwhisper_lib.training import trainer as trainer_module
+from distilwhisper_lib.training import run as run_module
 from distilwhisper_lib.training.config import Decoding, ModelIdentity, identify
 from distilwhisper_lib.training.methods import (
     METHODS,
@@ -41,8 +41,9 @@ from distilwhisper_lib.training.methods import (
     trained_methods,
 )
 from distilwhisper_lib.training.objective import Objective
+from distilwhisper_lib.training.run import train_run
 from distilwhisper_lib.training.teacher import cache_teacher_distributions
-from distilwhisper_lib.training.trainer import LabTrainer, train_run
+from distilwhisper_lib.training.trainer import LabTrainer
 from distilwhisper_lib.whisper.loading import load_whisper
 from distilwhisper_lib.whisper.shapes import SHAPES, WhisperShape
 from distilwhisper_lib.whisper.tiny import tiny_whisper
@@ -603,7 +604,7 @@ def test_weights_that_are_not_finite_are_in_no_checkpoint(clips, collator, tmp_p
                 weight = next(p for p in model.parameters() if p.requires_grad)
                 weight.data.view(-1)[0] = torch.inf
 
-    monkeypatch.setattr(trainer_module, "Progress", lambda label: Break())
+    monkeypatch.setattr(run_module, "Progress", lambda label: Break())
     monkeypatch.setattr(LabTrainer, "evaluate", lambda self, *_, **__: {"eval_loss": 1.0})
     with pytest.raises(ValueError, match="the trained weight .* is not finite after step 4, at a"):
         train("clsr-ft", tmp_path / "run", PRESET, clips, collator)
@@ -685,7 +686,7 @@ def test_a_training_that_shuts_all_gates_says_so(clips, capsys):
     rows = [{"gate_encoder": 0.5, "gate_decoder": 0.0}, {"gate_encoder": 0.0, "gate_decoder": 0.0}]
     for log, told in ((rows, 1), (rows[:1], 0), ([], 0)):
         trainer = SimpleNamespace(state=SimpleNamespace(log_history=log))
-        trainer_module._tell_of_shut_gates(config, trainer)
+        run_module._tell_of_shut_gates(config, trainer)
         line = "train distilwhisper: all gates are shut at the end, so the experts are never used;"
         assert capsys.readouterr().err.count(line) == told
 
@@ -737,7 +738,7 @@ def test_the_epoch_with_the_lowest_validation_wer_is_kept(
         states.append(trained_weights(model))
         return next(wers)
 
-    monkeypatch.setattr(trainer_module, "_validation_wer", noting)
+    monkeypatch.setattr(run_module, "_validation_wer", noting)
     preset = replace(PRESET, batch_size=4, keep="best")
     settings = {"rate": RATES.get(name, 3e-2), "epochs": 4}
     folder = train(name, tmp_path / "run", preset, clips, collator, teacher=teacher, **settings)
@@ -784,13 +785,13 @@ def test_experts_train_a_block_and_a_gate_in_each_layer():
 
 def test_training_keeps_no_cache_of_keys_and_values(clips, collator, tmp_path, monkeypatch):
     models = []
-    original = trainer_module.make_trainer
+    original = run_module.make_trainer
 
     def noting(model, *args, **settings):
         models.append(model)
         return original(model, *args, **settings)
 
-    monkeypatch.setattr(trainer_module, "make_trainer", noting)
+    monkeypatch.setattr(run_module, "make_trainer", noting)
     train("lora", tmp_path / "run", PRESET, clips, collator)
     assert not models[0].config.use_cache
 

@@ -39,9 +39,9 @@ from ..method.languages import get_language, set_language
 from ..presets import Preset, fit_to_memory, get_preset
 from ..training.config import Optimisation, RunConfig, TrainingData
 from ..training.methods import Method, Weights, get_method
+from ..training.run import train_run
 from ..training.stored import stored_run
 from ..training.teacher import TeacherDistributions, cache_teacher_distributions, stored_clips
-from ..training.trainer import train_run
 from ..whisper.loading import load_whisper
 from .metadata import note_missing_step, overridden_of, read_steps, timed_step
 from .preflight import preflight, without_teacher
