@@ -25,11 +25,18 @@ def environment():
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
+def heed_signals():
+    """Let a program get the signals that the tests themselves may ignore, under nohup for one."""
+    for number, _ in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(command, **options):
     """Start a program whose output is kept."""
     return subprocess.Popen(
         [sys.executable, *command],
         env=environment(),
+        preexec_fn=heed_signals,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
