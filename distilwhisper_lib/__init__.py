@@ -7,9 +7,12 @@
     training/      the methods, what they minimise, one trainer, cached teacher distributions
     lab/           what the notebooks call: laboratory, comparison, run metadata, figures, course
     experiments/   beyond the course: tuning, seeds, smaller experts, the paper's whole table
+    cli/           the command line `distilwhisper`
+    demo/          what `make demo` shows
     files/         folders, JSON, hashes, atomic writes, locks, damaged files
 
-Beside the folders: `presets`, `fidelity` and `device`; on these and on `files/` everything stands.
+Beside the folders: `checks`, `programs`, `presets`, `fidelity` and `device`; on these and on
+`files/` everything stands.
 
 Every public name can be imported from here, and is loaded when it is first asked for:
 `from distilwhisper_lib import attach_experts` loads torch and transformers, but neither datasets

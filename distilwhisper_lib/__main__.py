@@ -1,7 +1,7 @@
 """`python -m distilwhisper_lib NAME ...`: run a program of the library, as the Makefile does.
 
 course       fetch weights and speech, run the notebooks, print the main table
-study        tuning, variants, fidelity, seeds
+study        tuning, variants, fidelity, seeds, top-k
 grid         the paper's experiments as jobs
 estimates    hours and memory, computed
 claims       the paper's claims with real speech: folds, seeds, hypotheses

@@ -42,8 +42,14 @@ def about_run() -> str:
         f"Machine: {machine['gpu'] or machine['processor']}, {machine['cores']} cores, precision "
         f"{machine['precision']}. Training and transcribing took {minutes:.0f} minutes and at most "
         f"{peak:.1f} GB of memory in a process. Decoding is greedy, the normaliser "
-        f"`{record['preset']['normaliser']}`. Commit `{record['commit'][:10]}`, {versions}."
+        f"`{record['preset']['normaliser']}`. Commit {_commit(record['commit'])}, {versions}."
     )
+
+
+def _commit(name: str) -> str:
+    """Return a commit, and whether files had been changed since."""
+    number, _, changes = name.partition("+")
+    return f"`{number[:10]}`" + " with uncommitted changes" * bool(changes)
 
 
 def domain(test: str) -> str:

@@ -562,10 +562,12 @@ def _kept(found: pd.DataFrame) -> str:
         return ""
     wers = [pooled.loc[(system, OTHER_LANGUAGES)] for system in ("student", "fine-tuning")]
     verdicts = [found.loc[name, "verdict"] for name in ("d-languages", "d-translation")]
+    outcome = f"Of the claims that on languages: {verdicts[0]}, that on translation: {verdicts[1]}"
+    if verdicts == ["holds", "holds"]:
+        outcome = "Both claims hold"
     return (
         f"By construction experts, switched off, leave the student, as LoRA does: {wers[0]:.1f} % "
-        f"WER in the other languages, where fine-tuning has {wers[1]:.1f} ({verdicts[0]}; "
-        f"translation: {verdicts[1]})."
+        f"WER in the other languages, where fine-tuning has {wers[1]:.1f}. {outcome}."
     )
 
 

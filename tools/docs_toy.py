@@ -328,7 +328,7 @@ def where_others_lie() -> str:
     rows = [
         ["WER of the student, in-domain", f"{toy_student:.1f}", f"{student:.1f}", ""],
         ["WER of the teacher, in-domain", f"{toy_teacher:.1f}", f"{teacher:.1f}", ""],
-        ["labelled clips", str(toy.train_clips), "all of one split", "3,000 to 28,000"],
+        ["labelled clips", str(toy.train_clips), "some 180, of one voice", "3,000 to 28,000"],
         ["divergence", *[get_method(OURS).objective(Fidelity()).divergence.upper()] * 2, "JS"],
         ["epochs", str(toy.epochs), str(laptop.epochs), str(paper.epochs)],
     ]

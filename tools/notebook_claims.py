@@ -184,6 +184,12 @@ def _changes(sound: str) -> tuple[float, float]:
     return line[0], line[1]
 
 
+def _confused() -> list[int]:
+    """Return how often each pair of words is confused (notebook 01)."""
+    printed = output_of("01_baseline_gap", "confusions(table[inside]).most_common(8)")
+    return [int(times) for times in re.findall(r"\((\d+)\)", printed)]
+
+
 def baseline_gap() -> list[Claim]:
     """Return the claims of notebook 01."""
     domains = ("cs/in-domain", "cs/out-of-domain")
@@ -209,6 +215,7 @@ def baseline_gap() -> list[Claim]:
             lambda: all(_gap(test) for test in domains),
         ),
         Claim("look for those in which it is *worse* than the student", _forgets),
+        Claim("None occurs more than four times.", lambda: max(_confused()) == 4),
         Claim(
             "the intervals of student and stand-in overlap",
             lambda: overlap(
@@ -232,10 +239,13 @@ def baseline_gap() -> list[Claim]:
     ]
 
 
-def _toy_errors(label: str) -> tuple[float, float, float]:
-    """Return the errors with soft and hard gates, and the share of binary gates (notebook 02)."""
-    soft, hard, binary = numbers_of("02_language_experts", "train_toy(strongest)", label)
-    return soft, hard, binary
+def _toy_errors(label: str) -> tuple[float, float, float, float]:
+    """Return the errors with soft and hard gates, the share of binary gates, and the lowest gate.
+
+    They are those of notebook 02.
+    """
+    soft, hard, binary, lowest = numbers_of("02_language_experts", "train_toy(strongest)", label)
+    return soft, hard, binary, lowest
 
 
 def language_experts() -> list[Claim]:
@@ -249,6 +259,7 @@ def language_experts() -> list[Claim]:
             "Without noise the soft mixture fits well, and rounding ruins it.",
             lambda: without()[1] > 3 * without()[0],
         ),
+        Claim("No gate lies below one half.", lambda: without()[3] == noisy()[3] == 0.5),
         Claim(
             "With noise the fit in training is worse and the error in use is smaller",
             lambda: noisy()[0] > without()[0] and noisy()[1] < without()[1],

@@ -301,7 +301,7 @@ def claims() -> list[Claim]:
             lambda: 0 not in _errors(STUDENT) and all(_errors(name).count(0) == 1 for name in BOTH),
         ),
         Claim(
-            "In the third clip the experts make more word errors than the student, 7 instead of 5",
+            "In the third clip the experts make more word errors than the student, 7 instead of 5.",
             lambda: _errors(STUDENT)[2] == 5 and all(_errors(name)[2] == 7 for name in BOTH),
         ),
         Claim(

@@ -112,8 +112,8 @@ for row in rows.select(three):
 # | 5. What the model could do before is kept: other languages, other tasks. | `02_language_experts`, `05` |
 # | 6. At inference the overhead is negligible. | `02`, `05` (parameters that are *stored* are another matter) |
 #
-# Some results will agree with the paper and some will not. Ours is a miniature: a smaller student, a few hundred
-# training clips of a language instead of 3,000 to 28,000, two languages instead of eight and more, and, without the
+# Some results will agree with the paper and some will not. Ours is a miniature: a smaller student, one to two
+# hundred training clips of a language instead of 3,000 to 28,000, two languages instead of eight and more, and, without the
 # model hub, a *stand-in* for the teacher. Notebook 05 says what may be concluded from it.
 
 # %% [markdown]
@@ -159,7 +159,7 @@ show(pd.DataFrame({name: vars(preset) for name, preset in PRESETS.items()}).loc[
 # trained on; `–` means all speakers.
 #
 # Batch size times accumulation is the number of clips per update. A teacher of `–` is the stand-in that notebook 01
-# introduces; for numbers of clips `–` means all. `margin_seconds` is the subject of section 7. To use a preset, set the
+# introduces; for numbers of clips `–` means all, for `margin_seconds` the native 30 s (section 7). To use a preset, set the
 # variable `LAB_PRESET`, or `PRESET` in the first cell; single settings can be changed as well:
 #
 # ```python
@@ -199,7 +199,7 @@ table = pd.crosstab(table["speaker"], table["split"], margins=True, margins_name
 show(table.sort_values("all", ascending=False).head(12))
 
 # %% [markdown]
-# **Read:** The speakers are named after the font of their subtitles. At the preset `laptop` one of the two leads,
+# **Read:** The speakers are named after the font of their subtitles. At the preset `laptop` one of the two leads, the fish that the player steers,
 # `font_small`, is the voice that is trained on. Three tests follow from that:
 #
 # - **in-domain**: this voice's lines in `test`, in rooms that no training has seen;
@@ -348,8 +348,10 @@ fig.tight_layout()
 # *The figure shows the bands as triangles over frequency: narrow, high and equally wide below 1,000 Hz; ever wider and
 # lower above.*
 #
-# **Read:** About half of the bands lie in the lowest fifth of the range. What makes an *a* an *a* and an *i* an *i* are the
-# **formants**, resonances of the mouth, and most of them lie there.
+# **Read:** About half of the bands lie in the lowest fifth of the range.
+#
+# What makes an *a* an *a* and an *i* an *i* are the **formants**, resonances of the mouth. The two lowest count most; they lie between 200 and
+# 2,500 Hz, where bands are narrow.
 #
 # **Build:** one frame. Multiply the frame by the window, take the power of its Fourier transform, sum it by bands, take the
 # logarithm to base 10 (of at least $10^{-10}$, so that silence has one). The clip starts in the middle of frame 0, so 200
@@ -420,8 +422,8 @@ plots.plot_log_mel(features, rows[0]["text"])
 #
 # **Read, at `laptop`:** The stripes one above the other are the overtones of a voice; where they bend, its pitch rises or
 # falls. The brightest regions are the formants: they move as the vowel changes. Clouds at the top without stripes are
-# consonants such as *s* and *ž*. What stays bright after the words is the room's echo. Silence is dark, and all of it has
-# the same value: the floor, $8$ below the maximum before scaling.
+# consonants such as *s* and *ž*. What stays bright after the words is the room's echo. Silence is dark. What is
+# more than $8$ below the maximum, before scaling, is set to one value, the floor.
 
 # %% [markdown]
 # ## 6. What Whisper writes: the decoder's tokens

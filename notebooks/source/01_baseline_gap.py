@@ -386,8 +386,8 @@ show(translation[["n", "bleu", "bleu_low", "bleu_high", "chrf", "chrf_low", "chr
 
 # %% [markdown]
 # **Read, at `laptop`:** The student translates a little of this Czech, and the intervals of student and stand-in overlap.
-# The stand-in was only ever asked to *transcribe*; see where it still obeys the token `<|translate|>`, and where it
-# writes Czech although English was asked for:
+# (That decides nothing: notebook 05, section 2.) The stand-in was only ever asked to *transcribe*; see where it still obeys
+# the token `<|translate|>`, and where it writes Czech although English was asked for:
 
 # %%
 translated = {name: comparison.counts(lab, name, f"{language}/translation") for name in ("student", "teacher")}
@@ -621,8 +621,8 @@ for name, table in systems.items():
 show(pd.DataFrame({name: pd.Series(pairs) for name, pairs in most.items()}))
 
 # %% [markdown]
-# **Read, at `laptop`:** The most frequent confusions are short words that sound alike. Look also for a Czech word written
-# as in a neighbouring language (Slovak or Polish spelling), and for endings: a model that hears well and knows little
+# **Read, at `laptop`:** The most frequent confusions are words that sound nearly alike: short ones, and longer ones that
+# lose a letter. None occurs more than four times. Look also for a Czech word written as in a neighbouring language (Slovak or Polish spelling), and for endings: a model that hears well and knows little
 # Czech makes these.
 #
 # ### By length of the clip, and by speaker
@@ -640,11 +640,11 @@ plots.plot_wer_by({"student": student[inside], "teacher": teacher[inside]}, by="
 plots.plot_wer_by({"student": student[hardest], "teacher": teacher[hardest]}, by="speaker")
 
 # %% [markdown]
-# *The figure shows WER with its interval for each character of the stress test, student beside stand-in; what goes
+# *The figure shows WER with its interval for the ten most frequent characters of the stress test and for all others, student beside stand-in; what goes
 # beyond 250 is cut off.*
 #
-# **Read, at `laptop`:** The stress test is not one thing: some characters are about as hard as the leads, others are
-# beyond the end of the axis, because of a few clips that loop. A mean over all hides that.
+# **Read, at `laptop`:** The stress test is not one thing: some characters are hardly harder for the student than the leads,
+# and one, *cyan*, is beyond the end of the axis, because of clips that loop. A mean over all hides that.
 #
 # ### The worst ones
 
@@ -807,8 +807,8 @@ texts = {"teacher forcing": forced_texts(key, ids), "generate": list(free["predi
 show(pd.DataFrame({"reference": list(free["text"]), **texts}).head(6), longest=100)
 
 # %% [markdown]
-# **Read:** On clips where `generate` fails, teacher forcing does not notice: it cannot loop, cannot stop too early, and
-# always has as many tokens as the reference. On ordinary clips the number may even look right, because two mistakes pull in
+# **Read:** On clips where `generate` fails, teacher forcing shows that they are hard, and not that the model loops: it cannot
+# loop, cannot stop too early, and writes no more tokens than the reference has. On ordinary clips the number may even look right, because two mistakes pull in
 # opposite directions: the model is put back on its way after each error, and where it would have spelled a word in other
 # pieces, its guesses and the given pieces collide.
 #
@@ -827,7 +827,7 @@ show(pd.DataFrame({"reference": list(free["text"]), **texts}).head(6), longest=1
 # - (b) Two systems can differ by ten points of WER on a test although most of their texts are equally good.
 # - (c) If the 95 % intervals of two systems on the same test overlap, the data show no difference between them.
 # - (d) The student's higher WER in the stress test cannot be explained by the language alone: it is Czech in all tests.
-# - (e) Where the stand-in leaves half of the gap open, whisper-large-v2 would too.
+# - (e) Where the stand-in still has half of the student's errors, whisper-large-v2 would have them too.
 
 # %% [markdown] tags=["hint"]
 # <details><summary>Hint</summary>

@@ -173,12 +173,17 @@ with torch.no_grad():
 #
 # ## 3. The library's block is the same
 #
-# **Why.** From here on the library does the work, so it must be shown to do the same. `ClsrFeedForward` (CLSR, conditional language-specific routing, is the method that experts and gates come from) is
-# this block with four things more: several languages, the dropouts of the **release**, the code that the authors have
-# published (0.1 on the gate's input, 0.3 on the expert's output), its *skip gate* (in training, with probability 0.2, a
-# layer uses its shared block alone for one batch, so that the shared path stays good on its own), and a note of the last
-# $g$ for the budget loss. We switch these extras off, give both blocks the same weights, and compare in evaluation and in
-# training.
+# **Why.** From here on the library does the work, so it must be shown to do the same. The **release** is the code that the
+# authors have published. `ClsrFeedForward` (CLSR, conditional language-specific routing, is the method that experts and gates
+# come from) is this block with four things more:
+#
+# - several languages;
+# - the release's dropouts: 0.1 on the gate's input, 0.3 on the expert's output;
+# - its *skip gate*: in training, with probability 0.2, a layer uses its shared block alone for one batch, so that the shared
+#   path stays good on its own;
+# - a note of the last $g$, for the budget loss.
+#
+# We switch these extras off, give both blocks the same weights, and compare in evaluation and in training.
 
 # %%
 from distilwhisper_lib import ClsrFeedForward, ExpertSettings, FeedForward, Routing
@@ -204,7 +209,7 @@ for training, alpha in ((False, 0.0), (True, 0.0), (True, 5.0)):
         with torch.no_grad():
             outputs.append(module(h))
     torch.testing.assert_close(*outputs)
-    print(f"training {training!s:5}  alpha {alpha}: equal, gates open on average {block.last_gate.float().mean():.2f}")
+    print(f"training {training!s:5}  alpha {alpha}: equal, mean gate {block.last_gate.float().mean():.2f}")
 
 # %% [markdown]
 # **Read:** The same output in all three modes, up to rounding: in evaluation the library multiplies the rows of the two blocks
@@ -535,7 +540,8 @@ rows = {}
 for ax, (name, strongest) in zip(axes, {"without noise": 0.0, "with noise up to 5": 5.0}.items(), strict=True):
     soft, hard, g = train_toy(strongest)
     binary = ((g < 0.1) | (g > 0.9)).float().mean().item()
-    rows[name] = {"error, soft gates": soft, "error, hard gates": hard, "gates below 0.1 or above 0.9": f"{binary:.0%}"}
+    rows[name] = {"error, soft gates": soft, "error, hard gates": hard, "gates below 0.1 or above 0.9": f"{binary:.0%}",
+                  "lowest gate": g.min().item()}
     ax.hist(g.numpy(), bins=40, range=(0, 1), color="#10427a")
     ax.set(title=name, xlabel="soft gate g after training", yticks=[])
 axes[0].set_ylabel("how often")
@@ -548,7 +554,11 @@ show(pd.DataFrame(rows).T, digits=3)
 #
 # **Read:** Without noise the soft mixture fits well, and rounding ruins it. With noise the fit in training is worse and the
 # error in use is smaller: a gate between the ends is a coin toss in training, and the expert can't rely on it; far from
-# zero, $G$ is heard through the noise. Noise does not remove the gap. It makes being undecided expensive.
+# zero, $G$ is heard through the noise.
+#
+# No gate lies below one half. So rounded all are open, and the hard error is the expert's alone: with noise it has learnt to
+# be right alone. At one half are the positions where the gate's inner layer gives zero; no noise moves these. Noise does not
+# remove the gap. It makes being undecided expensive.
 #
 # What noise does to a gate that stays where it is:
 
@@ -1027,10 +1037,10 @@ check(check_binary_share, binary_share, first_alpha)
 # says which Whisper they belong to. `load_experts` refuses another one. Here they are kept in fp32, to the last digit;
 # in fp16, which is the default, they take half, and notebook 08 makes them smaller still.
 #
-# **Predict:** how large are the files next to the model's own size? (Look at your prediction of section 6.)
+# **Predict:** how large is the file of *one* language next to the model: a tenth, a third, or as large? (Look at your prediction of section 6.)
 
 # %% tags=["predict"]
-prediction = ...  # "a tenth", "half", "as large"
+prediction = ...  # "a tenth", "a third", "as large"
 
 # %%
 import tempfile
@@ -1081,8 +1091,8 @@ shutil.rmtree(folder)
 #
 # - A language expert is a copy of a feed-forward block; a gate chooses between it and the shared, frozen block, per
 #   layer and position. Attached and untrained, the model's outputs are the student's, bit for bit.
-# - In training the gate is soft and noisy, in evaluation hard. Noise makes an undecided gate expensive, so that gates move
-#   to the ends. Or the gate is hard in both, with the gradient of the soft one (a straight-through gradient).
+# - In training the gate is soft and noisy, in evaluation hard. Noise makes an undecided gate expensive, so that
+#   most gates move away from it. Or the gate is hard in both, with the gradient of the soft one (a straight-through gradient).
 # - Languages are switched by module state: one for the batch, one per row, or `None` for plain Whisper, whose outputs
 #   no training can change.
 # - A language stores a second set of FFNs (458 MB for `whisper-small` in fp32) but needs only one FFN and a gate per

@@ -993,7 +993,7 @@ show(pd.DataFrame(rows).set_index(["clip", "who"]))
 
 # %% [markdown]
 # **Read, at `laptop`:** Of the four clips the student gets none right, with the experts it is one. In the third clip the
-# experts make more word errors than the student, 7 instead of 5, though their letters come nearer to what was said.
+# experts make more word errors than the student, 7 instead of 5.
 #
 # So single clips do not rank systems. The whole test does, with an interval:
 
@@ -1003,10 +1003,12 @@ show(scores[["n", "wer", "wer_low", "wer_high", "cer", "loops"]])
 
 # %%
 differences = comparison.paired(lab, ["student", "experts"], tests=["in-domain"])
-show(differences[["first", "other", "difference", "low", "high", "p"]].set_index(["first", "other"]), digits={"p": 3})
+columns = ["first", "other", "difference", "low", "high", "p"]
+show(differences[columns].set_index(["first", "other"]), digits={"low": 2, "high": 2, "p": 3})
 
 # %% [markdown]
-# A negative difference means fewer errors for the first system; it is decided where its interval excludes zero (notebook 01).
+# A negative difference means fewer errors for the first system; it is *decided* where its interval excludes zero.
+# `p` is small where the interval is far from zero (notebook 05, section 4).
 #
 # **Read, at `laptop`:** With experts and teacher the student makes fewer errors, and that is decided. What the teacher
 # adds is not.

@@ -301,7 +301,8 @@ fig.tight_layout()
 # of the chosen rates is LoRA's, 20 times fine-tuning's. Fine-tuning is best at the highest rate that was tried, our
 # variant at the lowest: for both a better one may lie outside.
 #
-# **Read:** Within each kind the intervals of all trials overlap. One seed and few clips do not decide between neighbours.
+# **Read:** The intervals are wide: nine rooms and one seed. That they overlap proves nothing, for all trials heard the same
+# clips; a paired test could tell more, and was not made. We only take the lowest.
 #
 # So the trials do not find the best rate. They only see to it that no system is held back by a rate that does not suit it.
 #
@@ -327,8 +328,9 @@ show(table)
 # **Read, at `laptop`:** Clips, epochs, steps and batch size are the same in every row. No training takes a tenth longer
 # than another. The highest peak of memory is LoRA's, though it trains the fewest parameters.
 #
-# Forward and backward pass go through the whole model in any case. LoRA saves only the optimiser's memory: Adam keeps two
-# numbers for each trained parameter. In so small a model that is not what sets the peak.
+# Forward and backward pass go through the whole model in any case. LoRA saves the gradients of the frozen
+# weights, and what Adam keeps for each trained parameter, two numbers. It does not save activations, and adds some. In so
+# small a model these set the peak.
 
 # %%
 from distilwhisper_lib import plot_comparison, plot_curves, plot_forgetting
@@ -348,7 +350,8 @@ plot_curves(logs, ("ce", "eval_loss"))
 #
 # CE is not WER: it says how well the model guesses forced texts, and WER what `generate` writes. The two need not agree.
 #
-# **Read:** In the trials above all three had a lower WER after six epochs than after three, whatever their CE does here.
+# **Read:** In the trials above all three had a lower WER after six epochs than after three, at the
+# middle rate, whatever their CE does here.
 
 # %% [markdown]
 # ## 5. In-domain and out-of-domain
@@ -440,7 +443,7 @@ show(effect.set_index(["study", "with teacher", "test"])[["difference", "low", "
 # to 0.4 points at `toy`, 0.5 to 1.7 with real speech. Of fine-tuning not even the sign is the same in all four.
 #
 # The toy teacher has a WER of 1.8 % where its student has 40.2 %, and still its distributions add next to nothing to the
-# labels. When a teacher helps more is shown by the knobs of the [toy study](../docs/toy-languages.md).
+# labels. The toy study shows when a teacher helps more: it changes [one cause at a time](../docs/toy-languages.md#one-cause-at-a-time).
 
 # %% [markdown]
 # ## 6. What is forgotten
@@ -532,10 +535,10 @@ def megabytes(folder):
 
 base = 4 * count_parameters(student)["total"] / 1e6  # float32
 files = {name: megabytes(lab.train(name)) for name in compared}
-sizes = pd.DataFrame({"file of a language": files})
+sizes = pd.DataFrame({"file of a language (MB)": files})
 for n in (1, 8, 99):  # with the student, where it is needed beside the file
-    sizes[f"for {n}"] = n * sizes.iloc[:, 0] + [0 if name == "fine-tuning" else base for name in files]
-show(sizes.rename(index=lambda name: METHODS[name].label))  # MB
+    sizes[f"for {n} (MB)"] = n * sizes.iloc[:, 0] + [0 if name == "fine-tuning" else base for name in files]
+show(sizes.rename(index=lambda name: METHODS[name].label))
 
 # %% [markdown]
 # **Read, at `laptop`:** For 8 languages LoRA is by far the smallest: 416 MB, where experts take 1,112 and fine-tuned

@@ -559,7 +559,7 @@ plots.plot_comparison(pd.DataFrame(rows), language)
 # lies to the right of the other two.*
 #
 # **Read:** In-domain our variant closes more than half of the gap between student and teacher, and its interval lies
-# below the student's. Out-of-domain its interval overlaps with the student's, and not with the teacher's.
+# below the student's. Out-of-domain its interval overlaps with both.
 #
 # Intervals of single scores say little where they overlap. What decides is the paired difference (notebook 05).
 #
@@ -760,7 +760,6 @@ check(check_memory, fine_tuning_gb, experts_gb)
 # - **Common Voice**: read sentences from volunteers, with votes of listeners.
 # - **FLEURS**: read sentences in 102 languages that say the same.
 # - **utilisation**: the share of a GPU's peak arithmetic that a program reaches.
-# - **job array**: many jobs of one kind that a cluster's scheduler starts by number.
 #
 # ## Where in the library, where in the paper
 #

@@ -11,7 +11,8 @@
 #
 # **Prerequisites:** notebooks 02, 03 and 05. What they have trained is used again; what is missing is trained here.
 #
-# The outputs that are stored in this notebook are of the preset `laptop`.
+# The outputs that are stored in this notebook are of the preset `laptop`, and of an earlier run than those of 00 to 05: WERs
+# are not to the point the same.
 #
 # | preset | time | memory |
 # |---|---|---|
@@ -125,7 +126,7 @@ show(again.drop(index="basis").dropna())
 #
 # All these intervals are over clips, with one seed a row: none covers the luck of a training, so each row is a hint. What
 # a study with folds, rooms and seeds says of teacher and gates is on the page `docs/claims.md`. `make study ARGS=variants`
-# trains these rows, and four more, at your preset.
+# trains these rows, and four more, at `laptop` (`PRESET=toy`: at another).
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 7.1: who pays for the budget (by hand)
@@ -733,7 +734,7 @@ for name, counted_in in (("corrected", masks), ("released", everywhere)):
 # What each switch is worth in WER is a study of its own, one training a switch:
 #
 # ```sh
-# make study ARGS=fidelity      # at LAB_PRESET, on validation
+# make study ARGS=fidelity      # at laptop, on validation; PRESET=toy: at another
 # ```
 
 # %%

@@ -14,7 +14,8 @@
 # **Prerequisites:** notebooks 02, 03 and 05; 07 for section 5. Our variant's run of notebook 03 is used again, or trained
 # here.
 #
-# The outputs that are stored in this notebook are of the preset `laptop`. The studies in `results/reference/both-voices` are
+# The outputs that are stored in this notebook are of the preset `laptop`, and of an earlier run than those of 00 to 05: WERs
+# are not to the point the same. The studies in `results/reference/both-voices` are
 # of an earlier design of it: both leads' voices, four epochs, intervals over clips.
 #
 # | preset | time | memory |
@@ -197,6 +198,7 @@ show((blocks / blocks.loc["shared alone"]).rename_axis("times the shared block")
 #
 # - *mixed*: both blocks are computed, as released;
 # - *routed*: one block a position, with gates drawn anew at each position, the hardest case;
+# - *languages*: the clips of a batch take turns in language: plain, and two with experts;
 # - *agreeing*: all positions of a layer go the same way, but each is asked;
 # - *fixed*: half of the layers always take their expert, and the gates are not computed;
 # - *halves*: plain Whisper with its positions cut into two.

@@ -88,7 +88,7 @@ logged = pd.DataFrame(rows).set_index(["trainer", "batches"])
 show(logged, digits=4)
 
 # %% [markdown]
-# **Read:** With the stock `Trainer`, loss and gradient of `4 x 2` are four times those of `1 x 8`. With `LabTrainer` both
+# **Read:** With the stock `Trainer`, loss and gradient of `4 x 2` are about four times those of `1 x 8`. With `LabTrainer` both
 # are equal.
 #
 # The `Trainer` believes that Whisper divides its loss by the number of tokens of *all* accumulated batches. But Whisper
@@ -268,7 +268,7 @@ show(pd.DataFrame(rows).set_index(["optimiser", "factor"]), digits=3)
 # **Read:** In SGD the factor is a learning rate four times as high. With Adam the loss is the same to the last digit
 # shown: Adam divides the gradient by its own running size, and a common factor cancels. So no score gives the mistake
 # away. Two things do: the logged loss is four times too large, and more gradients are clipped. All ten are above the
-# limit, where at most three were.
+# limit, where two were.
 #
 # ## 4. A checkpoint, and the plug
 #
