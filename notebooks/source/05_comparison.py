@@ -929,8 +929,8 @@ plots.plot_tradeoff(curve, "both domains", "other languages")
 # and costs the other languages nothing that shows, although nothing is switched off.
 #
 # **Read:** So how *much* of a system is used matters more here than which one it is. But this is one training of one fold, and
-# whoever picks the lowest point picks it on the test. (It has half of the other languages' clips, so that the student's 23.7 is not
-# that of section 1.) To claim it, choose the share on validation, and write that down before.
+# whoever picks the lowest point picks it on the test. (It has half of the other languages' clips, so that the student is not at
+# the value of section 1.) To claim it, choose the share on validation, and write that down before.
 #
 # The tables are read from `results/reference/study`, at every preset. The page `docs/claims.md` is generated from them: it
 # says how much is computed, and puts the verdicts and what explains them in words.
