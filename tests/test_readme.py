@@ -334,6 +334,32 @@ def test_causes_are_shown_beside_the_whole_study(monkeypatch):
     assert losses[2:] == ["| KL | 4 | **-1.0 [-2.0, -0.5]** | **-1.0 [-2.0, -0.5]** |"]
 
 
+def test_rates_with_fewer_clips_stand_beside_the_student_of_their_folds(monkeypatch):
+    shown = ("fine-tuning", "lora", "experts", "distilwhisper")
+    changed = [
+        {"change": change, "first": name, "other": docs_study.UNCHANGED, "test": test, "wer": wer}
+        for change, wer in (("50 clips", 70.0), ("100 clips", 60.0))
+        for name in shown
+        for test in docs_study.DOMAINS
+    ]
+    whole = [
+        {"system": name, "test": test, "fold": fold, "wer": wer}
+        for fold, wer in ((None, 50.0), (docs_study.VOICES[0], 55.0))
+        for name in ("student", *shown)
+        for test in docs_study.DOMAINS
+    ]
+    tables = {"causes": pd.DataFrame(changed), "systems": pd.DataFrame(whole)}
+    cells = [("50 clips", voice) for voice in docs_study.VOICES]
+    cells.append(("100 clips", docs_study.VOICES[0]))
+    records = [{"cell": {"label": label, "voice": voice}} for label, voice in cells]
+    monkeypatch.setattr(docs_study, "read", tables.get)
+    monkeypatch.setattr(docs_study, "records", lambda: records)
+    lines = docs_study.fewer_clips_rates().splitlines()[2:]
+    assert lines[0] == "| 50 clips, in-domain | 50.0 | 70.0 | 70.0 | 70.0 | 70.0 |"
+    assert lines[2] == "| 100 clips, in-domain | 55.0 | 60.0 | 60.0 | 60.0 | 60.0 |"
+    assert lines[-1] == "| all clips, out-of-domain | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 |"
+
+
 def test_the_answer_names_what_is_decided_of_causes(monkeypatch):
     open_row = {"low": -2.0, "high": 0.5}
     changed = pd.DataFrame(
@@ -377,6 +403,7 @@ def test_what_is_not_computed_is_said(monkeypatch):
     monkeypatch.setattr(docs_study, "read", lambda name: pd.DataFrame())
     for part in (
         docs_study.causes_answer,
+        docs_study.fewer_clips_rates,
         docs_study.fewer_clips,
         docs_study.other_losses,
         docs_study.curve,

@@ -23,6 +23,7 @@ from distilwhisper_lib.experiments.claims import (
     TUNED_AS,
     UNTRAINED,
     VOICES,
+    cells_of_causes,
     cells_of_study,
 )
 from distilwhisper_lib.experiments.claims_curve import OTHERS, TARGET
@@ -135,14 +136,17 @@ def progress() -> str:
     done = [record for record in records() if not record["cell"]["label"]]
     if not done:
         return f"None of the study's {len(planned)} cells is computed yet."
+    causes = len(records()) - len(done)
     hours = sum(record["seconds"] for record in records()) / 3600
     processors = dict.fromkeys(record["machine"]["processor"] for record in records())
     commits = dict.fromkeys(record["commit"][:10] for record in records())
     counted = _computed()
     if len(done) == len(planned):
         counted = f"All {len(planned)} cells of the study are computed"
+    of_causes = len(cells_of_causes(VOICES, FURTHER_SEEDS))
     return (
-        f"{counted}, in {hours:.1f} hours of one core. Processors: {', '.join(processors)}. "
+        f"{counted}, and {causes} of the {of_causes} of [causes](#what-explains-the-verdicts), in "
+        f"{hours:.1f} hours of one core. Processors: {', '.join(processors)}. "
         f"Commits: {', '.join(f'`{commit}`' for commit in commits)}."
     )
 
@@ -276,6 +280,30 @@ def fewer_clips() -> str:
         rows.append([name, trainings, *(_difference(row) for row in of_pairs)])
     head = [f"− {label(other)}, {test}" for _, other in AGAINST for test in DOMAINS]
     return markdown_table(rows, ["", "trainings", *head])
+
+
+def fewer_clips_rates() -> str:
+    """Return the WER of each system with fewer clips, beside the student's in the same folds."""
+    causes = read("causes")
+    if causes.empty:
+        return NOT_YET
+    changed = causes[causes["change"].str.endswith("clips") & (causes["other"] == UNCHANGED)]
+    found = changed.set_index(["change", "first", "test"])["wer"]
+    systems = read("systems").astype({"fold": object})
+    systems["fold"] = systems["fold"].fillna("both")
+    whole = systems.set_index(["fold", "system", "test"])["wer"]
+    shown = ("fine-tuning", "lora", "experts", "distilwhisper")
+    rows = []
+    for change in dict.fromkeys(changed["change"]):
+        voices = {r["cell"]["voice"] for r in records() if r["cell"]["label"] == change}
+        fold = "both" if voices == set(VOICES) else voices.pop()
+        for test in DOMAINS:
+            wers = [whole[fold, "student", test], *(found[change, name, test] for name in shown)]
+            rows.append([f"{change}, {test}", *(f"{wer:.1f}" for wer in wers)])
+    for test in DOMAINS:
+        wers = [whole["both", name, test] for name in ("student", *shown)]
+        rows.append([f"all clips, {test}", *(f"{wer:.1f}" for wer in wers)])
+    return markdown_table(rows, ["WER", *(label(name) for name in ("student", *shown))])
 
 
 def other_losses() -> str:
