@@ -37,7 +37,7 @@ demo: setup ## open a local page: one sound, all trained systems, at the preset 
 	@$(PYTHON) tools/setup_env.py --demo
 	@LAB_PRESET=$(PRESET_OF_LAB) $(DEMO) -m $(LIBRARY) demo --python $(PY) $(ARGS)
 
-test: setup ## run the tests: no download, some 11 minutes on 2 cores; ARGS="tests/test_losses.py" runs some of them
+test: setup ## run the tests: no download, some 9 minutes on 2 cores; ARGS="tests/test_losses.py" runs some of them
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 
 test-all: test book ## all tests: make test, then book, slides and demo in a browser (Chromium)

@@ -20,7 +20,7 @@ from runs import train
 from distilwhisper_lib.data.batches import Collator
 from distilwhisper_lib.evaluation import transcription
 from distilwhisper_lib.presets import get_preset
-from distilwhisper_lib.training import teacher, trainer
+from distilwhisper_lib.training import run, teacher, trainer
 from distilwhisper_lib.training.methods import METHODS
 from distilwhisper_lib.whisper.tiny import tiny_processor, tiny_whisper
 
@@ -93,7 +93,7 @@ TRAINING = {
         lambda: die_at(trainer.LabTrainer, "_save_optimizer_and_scheduler", 2)
     ],
     "before the metadata has its name": [lambda: die_at(os, "replace", EPOCHS + 1)],
-    "before the last checkpoint is removed": [lambda: die_at(trainer, "_tell_of_shut_gates", 1)],
+    "before the last checkpoint is removed": [lambda: die_at(run, "_tell_of_shut_gates", 1)],
 }
 MORE = {
     "in the first epoch": [lambda: die_at(trainer.LabTrainer, "compute_loss", 2)],
@@ -106,7 +106,7 @@ MORE = {
 BEST = {
     "in the second validation": [lambda: die_at(transcription, "generate_batch", 4)],
     "before the kept model has its name": [lambda: die_at(Path, "rename", 1)],
-    "before the metadata of it": [lambda: die_at(trainer, "_run_facts", 1)],
+    "before the metadata of it": [lambda: die_at(run, "_run_facts", 1)],
 }
 # The step from which each attempt goes on: steps that were done are not done again.
 RESUMED = {

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import trainer as transformers_trainer
 
 from distilwhisper_lib.files import read_json
-from distilwhisper_lib.training import trainer as training
+from distilwhisper_lib.training import run as training
 from distilwhisper_lib.training.callbacks import last_complete_checkpoint
 from distilwhisper_lib.training.objective import Objective
 from distilwhisper_lib.training.stored import stored_run
