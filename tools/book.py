@@ -140,13 +140,19 @@ def get_browser() -> str:
 def serve(folder: Path) -> Iterator[str]:
     """Serve a folder on this machine while the block runs; gives the address."""
     handler = partial(QuietHandler, directory=str(folder))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = PatientServer(("127.0.0.1", 0), handler)
     Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
+
+
+class PatientServer(ThreadingHTTPServer):
+    """Lets many requests wait: the search asks for every page that it finds, all at once."""
+
+    request_queue_size = 128
 
 
 class QuietHandler(SimpleHTTPRequestHandler):

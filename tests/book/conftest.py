@@ -33,7 +33,7 @@ class Watched:
         tab.on("console", self.hear)
         tab.on("pageerror", lambda error: self.problems.append(f"error of a script: {error}"))
         tab.on("request", self.see_request)
-        tab.on("requestfailed", lambda request: self.problems.append(f"failed: {request.url}"))
+        tab.on("requestfailed", lambda request: self.problems.append(f"failed: {request.url} ({request.failure})"))
         tab.on("response", self.see_response)
 
     def hear(self, message):

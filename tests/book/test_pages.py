@@ -162,8 +162,11 @@ def test_a_wide_table_scrolls_inside_itself(open_tab):
 def test_search_finds(words, page, open_tab):
     watched = open_tab(DESK)
     tab = watched.open(f"book/search.html?q={words}")
-    links = "[...document.querySelectorAll('ul.search li a')]"
-    tab.wait_for_function(f"{links}.some(link => link.href.includes({page!r}))")  # one by one
+    said = "document.querySelector('.search-summary').innerText"
+    tab.wait_for_function(f"/found|matching/.test({said})")
+    tab.wait_for_load_state("networkidle")  # each page that is found is read for its summary
+    found = tab.evaluate("[...document.querySelectorAll('ul.search li a')].map(a => a.href)")
+    assert any(page in address for address in found), found
     assert not watched.problems
 
 
