@@ -33,7 +33,7 @@ class Watched:
         tab.on("console", self.hear)
         tab.on("pageerror", lambda error: self.problems.append(f"error of a script: {error}"))
         tab.on("request", self.see_request)
-        tab.on("requestfailed", lambda request: self.problems.append(f"failed: {request.url} ({request.failure})"))
+        tab.on("requestfailed", self.see_failure)
         tab.on("response", self.see_response)
 
     def hear(self, message):
@@ -43,6 +43,9 @@ class Watched:
     def see_request(self, request):
         if not request.url.startswith((self.address, "data:", "blob:")):
             self.problems.append(f"a request leaves the page: {request.url}")
+
+    def see_failure(self, request):
+        self.problems.append(f"failed ({request.failure}): {request.url}")
 
     def see_response(self, response):
         if response.status >= 400:
