@@ -15,8 +15,9 @@ Steps, each with those above it too:
     mixed precision   where the processor or GPU computes in 16 bits: this is the library's step
 
 From "top k" on the loss is `LabTrainer.compute_loss` itself. Then the library's step without one of
-the steps: what each is worth where all others are present. Random weights and clips in Whisper's
-shapes.
+the steps: what each is worth where all others are present. "deterministic sums" is the library's
+step with sums in one fixed order, as a training does them on a processor. Random weights and clips
+in Whisper's shapes.
 
 Beside the step the whole run: the teacher once, then `--epochs` of steps. "library, 30 s" is exact,
 without the short window, which suits short clips alone. "frozen front" is the part before the first
@@ -39,7 +40,7 @@ from transformers import TrainingArguments
 from transformers.utils.logging import set_verbosity_error
 
 from distilwhisper_lib.data.batches import position_masks
-from distilwhisper_lib.device import autocast, mixed_precision, pick_device
+from distilwhisper_lib.device import autocast, deterministic_sums, mixed_precision, pick_device
 from distilwhisper_lib.method.attach import attach_experts
 from distilwhisper_lib.method.blocks import last_gates, set_noise
 from distilwhisper_lib.method.experts import ExpertSettings
@@ -266,6 +267,7 @@ def measure(size: str, teacher: str, batch: int, repeats: int, epochs: int) -> l
         if left_out[-1] in steps:
             kept = tuple(step for step in steps if step not in left_out)
             runs["without " + ", ".join(left_out)] = partial(training.step, kept)
+    runs["deterministic sums"] = deterministic_sums()(partial(training.step, steps))
     runs["teacher once"] = partial(training.run_teacher, training.window)
     runs["teacher once, 30 s"] = partial(training.run_teacher, WINDOW)
     runs["frozen front"] = training.front

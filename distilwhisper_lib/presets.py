@@ -1,5 +1,6 @@
 """Presets: the one way to scale the course."""
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -167,6 +168,20 @@ class Preset:
                 f"{', '.join(self.learning_rates)}: add one to its learning_rates"
             )
         return self.learning_rates[method]
+
+    def steps_of_epoch(self, clips: int) -> int:
+        """Return the updates of one pass over so many training clips."""
+        return math.ceil(clips / (self.batch_size * self.accumulation))
+
+    def epochs_of_as_many_steps(self, clips: int, all_clips: int) -> int:
+        """Return the passes over some of the clips that take as many updates as all clips do.
+
+        Args:
+            clips: Number of clips that are passed over.
+            all_clips: Number of clips of which the preset's `epochs` are meant.
+        """
+        steps = self.epochs * self.steps_of_epoch(all_clips)
+        return max(1, round(steps / self.steps_of_epoch(clips)))
 
 
 def _checked_retention(pairs) -> tuple[tuple[str, str], ...]:

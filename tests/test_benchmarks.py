@@ -280,7 +280,14 @@ def test_training_writes_a_row_for_each_step_and_for_the_whole_run(tmp_path, mon
     steps = training.steps_here()
     without = ["without " + ", ".join(left) for left in training.LEFT_OUT if left[-1] in steps]
     whole = ["baseline", "library, 30 s", "library"]
-    assert list(table["run"]) == ["baseline", *steps, *without, "frozen front", *whole]
+    assert list(table["run"]) == [
+        "baseline",
+        *steps,
+        *without,
+        "deterministic sums",
+        "frozen front",
+        *whole,
+    ]
     assert list(table["work"])[-3:] == ["10 epochs"] * 3
     assert_over_floor(table)
     assert (table.loc[table["run"] == "baseline", "times baseline"] == 1).all()

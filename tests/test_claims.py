@@ -143,7 +143,18 @@ def test_each_cause_changes_one_thing(small):
     for cell in cells:
         assert bool(cell.preset) != bool(cell.training)
     labels = {cell.label for cell in cells}
+    assert cells[0].label == f"50 clips {small.epochs} epochs"
+    assert cells[0].preset["epochs"] == small.epochs
     assert {"50 clips", "100 clips", "KL", "temperature 2", "weight 4"} <= labels
+
+
+@pytest.mark.parametrize(
+    ("clips", "all_clips", "epochs"), [(50, 189, 21), (50, 177, 20), (100, 189, 11)]
+)
+def test_fewer_clips_are_learned_from_in_as_many_steps(clips, all_clips, epochs):
+    assert STUDY.epochs_of_as_many_steps(clips, all_clips) == epochs
+    steps = [STUDY.epochs * STUDY.steps_of_epoch(all_clips), epochs * STUDY.steps_of_epoch(clips)]
+    assert abs(steps[0] - steps[1]) <= STUDY.steps_of_epoch(clips) / 2
 
 
 def test_the_hypotheses_are_those_of_the_documentation():
@@ -356,6 +367,13 @@ def translations() -> tuple[pd.DataFrame, pd.DataFrame]:
     first = pd.DataFrame({"id": list("abcdef"), "unit": list("xxyyzz"), "text": texts})
     first = first.assign(prediction=[*texts[:5], "an end"])
     return first, first.assign(prediction=[text[:6] for text in texts])
+
+
+def test_the_difference_of_chrf_is_of_the_same_references():
+    first, second = translations()
+    other = second.assign(text=[*second["text"][:5], "another end"])
+    with pytest.raises(ValueError, match="the references of id f differ"):
+        chrf_difference(first, other)
 
 
 def test_the_difference_of_chrf_is_sacrebleus():

@@ -421,6 +421,13 @@ def test_a_recording_of_a_telephone_is_read(tmp_path, heard):
     assert "call.m4a: 3 s, Galician (given), no experts" in done.stdout
 
 
+def test_a_recording_with_a_long_name_is_transcribed(tmp_path, heard):
+    path = write(tmp_path / f"{'ж' * 120}.wav", noise(3))
+    done = run("transcribe", path, *SHORT, "--language", "gl", "--to", tmp_path / "t")
+    assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "t" / f"{'ж' * 120}.json").is_file()
+
+
 def test_silent_pieces_are_not_transcribed(tmp_path, heard):
     path = write(tmp_path / "long.wav", speech(9, 30, 9, hiss=0))
     done = run("transcribe", path, *SHORT, "--language", "gl", "--to", tmp_path / "t", "--json")

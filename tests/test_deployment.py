@@ -47,6 +47,16 @@ def with_gates(signs):
     return model
 
 
+def test_a_model_in_training_is_so_after_its_gates_were_counted(batches):
+    model = with_gates([0, 0, 0, 0]).train()
+    gate_shares(model, "cs", batches)
+    assert model.training
+    narrow = batches[0] | {"input_features": batches[0]["input_features"][:, :70]}
+    with pytest.raises(ValueError, match="the model takes 80 mel bands"):
+        gate_shares(model, "cs", [narrow])
+    assert model.training
+
+
 def test_shares_count_the_open_gates_of_real_positions(batches):
     model = with_gates([1, -1, 0, 0])
     table = gate_shares(model, "cs", batches)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
-from made_corpora import TWO_LEADS, make_fillets, write_sound
+from made_corpora import TWO_LEADS, make_fillets, make_recordings, write_sound
 from other_user import run_as_another_user
 from random_data import logits, random_batch, random_counts
 
@@ -851,6 +852,24 @@ def test_an_open_lab_follows_own_recordings(tmp_path, monkeypatch):
     assert run_of(lab, "lora") == run_of(Lab("smoke", **corpora, retention=()), "lora") != run
 
 
+def test_an_open_lab_follows_own_recordings_of_its_retention_tests(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_DATA", str(tmp_path / "data"))
+    folder = make_recordings(tmp_path / "data" / "recordings" / "nl")
+    lab = Lab("smoke", retention=(("recordings", "nl"),))
+    before = lab.test_clips("nl/retention").texts
+    table = folder / "recordings.csv"
+    table.write_text(table.read_text("utf-8").replace("Hola", "Adeus"), "utf-8")
+    after = lab.test_clips("nl/retention").texts
+    assert after == [text.replace("Hola", "Adeus") for text in before] != before
+
+
+def test_a_test_of_one_clip_has_a_difference_without_an_interval():
+    lab = Lab("smoke", **CHANGES | {"test_clips": 1})
+    row = comparison.paired(lab, ["student"], "lora", tests=("in-domain",)).iloc[0]
+    assert math.isfinite(row["difference"])
+    assert math.isnan(row["low"]) and math.isnan(row["p"])
+
+
 def test_it_is_said_why_something_is_computed_anew(monkeypatch, capsys):
     before = Lab("smoke", **CHANGES)
     run = before.train("lora").name
@@ -1322,14 +1341,6 @@ def test_tuning_tries_each_rate_on_validation(lab):
     assert saved["wer"].tolist() == pytest.approx(found["wer"].tolist(), rel=1e-3)
     metadata = read_json(lab.results / "studies" / "tuning.json")
     assert [step["step"] for step in metadata["steps"]].count("train lora cs") == 2
-
-
-def test_the_best_rate_of_a_method_is_that_of_its_lowest_error_rate(lab):
-    trials = (("lora", 1e-3, 50.0), ("lora", 2e-3, 48.0), ("clsr-ft", 3e-4, 49.0))
-    columns = ("system", "learning_rate", "wer")
-    rows = [dict(zip(columns, trial, strict=True)) for trial in trials]
-    study.write_study(lab, "tuning", rows)
-    assert study.best_rates(lab) == {"lora": 2e-3, "clsr-ft": 3e-4}
 
 
 def test_variants_are_runs_of_ours_with_one_setting_changed(lab):

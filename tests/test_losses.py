@@ -388,6 +388,16 @@ def test_gates_are_counted_at_sound_and_text_alone(setting):
     assert torch.equal(masks["encoder"], masks["encoder"].cummin(1).values)  # from the start on
 
 
+def test_losses_of_gates_say_where_there_are_none():
+    masks = {"encoder": torch.ones(2, 3), "decoder": torch.ones(2, 3)}
+    none = {"encoder": [], "decoder": []}
+    for loss in (gate_budget_loss, gate_uniformity_loss):
+        with pytest.raises(ValueError, match="no sequence of the latest pass had an expert"):
+            loss(none, masks)
+    encoder_alone = none | {"encoder": [torch.full((2, 3), 0.75)]}
+    assert gate_budget_loss(encoder_alone, masks, 0.5, per_stack=True).item() == 0.25
+
+
 @pytest.mark.parametrize("per_stack", [False, True])
 def test_sequences_without_an_expert_do_not_count_in_the_budget(per_stack):
     nobody = {

@@ -3,7 +3,7 @@
 This is the recipe of CONTRIBUTING: a class, and one line that registers it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import pytest
@@ -15,6 +15,7 @@ from distilwhisper_lib.lab import comparison, plots
 from distilwhisper_lib.lab.lab import Lab
 from distilwhisper_lib.presets import COLAB, get_preset
 from distilwhisper_lib.training.methods import METHODS, Cost, Method, register
+from distilwhisper_lib.training.objective import Objective
 from distilwhisper_lib.whisper.loading import load_whisper
 from distilwhisper_lib.whisper.shapes import WhisperShape
 
@@ -49,6 +50,13 @@ class BitFit(Method):
         return Cost(trained=shape.layers * (encoder + decoder) + 2 * d + 2 * d)
 
 
+@dataclass(frozen=True)
+class OfLayers(BitFit):
+    """Has a setting of its own."""
+
+    layers: int = 1
+
+
 @pytest.fixture
 def bitfit():
     """The method, registered while a test runs."""
@@ -60,7 +68,7 @@ def bitfit():
 @pytest.fixture
 def lab(bitfit):
     """A lab with a learning rate for it, and little data."""
-    rates = get_preset("smoke").learning_rates | {"bitfit": 1e-2}
+    rates = get_preset("smoke").learning_rates | {"bitfit": 1e-2, "layers": 1e-2}
     few = {"train_clips": 4, "teacher_clips": 4, "test_clips": 2, "retention_clips": 1}
     return Lab("smoke", learning_rates=rates, **few)
 
@@ -92,6 +100,24 @@ def test_its_run_says_what_was_trained(lab, bitfit):
     moved = {name for name, p in biases.items() if not p.equal(trained[name])}
     frozen = dict(load_whisper("tiny").named_parameters()).items()
     assert moved and all(p.equal(trained[name]) for name, p in frozen if name not in biases)
+
+
+def test_a_run_is_named_by_the_settings_of_its_method(lab, bitfit):
+    lora = METHODS["lora"]
+
+    def name_with(method):
+        METHODS[method.name] = method
+        return lab.run_config(method.name).name
+
+    try:
+        names = {name_with(replace(lora, rank=rank)) for rank in (64, 8)}
+        assert len(names) == 2
+        assert name_with(replace(lora, loss=Objective(label_smoothing=0.3))) not in names
+    finally:
+        METHODS["lora"] = lora
+    deep = {name_with(OfLayers("layers", "Layers", "#2e8b58", layers=count)) for count in (1, 2)}
+    del METHODS["layers"]
+    assert len(deep) == 2
 
 
 def test_it_is_estimated_and_a_job_of_the_grid(bitfit):

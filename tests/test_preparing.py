@@ -28,7 +28,7 @@ from distilwhisper_lib.data.corpora import (
 )
 from distilwhisper_lib.data.corpora.common_voice import read_common_voice
 from distilwhisper_lib.data.corpora.loading import load_corpus, prepare_largest
-from distilwhisper_lib.data.corpora.registry import FEATURES, corpus_folder
+from distilwhisper_lib.data.corpora.registry import BUILDER, FEATURES, corpus_folder
 from distilwhisper_lib.data.corpora.reports import corpus_report, is_prepared
 from distilwhisper_lib.data.corpora.shards import load_shards, write_shards
 from distilwhisper_lib.experiments import jobs as jobs_module
@@ -84,7 +84,7 @@ def by_itself(name: str, place: Path) -> tuple[list[dict], list[str]]:
     """Prepare a size alone, in shards of its own; return its rows and fingerprints."""
     reading = read_common_voice(name, "ca", None)
     chosen = list(preparing.first_of_each_id(reading.items).values())
-    written = write_shards(chosen, place, FEATURES, name)
+    written = write_shards(chosen, place, FEATURES, name, BUILDER)
     rows = load_shards(place, name, "ca").to_list()
     return rows, [shard["fingerprint"] for shard in written]
 

@@ -5,17 +5,21 @@ import unicodedata
 import warnings
 from pathlib import PurePosixPath
 
+import numpy as np
 import pytest
 from damage import damaged
 from made_corpora import make_recordings, write_sound
 
+from distilwhisper_lib.data.audio import read_audio
 from distilwhisper_lib.data.corpora import loading
 from distilwhisper_lib.data.corpora.items import distinct_ids
 from distilwhisper_lib.data.corpora.loading import load_corpus
-from distilwhisper_lib.data.corpora.recorded import split_of
-from distilwhisper_lib.data.corpora.registry import FEATURES, corpus_folder
+from distilwhisper_lib.data.corpora.preparing import first_of_each_id
+from distilwhisper_lib.data.corpora.recorded import read_recordings, split_of
+from distilwhisper_lib.data.corpora.registry import BUILDER, FEATURES, corpus_folder
 from distilwhisper_lib.data.corpora.reports import corpus_release, corpus_report
 from distilwhisper_lib.data.corpora.selection import select
+from distilwhisper_lib.data.corpora.shards import write_shards
 
 
 @pytest.fixture(autouse=True)
@@ -461,6 +465,37 @@ def test_another_table_is_another_corpus_and_a_copy_the_same(tmp_path, capsys):
     assert load_corpus("recordings", "gl", tmp_path / "two")["text"][:] == ["Dous"]
     assert load_corpus("recordings", "gl")["text"][:] == ["Dous"]
     assert "two/recordings.csv has changed" in capsys.readouterr().err
+
+
+def test_a_copy_of_the_folder_with_other_sounds_is_another_corpus(tmp_path, capsys):
+    noisy = make_recordings(tmp_path / "noisy", 4)
+    before = load_corpus("recordings", "gl", noisy).to_list()
+    shutil.copytree(noisy, tmp_path / "cleaned")
+    assert load_corpus("recordings", "gl", tmp_path / "cleaned").to_list() == before
+    sound = sorted((tmp_path / "cleaned").rglob("*.wav"))[0]
+    content = bytearray(sound.read_bytes())
+    content[-100:] = bytes(100)  # as long as before
+    sound.write_bytes(content)
+    after = load_corpus("recordings", "gl", tmp_path / "cleaned").to_list()
+    assert after != before
+    assert f"{sound} has changed" in capsys.readouterr().err
+    sound.unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert len(load_corpus("recordings", "gl", tmp_path / "cleaned")) == 3
+
+
+def test_parts_of_a_killed_preparation_are_not_used_for_sounds_that_were_put_right(tmp_path):
+    folder = make_recordings(tmp_path / "own", 4)
+    reading = read_recordings("recordings", "gl", folder)
+    place = corpus_folder("recordings", "gl").absolute()
+    partial = place.with_name(f"{place.name}.partial")
+    write_shards(list(first_of_each_id(reading.items).values()), partial, FEATURES, "", BUILDER)
+    sound = sorted(folder.rglob("*.wav"))[0]
+    write_sound(sound, 0.2, 900, "WAV")
+    audio = {row["id"]: read_audio(row["audio"]) for row in load_corpus("recordings", "gl", folder)}
+    found = audio[f"recordings/gl/{sound.relative_to(folder).with_suffix('').as_posix()}"]
+    assert np.allclose(found, read_audio(sound), atol=1e-3)
 
 
 # ---- damaged caches

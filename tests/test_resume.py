@@ -18,6 +18,7 @@ from runs import arguments_of, optimisation_of, train, trainer_on
 from safetensors.torch import load_file, save_file
 from transformers import trainer as transformers_trainer
 
+from distilwhisper_lib.device import mixed_precision
 from distilwhisper_lib.files import read_json
 from distilwhisper_lib.training import run as training
 from distilwhisper_lib.training.callbacks import last_complete_checkpoint
@@ -224,6 +225,41 @@ def test_a_checkpoint_of_another_configuration_is_not_gone_on_from(
     expected = contents(run("uninterrupted", 2e-2))
     stopped(monkeypatch, run, "stopped", 1e-2)
     assert contents(run("stopped", 2e-2)) == expected
+
+
+def test_validation_is_transcribed_with_the_weights_of_this_run(
+    processor, collator, monkeypatch, tmp_path
+):
+    clips = RandomClips(processor.tokenizer, 8, seconds=(0.3, 0.6))
+    best = replace(PRESET, keep="best")
+
+    def run(folder, rate):
+        where = tmp_path / folder
+        return train("fine-tuning", where, best, clips, collator, rate=rate, epochs=EPOCHS)
+
+    expected = contents(run("uninterrupted", 1e-4))
+    stopped(monkeypatch, run, "stopped", 3e-2)
+    left = list((tmp_path / "stopped" / "checkpoints").glob("validation-*.csv"))
+    assert left  # with the predictions of weights that a high rate has changed
+    assert contents(run("stopped", 1e-4)) == expected
+
+
+def test_validation_is_transcribed_in_the_precision_of_the_run(
+    processor, collator, monkeypatch, tmp_path
+):
+    monkeypatch.delenv("LAB_PRECISION", raising=False)
+    seen = []
+
+    def noting(*_):
+        seen.append(mixed_precision(torch.device("cpu")))
+        return 50.0
+
+    monkeypatch.setattr(training, "_validation_wer", noting)
+    clips = RandomClips(processor.tokenizer, 4, seconds=(0.3, 0.6))
+    best = replace(PRESET, keep="best")
+    for precision in ("no", "bf16"):
+        train("lora", tmp_path / precision, best, clips, collator, precision=precision)
+    assert list(dict.fromkeys(seen)) == ["no", "bf16"]
 
 
 # ---- finished runs

@@ -169,6 +169,14 @@ def found_wer(counts):
     return pytest.approx(100 * word_errors(counts).sum() / counts["words"].sum())
 
 
+def test_a_scored_row_without_a_unit_is_refused():
+    counts = random_counts(4, 0.5, 0).assign(unit=["a", "a", None, "b"])
+    with pytest.raises(ValueError, match="'unit' has no value in scored row 2"):
+        summarise(counts)
+    with pytest.raises(ValueError, match="'unit' has no value in scored row 2"):
+        paired_difference(counts, counts)
+
+
 def test_systems_with_other_units_are_not_compared():
     counts = random_counts(4, 0.5, 0)
     with_units = counts.assign(unit=["a", "a", "b", "b"])

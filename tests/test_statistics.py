@@ -17,7 +17,14 @@ from distilwhisper_lib.evaluation.scoring import (
     paired_difference,
     summarise,
 )
-from distilwhisper_lib.evaluation.statistics import capped, detectable, difference, holm, rate
+from distilwhisper_lib.evaluation.statistics import (
+    capped,
+    detectable,
+    difference,
+    difference_or_nan,
+    holm,
+    rate,
+)
 
 
 def study(draw, seeds=3, rooms=4, clips=2, nested=False, room_sd=0.0, seed_sd=0.0):
@@ -357,6 +364,16 @@ def test_nothing_to_score_is_an_error():
 def test_one_unit_cannot_be_resampled():
     with pytest.raises(ValueError, match="all rows are of one unit, room0: at least two"):
         rate(small_study(rooms=1))
+
+
+def test_the_difference_on_one_unit_has_no_interval():
+    first, second = small_study(rooms=1), small_study(rooms=1)
+    second["substitutions"] += 1
+    found = difference_or_nan(first, second)
+    assert found["difference"] == pytest.approx(-100 * len(first) / first["words"].sum())
+    assert all(np.isnan(found[name]) for name in ("low", "high", "p", "standard_error"))
+    several = small_study(rooms=3)
+    assert difference_or_nan(several, several) == difference(several, several)
 
 
 def test_seeds_share_all_units_or_none():

@@ -27,6 +27,7 @@ from distilwhisper_lib.whisper.loading import load_whisper
 from distilwhisper_lib.whisper.tiny import tiny_whisper
 
 SETTINGS = ExpertSettings(gate_dim=16, skip_gate=0.4)
+SETTINGS_WITHOUT_GATES = ExpertSettings(gate_dim=16, always_open=True)
 
 
 @pytest.fixture
@@ -482,6 +483,21 @@ def test_other_shapes_than_those_attached_are_refused(folder, batch):
     assert expert_languages(model) == ["nl"]
 
 
+def test_experts_with_gates_and_without_are_not_mixed(folder, tmp_path, batch):
+    ungated = attach_experts(load_whisper("tiny"), ["nl"], SETTINGS_WITHOUT_GATES)
+    without = save_experts(shake_experts(ungated), tmp_path / "without", form="fp32")
+    model = load_experts(load_whisper("tiny"), folder)
+    with pytest.raises(ValueError, match="experts with gates, and nl was trained without them"):
+        load_experts(model, without)
+    assert expert_languages(model) == ["cs", "ca"]
+    alone = load_experts(load_whisper("tiny"), without)
+    with pytest.raises(ValueError, match="experts without gates, and cs, ca was trained with"):
+        load_experts(alone, folder)
+    set_language(alone, "nl")
+    set_language(ungated, "nl")
+    assert torch.equal(logits(alone, batch), logits(ungated, batch))
+
+
 def test_plain_model_has_nothing_to_save(model, tmp_path):
     with pytest.raises(ValueError, match="no experts are attached, so there is nothing to save"):
         save_experts(model, tmp_path / "experts")
@@ -519,6 +535,20 @@ def test_a_save_that_fails_at_the_second_language_leaves_all_as_it_was(
     monkeypatch.setattr(storage, "save_file", full_at_the_second_language)
     with pytest.raises(OSError, match="no space left"):
         save_experts(trained, tmp_path, form="int8")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_save_that_fails_at_its_last_file_leaves_all_as_it_was(trained, tmp_path, monkeypatch):
+    save_experts(trained, tmp_path, form="fp32")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(path, description):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(storage, "write_description", full)
+    other = attach_experts(tiny_whisper(seed=1), ["cs", "ca"], SETTINGS)
+    with pytest.raises(OSError, match="no space left"):
+        save_experts(other, tmp_path, form="fp32")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

@@ -27,6 +27,7 @@ from distilwhisper_lib.experiments.toy_study import (
     with_clips,
 )
 from distilwhisper_lib.files import results_dir
+from distilwhisper_lib.lab.lab import Lab
 from distilwhisper_lib.lab.plots import plot_knob
 from distilwhisper_lib.presets import PRESETS
 from distilwhisper_lib.training.methods import METHODS, get_method
@@ -119,6 +120,17 @@ def test_a_knob_has_a_table_a_table_of_pairs_and_a_picture(monkeypatch):
     assert json.loads((folder / "knob-voice.json").read_text())["seeds"] == [0]
 
 
+def test_predictions_of_another_voice_belong_to_the_weights():
+    voice = world.Voice("deep", 0.9, 0.01)
+    few = {"train_clips": 8, "test_clips": 8, "validation_clips": 4}
+    found = [
+        toy_study._errors_with_voice(Lab("toy", student=student, **few), "student", voice, 8)
+        for student in ("toy-student", "toy-teacher", "toy-student")
+    ]
+    assert found[0].equals(found[2])
+    assert not found[0].equals(found[1])
+
+
 def test_tuning_tries_the_rates_of_each_method(monkeypatch):
     tried = {"lora": (1e-3, 2e-3), "experts-open": (1e-4, 5e-4)}
     monkeypatch.setattr(toy_study, "RATES", tried)
@@ -155,8 +167,8 @@ def test_the_knob_of_clips_keeps_the_number_of_steps():
     toy = PRESETS["toy"]
     for count in (24, 48, 96, 192):
         changed = with_clips(count)
-        steps = changed["epochs"] * count / toy.batch_size
-        assert steps == pytest.approx(toy.epochs * toy.train_clips / toy.batch_size)
+        steps = changed["epochs"] * toy.steps_of_epoch(count)
+        assert steps == toy.epochs * toy.steps_of_epoch(toy.train_clips) == 120
 
 
 def test_pairs_are_of_two_methods_that_the_study_trains():

@@ -264,13 +264,18 @@ AGAINST = (
 )
 
 
+def _changes_the_clips(causes: pd.DataFrame) -> pd.Series:
+    """Return for each row whether it is of fewer training clips."""
+    return causes["change"].str.contains(r"^\d+ clips\b")
+
+
 def fewer_clips() -> str:
-    """Return what experts with the teacher gain with fewer training clips, and as many steps."""
+    """Return what experts with the teacher gain with fewer training clips."""
     causes = read("causes")
     if causes.empty:
         return NOT_YET
-    counts = [name for name in dict.fromkeys(causes["change"]) if name.endswith("clips")]
-    tables = {name: causes[causes["change"] == name] for name in counts}
+    causes = causes[_changes_the_clips(causes)]
+    tables = {name: causes[causes["change"] == name] for name in dict.fromkeys(causes["change"])}
     tables["all clips"] = read("pairs")
     rows = []
     for name, table in tables.items():
@@ -287,7 +292,7 @@ def fewer_clips_rates() -> str:
     causes = read("causes")
     if causes.empty:
         return NOT_YET
-    changed = causes[causes["change"].str.endswith("clips") & (causes["other"] == UNCHANGED)]
+    changed = causes[_changes_the_clips(causes) & (causes["other"] == UNCHANGED)]
     found = changed.set_index(["change", "first", "test"])["wer"]
     systems = read("systems").astype({"fold": object})
     systems["fold"] = systems["fold"].fillna("both")
@@ -311,7 +316,7 @@ def other_losses() -> str:
     causes = read("causes")
     if causes.empty:
         return NOT_YET
-    own = causes[(causes["other"] == UNCHANGED) & ~causes["change"].str.endswith("clips")]
+    own = causes[(causes["other"] == UNCHANGED) & ~_changes_the_clips(causes)]
     found = own.set_index(["change", "test"])
     rows = [
         [
@@ -329,7 +334,7 @@ def causes_answer() -> str:
     causes = read("causes")
     if causes.empty:
         return NOT_YET
-    is_fewer = causes["change"].str.endswith("clips")
+    is_fewer = _changes_the_clips(causes)
     of_teacher = (causes["first"] == "distilwhisper") & (causes["other"] == "experts")
     help_given = causes[is_fewer & of_teacher]
     own = causes[(causes["other"] == UNCHANGED) & ~is_fewer]

@@ -291,7 +291,7 @@ def _transcribe_file(
         raise ValueError(f"{file}: nothing is louder than -60 dB: record it anew, or louder")
 
     depends = {"recording": file_sha256(file), **transcriber.identity}
-    record = cache_dir() / "transcripts" / f"{name}-{short_hash(depends)}.json"
+    record = cache_dir() / "transcripts" / f"{short_hash([name, depends])}.json"
     with one_at_a_time(record):
         work = _Work(record, audio, transcriber)
         if not work.is_done:

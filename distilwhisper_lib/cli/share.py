@@ -11,7 +11,6 @@ from typing import Any
 from ..files import atomic_file, atomic_folder, read_json
 from ..method.card import (
     base_name,
-    base_on_hub,
     base_section,
     card_data,
     language_names,
@@ -23,7 +22,7 @@ from ..method.card import (
     write_card,
 )
 from ..method.loading import load_experts
-from ..method.sharing import push_experts
+from ..method.sharing import push_experts, without_path
 from ..method.storage import (
     BASE_FILE,
     DESCRIPTION_FILE,
@@ -125,10 +124,7 @@ def _write_folder(part: Path, folder: Path, description: dict[str, Any], card: A
     part.mkdir()
     for name in _weights(folder, description):
         shutil.copyfile(folder / name, part / name)
-    about = dict(description)
-    if about["base_model"] != "tiny" and not base_on_hub(about):
-        about["base_model"] = Path(about["base_model"]).name
-    write_description(part / DESCRIPTION_FILE, about)
+    write_description(part / DESCRIPTION_FILE, without_path(description))
     (part / CARD).write_text(str(card), encoding="utf-8")
 
 

@@ -1,5 +1,6 @@
 """Training, scores and the comparison of methods, on recordings or on a corpus."""
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from ..checks import check_choice
 from ..data.corpora.registry import CORPORA
 from ..data.normalisers import NORMALISERS
 from ..evaluation.scoring import FOR_UNSPACED, has_no_spaces, in_characters, main_rate
-from ..evaluation.statistics import difference
+from ..evaluation.statistics import difference_or_nan
 from ..files import atomic_folder, tell
 from ..lab.comparison import counts, score
 from ..lab.lab import Lab
@@ -20,7 +21,6 @@ from ..lab.own_language import open_recordings
 from ..lab.tables import show
 from ..presets import get_preset
 from ..training.methods import METHODS, Weights, get_method
-from ..training.stored import stored_run
 from ..whisper.tokens import LANGUAGES, language_code
 from .answers import Answer
 from .folder_check import language_of
@@ -218,23 +218,13 @@ def _keys(lab: Lab, tests: Sequence[str]) -> list[str]:
 
 def _refuse_untrained(lab: Lab, systems: Sequence[str], where: Where) -> None:
     """Raise ValueError where a method is not trained yet; nothing is trained unasked."""
-    missing = [name for name in systems if not _is_ready(lab, name)]
+    missing = [name for name in systems if not lab.is_ready(name)]
     if missing:
         options = " ".join(f"--system {name}" for name in missing)
         raise ValueError(
             f"not trained yet: {', '.join(missing)}: call `distilwhisper train {options}` first, "
             f"with the same data and --preset {where.preset}"
         )
-
-
-def _is_ready(lab: Lab, name: str) -> bool:
-    """Return whether a method can be scored without training."""
-    method = get_method(name)
-    if method.weights is Weights.STUDENT:
-        return True
-    if method.weights is Weights.TEACHER and lab.preset.teacher is not None:
-        return True
-    return stored_run(lab.folder / "runs" / lab.run_config(name).name)
 
 
 def _scores(lab: Lab, systems: Sequence[str], keys: Sequence[str]) -> list[dict[str, Any]]:
@@ -255,7 +245,7 @@ def _pair(lab: Lab, first: str, other: str, key: str) -> dict[str, Any]:
     rate = main_rate(lab.preset.language)
     if rate == "cer":
         tables = [in_characters(table) for table in tables]
-    found = difference(*tables)
+    found = difference_or_nan(*tables)
     about = {"first": first, "other": other, "test": lab.test_set(key).name, "rate": rate}
     return about | {name: found[name] for name in ("difference", "low", "high", "p")}
 
@@ -313,9 +303,16 @@ def _pair_table(pairs: list[dict[str, Any]]) -> str:
             "test": pair["test"],
             "first": pair["first"],
             "other": pair["other"],
-            "difference": f"{pair['difference']:+.1f} [{pair['low']:+.1f}, {pair['high']:+.1f}]",
-            "p": f"{pair['p']:.3f}",
+            "difference": f"{pair['difference']:+.1f} {_interval(pair)}",
+            "p": "–" if math.isnan(pair["p"]) else f"{pair['p']:.3f}",
         }
         for pair in pairs
     ]
     return repr(show(pd.DataFrame(table).set_index("test")))
+
+
+def _interval(pair: dict[str, Any]) -> str:
+    """Return the interval of a difference; a single unit, which is resampled alone, gives none."""
+    if math.isnan(pair["low"]):
+        return "(one unit: no interval)"
+    return f"[{pair['low']:+.1f}, {pair['high']:+.1f}]"

@@ -32,7 +32,6 @@ from ..lab.lab import Lab
 from ..lab.plots import plot_gate_positions, plot_gates_over_sound
 from ..method.blocks import last_gates
 from ..training.methods import Weights, compared_methods, get_method
-from ..training.stored import stored_run
 from ..whisper.hub import REVISIONS, find_in_cache
 from ..whisper.loading import SHIPPED
 from ..whisper.mirror import MIRRORED, mirror_folder
@@ -85,15 +84,11 @@ def what_is_missing(lab: Lab) -> list[str]:
 def is_ready(lab: Lab, name: str) -> bool:
     """Return whether a system can transcribe without a training or a download."""
     method = get_method(name)
-    if method.weights is Weights.STUDENT:
-        return True
     teacher = lab.preset.teacher
     needs_teacher = method.weights is Weights.TEACHER or method.distils
     if teacher is not None and needs_teacher and not weights_are_here(teacher):
         return False  # a training that distils is named by its teacher's weights
-    if teacher is not None and method.weights is Weights.TEACHER:
-        return True
-    return stored_run(lab.folder / "runs" / lab.run_config(name).name)
+    return lab.is_ready(name)
 
 
 def command_for(lab: Lab) -> str:

@@ -33,22 +33,24 @@ def gate_shares(model, language: str, batches: Iterable[dict]) -> pd.DataFrame:
     Raises:
         ValueError: For a language without experts, or where there are no batches.
     """
-    was_training = model.training
     opened: dict[str, torch.Tensor] = {}  # stack -> number of open positions in each layer, (L,)
     counted: dict[str, int] = {}  # stack -> number of positions
+    was_training = model.training
     with use_language(model, language):
         model.eval()
-        for batch in tqdm(batches, desc="calibration", unit="batch"):
-            teacher_forced_logits(model, batch)
-            gates = last_gates(model)
-            masks = position_masks(batch, encoder_positions=gates["encoder"][0].shape[1])
-            for stack, layers in gates.items():
-                mask = masks[stack].cpu()
-                decisions = (torch.stack(layers) > 0.5).cpu()  # (L, B, T)
-                open_positions = (decisions & mask).sum((1, 2))
-                opened[stack] = opened.get(stack, 0) + open_positions
-                counted[stack] = counted.get(stack, 0) + int(mask.sum())
-        model.train(was_training)
+        try:
+            for batch in tqdm(batches, desc="calibration", unit="batch"):
+                teacher_forced_logits(model, batch)
+                gates = last_gates(model)
+                masks = position_masks(batch, encoder_positions=gates["encoder"][0].shape[1])
+                for stack, layers in gates.items():
+                    mask = masks[stack].cpu()
+                    decisions = (torch.stack(layers) > 0.5).cpu()  # (L, B, T)
+                    open_positions = (decisions & mask).sum((1, 2))
+                    opened[stack] = opened.get(stack, 0) + open_positions
+                    counted[stack] = counted.get(stack, 0) + int(mask.sum())
+        finally:
+            model.train(was_training)
     if not opened:
         raise ValueError(
             "there are no calibration batches: give a list of collated batches of clips in the "

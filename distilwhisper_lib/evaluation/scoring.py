@@ -145,7 +145,7 @@ def summarise(counts: pd.DataFrame, seed: int = 0) -> dict[str, float]:
         and substitutions, which sum to the WER; and loops, the share of utterances that loop.
 
     Raises:
-        ValueError: Where no utterance can be scored.
+        ValueError: Where no utterance can be scored, or one has no unit though there is the column.
     """
     scored = counts.dropna(subset=["words"])
     if scored.empty:
@@ -175,6 +175,9 @@ def _totals_of_units(scored: pd.DataFrame) -> pd.DataFrame:
     """Return the counts that are drawn together: summed by `unit`, or else the rows themselves."""
     if "unit" not in scored:
         return scored
+    if scored["unit"].isna().any():
+        row = np.flatnonzero(scored["unit"].isna())[0]
+        raise ValueError(f"the column 'unit' has no value in scored row {row}")
     counted = [name for name in COUNTS if name in scored]
     return scored.groupby("unit", sort=False)[counted].sum()
 

@@ -136,6 +136,29 @@ def difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> dict
     }
 
 
+def difference_or_nan(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> dict[str, float]:
+    """Compare as `difference` does; where all scored rows are of one unit, without an interval.
+
+    Args:
+        first: As for `difference`.
+        second: As for `difference`.
+        seed: As for `difference`.
+
+    Returns:
+        As `difference`; of a single unit NaN beside the difference.
+
+    Raises:
+        ValueError: As `difference` does, but not for a single unit.
+    """
+    scored = first.dropna(subset=["words"])
+    if len(scored) and pd.Series(_units(scored)).nunique() < 2:
+        other = _in_order_of(first, second).dropna(subset=["words"])
+        more_errors = _errors_of(scored).sum() - _errors_of(other).sum()
+        nothing = dict.fromkeys(("low", "high", "p", "better", "standard_error"), np.nan)
+        return {"difference": 100 * more_errors / scored["words"].sum()} | nothing
+    return difference(first, second, seed)
+
+
 def chrf_difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> dict[str, float]:
     """Compare the chrF of two systems on the same utterances, as `difference` compares WER.
 
@@ -150,10 +173,16 @@ def chrf_difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) ->
         system's chrF is above the second's.
 
     Raises:
-        ValueError: As `difference` does.
+        ValueError: As `difference` does, and where the references differ.
     """
     blank = dict.fromkeys(ERRORS, 0) | {"words": 1}
     ordered = _in_order_of(first.assign(**blank), second.assign(**blank))
+    differing = np.flatnonzero(first["text"].to_numpy() != ordered["text"].to_numpy())
+    if len(differing):
+        raise ValueError(
+            f"the references of {_name_of(first.iloc[differing[0]])} differ: both systems must be "
+            "scored on the same texts"
+        )
     table = _prepared(first.assign(**blank))
     counts = [
         chrf_statistics(list(rows["text"]), list(rows["prediction"])) for rows in (first, ordered)

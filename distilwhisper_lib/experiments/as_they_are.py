@@ -19,13 +19,12 @@ from ..evaluation.predictions import stored_predictions
 from ..evaluation.scoring import summarise
 from ..evaluation.testsets import TestSet
 from ..evaluation.transcription import transcribe
-from ..files import check_writable, file_sha256, one_at_a_time, short_hash
+from ..files import check_writable, file_sha256, one_at_a_time, remembered_sha256, short_hash
 from ..lab.comparison import counts_of, row_of
 from ..lab.lab import Lab
 from ..lab.metadata import timed_step
 from ..method import released
 from ..method.languages import set_language
-from ..training.stored import remembered_sha256
 from ..whisper.hub import local_folder
 from ..whisper.tokens import LANGUAGES, language_code
 

@@ -171,14 +171,23 @@ def cells_of_study(folds: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
     )
 
 
-def _with_clips(count: int) -> dict:
-    """Return the fields of the preset for as many training clips, with as many steps as ever."""
-    clips = len(Lab(STUDY).rows("train"))
-    return {"train_clips": count, "epochs": round(STUDY.epochs * clips / count)}
+def _fewer_clips(voice: str) -> dict[str, dict]:
+    """Return the fields of the preset for fewer training clips of a voice, by label."""
+    clips = len(Lab(STUDY, voice=voice).rows("train"))
+    few = {"train_clips": 50, "epochs": STUDY.epochs}
+    return {f"50 clips {STUDY.epochs} epochs": few} | {
+        f"{count} clips": {
+            "train_clips": count,
+            "epochs": STUDY.epochs_of_as_many_steps(count, clips),
+        }
+        for count in (50, 100)
+    }
 
 
 def cells_of_causes(folds: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
     """Return the cells that change one thing: clips, and how the teacher is learned from.
+
+    Fewer clips are learned from in as many steps as all clips; the fewest also in as many epochs.
 
     Args:
         folds: The speakers.
@@ -193,10 +202,10 @@ def cells_of_causes(folds: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
     cells = []
     for seed in seeds:
         for voice in folds:
-            for count in (50, 100):
-                fewer = _with_clips(count) | {"draw": seed}
+            for label, fields in _fewer_clips(voice).items():
+                fewer = fields | {"draw": seed}
                 for system in TESTED:
-                    cells.append(Cell(system, voice, seed, DOMAINS, f"{count} clips", fewer))
+                    cells.append(Cell(system, voice, seed, DOMAINS, label, fewer))
             for label, changes in losses.items():
                 cells.append(Cell("distilwhisper", voice, seed, DOMAINS, label, training=changes))
     return cells

@@ -84,7 +84,7 @@ def _errors_at_strength(lab: Lab, seed: int, point: Point, key: str) -> pd.DataF
     test = lab.test_set(key)
     clips = lab.test_clips(key)
     run = lab.run_config(point.system, seed=seed).name
-    file = f"{test.language}-{test.name}-{short_hash(clips.digests)}.csv"
+    file = f"{test.language}-{test.name}-{short_hash(lab.settings_of_test(test, clips))}.csv"
     path = lab.folder / "predictions" / f"{run}-strength{point.strength:g}" / file
     model = lab.model(point.system, seed=seed)
     scaled = nullcontext()

@@ -250,13 +250,6 @@ def validation_scores(lab: Lab, name: str, **changes) -> dict:
     return row
 
 
-def best_rates(lab: Lab) -> dict[str, float]:
-    """Return each method's learning rate with the lowest WER that `tune` has found."""
-    trials = pd.read_csv(lab.results / "studies" / "tuning.csv")
-    best = trials.sort_values("wer").drop_duplicates("system")
-    return dict(zip(best["system"], best["learning_rate"], strict=True))
-
-
 def seeds(lab: Lab, names: list[str], numbers: list[int]) -> pd.DataFrame:
     """Train every method with every seed.
 

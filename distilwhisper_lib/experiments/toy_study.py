@@ -113,8 +113,8 @@ def heard(share: float) -> Recipe:
 def with_clips(count: int) -> dict:
     """Return the fields of the preset for as many labelled clips, with as many steps as ever."""
     toy = PRESETS["toy"]
-    passes = round(toy.epochs * (toy.train_clips or count) / count)
-    return {"train_clips": count, "epochs": passes}
+    epochs = toy.epochs_of_as_many_steps(count, toy.train_clips or count)
+    return {"train_clips": count, "epochs": epochs}
 
 
 FEW = with_clips(48)
@@ -222,8 +222,9 @@ def _errors_with_voice(lab: Lab, system: str, voice: Voice, count: int) -> pd.Da
     clips = Clips(
         dataset_of([row for row in rows if isinstance(row, dict)]), lab.processor, language
     )
-    run = lab.train(system).name if get_method(system).is_trained else system
-    path = lab.folder / "predictions" / run / f"{voice.name}-{short_hash(clips.digests)}.csv"
+    depends = lab.settings_of_test(lab.test_set(f"{language}/in-domain"), clips)
+    file = f"{voice.name}-{short_hash(depends)}.csv"
+    path = lab.folder / "predictions" / lab.weights_name(system) / file
     with one_at_a_time(path):
         table = stored_predictions(clips, path)
         if table is None:

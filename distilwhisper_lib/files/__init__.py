@@ -11,7 +11,7 @@ from .folders import (
     resolve_folders,
     results_dir,
 )
-from .hashes import file_sha256, short_hash
+from .hashes import file_sha256, file_state, remembered_sha256, short_hash
 from .json_files import SEAL, parse_json, read_json, seal, write_json
 from .locks import is_being_made, one_at_a_time
 
@@ -27,12 +27,14 @@ __all__ = [
     "data_dir",
     "disk_errors",
     "file_sha256",
+    "file_state",
     "is_being_made",
     "make_folder",
     "one_at_a_time",
     "parse_json",
     "process_runs",
     "read_json",
+    "remembered_sha256",
     "resolve_folders",
     "results_dir",
     "seal",

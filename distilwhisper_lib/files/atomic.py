@@ -15,6 +15,7 @@ from pathlib import Path
 from .disk import disk_errors, make_folder
 from .hashes import short_hash
 
+LONGEST_NAME = 200  # bytes of a file's name that may stand in its part's; file systems take 255
 PART_DAYS = 1  # after which the unfinished part of another machine's process counts as left over
 
 _PART = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.part")
@@ -141,7 +142,10 @@ def _replace_folder(temporary: Path, path: Path) -> None:
 
 def _new_part(path: Path) -> Path:
     """Return a temporary name beside `path` that no other process and no other thread has."""
-    part = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.part")
+    name = path.name
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = short_hash(name)
+    part = path.with_name(f".{name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.part")
     _parts_in_use.add(str(part))
     return part
 

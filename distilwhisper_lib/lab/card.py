@@ -25,6 +25,7 @@ from ..method.card import (
     write_card,
 )
 from ..method.storage import read_description
+from ..presets import Preset
 from ..training.config import RunConfig
 from ..training.methods import METHODS, Weights, compared_methods, get_method
 from ..whisper.tokens import language_code
@@ -86,7 +87,7 @@ def model_card(
     tests = _tests(lab, language)
     scores = systems.scores(tests, compute)
     differences = systems.differences(scores)
-    missing = _not_compared(scores)
+    missing = _not_compared(lab.preset, scores)
 
     verdict = first_sentence(differences, bool(len(scores)))
     description = run.description
@@ -263,23 +264,20 @@ class _Systems:
 
     def _has_weights(self, name: str) -> bool:
         """Return whether a method can be scored without training anything."""
-        weights = get_method(name).weights
-        if weights is Weights.STUDENT or (weights is Weights.TEACHER and self.lab.preset.teacher):
-            return True
         try:
-            config = self.lab.run_config(name, **self.changes_of(name))
+            return self.lab.is_ready(name, **self.changes_of(name))
         except ValueError:  # the preset has no learning rate for it
             return False
-        return (_run_folder(self.lab, config) / "run.json").is_file()
 
     def differences(self, scores: pd.DataFrame) -> list[Difference]:
         """Return the experts against each alternative, on the decisive tests."""
         wer = {(row.system, row.key): row.wer for row in scores.itertuples()}
         labels = _labels(self.lab, self.method)
+        others = alternatives(self.lab.preset)
         found = []
         for name, key in wer:
             decisive = self.lab.test_set(key).name in DECISIVE
-            if name not in alternatives() or not decisive or (self.method, key) not in wer:
+            if name not in others or not decisive or (self.method, key) not in wer:
                 continue
             own = counts(self.lab, self.method, key, **self.changes_of(self.method))
             other = counts(self.lab, name, key, **self.changes_of(name))
@@ -297,21 +295,25 @@ class _Systems:
         return found
 
 
-def alternatives() -> list[str]:
-    """Return what one could use instead of experts: the student, and methods without experts."""
+def alternatives(preset: Preset) -> list[str]:
+    """Return what one could use instead of experts: the student, and methods without experts.
+
+    Args:
+        preset: Whose comparison is meant: some have further systems.
+    """
     return [
         name
-        for name, method in compared_methods().items()
+        for name, method in compared_methods(preset).items()
         if method.weights is not Weights.TEACHER and not method.has_experts
     ]
 
 
-def _not_compared(scores: pd.DataFrame) -> list[str]:
+def _not_compared(preset: Preset, scores: pd.DataFrame) -> list[str]:
     """Return the labels of trained alternatives without a score."""
     scored = set(scores["system"])
     return [
         METHODS[name].label
-        for name in alternatives()
+        for name in alternatives(preset)
         if name not in scored and METHODS[name].is_trained
     ]
 

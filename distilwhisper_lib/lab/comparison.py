@@ -12,7 +12,7 @@ from ..checks import check_choice, check_list, check_number
 from ..data.batches import Clips
 from ..data.corpora.reports import corpus_release, corpus_report
 from ..evaluation.scoring import count_errors, summarise, translation_scores
-from ..evaluation.statistics import difference
+from ..evaluation.statistics import difference_or_nan
 from ..evaluation.testsets import DOMAINS, RETENTION, TestSet, is_retention
 from ..files import atomic_file, check_writable, file_sha256, one_at_a_time, write_json
 from ..method.losses import labelled
@@ -354,7 +354,7 @@ def paired(
         for other in against:
             where = {"first": first, "other": other}
             where |= {"language": test.language, "test_set": test.name}
-            rows.append(where | difference(of_seeds(first, key), of_seeds(other, key)))
+            rows.append(where | difference_or_nan(of_seeds(first, key), of_seeds(other, key)))
     return pd.DataFrame(rows)
 
 

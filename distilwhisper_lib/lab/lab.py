@@ -186,6 +186,7 @@ class Lab(Speech):
             experts=method.expert_settings(fidelity),
             choose_epoch=self.decoding if p.keep == "best" else None,
             fidelity=fidelity,
+            method_settings=method.own_settings(),
             seed=p.seed,
             precision=self.precision,
         ).changed(**changes)
@@ -401,8 +402,7 @@ class Lab(Speech):
 
     def _check_before_training(self, method: Method, key: str, changes: dict) -> None:
         """Call the preflight where a test's predictions need a training that is not there."""
-        run = self._run_of(method, changes)
-        if run is not None and not stored_run(self.folder / "runs" / run.name):
+        if not self.is_ready(method.name, **changes):
             preflight(self, [method.name], [key], **changes)
 
     def _compute_predictions(
@@ -426,18 +426,28 @@ class Lab(Speech):
             f"{name}: {test.key}",
         )
 
+    def is_ready(self, name: str, **changes) -> bool:
+        """Return whether a method can be scored without a training.
+
+        Args:
+            name: Name of the method.
+            changes: As for `train`.
+
+        Raises:
+            ValueError: As `run_config` does.
+        """
+        run = self._run_of(get_method(name), changes)
+        return run is None or stored_run(self.folder / "runs" / run.name)
+
     def is_transcribed(self, name: str, key: str, **changes) -> bool:
         """Return whether `transcribe` has its predictions on disk; nothing is computed."""
         test = self.test_set(key)
         method = get_method(name)
         clips = self.test_clips(key, self._processor_of(method))
-        run = self._run_of(method, changes)
-        if run is not None and not stored_run(self.folder / "runs" / run.name):
+        if not self.is_ready(name, **changes):
             return False
-        weights = run.name if run is not None else self._weights_name(name, changes)
-        file = self._predictions_file(method, test, clips, False)
-        path = self.folder / "predictions" / weights / file
-        return stored_predictions(clips, path) is not None
+        result = self._predictions_name(name, test, clips, False, changes)
+        return stored_predictions(clips, self.folder / "predictions" / result) is not None
 
     def _processor_of(self, method: Method):
         """Return the processor of the Whisper that a method is scored with."""
@@ -447,7 +457,7 @@ class Lab(Speech):
         self, name: str, test: TestSet, clips: Clips, encoder_alone: bool, changes: dict
     ) -> str:
         """Return the name on disk that predictions have, by all that they depend on."""
-        weights = self._weights_name(name, changes)
+        weights = self.weights_name(name, **changes)
         return f"{weights}/{self._predictions_file(get_method(name), test, clips, encoder_alone)}"
 
     def _predictions_file(
@@ -487,10 +497,14 @@ class Lab(Speech):
             return self.run_config("teacher")
         return None
 
-    def _weights_name(self, name: str, changes: dict) -> str:
+    def weights_name(self, name: str, **changes) -> str:
         """Return a name that changes with a method's weights: the run's, or the checkpoint's.
 
         The run is trained where that has not been done.
+
+        Args:
+            name: Name of the method.
+            changes: As for `train`.
         """
         method = get_method(name)
         run = self._run_of(method, changes)
@@ -503,7 +517,7 @@ class Lab(Speech):
 
     def _held_model(self, name: str, changes: dict):
         """Return the model, keeping the latest one in memory: tests come one after another."""
-        key = self._weights_name(name, changes)
+        key = self.weights_name(name, **changes)
         if self._held is None or self._held[0] != key:
             self._held = None  # free the old one first
             self._held = (key, self.model(name, **changes))

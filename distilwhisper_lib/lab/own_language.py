@@ -1,6 +1,5 @@
 """Experts for recordings of one's own: the laboratory, doubtful clips, tokens, more data."""
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from ..data.corpora.loading import load_corpus
 from ..device import use_precision
 from ..evaluation.likelihood import text_losses
 from ..evaluation.scoring import FOR_UNSPACED, has_no_spaces, in_characters, main_rate
-from ..evaluation.statistics import difference
+from ..evaluation.statistics import difference_or_nan
 from ..files import check_writable, one_at_a_time, read_json, short_hash, write_json
 from ..presets import Preset, get_preset
 from ..training.methods import Weights, get_method
@@ -215,11 +214,11 @@ def learning_curve(
             "clips": size,
             "minutes": sum(own.clips("train", None, size).durations) / 60,
             "epochs": epochs,
-            "steps": epochs * math.ceil(size / (preset.batch_size * preset.accumulation)),
+            "steps": epochs * preset.steps_of_epoch(size),
             **found,
         }
         if before is not None:
-            versus = difference(table, before)
+            versus = difference_or_nan(table, before)
             row |= {end: versus[end] for end in ("difference", "low", "high")}
         rows.append(row)
         before = table

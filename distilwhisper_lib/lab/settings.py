@@ -3,9 +3,10 @@
 from dataclasses import fields, replace
 
 from ..checks import check_choice, check_number
+from ..device import PRECISIONS
 from ..method.experts import ExpertSettings
 from ..presets import NUMBERS, Preset
-from ..training.config import OWN_FIELDS, PRECISIONS, Optimisation
+from ..training.config import OWN_FIELDS, Optimisation
 from ..training.objective import Objective
 from ..whisper.tokens import language_code
 

@@ -249,11 +249,14 @@ class Speech:
 
     def _follow_recordings(self, language: str) -> None:
         """Forget what was made of own recordings that have changed since they were read."""
-        if "recordings" not in (self.preset.corpus, self.preset.second_corpus):
+        recorded = {
+            test.language for test in self.test_sets.values() if test.corpus == "recordings"
+        }
+        if corpus_of(self.preset, language) == "recordings":
+            recorded.add(language)
+        if language not in recorded:
             return
         for code in dict.fromkeys([language, *self._recordings]):
-            if corpus_of(self.preset, code) != "recordings":
-                continue
             dataset = load_corpus("recordings", code)  # the same object while nothing has changed
             if self._recordings.setdefault(code, dataset) is not dataset:
                 self._recordings[code] = dataset

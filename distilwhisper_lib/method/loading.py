@@ -109,18 +109,26 @@ def attach_trained(model: Model, settings: ExpertSettings, experts: dict[str, Te
     Args:
         model: A Whisper that the experts fit (`check_shapes`).
         settings: Those that the experts were trained with. Where experts with the same shapes are
-            attached already, theirs stay: all other settings act in training alone.
+            attached already, theirs stay: all other settings but `always_open` act in training
+            alone.
         experts: For each language, by code, its tensors by their names in `expert_parameters`.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: Where experts of other shapes are attached already.
+        ValueError: Where experts of other shapes are attached already, or experts with gates meet
+            experts without.
     """
     blocks = clsr_blocks(model)
     if blocks:
         attached = blocks[0].routing.settings
+        if attached.always_open != settings.always_open:
+            there, new = ("without", "with") if attached.always_open else ("with", "without")
+            raise ValueError(
+                f"the model has experts {there} gates, and {', '.join(experts)} was trained {new} "
+                "them (always_open): load it into a Whisper of its own"
+            )
         if (attached.gate_dim, attached.rank) == (settings.gate_dim, settings.rank):
             settings = attached
     attach_experts(model, list(experts), settings)

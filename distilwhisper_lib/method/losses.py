@@ -206,12 +206,12 @@ def gate_budget_loss(
         per_stack: Return the mean of one such term per stack instead of a pooled one.
 
     Raises:
-        ValueError: For a budget that is no share.
+        ValueError: For a budget that is no share, or where no sequence had an expert.
     """
     check_number("budget", budget, low=0, high=1)
     sums = []
     counts = []
-    for stack, layers in gates.items():
+    for stack, layers in _with_gates(gates).items():
         mask = _counted(masks[stack], layers)
         start = torch.zeros((), device=mask.device)
         sums.append(sum((_masked_sum(g, mask) for g in layers), start))
@@ -234,13 +234,27 @@ def gate_uniformity_loss(gates: Gates, masks: Masks) -> torch.Tensor:
     Args:
         gates: As for `gate_budget_loss`.
         masks: As for `gate_budget_loss`.
+
+    Raises:
+        ValueError: Where no sequence had an expert.
     """
     means = []
-    for stack, layers in gates.items():
+    for stack, layers in _with_gates(gates).items():
         mask = _counted(masks[stack], layers)
         means += [_masked_sum(g, mask) / mask.sum() for g in layers]
     m = torch.stack(means)  # (layers of both stacks,)
     return (4 * m * (1 - m)).mean()
+
+
+def _with_gates(gates: Gates) -> Gates:
+    """Return the stacks that have gates; ValueError where none has."""
+    found = {stack: layers for stack, layers in gates.items() if layers}
+    if not found:
+        raise ValueError(
+            "there are no gates: no sequence of the latest pass had an expert; set a language that "
+            "has experts before it (set_language)"
+        )
+    return found
 
 
 def _counted(mask: torch.Tensor, layers: list[torch.Tensor]) -> torch.Tensor:

@@ -140,7 +140,7 @@ def push_experts(
     check_upload(repo_id, token)
     with TemporaryDirectory(prefix="push-experts-") as temporary:
         folder = save_experts(model, temporary, form)
-        description = _without_path(read_description(folder))
+        description = without_path(read_description(folder))
         write_description(folder / "experts.json", description)
         text = str(plain_card(description) if card is None else card)
         text = text.replace(REPOSITORY, repo_id)
@@ -152,7 +152,7 @@ def push_experts(
         return upload_folder(folder, repo_id, message, token, revision)
 
 
-def _without_path(description: dict[str, Any]) -> dict[str, Any]:
+def without_path(description: dict[str, Any]) -> dict[str, Any]:
     """Return the content of experts.json, without the path of a Whisper that is in a folder."""
     if description["base_model"] == "tiny" or base_on_hub(description):
         return description

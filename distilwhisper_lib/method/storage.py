@@ -61,8 +61,8 @@ COPY_AGAIN = "copy it again, or train the experts again"
 def save_experts(model: nn.Module, folder: str | Path, form: str = "fp16", rank: int = 64) -> Path:
     """Write experts and gates of all languages of a model, and nothing of Whisper itself.
 
-    All files are written under temporary names first, so a save that is stopped or fails leaves
-    what was there.
+    All files are written under temporary names first, so a save that fails leaves what was there.
+    One that is killed while they get their names leaves a folder that `load_experts` refuses.
 
     Args:
         model: A Whisper with experts.
@@ -106,8 +106,9 @@ def save_experts(model: nn.Module, folder: str | Path, form: str = "fp16", rank:
             save_file(packed, part)
             sha256[path.name] = file_sha256(part)
 
-        write_fingerprints(folder / BASE_FILE, of_base)
-        sha256[BASE_FILE] = file_sha256(folder / BASE_FILE)
+        base_part = files.enter_context(atomic_file(folder / BASE_FILE))
+        write_fingerprints(base_part, of_base)
+        sha256[BASE_FILE] = file_sha256(base_part)
         config = unwrap(model).config
         description = {
             "format": FORMAT,

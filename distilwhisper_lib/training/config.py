@@ -1,23 +1,22 @@
 """The configuration of a run: built once, passed whole, written whole, and hashed as it is."""
 
 import hashlib
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from ..checks import check_choice, check_number, check_path, check_text
 from ..data.normalisers import NORMALISERS
+from ..device import PRECISIONS
 from ..fidelity import Fidelity
-from ..files import short_hash
+from ..files import remembered_sha256, short_hash
 from ..method.experts import ExpertSettings
 from ..whisper.hub import REVISIONS
 from ..whisper.loading import find_weights
 from ..whisper.mirror import MIRRORED
 from .objective import Objective
-from .stored import remembered_sha256
 
 BATCH_ORDERS = ("by length", "random")
 OWN_FIELDS = ("seed", "precision")  # of a run, beside its parts
-PRECISIONS = ("bf16", "fp16", "no")
 CHECKPOINT_FILES = ("*.json", "*.txt", "*.safetensors")  # configuration, tokenizer, weights
 
 
@@ -168,7 +167,10 @@ PARTS = {
 
 
 # Settings that earlier versions did not have, and what they did: runs keep their names.
-LATER_SETTINGS = {"objective": {"divergence_weight": 1.0}}
+LATER_SETTINGS = {
+    "objective": {"divergence_weight": 1.0},
+    "method_settings": {"rank": 64, "most_of_width": 8, "dropout": 0.05},  # of LoRA
+}
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,7 @@ class RunConfig:
         fidelity: Differences between paper, release and this kit.
         seed: Of new weights, dropout, gate noise and the order of batches.
         precision: Of mixed precision: "bf16", "fp16" or "no".
+        method_settings: The method's own, see `Method.own_settings`.
 
     Raises:
         ValueError: For an unknown precision, or a value of another type or out of range.
@@ -204,6 +207,7 @@ class RunConfig:
     fidelity: Fidelity = Fidelity()
     seed: int = 77
     precision: str = "no"
+    method_settings: dict = field(default_factory=dict, hash=False)
 
     def __post_init__(self):
         if self.precision not in PRECISIONS:
@@ -225,8 +229,10 @@ class RunConfig:
         del facts["student"]["name"]
         for part, settings in LATER_SETTINGS.items():
             for name, value in settings.items():
-                if facts[part][name] == value:
+                if facts[part].get(name) == value:
                     del facts[part][name]
+        if not facts["method_settings"]:
+            del facts["method_settings"]
         return short_hash(facts)
 
     @property
@@ -264,4 +270,4 @@ class RunConfig:
 
 
 def _field_names(part) -> list[str]:
-    return [field.name for field in fields(part)]
+    return [one.name for one in fields(part)]

@@ -6,10 +6,10 @@ for a method by its name: a new one is a subclass of `Method`, registered.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
@@ -31,6 +31,7 @@ from .objective import Objective
 from .stored import not_finite
 
 LORA_RANK = 64
+LORA_DROPOUT = 0.05
 LORA_SHARE = 8  # a rank is at most this part of the model's width, so that it stays low
 # Of the 34 bytes of activations that a position, layer and unit of width keeps in fp16 without
 # attention matrices, those of the feed-forward block (Korthikanti et al. 2022, section 4.1).
@@ -115,6 +116,20 @@ class Method(ABC):
     def expert_settings(self, fidelity: Fidelity) -> ExpertSettings | None:
         """Return the settings of its experts and gates, None where it has none."""
         return None
+
+    def own_settings(self) -> dict[str, Any]:
+        """Return the fields that a class of methods adds, by name: a run is named by them too.
+
+        Objectives and settings of experts are left out: `objective` and `expert_settings` give
+        those that a training has.
+        """
+        of_every_method = {one.name for one in fields(Method)}
+        own = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {
+            name: value
+            for name, value in own.items()
+            if name not in of_every_method and not isinstance(value, Objective | ExpertSettings)
+        }
 
     @property
     def fidelity_switches(self) -> tuple[str, ...]:
@@ -238,9 +253,15 @@ class LoRA(Method):
 
     Attributes:
         loss: What is minimised.
+        rank: Of the adapters, and alpha.
+        most_of_width: A rank is at most the model's width divided by this, see `lora_rank`.
+        dropout: Before the adapters, in training.
     """
 
     loss: Objective = Objective(budget=None)
+    rank: int = LORA_RANK
+    most_of_width: int = LORA_SHARE
+    dropout: float = LORA_DROPOUT
 
     released_wer_is_teacher_forced = True
 
@@ -268,7 +289,9 @@ class LoRA(Method):
         if on_both:
             attach_experts(model, [language], config.experts)
             set_language(model, language)
-        model = get_peft_model(model, lora_config(on_both, lora_rank(model.config.d_model)))
+        model = get_peft_model(
+            model, lora_config(on_both, self._rank_in(model.config.d_model), self.dropout)
+        )
         # PEFT would ask the hub for the base model at each checkpoint
         model.peft_config["default"].base_model_name_or_path = ""
         return model
@@ -291,30 +314,41 @@ class LoRA(Method):
 
     def count(self, shape):
         """Two thin matrices beside each of fc1 and fc2."""
-        thin = 2 * lora_rank(shape.width) * (shape.width + shape.ffn)
+        thin = 2 * self._rank_in(shape.width) * (shape.width + shape.ffn)
         adapters = 2 * shape.layers * thin
         return Cost(adapters, adapters, 2.0 * thin, activation_bytes=LORA_BYTES)
 
+    def _rank_in(self, width: int) -> int:
+        return lora_rank(width, self.rank, self.most_of_width)
 
-def lora_rank(width: int) -> int:
+
+def lora_rank(width: int, rank: int = LORA_RANK, most_of_width: int = LORA_SHARE) -> int:
     """Return LoRA's rank in a model of a width: 64 (release: train_lora.py), less in toy models.
 
     In a model of width 64 adapters of rank 64 would have more weights than what they adapt.
+
+    Args:
+        width: Of the model.
+        rank: In models that are wide enough.
+        most_of_width: A rank is at most the width divided by this.
     """
-    return min(LORA_RANK, max(1, width // LORA_SHARE))
+    return min(rank, max(1, width // most_of_width))
 
 
-def lora_config(on_both: bool = False, rank: int = LORA_RANK) -> LoraConfig:
+def lora_config(
+    on_both: bool = False, rank: int = LORA_RANK, dropout: float = LORA_DROPOUT
+) -> LoraConfig:
     """Return LoRA's settings: r = alpha = 64, dropout 0.05 (release: train_lora.py).
 
     Args:
         on_both: On fc1 and fc2 of shared blocks and experts, as released: 23,592,960 weights for
             whisper-small.
         rank: r and alpha, see `lora_rank`.
+        dropout: Before the adapters, in training.
     """
     targets = r".*\.(shared|experts\.\w+)\.fc[12]" if on_both else ["fc1", "fc2"]
     # task_type stays None: PEFT's SEQ_2_SEQ_LM wrapper passes `input_ids`, which Whisper refuses
-    return LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.05, target_modules=targets)
+    return LoraConfig(r=rank, lora_alpha=rank, lora_dropout=dropout, target_modules=targets)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,14 @@ from transformers import TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
 from ..data.batches import Clips, Collator, plain_worker_errors
-from ..device import PROCESSES, RANK, deterministic_sums, peak_memory_gb, pick_device
+from ..device import (
+    PROCESSES,
+    RANK,
+    deterministic_sums,
+    peak_memory_gb,
+    pick_device,
+    use_precision,
+)
 from ..evaluation.scoring import count_errors, summarise
 from ..evaluation.transcription import transcribe
 from ..files import disk_errors, one_at_a_time, read_json, tell, write_json
@@ -69,7 +76,8 @@ def train_run(
         return folder
     with one_at_a_time(folder):
         if not _is_finished(config, folder):  # else another process has made it
-            _train(config, method, arguments, folder, clips, validation, collator, teacher)
+            with use_precision(config.precision):  # validation is transcribed in it too
+                _train(config, method, arguments, folder, clips, validation, collator, teacher)
     return folder
 
 
@@ -174,12 +182,14 @@ def _validation_wer(
 ) -> float:
     """Return the WER on validation, by which the release chooses the epoch to keep."""
     decoding = cast(Decoding, config.choose_epoch)
+    path = folder / f"validation-{step}-{RANK}.csv"
+    path.unlink(missing_ok=True)  # of weights that are not these: a step is repeated after a stop
     table = transcribe(
         model,
         validation,
         replace(collator, margin_seconds=decoding.margin_seconds),
         decoding,
-        folder / f"validation-{step}-{RANK}.csv",
+        path,
         config.data.language,
         label="validation",
     )

@@ -14,31 +14,22 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..files import file_sha256, one_at_a_time, parse_json, read_json, set_aside
+from ..files import (
+    file_state,
+    one_at_a_time,
+    parse_json,
+    read_json,
+    remembered_sha256,
+    set_aside,
+)
 
 HASHES = "files"  # in run.json and in the mark of a checkpoint: SHA-256 by path
 
-# Of files that this process has read, by the state of the file: SHA-256, and what is wrong ("").
-_known_hashes: dict[tuple, str] = {}
+# What is wrong with files that this process has read (""), by their states.
 _known_problems: dict[tuple, str] = {}
 
 
 # ---- hashes
-
-
-def remembered_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file; one that has not been written to since is not read again."""
-    state = file_state(path)
-    if state not in _known_hashes:
-        _known_hashes[state] = file_sha256(path)
-    return _known_hashes[state]
-
-
-def file_state(path: Path) -> tuple:
-    """Return what changes where a file is written to: its number, size and times, and its path."""
-    found = path.stat()
-    times = (found.st_mtime_ns, found.st_ctime_ns)
-    return (str(path.absolute()), found.st_dev, found.st_ino, found.st_size, *times)
 
 
 def folder_hashes(folder: Path, under: str = "") -> dict[str, str]:

@@ -112,7 +112,7 @@ def prepare_in_shards(
     """Prepare a large corpus in a folder beside `folder`; shards of a killed run are used."""
     items = first_of_each_id(reading.items)
     partial = folder.with_name(f"{folder.name}.partial")
-    parts = write_shards(list(items.values()), partial, FEATURES, f"{name} {language}")
+    parts = write_shards(list(items.values()), partial, FEATURES, f"{name} {language}", BUILDER)
     dropped = all_dropped(reading.items, items, parts)
     try:
         _check_anything_is_heard(name, language, reading, parts, dropped)

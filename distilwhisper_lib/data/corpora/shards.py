@@ -43,22 +43,25 @@ class Part:
     about: dict = field(default_factory=dict)
 
 
-def write_shards(items: list[Item], folder: Path, features: "Features", title: str) -> list[dict]:
+def write_shards(
+    items: list[Item], folder: Path, features: "Features", title: str, builder: int
+) -> list[dict]:
     """Decode the items into folder/shard-00000.arrow and so on.
 
-    Shards that are there already are kept, if the same items, with sound files of the same sizes,
-    were to be written; otherwise the folder is emptied first.
+    Shards that are there already are kept, if the same items, with sound files of the same sizes
+    and times, were to be written; otherwise the folder is emptied first.
 
     Args:
         items: Lines of a corpus.
         folder: Where the shards are written.
         features: Columns of the corpus.
         title: The text beside the progress bar.
+        builder: Version of the builder: shards of another are not used.
 
     Returns:
         For each shard, as of `write_parts`.
     """
-    plan = folder / f"plan-{_plan_hash(items)}"
+    plan = folder / f"plan-{_plan_hash(items, builder)}"
     if not plan.is_file():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -179,16 +182,18 @@ def read_shard(path: Path, needs: Sequence[str] = ()) -> dict:
     return shard
 
 
-def _plan_hash(items: list[Item]) -> str:
-    """Return a hash of the items and of the sizes of their sound files."""
+def _plan_hash(items: list[Item], builder: int) -> str:
+    """Return a hash of the items, of the sizes and times of their sound files, and the builder."""
     lines = [(item.id, item.text, item.split, item.translation_en, item.speaker) for item in items]
-    sizes = [_file_size(item) for item in items]
-    return short_hash(lines + sizes)
+    return short_hash([builder, lines, [_file_state(item) for item in items]])
 
 
-def _file_size(item: Item) -> int | None:
-    """Return the bytes of an item's sound file, or None where there is none."""
-    return item.sound.stat().st_size if isinstance(item.sound, Path) else None
+def _file_state(item: Item) -> tuple[int, int] | None:
+    """Return the bytes and the time of an item's sound file, or None where there is none."""
+    if not isinstance(item.sound, Path):
+        return None
+    status = item.sound.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _write_arrow(table: pa.Table, path: Path) -> None:

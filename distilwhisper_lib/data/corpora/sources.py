@@ -3,7 +3,7 @@
 import warnings
 from pathlib import Path
 
-from ...files import file_sha256, read_json, write_json
+from ...files import file_sha256, read_json, remembered_sha256, write_json
 from .recorded import find_recordings
 from .reports import is_current
 
@@ -36,7 +36,7 @@ def write_source(
     if followed is not None:
         table, *sounds = followed
         about["table"] = [str(table), file_sha256(table)]
-        about["sounds"] = {str(path.absolute()): _file_state(path) for path in sounds}
+        about["sounds"] = {str(path.absolute()): _sound_state(path) for path in sounds}
     write_json(folder / SOURCE, about, sealed=True)
 
 
@@ -54,13 +54,32 @@ def _absolute(source: str | Path | None) -> str | None:
     return None if source is None else str(Path(source).expanduser().absolute())
 
 
-def _file_state(path: Path) -> list[int] | None:
-    """Return the size and the time of a file; None where there is none."""
+def _sound_state(path: Path) -> list[int | str] | None:
+    """Return the size, the time and the hash of a file; None where it cannot be read."""
     try:
         status = path.stat()
+        return [status.st_size, status.st_mtime_ns, remembered_sha256(path)]
     except OSError:
         return None
-    return [status.st_size, status.st_mtime_ns]
+
+
+def _is_as_then(sound: Path, then: list | None, in_place: bool) -> bool:
+    """Return whether a sound is what a corpus was prepared from.
+
+    Args:
+        sound: Its file.
+        then: Size, time and hash; of a corpus from before there were hashes without the last.
+        in_place: Whether it is the very file, so that its time tells; else its contents count.
+    """
+    try:
+        status = sound.stat()
+        if then is None or status.st_size != then[0]:
+            return False
+        if in_place:
+            return status.st_mtime_ns == then[1]
+        return len(then) < 3 or remembered_sha256(sound) == then[2]
+    except OSError:
+        return then is None
 
 
 def damage_of(folder: Path) -> str:
@@ -99,10 +118,14 @@ def what_has_changed(name: str, language: str, folder: Path, source: str | Path 
     digests = {digest, *read_json(folder / "report.json").get("tables", {}).values()}
     if file_sha256(table) not in digests:
         return f"{table} has changed"
-    if str(table.absolute()) != about.get("table", [None])[0]:
-        return ""  # a copy elsewhere, or a corpus from before the sounds were noted
-    for sound, state in about.get("sounds", {}).items():
-        if _file_state(Path(sound)) != state:
+    if "table" not in about:
+        return ""  # a corpus from before the sounds were noted
+    then = Path(about["table"][0])
+    for name_then, state in about.get("sounds", {}).items():
+        sound = Path(name_then)
+        if sound.is_relative_to(then.parent):  # in a copy of the folder it has moved with the table
+            sound = table.absolute().parent / sound.relative_to(then.parent)
+        if not _is_as_then(sound, state, in_place=str(sound) == name_then):
             return f"{sound} has changed"
     return ""
 
