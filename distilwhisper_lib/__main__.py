@@ -9,6 +9,8 @@ toy          the paper with toy languages: models, ten seeds, one cause at a tim
 demo         the page of the demo, with Gradio (make demo)
 smaller      smaller forms of experts
 convergence  what cheap training changes
+
+check, train, evaluate, transcribe, compare, share: the command line `distilwhisper` (NAME --help)
 """
 
 import argparse
@@ -29,6 +31,8 @@ PROGRAMS = {
     "convergence": "experiments.convergence",
 }
 
+COMMANDS = ("check", "train", "evaluate", "transcribe", "compare", "share")  # of `distilwhisper`
+
 
 def main() -> int | None:
     """Run the program that the first argument names with the others.
@@ -40,9 +44,13 @@ def main() -> int | None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("program", choices=list(PROGRAMS), metavar="NAME")
+    parser.add_argument("program", choices=[*PROGRAMS, *COMMANDS], metavar="NAME")
     given = parser.parse_args(sys.argv[1:2])
     arguments = sys.argv[2:]
+    if given.program in COMMANDS:
+        from .cli.app import app
+
+        return app(prog_name="python -m distilwhisper_lib")
     module = importlib.import_module(f"distilwhisper_lib.{PROGRAMS[given.program]}")
     return module.main(arguments)
 

@@ -42,7 +42,7 @@ NUMBERS: dict[str, dict] = {
 }
 TEXTS = ("name", "student", "corpus", "second_corpus", "language", "second_language", "normaliser")
 MAY_BE_NONE = (
-    *("teacher", "other_corpus", "voice", "train_clips", "max_train_seconds"),
+    *("teacher", "other_corpus", "recordings", "voice", "train_clips", "max_train_seconds"),
     *("teacher_clips", "validation_clips", "test_clips", "retention_clips"),
     *("margin_seconds", "train_margin_seconds"),
 )
@@ -63,6 +63,8 @@ class Preset:
         corpus: Of the first language.
         second_corpus: Of the second language.
         other_corpus: For the out-of-domain test and English lines, where `corpus` has none.
+        recordings: Folder or table of the first language, where `corpus` is "recordings"; None: in
+            the folder of LAB_DATA.
         language: The first language, which every method is adapted to.
         second_language: The language of the second experts.
         retention: (corpus, language) of tests in languages that are never trained on.
@@ -107,6 +109,7 @@ class Preset:
     corpus: str
     second_corpus: str
     other_corpus: str | None = None
+    recordings: str | None = None
     language: str = "cs"
     second_language: str = "ca"
     retention: tuple[tuple[str, str], ...] = ()
@@ -142,7 +145,7 @@ class Preset:
             value = getattr(self, name)
             if value is not None or name not in MAY_BE_NONE:
                 check_number(name, value, **limits)
-        for name in (*TEXTS, "teacher", "other_corpus", "voice"):
+        for name in (*TEXTS, "teacher", "other_corpus", "recordings", "voice"):
             value = getattr(self, name)
             if value is not None or name not in MAY_BE_NONE:
                 check_text(name, value)
@@ -375,11 +378,14 @@ def get_preset(name: str | None = None) -> Preset:
     Raises:
         ValueError: For an unknown name; the message lists the known ones.
     """
-    if name is None:
-        name = os.environ.get("LAB_PRESET") or "toy"
+    whence = ""
+    if name is None and os.environ.get("LAB_PRESET"):
+        name, whence = os.environ["LAB_PRESET"], ", of the variable LAB_PRESET"
+    elif name is None:
+        name = "toy"
     if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(
-            f"unknown preset {name!r}: set LAB_PRESET to one of {', '.join(PRESETS)}"
+            f"unknown preset {name!r}{whence}: one of {', '.join(PRESETS)} is needed"
             f"{nearest(name, PRESETS)}"
         )
     return PRESETS[name]

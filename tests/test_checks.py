@@ -130,7 +130,7 @@ def test_every_number_of_a_preset_is_checked(name):
 def test_every_field_of_a_preset_is_checked():
     others = {"retention", "learning_rates", "keep", "fidelity", "minutes", "memory"}
     others |= {"further_systems", "precision"}
-    optional = {"teacher", "other_corpus", "voice"}
+    optional = {"teacher", "other_corpus", "recordings", "voice"}
     assert {field.name for field in fields(Preset)} == {*NUMBERS, *TEXTS, *others, *optional}
     for name in (*TEXTS, *optional):
         for value in ("", 3, ["a"]):
@@ -169,7 +169,7 @@ def test_lists_of_a_json_file_are_taken_for_pairs():
 def test_a_preset_is_asked_for_by_name_alone(monkeypatch):
     monkeypatch.setenv("LAB_PRESET", "smoke")
     assert get_preset().name == "smoke"
-    with pytest.raises(ValueError, match="unknown preset '': set LAB_PRESET to one of"):
+    with pytest.raises(ValueError, match="unknown preset '': one of smoke, toy"):
         get_preset("")  # not the one of the variable
     with pytest.raises(ValueError, match="unknown preset 'colb'.*Did you mean colab"):
         get_preset("colb")

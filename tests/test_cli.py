@@ -283,12 +283,19 @@ def test_the_language_that_is_heard_most_often_is_taken(monkeypatch):
     assert transcriber.detect([np.zeros(1), np.zeros(2), np.zeros(3)]) == "gl"
 
 
+def test_experts_for_one_language_are_used_without_being_asked_for(tmp_path, talk, experts, heard):
+    done = run("transcribe", talk, "--experts", experts, "--to", tmp_path / "t", "--json")
+    found = json.loads(done.stdout)["files"][0]
+    assert (found["language"], found["experts"], found["detected"]) == ("gl", "gl", False)
+
+
 @pytest.mark.parametrize(("found", "used"), [("gl", "gl"), ("pt", None)])
 def test_auto_takes_the_experts_of_the_detected_language_or_says_that_there_are_none(
     monkeypatch, tmp_path, talk, experts, heard, found, used
 ):
     monkeypatch.setattr(Transcriber, "_language_of", lambda self, sound: found)
-    done = run("transcribe", talk, "--experts", experts, "--to", tmp_path / "t", "--json")
+    options = ("--language", "auto", "--to", tmp_path / "t", "--json")
+    done = run("transcribe", talk, "--experts", experts, *options)
     told = "its experts are used" if used else "plain Whisper is used, for there are experts only"
     assert told in done.stderr
     assert json.loads(done.stdout)["files"][0]["experts"] == used
@@ -302,7 +309,8 @@ def test_pieces_are_as_long_as_the_clips_that_experts_are_trained_on(
     monkeypatch, tmp_path, talk, experts, heard, found, longest
 ):
     monkeypatch.setattr(Transcriber, "_language_of", lambda self, sound: found)
-    run("transcribe", talk, "--experts", experts, "--to", tmp_path / "t")
+    options = ("--experts", experts, "--language", "auto", "--to", tmp_path / "t")
+    run("transcribe", talk, *options)
     content = json.loads((tmp_path / "t" / "talk.json").read_text("utf-8"))
     lengths = [one["end"] - one["start"] for one in content["segments"]]
     assert longest / 2 < max(lengths) <= longest
@@ -527,6 +535,7 @@ GOOD = [
     ("Bos días a todos.", "Uxía", "train", noise(2, seed=1)),
     ("Moitas grazas.", "Brais", "validation", noise(2, seed=2)),
     ("Ata mañá.", "Antía", "test", noise(2, seed=3)),
+    ("Ata logo.", "Antía", "test", noise(2, seed=4)),
 ]
 
 
@@ -538,9 +547,9 @@ def test_a_good_folder_has_no_warnings(tmp_path):
     done = run("check", table(tmp_path / "gl", *GOOD), "--strict", "--json")
     content = json.loads(done.stdout)
     assert done.exit_code == 0
-    assert (content["language"], content["clips"], content["speakers"]) == ("gl", 3, 3)
-    assert content["minutes"] == 0.1
-    assert content["splits"]["test"] == {"clips": 1, "minutes": 0.03, "speakers": {"Antía": 1}}
+    assert (content["language"], content["clips"], content["speakers"]) == ("gl", 4, 3)
+    assert content["minutes"] == 0.13
+    assert content["splits"]["test"] == {"clips": 2, "minutes": 0.07, "speakers": {"Antía": 2}}
     assert content["warnings"] == [] and content["dropped"] == [] and content["can_train"]
 
 
@@ -558,8 +567,39 @@ def test_a_good_folder_has_no_warnings(tmp_path):
 )
 def test_a_sound_that_may_be_wrong_is_named(tmp_path, kind, row):
     warned = kinds_of(table(tmp_path / "gl", *GOOD, row))
-    assert warned[kind]["clips"] == ["recordings/gl/3"]
+    assert warned[kind]["clips"] == ["recordings/gl/4"]
     assert set(warned) == {kind}
+
+
+def test_where_all_clips_are_too_long_for_training_nothing_can_be_trained(tmp_path):
+    rows = [(text, who, split, noise(7)) for text, who, split, _ in GOOD]
+    done = run("check", table(tmp_path / "gl", *rows))
+    assert done.exit_code == 1
+    assert "all clips for train and validation last over 6 s: the preset laptop" in done.stdout
+
+
+def test_a_test_of_one_clip_is_told_and_has_no_interval(tmp_path):
+    warned = kinds_of(table(tmp_path / "gl", *GOOD[:3]))
+    assert set(warned) == {"one test clip"}
+    options = ("--recordings", tmp_path / "gl", "--preset", "smoke")
+    done = run("evaluate", *options)
+    assert done.exit_code == 0 and "(one unit: no interval)" in done.stdout
+    done = run("evaluate", *options, "--json")
+    assert json.loads(done.stdout)["scores"][0]["wer_low"] is None
+
+
+@pytest.mark.parametrize("name", ["my-clips", "no-noise", "he_talks", "recordings"])
+def test_a_folder_that_is_named_by_something_else_is_of_no_language(tmp_path, name):
+    done = run("check", table(tmp_path / name, *GOOD))
+    assert done.exit_code == 2 and "is not known: give it, such as --language gl" in done.stderr
+    assert "of a related one" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("name", ["gl", "Galician", "gl-ES", "gl_es"])
+def test_a_folder_that_is_named_by_its_language_is_of_it(tmp_path, name):
+    assert (
+        json.loads(run("check", table(tmp_path / name, *GOOD), "--json").stdout)["language"] == "gl"
+    )
 
 
 def test_a_single_speaker_is_told(tmp_path):
@@ -576,7 +616,7 @@ def test_speakers_and_texts_in_two_splits_are_told(tmp_path):
     ]
     warned = kinds_of(table(tmp_path / "gl", *GOOD, *more))
     assert "the speaker Antía is in train and test" in warned["speaker in two splits"]["text"]
-    assert warned["text in two splits"]["clips"] == ["recordings/gl/2", "recordings/gl/4"]
+    assert warned["text in two splits"]["clips"] == ["recordings/gl/2", "recordings/gl/5"]
 
 
 def test_recordings_without_speakers_are_told(tmp_path):
@@ -827,12 +867,22 @@ def test_experts_are_pushed_with_their_card(tmp_path, experts):
         assert expert_languages(load_experts(load_whisper("tiny"), "user/galego")) == ["gl"]
 
 
+def scored(system):
+    """Return a row of scores as `evaluate --json` prints it."""
+    rates = {f"{rate}{end}": 50.0 for rate in ("wer", "cer") for end in ("", "_low", "_high")}
+    return {"system": system, "test": "in-domain", "n": 9, **rates}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"language": "gl", "student": "tiny", "scores": []}, "holds no scores"),
-        ({"language": "cs", "student": "tiny", "scores": [1]}, "has scores of 'cs'"),
-        ({"language": "gl", "student": "other", "scores": [1]}, "has scores of other"),
+        ({"language": "gl", "student": "tiny", "scores": []}, "holds no scores of experts"),
+        ({"language": "gl", "student": "tiny", "scores": "abc"}, "holds other scores"),
+        ({"language": "gl", "student": "tiny", "scores": [{"test": "a"}]}, "holds other scores"),
+        ({"language": "gl", "student": "tiny", "scores": [scored("student")]}, "of experts"),
+        ({"language": "cs", "student": "tiny", "scores": [scored("experts")]}, "scores of 'cs'"),
+        ({"language": "gl", "student": "other", "scores": [scored("experts")]}, "scores of other"),
+        ({"error": "there is no table"}, "failed: there is no table"),
         ({"language": "gl"}, "damaged"),
     ],
 )
@@ -841,6 +891,29 @@ def test_scores_of_something_else_are_refused(tmp_path, experts, content, messag
     path.write_text(json.dumps(content), "utf-8")
     done = run("share", experts, *PERMISSION, "--to", tmp_path / "out", "--scores", path)
     assert done.exit_code == 1 and message in done.stderr
+
+
+def test_a_zip_is_unpacked_before_it_is_used(tmp_path, experts, talk):
+    done = run("share", experts, *PERMISSION, "--to", tmp_path / "galego.zip")
+    assert done.exit_code == 0, done.stderr
+    with zipfile.ZipFile(tmp_path / "galego.zip") as archive:
+        card = archive.read("galego/README.md").decode()
+    assert 'load_experts(model, "path/to/galego")' in card and "This folder holds" in card
+    done = run("transcribe", talk, "--experts", tmp_path / "galego.zip", "--to", tmp_path / "t")
+    assert done.exit_code == 1 and "galego.zip is a file: unpack it" in done.stderr
+    done = run("share", experts, *PERMISSION, "--to", tmp_path / "galego.tar.gz")
+    assert done.exit_code == 1 and "the only archive that is written is a zip" in done.stderr
+
+
+def test_the_commands_run_by_the_module_too(tmp_path):
+    command = [sys.executable, "-m", "distilwhisper_lib", "check", table(tmp_path / "gl", *GOOD)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert done.returncode == 0 and "Galician, 4 clips" in done.stdout
+
+
+def test_a_language_without_a_token_is_told(tmp_path, talk):
+    done = run("transcribe", talk, *SHORT, "--language", "yue", "--to", tmp_path / "t")
+    assert done.exit_code == 1 and "yue came with large-v3: use zh before" in done.stderr
 
 
 def test_a_licence_in_words_is_in_the_text_of_the_card_alone(experts):

@@ -27,6 +27,7 @@ from random_data import logits, random_batch, random_counts
 from distilwhisper_lib.data.audio import encode_flac, read_audio
 from distilwhisper_lib.data.corpora import loading
 from distilwhisper_lib.data.corpora.loading import load_corpus
+from distilwhisper_lib.evaluation import testsets
 from distilwhisper_lib.evaluation.scoring import summarise, word_errors
 from distilwhisper_lib.evaluation.testsets import is_retention, test_sets, with_paper_data
 from distilwhisper_lib.experiments import convergence, smaller, study
@@ -39,7 +40,7 @@ from distilwhisper_lib.files import (
     short_hash,
     write_json,
 )
-from distilwhisper_lib.lab import comparison, speech
+from distilwhisper_lib.lab import comparison
 from distilwhisper_lib.lab import lab as lab_module
 from distilwhisper_lib.lab.comparison import (
     compare,
@@ -383,7 +384,7 @@ def test_a_language_of_two_corpora_has_a_test_in_each():
 
 def test_tests_of_two_corpora_in_one_language_are_compared_apart(monkeypatch):
     fleurs = load_corpus("toy", "nl")
-    monkeypatch.setattr(speech, "load_corpus", lambda *_: fleurs)
+    monkeypatch.setattr(testsets, "load_corpus", lambda *_: fleurs)
     lab = Lab("smoke", retention=(("toy", "nl"), ("fleurs", "nl")), **CHANGES)
     table = paired(lab, ("teacher",), "student", tests=("retention",))
     assert list(table["test_set"]) == ["retention", "retention-fleurs"]
@@ -621,10 +622,10 @@ def test_nothing_of_a_training_stays_in_memory(lab, monkeypatch):
 def change_corpus(monkeypatch, change):
     """Let a lab find changed rows in every corpus, under the same ids."""
 
-    def changed(name, language):
-        return load_corpus(name, language).map(change)
+    def changed(name, language, source=None):
+        return load_corpus(name, language, source).map(change)
 
-    monkeypatch.setattr(speech, "load_corpus", changed)
+    monkeypatch.setattr(testsets, "load_corpus", changed)
 
 
 def corrected(*ids):

@@ -16,7 +16,7 @@ from random_data import shake_experts
 
 import distilwhisper_lib
 from distilwhisper_lib import attach_experts, load_whisper, save_experts
-from distilwhisper_lib.__main__ import PROGRAMS
+from distilwhisper_lib.__main__ import COMMANDS, PROGRAMS
 from distilwhisper_lib.presets import PRESETS
 from distilwhisper_lib.whisper import loading
 
@@ -138,7 +138,7 @@ def test_programs_that_are_named_can_be_run():
         ):
             found.add(module)
             if module == "distilwhisper_lib":
-                assert word in PROGRAMS, f"{page}: {word}"
+                assert word in (*PROGRAMS, *COMMANDS), f"{page}: {word}"
             else:
                 told = f"{page}: write python -m distilwhisper_lib NAME, not {module}"
                 assert not module.startswith("distilwhisper_lib."), told

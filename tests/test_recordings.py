@@ -20,6 +20,7 @@ from distilwhisper_lib.data.corpora.registry import BUILDER, FEATURES, corpus_fo
 from distilwhisper_lib.data.corpora.reports import corpus_release, corpus_report
 from distilwhisper_lib.data.corpora.selection import select
 from distilwhisper_lib.data.corpora.shards import write_shards
+from distilwhisper_lib.lab.own_language import open_recordings
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +104,9 @@ def test_optional_columns_are_used(tmp_path):
     assert folder.name == "gl"
 
 
+ADVICE = ": write it from the folder on, such as sound/1.wav"
+
+
 def test_rows_that_cannot_be_used_are_named(tmp_path):
     folder = write_csv(
         tmp_path / "own",
@@ -124,8 +128,8 @@ def test_rows_that_cannot_be_used_are_named(tmp_path):
         "own/recordings.csv:3: unknown split 'tests': use one of train, validation, dev, test, "
         "or leave it empty",
         "own/recordings.csv:4: language 'cs' in the folder of 'gl'",
-        "own/recordings.csv:5: '../own/d.wav' leads outside the folder",
-        "own/recordings.csv:6: '/d.wav' leads outside the folder",
+        "own/recordings.csv:5: '../own/d.wav' leads outside the folder" + ADVICE,
+        "own/recordings.csv:6: '/d.wav' leads outside the folder" + ADVICE,
         "own/recordings.csv:7: 2 columns instead of 4",
         "own/recordings.csv:8: not UTF-8: save the table as UTF-8",
         "own/recordings.csv:12: a quote is never closed",
@@ -347,6 +351,62 @@ def test_a_sound_is_found_under_another_spelling_of_its_path(tmp_path, written):
     assert dataset["id"][:] == [f"recordings/gl/{SPELLINGS[written].removesuffix('.wav')}"]
 
 
+def test_an_absolute_path_into_the_folder_is_read(tmp_path):
+    folder = tmp_path / "own"
+    write_csv(folder, f"path,text\n{folder.absolute()}/a.wav,Un\n")
+    assert load_corpus("recordings", "gl", folder)["id"][:] == ["recordings/gl/a"]
+
+
+def test_a_table_of_one_language_may_have_the_token_of_another(tmp_path, capsys):
+    folder = write_csv(tmp_path / "own", "path,text,language\na.wav,Un,Rif\nb.wav,Dous,Rif\n")
+    assert load_corpus("recordings", "ar", folder)["text"][:] == ["Un", "Dous"]
+    assert "its rows are in 'Rif'; the token that Whisper is given is ar" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_table_is_not_taken_for_what_was_prepared(tmp_path, monkeypatch):
+    one = write_csv(tmp_path / "one", "path,text\na.wav,Un\n")
+    load_corpus("recordings", "gl", one)
+    (tmp_path / "empty").mkdir()
+    for other in (tmp_path / "empty", tmp_path / "mistyped"):
+        with pytest.raises(FileNotFoundError, match="no recordings in 'gl'"):
+            load_corpus("recordings", "gl", other)
+    write_csv(tmp_path / "data" / "recordings" / "gl", "path,text\nb.wav,Dous\n")
+    with pytest.raises(ValueError, match="others were prepared from .*one/recordings.csv: say whi"):
+        load_corpus("recordings", "gl")
+    assert load_corpus("recordings", "gl", one)["text"][:] == ["Un"]
+
+
+def test_two_labs_of_one_language_keep_their_folders(tmp_path):
+    folders = [make_recordings(tmp_path / name, count) for name, count in (("a", 40), ("b", 60))]
+    labs = [open_recordings(folder, "gl", "smoke") for folder in folders]
+    assert [len(lab.rows("train", every_voice=True)) for lab in labs * 2] == 2 * [
+        len(select(load_corpus("recordings", "gl", folder), "train")) for folder in folders
+    ]
+
+
+def test_a_student_that_knows_no_speech_of_people_is_told(tmp_path, capsys):
+    folder = make_recordings(tmp_path / "own")
+    open_recordings(folder, "gl", "toy")
+    assert "knows made-up languages alone: for speech of people give" in capsys.readouterr().err
+    open_recordings(folder, "gl", "smoke")
+    assert "made-up" not in capsys.readouterr().err
+
+
+def test_clips_that_are_too_long_for_training_are_told(tmp_path):
+    folder = make_recordings(tmp_path / "own")
+    lab = open_recordings(folder, "gl", "smoke", max_train_seconds=0.1)
+    with pytest.raises(
+        ValueError, match=r"clips of gl train last over 0.1 s .* cut them at pauses"
+    ):
+        lab.clips("train")
+    write_sound(folder / "sound" / "0.wav", 0.4, 300, "WAV")
+    lab = open_recordings(folder, "gl", "smoke", max_train_seconds=0.3)
+    split = load_corpus("recordings", "gl", folder)[0]["split"]
+    if split != "test":
+        with pytest.warns(UserWarning, match=rf"1 of \d+ clips of gl {split} last over 0.3 s"):
+            lab.rows(split)
+
+
 def test_a_file_that_could_be_either_of_two_is_not_guessed(tmp_path):
     for name in ("E.wav", "e.WAV"):
         write_sound(tmp_path / "own" / name, 0.2, 300, "WAV")
@@ -464,7 +524,8 @@ def test_another_table_is_another_corpus_and_a_copy_the_same(tmp_path, capsys):
     write_csv(tmp_path / "two", "path,text\na.wav,Dous\n")
     assert load_corpus("recordings", "gl", tmp_path / "two")["text"][:] == ["Dous"]
     assert load_corpus("recordings", "gl")["text"][:] == ["Dous"]
-    assert "two/recordings.csv has changed" in capsys.readouterr().err
+    told = f"{tmp_path}/two/recordings.csv is not {tmp_path}/one/recordings.csv, from which it was"
+    assert told in capsys.readouterr().err
 
 
 def test_a_copy_of_the_folder_with_other_sounds_is_another_corpus(tmp_path, capsys):

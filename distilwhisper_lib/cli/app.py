@@ -88,7 +88,8 @@ def main() -> None:
 @answered
 def check(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Recordings with their table recordings.csv.")
+        Path,
+        typer.Argument(metavar="FOLDER", help="Recordings with their table recordings.csv."),
     ],
     language: Annotated[
         str | None,
@@ -213,14 +214,16 @@ def transcribe(
         ),
     ] = None,
     language: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="LANGUAGE",
-            help="Code or English name. auto: detected, and its experts are used.",
+            help="Code or English name; auto: detected, and its experts are used. Else: that of "
+            "experts for one language, or auto.",
         ),
-    ] = "auto",
+    ] = None,
     to: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where the transcripts are written.")
+        Path,
+        typer.Option(metavar="FOLDER", help="Where the transcripts are written."),
     ] = Path("transcripts"),
     formats: Annotated[
         list[str] | None,
@@ -322,7 +325,8 @@ def share(
         ),
     ] = None,
     to: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="New folder, or a file that ends in .zip.")
+        Path | None,
+        typer.Option(metavar="PATH", help="New folder, or a file that ends in .zip."),
     ] = None,
     hub: Annotated[
         str | None,

@@ -15,7 +15,7 @@ from ..data.corpora.recorded import TABLE, read_recordings
 from ..data.corpora.shards import RULES
 from ..data.normalisers import normalise
 from ..presets import LAPTOP
-from ..whisper.tokens import LANGUAGES, language_code
+from ..whisper.tokens import LANGUAGES, is_language_name, language_code
 from .answers import Answer
 from .formats import duration
 from .pauses import frame_levels
@@ -31,6 +31,8 @@ FULL = 0.99  # of full scale
 CLIPPED = 1e-3  # share of samples at full scale
 FASTEST = 25.0  # characters of text in a second of sound
 SLOWEST = 2.0  # the same; less is hardly the whole text
+
+LONGEST_TRAINED = LAPTOP.max_train_seconds or float("inf")  # s, of a clip in training
 
 SHOWN = 5  # clips that are named in the text; the JSON has all
 
@@ -65,6 +67,7 @@ def check_folder(folder: Path, language: str | None = None, strict: bool = False
         FileNotFoundError: Where there is no table.
         ValueError: For a table that cannot be read, or an unknown language.
     """
+    folder = folder.expanduser()
     code = language_of(folder, language)
     reading = read_recordings("recordings", code, folder)
     rows, dropped, warned = _look_at(reading.items)
@@ -73,11 +76,17 @@ def check_folder(folder: Path, language: str | None = None, strict: bool = False
     splits = {split: about for split, about in summary(rows).items() if split in NEEDED}
     empty = [split for split in NEEDED if not splits[split]["clips"]]
     if empty:
+        warned.append(_warned_of_empty(empty, rows, bool(dropped or reading.flaws)))
+    too_long = [] if empty else _splits_of_long_clips(rows)
+    if too_long:
         text = (
-            f"there are no clips for {' and '.join(empty)}: state the splits in the column split "
-            "(train, validation, test), each with speakers of its own"
+            f"all clips for {' and '.join(too_long)} last over {LONGEST_TRAINED:g} s: the preset "
+            "laptop has nothing left there; cut them at pauses"
         )
-        warned.append(Warned("empty split", text))
+        warned.append(Warned("no short clips", text))
+    if splits["test"]["clips"] == 1:
+        text = "the test has one clip, by which no interval can be drawn: record more for it"
+        warned.append(Warned("one test clip", text))
 
     seconds = sum(row["duration"] for row in rows)
     content = {
@@ -92,9 +101,9 @@ def check_folder(folder: Path, language: str | None = None, strict: bool = False
         "warnings": [
             {"kind": one.kind, "text": one.text, "clips": list(one.clips)} for one in warned
         ],
-        "can_train": not empty,
+        "can_train": not empty and not too_long,
     }
-    fails = bool(empty) or (strict and bool(warned or dropped or reading.flaws))
+    fails = not content["can_train"] or (strict and bool(warned or dropped or reading.flaws))
     return Answer(content, _in_words(content), int(fails))
 
 
@@ -112,11 +121,12 @@ def language_of(folder: Path, language: str | None) -> str:
         inside = [path for path in sorted(place.iterdir()) if (path / TABLE).is_file()]
         names += [inside[0].name] if len(inside) == 1 else []
     for name in names:
-        try:
+        if is_language_name(name):
             return language_code(name)
-        except ValueError:
-            continue
-    raise ValueError(f"the language of {folder} is not known: give it, such as --language gl")
+    raise ValueError(
+        f"the language of {folder} is not known: give it, such as --language gl, or name the "
+        "folder by it; for a language without a token of its own give that of a related one"
+    )
 
 
 def _look_at(items: list[Item]) -> tuple[list[dict], list[dict[str, str]], list[Warned]]:
@@ -150,7 +160,7 @@ def _look_at(items: list[Item]) -> tuple[list[dict], list[dict[str, str]], list[
 KINDS = {
     "short": f"under {SHORT:g} s: is the whole text in them?",
     "long": (
-        f"over {LAPTOP.max_train_seconds:g} s: the preset laptop leaves them out of training; cut "
+        f"over {LONGEST_TRAINED:g} s: the preset laptop leaves them out of training; cut "
         "them at pauses, or train at another preset"
     ),
     "quiet": f"never louder than {QUIET:g} dB of full scale: record nearer to the microphone",
@@ -169,7 +179,7 @@ def _kinds(audio: np.ndarray, seconds: float, characters: int) -> list[str]:
     at_full_scale = float(np.mean(np.abs(audio) >= FULL))
     is_so = {
         "short": seconds < SHORT,
-        "long": seconds > (LAPTOP.max_train_seconds or float("inf")),
+        "long": seconds > LONGEST_TRAINED,
         "quiet": loudest < QUIET,
         "silence": silence > MOSTLY,
         "clipped": at_full_scale > CLIPPED,
@@ -177,6 +187,35 @@ def _kinds(audio: np.ndarray, seconds: float, characters: int) -> list[str]:
         "slow": characters < SLOWEST * seconds,
     }
     return [kind for kind, holds in is_so.items() if holds]
+
+
+def _warned_of_empty(empty: list[str], rows: list[dict], is_losing: bool) -> Warned:
+    """Return the warning of splits without clips, with what to do about it.
+
+    Args:
+        empty: The splits.
+        rows: Of the clips that can be used.
+        is_losing: Whether clips or rows are left out.
+    """
+    if is_losing:
+        advice = "put right what is left out first (see above)"
+    elif len({row["speaker"] for row in rows}) == 1:
+        advice = (
+            "state the splits in the column split (train, validation, test); of a single speaker "
+            "the test measures a known voice"
+        )
+    else:
+        advice = (
+            "state the splits in the column split (train, validation, test), each with speakers of "
+            "its own"
+        )
+    return Warned("empty split", f"there are no clips for {' and '.join(empty)}: {advice}")
+
+
+def _splits_of_long_clips(rows: list[dict]) -> list[str]:
+    """Return the splits of training that have no clip short enough for it."""
+    short = {row["split"] for row in rows if row["duration"] <= LONGEST_TRAINED}
+    return [split for split in ("train", "validation") if split not in short]
 
 
 def _warned_of_speakers(rows: list[dict]) -> list[Warned]:

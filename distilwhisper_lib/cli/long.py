@@ -40,7 +40,7 @@ from ..method.storage import read_description
 from ..presets import LAPTOP, MOST_NEW_TOKENS
 from ..training.config import identify
 from ..whisper.loading import load_processor, load_whisper
-from ..whisper.tokens import LANGUAGES, language_code
+from ..whisper.tokens import LANGUAGES, language_code, prefix_tokens
 from ..whisper.window import use_window
 from .answers import Answer
 from .formats import FORMATS, Segment, Transcript, duration
@@ -60,7 +60,8 @@ class Settings:
     Attributes:
         model: Name of a Whisper or its folder; None: the one that the experts belong to.
         experts: Folder of experts, or their name on the hub; None: plain Whisper.
-        language: A code or a name; "auto": detected for each file.
+        language: A code or a name; "auto": detected for each file; None: that of the experts where
+            they are for one language, else "auto".
         piece_seconds: Of a piece, at most; None: 30 s, with experts as long as the clips that they
             are trained on at the preset laptop. On longer pieces these leave text out.
         batch_size: Pieces that are transcribed together.
@@ -74,7 +75,7 @@ class Settings:
 
     model: str | None = None
     experts: str | None = None
-    language: str = AUTO
+    language: str | None = None
     piece_seconds: float | None = None
     batch_size: int = 1
     formats: Sequence[str] = tuple(FORMATS)
@@ -85,10 +86,11 @@ class Settings:
     def __post_init__(self):
         if self.piece_seconds is not None:
             check_number("--piece-seconds", self.piece_seconds, low=2, high=LONGEST)
+        object.__setattr__(self, "folder", self.folder.expanduser())
         check_number("--batch-size", self.batch_size, low=1, whole=True)
         for name in self.formats:
             check_choice("--format", name, FORMATS)
-        if self.language != AUTO:
+        if self.language not in (None, AUTO):
             object.__setattr__(self, "code", language_code(self.language))
 
 
@@ -108,8 +110,12 @@ class Transcriber:
         self.device = pick_device()
         self._experts = experts_folder(settings.experts) if settings.experts else None
         base = None
+        self.code: str | None = settings.code  # of the language; None: it is detected
         if self._experts is not None:
-            base = read_description(self._experts)["base_model"]
+            description = read_description(self._experts)
+            base = description["base_model"]
+            if settings.language is None and len(description["languages"]) == 1:
+                self.code = description["languages"][0]
         self.name: str = settings.model or base or USUAL_MODEL
         self.seconds_per_second: float | None = None  # of computing for a second of sound
 
@@ -124,7 +130,7 @@ class Transcriber:
             "version": VERSION,
             "model": identify(self.name).content,
             "experts": experts,
-            "language": self.settings.code or AUTO,
+            "language": self.code or AUTO,
             "piece_seconds": self.settings.piece_seconds,
             "batch_size": self.settings.batch_size,
             "precision": mixed_precision(self.device),
@@ -137,7 +143,9 @@ class Transcriber:
 
     @cached_property
     def model(self):
-        """The Whisper."""
+        """The Whisper; ValueError where it has no token for the language."""
+        if self.code is not None:
+            prefix_tokens(self.processor.tokenizer, self.code)
         model = load_whisper(self.name)
         if self._experts is not None:
             load_experts(model, self._experts)
@@ -218,6 +226,7 @@ def transcribe_files(files: list[Path], settings: Settings) -> Answer:
         ValueError: For a recording that is given twice.
         OSError: Where nothing can be written, before anything is computed.
     """
+    files = [file.expanduser() for file in files]
     names = _names(files)
     check_writable(settings.folder)
     transcriber = Transcriber(settings)
@@ -302,7 +311,7 @@ def _transcribe_file(
             seconds=round(len(audio) / SAMPLE_RATE, 3),
             model=transcriber.name,
             language=work.language,
-            detected=settings.code is None,
+            detected=transcriber.code is None,
             experts=work.experts,
             segments=work.segments,
         )
@@ -331,9 +340,9 @@ def _refuse_existing(
             continue
         if contents is not None and path.is_file() and path.read_bytes() == contents[path].encode():
             continue
+        found = "exists" if contents is None else "exists, with another content"
         raise FileExistsError(
-            f"{path} exists, with another content: give --overwrite to replace it, or another "
-            "--to FOLDER"
+            f"{path} {found}: give --overwrite to replace it, or another --to FOLDER"
         )
 
 
@@ -399,7 +408,7 @@ class _Work:
 
     def _choose_language(self, name: str) -> None:
         """Take the language that is given, or detect it; say which experts are used."""
-        given = self._transcriber.settings.code
+        given = self._transcriber.code
         if given is None:
             pieces = cut_at_pauses(self._audio)
             loud = [piece for piece in pieces if not is_silent(self._sound(piece))]

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..files import atomic_file, atomic_folder, read_json
 from ..method.card import (
+    REPOSITORY,
     base_name,
     base_section,
     card_data,
@@ -31,11 +32,13 @@ from ..method.storage import (
     read_description,
     write_description,
 )
+from ..training.methods import METHODS
 from ..whisper.loading import load_whisper
 from ..whisper.tokens import language_code
 from .answers import Answer
 
 CARD = "README.md"
+OTHER_ARCHIVES = (".gz", ".tgz", ".tar", ".bz2", ".xz", ".7z", ".rar")
 # What is asked for: on the command line, as an argument, and what it says
 CONSENT = "--consent (consent=True): the people who were recorded have agreed to it"
 LICENCE = "--licence (licence=): how the recordings may be used, such as cc-by-4.0"
@@ -69,10 +72,15 @@ def share(
         OSError: Where the hub cannot be reached.
     """
     check_permission(consent, licence)
+    folder = folder.expanduser()
+    to = None if to is None else to.expanduser()
+    scores = None if scores is None else scores.expanduser()
     if (to is None) == (hub is None):
         raise ValueError("give either --to FOLDER (or FILE.zip) or --hub USER/NAME")
     if to is not None and to.exists():
         raise FileExistsError(f"{to} exists: give another name, or remove it first")
+    if to is not None and to.suffix.lower() in OTHER_ARCHIVES:
+        raise ValueError(f"{to}: the only archive that is written is a zip: give FILE.zip")
     description = read_description(folder)
     for name in _weights(folder, description):
         check_file(folder / name, description)
@@ -90,11 +98,11 @@ def share(
         form = "fp16" if form == "low-rank" else form
         shared = push_experts(model, hub, card=card, form=form)
     elif to is not None and to.suffix.lower() == ".zip":
-        _write_zip(to, lambda part: _write_folder(part, folder, description, card))
+        _write_zip(to, lambda part: _write_folder(part, to.stem, folder, description, card))
         shared = str(to)
     else:
         with atomic_folder(Path(to or ""), new=True) as part:
-            _write_folder(part, folder, description, card)
+            _write_folder(part, Path(to or "").name, folder, description, card)
         shared = str(to)
 
     content = {"shared": shared, "languages": description["languages"], "licence": licence}
@@ -119,13 +127,27 @@ def _weights(folder: Path, description: dict[str, Any]) -> list[str]:
     return names + ([BASE_FILE] if (folder / BASE_FILE).is_file() else [])
 
 
-def _write_folder(part: Path, folder: Path, description: dict[str, Any], card: Any) -> None:
-    """Write experts with their card into a new folder, without a path of this machine."""
+def _write_folder(
+    part: Path, name: str, folder: Path, description: dict[str, Any], card: Any
+) -> None:
+    """Write experts with their card into a new folder, without a path of this machine.
+
+    Args:
+        part: The folder to make.
+        name: That it will have.
+        folder: Of the experts.
+        description: Content of experts.json.
+        card: The model card.
+    """
     part.mkdir()
-    for name in _weights(folder, description):
-        shutil.copyfile(folder / name, part / name)
+    for file in _weights(folder, description):
+        shutil.copyfile(folder / file, part / file)
     write_description(part / DESCRIPTION_FILE, without_path(description))
-    (part / CARD).write_text(str(card), encoding="utf-8")
+    # who gets a folder, or a zip of it, loads it by its path
+    text = (
+        str(card).replace(REPOSITORY, f"path/to/{name}").replace("This repository", "This folder")
+    )
+    (part / CARD).write_text(text, encoding="utf-8")
 
 
 def _write_zip(to: Path, write: Callable[[Path], None]) -> None:
@@ -155,7 +177,8 @@ def experts_card(
         scores: Of the evaluation; None: the card says that there are none.
         spoken: Name of the language that is spoken, where its token is that of another one.
     """
-    id_of_hub = licence if re.fullmatch(r"[a-z0-9][a-z0-9.-]*", licence) else None
+    is_id = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", licence)
+    id_of_hub = licence.lower() if is_id else None
     metadata = card_data(description, id_of_hub)
     title, borrowed = f"# Experts for {title_end(description)}", []
     if spoken is not None:
@@ -187,7 +210,14 @@ def _first_sentence(scores: dict[str, Any] | None) -> str:
     """Return whether an error rate is known."""
     if scores is None:
         return "No error rate was given for these experts."
-    return "Error rates of these experts stand below, beside those of the systems compared."
+    others = {row["system"] for row in scores["scores"] if not _is_of_experts(row)}
+    beside = ", beside those of the systems compared" if others else ""
+    return f"Error rates of these experts stand below{beside}."
+
+
+def _is_of_experts(row: dict[str, Any]) -> bool:
+    """Return whether a row of scores is of a method with experts."""
+    return row["system"] in METHODS and METHODS[row["system"]].has_experts
 
 
 def _read_scores(path: Path | None, description: dict[str, Any]) -> dict[str, Any] | None:
@@ -201,9 +231,18 @@ def _read_scores(path: Path | None, description: dict[str, Any]) -> dict[str, An
         return None
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: write it by `distilwhisper evaluate --json`")
+    failed = read_json(path, strict=True).get("error")
+    if failed:
+        raise ValueError(f"{path} holds no scores, for `distilwhisper evaluate` failed: {failed}")
     found = read_json(path, strict=True, needs=("scores", "language", "student"))
-    if not found["scores"]:
-        raise ValueError(f"{path} holds no scores: write it by `distilwhisper evaluate --json`")
+    rows = found["scores"]
+    if not isinstance(rows, list) or not all(_is_row(row) for row in rows):
+        raise ValueError(f"{path} holds other scores: write it by `distilwhisper evaluate --json`")
+    if not any(_is_of_experts(row) for row in rows):
+        raise ValueError(
+            f"{path} holds no scores of experts: write it by `distilwhisper evaluate --system "
+            "student --system experts --json`"
+        )
     if language_code(found["language"]) not in description["languages"]:
         known = ", ".join(description["languages"])
         raise ValueError(f"{path} has scores of {found['language']!r}, the experts are for {known}")
@@ -212,6 +251,17 @@ def _read_scores(path: Path | None, description: dict[str, Any]) -> dict[str, An
             f"{path} has scores of {found['student']}, the experts are for {base_name(description)}"
         )
     return found
+
+
+def _is_row(row: Any) -> bool:
+    """Return whether a row of scores has what the card shows."""
+    rates = [f"{rate}{end}" for rate in ("wer", "cer") for end in ("", "_low", "_high")]
+    return (
+        isinstance(row, dict)
+        and all(isinstance(row.get(name), str) for name in ("test", "system"))
+        and all(isinstance(row.get(name), int | float | None) for name in [*rates, "n"])
+        and isinstance(row.get("wer"), int | float)
+    )
 
 
 def _scores_section(scores: dict[str, Any]) -> str:
@@ -233,4 +283,6 @@ def _scores_section(scores: dict[str, Any]) -> str:
 
 
 def _with_interval(row: dict[str, Any], rate: str) -> str:
-    return f"{row[rate]:.1f} [{row[f'{rate}_low']:.1f}, {row[f'{rate}_high']:.1f}]"
+    low, high = row[f"{rate}_low"], row[f"{rate}_high"]
+    interval = "" if low is None or high is None else f" [{low:.1f}, {high:.1f}]"
+    return f"{row[rate]:.1f}{interval}"

@@ -57,6 +57,8 @@ class Where:
 
     def __post_init__(self):
         get_preset(self.preset)
+        if self.recordings is not None:
+            object.__setattr__(self, "recordings", self.recordings.expanduser())
         if self.recordings is not None and self.corpus is not None:
             raise ValueError("give either --recordings FOLDER or --corpus NAME")
         if self.corpus is not None:
@@ -283,7 +285,7 @@ def _score_table(lab: Lab, rows: list[dict[str, Any]]) -> str:
     for row in rows:
         shown = {"test": row["test"], "system": row["system"]}
         for rate in rates:
-            interval = f"[{row[f'{rate}_low']:.1f}, {row[f'{rate}_high']:.1f}]"
+            interval = _interval(row[f"{rate}_low"], row[f"{rate}_high"])
             shown[rate.upper()] = f"{row[rate]:.1f} {interval}"
         table.append(shown | {"loops %": round(row["loops"], 1), "clips": row["n"]})
     return repr(show(pd.DataFrame(table).set_index("test")))
@@ -303,7 +305,7 @@ def _pair_table(pairs: list[dict[str, Any]]) -> str:
             "test": pair["test"],
             "first": pair["first"],
             "other": pair["other"],
-            "difference": f"{pair['difference']:+.1f} {_interval(pair)}",
+            "difference": f"{pair['difference']:+.1f} {_interval(pair['low'], pair['high'], '+')}",
             "p": "–" if math.isnan(pair["p"]) else f"{pair['p']:.3f}",
         }
         for pair in pairs
@@ -311,8 +313,6 @@ def _pair_table(pairs: list[dict[str, Any]]) -> str:
     return repr(show(pd.DataFrame(table).set_index("test")))
 
 
-def _interval(pair: dict[str, Any]) -> str:
-    """Return the interval of a difference; a single unit, which is resampled alone, gives none."""
-    if math.isnan(pair["low"]):
-        return "(one unit: no interval)"
-    return f"[{pair['low']:+.1f}, {pair['high']:+.1f}]"
+def _interval(low: float, high: float, sign: str = "") -> str:
+    """Return an interval as text; a single unit gives none."""
+    return "(one unit: no interval)" if math.isnan(low) else f"[{low:{sign}.1f}, {high:{sign}.1f}]"

@@ -132,7 +132,8 @@ def summarise(counts: pd.DataFrame, seed: int = 0) -> dict[str, float]:
     """Return the error rates of a corpus, in per cent.
 
     The rates are over the whole corpus: all errors over all words, or characters, of the
-    references. The intervals are 95 % bootstrap intervals over units.
+    references. The intervals are 95 % bootstrap intervals over units; of a single unit there is
+    none (NaN).
 
     Args:
         counts: As `count_errors` returns them. Utterances that cannot be scored are left out. Where
@@ -160,7 +161,9 @@ def summarise(counts: pd.DataFrame, seed: int = 0) -> dict[str, float]:
         "cer": (drawn["character_errors"], drawn["characters"]),
     }
     for name, (errors, total) in rates.items():
-        low, high = np.percentile(_resampled_rates(errors, total, draws), PERCENTILES)
+        low, high = np.nan, np.nan
+        if len(drawn) > 1:
+            low, high = np.percentile(_resampled_rates(errors, total, draws), PERCENTILES)
         summary[name] = 100 * errors.sum() / total.sum()
         summary[f"{name}_low"] = low
         summary[f"{name}_high"] = high

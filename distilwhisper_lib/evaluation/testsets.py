@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from datasets import Dataset
 
 from ..checks import check_choice
 from ..data.audio import add_noise, add_reverberation
-from ..data.corpora.loading import has_common_voice
+from ..data.corpora.loading import has_common_voice, load_corpus
 from ..data.corpora.registry import CORPORA
 from ..presets import Preset
 from ..whisper.tokens import language_code
@@ -75,6 +76,22 @@ def is_retention(name: str) -> bool:
     It is "retention", or "retention-<corpus>" where another corpus has the language's first one.
     """
     return name == RETENTION or name.startswith(f"{RETENTION}-")
+
+
+def load_for(preset: Preset, corpus: str, language: str) -> Dataset:
+    """Return a corpus, recordings of the preset's first language from the folder that it names.
+
+    Args:
+        preset: Of the laboratory.
+        corpus: Name of a corpus.
+        language: Code.
+
+    Raises:
+        ValueError: As `load_corpus` does.
+        OSError: As `load_corpus` does.
+    """
+    is_own = (corpus, language) == ("recordings", preset.language)
+    return load_corpus(corpus, language, preset.recordings if is_own else None)
 
 
 def corpus_of(preset: Preset, language: str) -> str:

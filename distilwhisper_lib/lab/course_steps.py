@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 from nbclient.exceptions import CellExecutionError
 
-from ..data.corpora.loading import load_corpus
 from ..data.corpora.packages import download_size
 from ..device import mixed_precision, release_memory
+from ..evaluation.testsets import load_for
 from ..files import (
     REPOSITORY,
     cache_dir,
@@ -148,7 +148,7 @@ def prepare(lab: Lab) -> None:
     load_whisper(lab.preset.student)
     load_processor(lab.preset.student)
     for test in lab.test_sets.values():
-        load_corpus(test.corpus, test.language)
+        load_for(lab.preset, test.corpus, test.language)
 
 
 def check(lab: Lab, only: list[str] | None = None) -> None:

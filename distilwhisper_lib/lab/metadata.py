@@ -10,10 +10,10 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-from ..data.corpora.loading import load_corpus
 from ..data.corpora.reports import corpus_report
 from ..device import RANK, describe_machine, peak_memory_gb, pick_device, reset_peak_memory
 from ..evaluation.greedy import overridden_in
+from ..evaluation.testsets import load_for
 from ..files import REPOSITORY, can_write, disk_errors, make_folder, read_json, short_hash
 from ..presets import Preset
 from ..training.config import identify
@@ -89,7 +89,7 @@ def contents_now(preset: Preset, corpora: Iterable[tuple[str, str]]) -> str | No
         found: list = [identify(name).content for name in names]
         for corpus, language in sorted(corpora):
             if corpus == "recordings":
-                load_corpus(corpus, language)  # follows its table and sounds
+                load_for(preset, corpus, language)  # follows its table and sounds
             report = corpus_report(corpus, language)
             found.append([report.get(part) for part in ("fingerprint", "splits", "tables")])
     except (ValueError, OSError):

@@ -12,11 +12,20 @@ from ..data.batches import Clips
 from ..data.corpora.loading import load_corpus
 from ..device import use_precision
 from ..evaluation.likelihood import text_losses
-from ..evaluation.scoring import FOR_UNSPACED, has_no_spaces, in_characters, main_rate
+from ..evaluation.scoring import in_characters, main_rate
 from ..evaluation.statistics import difference_or_nan
-from ..files import check_writable, one_at_a_time, read_json, short_hash, write_json
+from ..files import (
+    cache_dir,
+    check_writable,
+    one_at_a_time,
+    read_json,
+    short_hash,
+    tell,
+    write_json,
+)
 from ..presets import Preset, get_preset
 from ..training.methods import Weights, get_method
+from ..whisper.loading import SHIPPED
 from ..whisper.tokens import language_code, language_codes
 from .comparison import counts, score
 from .lab import Lab
@@ -47,10 +56,19 @@ def open_recordings(
     code = language_code(language)
     base = preset if isinstance(preset, Preset) else get_preset(preset)
     load_corpus("recordings", code, source)
-    if has_no_spaces(code):
-        changes.setdefault("normaliser", FOR_UNSPACED)
-    name = f"{base.name}-recordings-{code}"
-    return Lab(base, **{"corpus": "recordings", "language": code, "name": name} | changes)
+    folder = Path(source).expanduser().absolute()
+    if base.student in SHIPPED and not folder.is_relative_to(cache_dir().absolute()):
+        tell(
+            f"the student of the preset {base.name} knows made-up languages alone: for speech of "
+            "people give the preset laptop"
+        )
+    own = {
+        "corpus": "recordings",
+        "recordings": str(folder),
+        "language": code,
+        "name": f"{base.name}-recordings-{code}",
+    }
+    return Lab(base, **own | changes)
 
 
 # ---- losses of texts

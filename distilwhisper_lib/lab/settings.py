@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 
 from ..checks import check_choice, check_number
 from ..device import PRECISIONS
+from ..evaluation.scoring import FOR_UNSPACED, has_no_spaces
 from ..method.experts import ExpertSettings
 from ..presets import NUMBERS, Preset
 from ..training.config import OWN_FIELDS, Optimisation
@@ -47,7 +48,8 @@ def changed_preset(preset: Preset, changes: dict) -> Preset:
     """Return a preset with other values of its fields, its languages as codes.
 
     A voice is a speaker of one corpus and one language: where one of these becomes another and no
-    voice is given, there is none.
+    voice is given, there is none. Texts of recordings in a script without spaces keep their marks
+    when they are compared, unless another normaliser is given.
 
     Raises:
         ValueError: For an unknown field or language.
@@ -70,6 +72,9 @@ def changed_preset(preset: Preset, changes: dict) -> Preset:
     changed = replace(changed, **languages, retention=retention)
     if "voice" not in changes and _speech_of(changed) != _speech_of(preset):
         changed = replace(changed, voice=None)
+    is_recorded = changed.corpus == "recordings"
+    if "normaliser" not in changes and is_recorded and has_no_spaces(changed.language):
+        changed = replace(changed, normaliser=FOR_UNSPACED)
     return changed
 
 

@@ -10,9 +10,8 @@ from transformers import WhisperProcessor
 
 from ..checks import check_flag, check_number
 from ..data.batches import Clips, Collator
-from ..data.corpora.loading import load_corpus
 from ..data.corpora.selection import of_speaker, select
-from ..evaluation.testsets import CHANGES, TestSet, corpus_of, test_sets
+from ..evaluation.testsets import CHANGES, TestSet, corpus_of, load_for, test_sets
 from ..fidelity import Fidelity, get_fidelity
 from ..presets import Preset
 from ..training.config import Decoding, ModelIdentity, identify
@@ -124,7 +123,7 @@ class Speech:
         check_limit(limit)
         check_flag("every_voice", every_voice)
         language = self._language(language)
-        dataset = load_corpus(corpus_of(self.preset, language), language)
+        dataset = load_for(self.preset, corpus_of(self.preset, language), language)
         voice = None if every_voice else self._voice_of(split, language)
         if voice is not None:
             dataset = of_speaker(dataset, voice)
@@ -144,7 +143,11 @@ class Speech:
         return self.preset.language if language is None else language_code(language)
 
     def _trainable(self, dataset, split: str, language: str):
-        """Leave out clips over max_train_seconds and, with a warning, labels of too many tokens."""
+        """Leave out clips over max_train_seconds and, with a warning, labels of too many tokens.
+
+        Of recordings, which nobody has chosen by their length, a warning says how many are left
+        out; where all are, it is an error.
+        """
         longest = self.preset.max_train_seconds or float("inf")
         tokenizer = self.processor.tokenizer
         too_many = set()
@@ -162,6 +165,17 @@ class Speech:
                 stacklevel=3,
             )
         durations = dataset["duration"][:]
+        of_split = [seconds for seconds, own in zip(durations, splits, strict=True) if own == split]
+        too_long = sum(seconds > longest for seconds in of_split)
+        if too_long and corpus_of(self.preset, language) == "recordings":
+            text = (
+                f"{too_long} of {len(of_split)} clips of {language} {split} last over "
+                f"{longest:g} s and are left out at the preset {self.preset.name}: cut them at "
+                "pauses, or raise max_train_seconds"
+            )
+            if too_long == len(of_split):
+                raise ValueError(text)
+            warnings.warn(text, stacklevel=3)
         kept = [i for i, s in enumerate(durations) if s <= longest and i not in too_many]
         return dataset.select(kept)
 
@@ -211,7 +225,7 @@ class Speech:
     def test_rows(self, key: str):
         """Return the rows of a test set; of a translation those with an English line."""
         test = self.test_set(key)
-        dataset = load_corpus(test.corpus, test.language)
+        dataset = load_for(self.preset, test.corpus, test.language)
         if test.voice is not None:
             dataset = of_speaker(dataset, test.voice, test.other_voices)
         if test.task == "translate":
@@ -257,7 +271,8 @@ class Speech:
         if language not in recorded:
             return
         for code in dict.fromkeys([language, *self._recordings]):
-            dataset = load_corpus("recordings", code)  # the same object while nothing has changed
+            # the same object while nothing has changed
+            dataset = load_for(self.preset, "recordings", code)
             if self._recordings.setdefault(code, dataset) is not dataset:
                 self._recordings[code] = dataset
                 self._clips.clear()

@@ -49,9 +49,11 @@ def experts_folder(
         FileNotFoundError: For a name that is neither a folder nor a repository, a revision that is
             not there, a repository without experts, or a language that it has none for (the message
             lists those that it has).
-        ValueError: For a folder with a revision, or a damaged experts.json.
+        ValueError: For a file such as a zip, a folder with a revision, or a damaged experts.json.
         OSError: Where the hub cannot be reached.
     """
+    if Path(name).expanduser().is_file():
+        raise ValueError(f"{name} is a file: unpack it, and give the folder that is in it")
     local = local_folder(name, revision)
     if local is not None:
         return local

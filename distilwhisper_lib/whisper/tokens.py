@@ -82,6 +82,20 @@ def language_code(language: str) -> str:
     return code
 
 
+def is_language_name(text: str) -> bool:
+    """Return whether a name, such as that of a folder, is that of a language and nothing else.
+
+    A code, an English name, or a code with a region: "gl", "galician", "gl-ES". "my-clips" is none,
+    though "my" is a code and "clips" could be a variant.
+    """
+    name = text.strip().lower()
+    if _known_code(re.sub(r"[\s_-]+", " ", name)) is not None:
+        return True
+    return re.fullmatch(r"[a-z]{2,3}[_-]([a-z]{2}|[0-9]{3})", name) is not None and (
+        _known_code(re.split("[_-]", name)[0]) is not None
+    )
+
+
 def _known_code(name: str) -> str | None:
     """Return the code that has a name, or is it; None for an unknown one."""
     if name in LANGUAGES:
@@ -154,7 +168,7 @@ def prefix_tokens(
     if None in token_ids or (unknown in token_ids and unknown != token_ids[0]):
         raise ValueError(
             f"the tokenizer lacks one of {tokens}: task must be 'transcribe' or 'translate', and "
-            "the language one that this model knows"
+            "the language one that this model knows (yue came with large-v3: use zh before)"
         )
     return token_ids
 

@@ -48,6 +48,9 @@
 # Put your folder into the next cell. As long as `FOLDER` is `None`, such a folder is written here, from speech of the
 # course: Dutch from the game at `laptop`, a made-up language at `smoke` and `toy`. So you can go through the notebook
 # first, and come back with your own recordings.
+#
+# With recordings of people write `PRESET = "laptop"` into the first cell: at `toy` the student knows made-up languages
+# alone.
 
 # %%
 FOLDER = None  # the full path of your folder, as a text
@@ -924,14 +927,14 @@ print("theirs:", texts[1])
 # ## 8. The same on the command line
 #
 # All of this without a notebook, in the folder of the project; for you the name of the folder is the language
-# ([more](../docs/command-line.md)). What this notebook has computed is found and used again.
+# ([more](../docs/command-line.md)). At `laptop`, which the commands take, they find what this notebook has computed.
 #
 # ```sh
 # .venv/bin/distilwhisper check recordings/gl
 # .venv/bin/distilwhisper evaluate --recordings recordings/gl --system student
 # .venv/bin/distilwhisper train --recordings recordings/gl --to my-experts
 # .venv/bin/distilwhisper compare --recordings recordings/gl --system experts --system student
-# .venv/bin/distilwhisper evaluate --recordings recordings/gl --system experts --json > scores.json
+# .venv/bin/distilwhisper evaluate --recordings recordings/gl --system student --system experts --json > scores.json
 # .venv/bin/distilwhisper share my-experts --consent --licence cc-by-4.0 --scores scores.json --to my-experts.zip
 # .venv/bin/distilwhisper transcribe interview.m4a --experts my-experts
 # ```

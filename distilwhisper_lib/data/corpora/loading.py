@@ -14,7 +14,13 @@ from .preparing import prepare_in_shards, prepare_sizes, prepare_small
 from .registry import READERS, check_names, corpus_folder, store_folder
 from .reports import is_current, is_prepared
 from .shards import load_shards
-from .sources import damage_of, remembered_source, warn_of_another_source, what_has_changed
+from .sources import (
+    check_source,
+    damage_of,
+    remembered_source,
+    warn_of_another_source,
+    what_has_changed,
+)
 
 
 @dataclass(frozen=True)
@@ -57,13 +63,15 @@ def load_corpus(name: str, language: str, source: str | Path | None = None) -> D
             LAB_DATA names.
 
     Raises:
-        ValueError: For an unknown corpus or language. The message lists the known ones.
+        ValueError: For an unknown corpus or language, the message lists the known ones; and for
+            recordings that could be either of two, see `check_source`.
         OSError: If the data cannot be had.
     """
     name, language = check_names(name, language)
     if source is not None:
         check_path("source", source)
     folder = corpus_folder(name, language).absolute()
+    check_source(name, language, folder, source)
     warn_of_another_source(name, language, folder, source)
     opened = _OPENED.get(folder)
     is_the_same = opened and opened.state is not None and opened.state == _report_state(folder)

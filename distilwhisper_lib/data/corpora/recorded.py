@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ...checks import check_choice, check_path
-from ...files import atomic_folder, data_dir
+from ...files import atomic_folder, data_dir, tell
 from ...whisper.tokens import LANGUAGES, language_code
 from ..audio import encode_flac, read_audio
 from ..normalisers import normalise
@@ -70,8 +70,14 @@ def read_recordings(name: str, language: str, source: str | Path | None) -> Read
 
     flaws: list[str] = []
     rows = []
+    stated = _stated_language(path)
+    if stated and not _is_stated(stated, language):
+        tell(f"{path}: its rows are in {stated!r}; the token that Whisper is given is {language}")
     for place, cells in read_table(path, NEEDED, flaws, None, other_names=OTHER_NAMES):
         row = {column: cell.strip() for column, cell in cells.items()}
+        row["path"] = _from_folder_on(row["path"], path.parent)
+        if stated:
+            del row["language"]
         try:
             _check(row, language)
             sound = sounds.find(row["path"])
@@ -185,10 +191,10 @@ def _check(row: dict[str, str], language: str) -> None:
     posix = PurePosixPath(row["path"])
     if not posix.name:
         raise ValueError("no path of a sound file")
-    if stated and stated.lower() != LANGUAGES[language] and not _is_of(stated, language):
+    if stated and not _is_stated(stated, language):
         raise ValueError(f"language {stated!r} in the folder of {language!r}")
     if posix.is_absolute() or ".." in posix.parts:
-        raise ValueError(f"{row['path']!r} leads outside the folder")
+        raise ValueError(_outside(row["path"]))
     if split and split not in SPLITS:
         known = ", ".join(SPLITS)
         raise ValueError(f"unknown split {row['split']!r}: use one of {known}, or leave it empty")
@@ -198,7 +204,37 @@ def _check_as_of_windows(path: str) -> None:
     """Raise ValueError for a path that leads outside the folder as Windows writes it."""
     windows = PureWindowsPath(path)
     if windows.drive or windows.root or ".." in windows.parts:
-        raise ValueError(f"{path!r} leads outside the folder")
+        raise ValueError(_outside(path))
+
+
+def _outside(path: str) -> str:
+    return f"{path!r} leads outside the folder: write it from the folder on, such as sound/1.wav"
+
+
+def _stated_language(path: Path) -> str:
+    """Return the language that all rows of a table state, "" where they differ or state none.
+
+    A table of one language may have been given the token of another one.
+    """
+    rows = read_table(path, NEEDED, [], None, other_names=OTHER_NAMES)
+    stated = {cells.get("language", "").strip() for _, cells in rows}
+    return stated.pop() if len(stated) == 1 else ""
+
+
+def _is_stated(text: str, language: str) -> bool:
+    """Return whether a cell of the column language means a language."""
+    return text.lower() == LANGUAGES[language] or _is_of(text, language)
+
+
+def _from_folder_on(written: str, folder: Path) -> str:
+    """Return a path as it is written, an absolute one into the folder without the folder."""
+    path = Path(written)
+    if not path.is_absolute():
+        return written
+    for root in (folder.absolute(), folder.resolve()):
+        if path.is_relative_to(root):
+            return path.relative_to(root).as_posix()
+    return written
 
 
 def _name(written: str, sound: Path | None, folder: Path) -> PurePosixPath:

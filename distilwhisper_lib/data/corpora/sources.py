@@ -115,12 +115,14 @@ def what_has_changed(name: str, language: str, folder: Path, source: str | Path 
     if not table.is_file():
         return ""
 
+    then = Path(about.get("table", [path])[0])
     digests = {digest, *read_json(folder / "report.json").get("tables", {}).values()}
     if file_sha256(table) not in digests:
-        return f"{table} has changed"
+        if table.absolute() == then.absolute():
+            return f"{table} has changed"
+        return f"{table} is not {then}, from which it was prepared"
     if "table" not in about:
         return ""  # a corpus from before the sounds were noted
-    then = Path(about["table"][0])
     for name_then, state in about.get("sounds", {}).items():
         sound = Path(name_then)
         if sound.is_relative_to(then.parent):  # in a copy of the folder it has moved with the table
@@ -128,6 +130,45 @@ def what_has_changed(name: str, language: str, folder: Path, source: str | Path 
         if not _is_as_then(sound, state, in_place=str(sound) == name_then):
             return f"{sound} has changed"
     return ""
+
+
+def check_source(name: str, language: str, folder: Path, source: str | Path | None) -> None:
+    """Raise unless it is clear which recordings are asked for.
+
+    A prepared corpus does without its source where that is gone; of a folder that has never been
+    its source, it is not the corpus.
+
+    Args:
+        name: Of the corpus.
+        language: Code.
+        folder: Of the prepared corpus.
+        source: As for `load_corpus`.
+
+    Raises:
+        FileNotFoundError: For a source without a table from which nothing was prepared.
+        ValueError: Without a source, where a table lies in the folder of LAB_DATA and the corpus
+            was prepared from another one.
+    """
+    if name != "recordings":
+        return
+    about = read_json(folder / SOURCE)
+    then = about.get("table", [None])[0]
+    if source is not None:
+        earlier = {about.get("source"), then, then and str(Path(then).parent)}
+        if _absolute(source) not in earlier:
+            find_recordings(name, language, source)
+        return
+
+    try:
+        table = find_recordings(name, language, None).absolute()
+    except (FileNotFoundError, ValueError):
+        return
+    if then is not None and Path(then) != table and file_sha256(table) != about["table"][1]:
+        raise ValueError(
+            f"there are recordings in {language!r} at {table}, and others were prepared from "
+            f"{then}: say which are meant, by open_recordings(FOLDER, {language!r}), "
+            "load_corpus(…, source=FOLDER) or --recordings FOLDER"
+        )
 
 
 def warn_of_another_source(
