@@ -125,7 +125,7 @@ def test_a_damaged_executed_notebook_is_set_aside_and_run_again(
 def test_the_disk_that_a_preset_needs_grows_with_its_student(monkeypatch):
     needed = {}
     for name in ("smoke", "toy", "laptop", "colab", "paper"):
-        needed[name] = course_steps.disk_needed(get_preset(name))
+        needed[name] = course_steps.gigabytes_needed(get_preset(name))
     assert needed["smoke"] == needed["toy"] < 1
     assert needed["laptop"] == course_steps.DISK_GB == 4.0
     assert 10 < needed["colab"] == needed["paper"] < 13  # trained systems of three times the size
@@ -133,7 +133,7 @@ def test_the_disk_that_a_preset_needs_grows_with_its_student(monkeypatch):
 
 @pytest.mark.parametrize(("spare", "enough"), [(0.1, True), (-0.1, False)])
 def test_a_disk_that_is_too_full_is_told_before_the_course_begins(spare, enough, monkeypatch):
-    free = course_steps.disk_needed(get_preset("colab")) + spare
+    free = course_steps.gigabytes_needed(get_preset("colab")) + spare
     usage = SimpleNamespace(free=free * 1e9)
     monkeypatch.setattr(course_steps.shutil, "disk_usage", lambda _: usage)
     if enough:

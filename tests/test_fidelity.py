@@ -97,7 +97,7 @@ def parts_of(model, batch, clips, collator, folder, fidelity, **settings):
     """Return the parts of one batch's loss, without noise; settings as for `trainer_of`."""
     trainer = trainer_of(model.train(), clips, collator, folder, fidelity, **settings)
     trainer.compute_loss(model, batch)
-    return trainer._logged_parts[0][1]
+    return trainer.read_logged_parts()[0][1]
 
 
 # ---- names
@@ -440,7 +440,7 @@ def test_accumulated_batches_weigh_by_their_tokens_or_the_same(clips, collator, 
             model, clips, collator, tmp_path, fidelity, accumulation=4, budget=None
         )
         loss = trainer.compute_loss(model, batch, num_items_in_batch=100).item()
-        whole = trainer._logged_parts[0][1]["loss"]
+        whole = trainer.read_logged_parts()[0][1]["loss"]
         assert loss == pytest.approx(share * whole, rel=1e-6)
 
 

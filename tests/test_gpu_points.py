@@ -485,9 +485,9 @@ def test_what_is_read_once_is_what_was_read_part_by_part(clips, collator, tmp_pa
     losses = [trainer.compute_loss(model, batch, num_items_in_batch=40) for batch in batches]
     expected = [trainer._unread[i].parts["loss"].item() for i in (0, 1)]
     assert trainer._read(torch.tensor(2.5)) == 2.5
-    assert [parts["loss"] for _, parts in trainer._logged_parts] == expected
+    assert [parts["loss"] for _, parts in trainer.read_logged_parts()] == expected
     tokens = [int((batch["labels"] >= 0).sum()) for batch in batches]
-    assert [count for count, _ in trainer._logged_parts] == tokens
+    assert [count for count, _ in trainer.read_logged_parts()] == tokens
     for loss, whole, count in zip(losses, expected, tokens, strict=True):
         assert loss.item() == (torch.tensor(whole) * (count / 40.0)).item()
 
@@ -510,7 +510,7 @@ def test_batches_that_no_update_reads_are_not_kept(clips, collator, tmp_path):
     for _ in range(3):
         trainer.compute_loss(model, collator([clips[0]]))
     assert len(trainer._unread) == 1
-    assert len(trainer._logged_parts) == 3
+    assert len(trainer.read_logged_parts()) == 3
 
 
 def test_a_sound_that_is_not_finite_is_named_in_any_batch_of_an_update(clips, collator, tmp_path):

@@ -11,7 +11,7 @@ from made_corpora import write_sound
 
 from distilwhisper_lib.lab import preflight as module
 from distilwhisper_lib.lab.lab import Lab
-from distilwhisper_lib.lab.preflight import Step, check_whisper, disk_needed, preflight
+from distilwhisper_lib.lab.preflight import Step, bytes_needed, check_whisper, preflight
 from distilwhisper_lib.training.methods import compared_methods
 from distilwhisper_lib.whisper.loading import load_processor, load_whisper
 from distilwhisper_lib.whisper.shapes import WhisperShape
@@ -238,11 +238,11 @@ def test_space_on_the_disk_is_that_of_weights_checkpoints_and_distributions(monk
     shape = WhisperShape(768, 12, 3072)
     monkeypatch.setattr(module, "_shape_of", lambda name: shape)
     lab = Lab("smoke")
-    fine_tuning = disk_needed(lab, [Step("fine-tuning")])
+    fine_tuning = bytes_needed(lab, [Step("fine-tuning")])
     assert fine_tuning == pytest.approx((4 + 2 * 12) * shape.parameters)
-    both = disk_needed(lab, [Step("fine-tuning"), Step("lora")])
+    both = bytes_needed(lab, [Step("fine-tuning"), Step("lora")])
     assert both == pytest.approx(fine_tuning + 4 * 11_796_480)
-    distilled = disk_needed(lab, [Step("distilwhisper")])  # with the stand-in
+    distilled = bytes_needed(lab, [Step("distilwhisper")])  # with the stand-in
     assert distilled > fine_tuning + 4 * 114_000_000
 
     free = SimpleNamespace(free=fine_tuning - 1)

@@ -10,7 +10,7 @@ BASIC = BasicTextNormalizer()
 
 # Scripts written without spaces between words: Thai, Lao, Tibetan, Burmese, Hangul, Japanese
 # kana, Chinese characters.
-UNSPACED = re.compile(
+SPLIT_SCRIPTS = re.compile(
     "(["
     "\u0e00-\u0fff"
     "\u1000-\u109f"
@@ -87,12 +87,12 @@ def _released(text: str) -> str:
     """Return `text` as the authors' release normalises it.
 
     That is Whisper's basic normaliser, for which invisible characters are letters, then each
-    character of the scripts of UNSPACED as a word of its own. It splits Tamil at vowel signs, and
+    character of the scripts of SPLIT_SCRIPTS as a word of its own. It splits Tamil at vowel signs, and
     Thai into consonants: the WER of both means little.
 
     Source: the release, train_utils.py, ExtendedTextNormalizer.
     """
-    return UNSPACED.sub(r" \1 ", BASIC(text))
+    return SPLIT_SCRIPTS.sub(r" \1 ", BASIC(text))
 
 
 NORMALISERS: dict[str, Callable[[str], str]] = {

@@ -93,7 +93,7 @@ def make_course(preset: str | None = None, only: list[str] | None = None) -> Non
 # ---- what the course needs
 
 
-def disk_needed(preset: Preset) -> float:
+def gigabytes_needed(preset: Preset) -> float:
     """Return how many gigabytes a preset needs in the cache.
 
     The trained systems grow with the student's weights; the rest is that of the preset `laptop`.
@@ -131,7 +131,7 @@ def announce(lab: Lab) -> None:
     cache = cache_dir()
     make_folder(cache)
     free = shutil.disk_usage(cache).free / 1e9
-    needed = disk_needed(preset)
+    needed = gigabytes_needed(preset)
     print(f"disk: about {needed:.1f} GB in {cache} ({free:.0f} GB free)", flush=True)
 
     # What an earlier run has left in the cache is reused, so it does not have to fit again.

@@ -482,7 +482,7 @@ def _check_token_ids(settings, tokenizer, languages: list[str], remedy: str) -> 
 
 def _check_disk(lab, pending: list[Step]) -> None:
     """Raise OSError where the disk has less space than trainings and distributions need."""
-    needed = disk_needed(lab, pending)
+    needed = bytes_needed(lab, pending)
     free = shutil.disk_usage(lab.folder).free
     if free < needed:
         raise OSError(
@@ -492,7 +492,7 @@ def _check_disk(lab, pending: list[Step]) -> None:
         )
 
 
-def disk_needed(lab, steps: list[Step]) -> float:
+def bytes_needed(lab, steps: list[Step]) -> float:
     """Return the bytes that steps take on the disk, estimated, without what is there already.
 
     Each training leaves its weights; the largest one has two checkpoints beside them for a moment,

@@ -9,14 +9,15 @@ from ..data.batches import Clips
 from ..evaluation.predictions import stored_digests
 from ..files import read_json, tell
 from ..training.config import RunConfig
+from ..training.stored import flat
 
 # Fields of a run's configuration that say what clips and weights are.
 CONTENTS = {
-    ("student", "content"): "the student's weights, configuration or tokenizer",
-    ("data", "clips"): "the number of training clips",
-    ("data", "training"): "texts or sounds of the training clips",
-    ("data", "validation"): "texts or sounds of the validation clips",
-    ("teacher",): "the teacher, or the clips that it has seen",
+    "student.content": "the student's weights, configuration or tokenizer",
+    "data.clips": "the number of training clips",
+    "data.training": "texts or sounds of the training clips",
+    "data.validation": "texts or sounds of the validation clips",
+    "teacher": "the teacher, or the clips that it has seen",
 }
 
 
@@ -27,12 +28,12 @@ def tell_why_trained(folder: Path, config: RunConfig) -> None:
         folder: Of the new run, beside those of the others.
         config: Of the new run.
     """
-    now = _flat(json.loads(json.dumps(asdict(config), default=str)))
+    now = flat(json.loads(json.dumps(asdict(config), default=str)))
     begin = folder.name.removesuffix(config.identity)
     for path in _newest_first(folder.parent.glob(f"{begin}*/run.json")):
-        then = _flat(read_json(path).get("config") or {})
+        then = flat(read_json(path).get("config") or {})
         fields = {name for name in now.keys() | then.keys() if now.get(name) != then.get(name)}
-        fields.discard(("student", "name"))
+        fields.discard("student.name")
         if fields and fields <= CONTENTS.keys():
             changed = ", ".join(text for name, text in CONTENTS.items() if name in fields)
             tell(
@@ -78,14 +79,3 @@ def tell_changed_clips(label: str, before: dict[str, str], now: dict[str, str]) 
 def _newest_first(paths: Iterable[Path]) -> list[Path]:
     """Return files by the time of their last change, the latest first."""
     return sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
-
-
-def _flat(facts: dict, above: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
-    """Return the values of nested dictionaries by their paths."""
-    found: dict[tuple[str, ...], object] = {}
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            found |= _flat(value, (*above, name))
-        else:
-            found[*above, name] = value
-    return found

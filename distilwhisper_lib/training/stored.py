@@ -159,18 +159,18 @@ def differing_settings(folder: Path, config: dict[str, Any]) -> list[str]:
         folder: Of a finished run.
         config: As `dataclasses.asdict` gives it.
     """
-    stored = _flat(read_json(folder / "run.json").get("config") or {})
-    wanted = _flat(json.loads(json.dumps(config, default=str)))
+    stored = flat(read_json(folder / "run.json").get("config") or {})
+    wanted = flat(json.loads(json.dumps(config, default=str)))
     names = sorted(name for name in stored | wanted if stored.get(name) != wanted.get(name))
     return [f"{name}: {stored.get(name)}" for name in names if name != "student.name"]
 
 
-def _flat(facts: dict[str, Any], above: str = "") -> dict[str, Any]:
+def flat(facts: dict[str, Any], above: str = "") -> dict[str, Any]:
     """Return the values of nested dictionaries by their joined names."""
     found: dict[str, Any] = {}
     for name, value in facts.items():
         if isinstance(value, dict):
-            found |= _flat(value, f"{above}{name}.")
+            found |= flat(value, f"{above}{name}.")
         else:
             found[f"{above}{name}"] = value
     return found

@@ -214,6 +214,9 @@ class LabTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the loss of one batch; in evaluation the plain cross-entropy.
 
+        transformers averages the latter over clips, not over label tokens, and the window of a
+        batch moves it a little: only losses of equal batches can be compared.
+
         Args:
             model: In training or evaluation mode.
             inputs: A batch of `Collator`.
@@ -287,9 +290,8 @@ class LabTrainer(Trainer):
             self._read_parts.append((tokens, parts))
         return read_norm
 
-    @property
-    def _logged_parts(self) -> list[tuple[int, dict[str, float]]]:
-        """Label tokens and parts of the loss of each batch since the last log."""
+    def read_logged_parts(self) -> list[tuple[int, dict[str, float]]]:
+        """Read what is still on the device; return tokens and parts of each batch since the log."""
         self._read()
         return self._read_parts
 
@@ -339,7 +341,7 @@ class LabTrainer(Trainer):
 
     def log(self, logs: dict, *args, **kwargs):
         """Add the mean of each part of the loss since the last log, over label tokens."""
-        read = self._logged_parts if "loss" in logs else []
+        read = self.read_logged_parts() if "loss" in logs else []
         if read:
             tokens = sum(count for count, _ in read)
             for name in read[0][1]:
