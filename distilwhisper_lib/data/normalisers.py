@@ -87,8 +87,8 @@ def _released(text: str) -> str:
     """Return `text` as the authors' release normalises it.
 
     That is Whisper's basic normaliser, for which invisible characters are letters, then each
-    character of the scripts of SPLIT_SCRIPTS as a word of its own. It splits Tamil at vowel signs, and
-    Thai into consonants: the WER of both means little.
+    character of SPLIT_SCRIPTS as a word of its own. It splits Tamil at vowel signs, and Thai into
+    consonants: the WER of both means little.
 
     Source: the release, train_utils.py, ExtendedTextNormalizer.
     """
