@@ -1,6 +1,7 @@
 """The study of the paper's claims: its cells, its files and what its tables say."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from functools import cache
@@ -55,6 +56,7 @@ from distilwhisper_lib.experiments.claims_tables import (
     verdict,
     write_tables,
 )
+from distilwhisper_lib.files import SEAL, read_json, write_json
 from distilwhisper_lib.lab.comparison import counts
 from distilwhisper_lib.lab.plots import plot_differences, plot_tradeoff
 from distilwhisper_lib.presets import SMOKE
@@ -65,6 +67,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import docs_study  # noqa: E402
 
+STORED = ROOT / "results" / "reference" / "study"
 FOLDS = ("toy-low", "toy-high")
 
 
@@ -124,7 +127,7 @@ def test_every_kind_of_method_has_as_many_trials_and_gives_its_rate_to_its_varia
 
 
 def test_the_chosen_rate_and_number_of_epochs_are_the_best_on_validation():
-    tuning = pd.read_csv(ROOT / "results" / "reference" / "study" / "tuning.csv")
+    tuning = pd.read_csv(STORED / "tuning.csv")
     for kind in RATES:
         trials = tuning[tuning["system"] == kind]
         best = trials.sort_values("wer").iloc[0]
@@ -171,6 +174,23 @@ def test_the_hypotheses_are_those_of_the_documentation():
 def contents(folder: Path) -> dict[str, str]:
     """Return the tables of cells by name."""
     return {path.name: path.read_text() for path in sorted((folder / "cells").glob("*.csv"))}
+
+
+def test_cells_of_other_settings_are_not_mixed_into_one_table(tmp_path):
+    names = ["font_small-lora-seed77", "font_big-lora-seed77", "font_big-experts-seed77"]
+    cells = tmp_path / "cells"
+    cells.mkdir()
+    for name in names:
+        for ending in (".csv", ".json"):
+            shutil.copy(STORED / "cells" / f"{name}{ending}", cells)
+    assert set(stored_errors(tmp_path)["system"]) == {"lora", "experts"}
+    path = cells / f"{names[0]}.json"
+    record = read_json(path)
+    record["preset"]["epochs"] = 3
+    record["preset"]["learning_rates"]["lora"] = 1e-3
+    write_json(path, {name: record[name] for name in record if name != SEAL}, sealed=True)
+    with pytest.raises(ValueError, match="differ in learning_rate, epochs: compute the older one"):
+        stored_errors(tmp_path)
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(small, tmp_path, monkeypatch):

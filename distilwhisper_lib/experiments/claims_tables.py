@@ -98,14 +98,25 @@ def stored_errors(folder: Path) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: Where there is no cell.
+        ValueError: Where two cells of a system were computed with different settings: a study that
+            has only begun anew after its settings were changed.
     """
     tables = []
+    first_of: dict[tuple[str, str], tuple[Path, dict]] = {}  # system and label -> its first cell
     for path in sorted((folder / "cells").glob("*.json")):
         record = read_json(path, needs=("cell", "table"))
         rows = path.with_suffix(".csv")
         if not record or not rows.is_file() or file_sha256(rows) != record["table"]:
             continue
         cell = record["cell"]
+        settings = _settings_of(record)
+        first, expected = first_of.setdefault((cell["system"], cell["label"]), (path, settings))
+        differing = [name for name in settings if settings[name] != expected[name]]
+        if differing:
+            raise ValueError(
+                f"{path} and {first} differ in {', '.join(differing)}: compute the older one again "
+                "(`make claims ARGS=run`, or causes), or remove it"
+            )
         unscored = dict.fromkeys(COUNTS, [""])  # an empty prediction is no missing value
         texts = dict.fromkeys(("test", "id", "unit", "prediction"), str)
         table = pd.read_csv(rows, keep_default_na=False, na_values=unscored, dtype=texts)
@@ -117,6 +128,24 @@ def stored_errors(folder: Path) -> pd.DataFrame:
     if not tables:
         raise FileNotFoundError(f"no cell of the study in {folder}: `make claims ARGS=run` first")
     return pd.concat(tables, ignore_index=True)
+
+
+SETTINGS = (
+    *("student", "language", "normaliser", "max_train_seconds", "margin_seconds"),
+    *("train_margin_seconds", "max_new_tokens", "batch_size", "accumulation", "eval_batch_size"),
+    *("teacher_epochs", "top_k", "keep", "fidelity"),
+)
+
+
+def _settings_of(record: dict) -> dict:
+    """Return the settings that all cells of a system and label have in common, from a record."""
+    preset, cell = record.get("preset", {}), record["cell"]
+    settings = {name: preset.get(name) for name in SETTINGS}
+    settings["learning_rate"] = preset.get("learning_rates", {}).get(cell["system"])
+    settings["training"] = cell.get("training")
+    if not cell["label"]:  # fewer clips have epochs of their own in each fold
+        settings["epochs"] = preset.get("epochs")
+    return settings
 
 
 def rows_of(errors: pd.DataFrame, system: str, test: str) -> pd.DataFrame:
