@@ -104,7 +104,7 @@ def test_what_the_paper_does_not_have_is_refused():
     message = r"no job for the languages cs at 28k: the paper has 3k: ca, cs.*28k: ca, ta"
     with pytest.raises(ValueError, match=message):
         make_jobs("paper", ["cs"], ["28k"])
-    with pytest.raises(ValueError, match="unknown method 'lorra': one of student"):
+    with pytest.raises(ValueError, match="unknown system 'lorra': a method .student"):
         make_jobs("smoke", rows=["lorra"])
     with pytest.raises(ValueError, match="no job 'cs-4-lora' with these options: `list` shows"):
         grid.main(["run", *SMALL, "--job", "cs-4-lora"])

@@ -112,6 +112,7 @@ def train(where: Where, systems: Sequence[str], to: Path | None = None) -> Answe
             `to` is given.
         FileExistsError: Where `to` exists.
     """
+    to = None if to is None else to.expanduser()
     check_to_train(systems, to)
     lab = where.open()
     runs = []

@@ -343,7 +343,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", default="paper", help="default: paper")
     parser.add_argument("--languages", nargs="+")
     parser.add_argument(
-        "--sizes", nargs="+", help="3k 10k 28k, another number of training clips, or all"
+        "--sizes",
+        nargs="+",
+        help="of paper: 3k 10k 28k; of other presets also another number of training clips, or all",
     )
     seed = number_option(low=0, high=LARGEST_SEED, whole=True)
     parser.add_argument("--seeds", nargs="+", type=seed, default=list(SEEDS))

@@ -40,7 +40,7 @@ from ..lab.preflight import Step, find_problems, raise_problems
 from ..method.released import PUBLISHED
 from ..presets import LARGEST_SEED, Preset, get_preset
 from ..programs import Stopped
-from ..training.methods import Weights, get_method
+from ..training.methods import METHODS, Weights, get_method
 from ..whisper.loading import find_weights
 from ..whisper.tokens import language_codes
 from .as_they_are import AsItIs, Ctc, Published, score_as_it_is
@@ -352,6 +352,11 @@ def _check_row(row: str) -> None:
     check_text("a row", row)
     if row == TEACHER_OUTPUTS or row in FURTHER:
         return
+    if row.removesuffix(BY_KL) not in METHODS:
+        raise ValueError(
+            f"unknown system {row!r}: a method ({', '.join(METHODS)}) or a model as it is "
+            f"({', '.join(FURTHER)})"
+        )
     method = get_method(row.removesuffix(BY_KL))
     if row.endswith(BY_KL) and not method.distils:
         raise ValueError(f"{row}: {method.name} learns from no teacher, by KL or otherwise")
