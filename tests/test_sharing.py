@@ -27,7 +27,7 @@ from distilwhisper_lib.method.fingerprint import base_fingerprint
 from distilwhisper_lib.method.languages import set_language
 from distilwhisper_lib.method.loading import load_experts
 from distilwhisper_lib.method.sharing import experts_folder, push_experts
-from distilwhisper_lib.method.storage import save_experts, write_description
+from distilwhisper_lib.method.storage import save_experts
 from distilwhisper_lib.whisper.loading import load_whisper
 
 NAME = "user/whisper-tiny-experts"
@@ -500,15 +500,12 @@ def test_card_of_a_run_tells_data_settings_scores_and_limits(lab):
     assert text_of(card).startswith("These experts ")
 
 
-def test_metadata_of_a_run_hold_languages_base_model_and_results(lab):
+def test_metadata_of_a_run_hold_languages_base_model_and_results(lab, monkeypatch):
     folder = lab.train("distilwhisper") / "model"
     description = read_json(folder / "experts.json")
     known = {name: DESCRIPTION[name] for name in ("base_model", "revision")}
-    write_description(folder / "experts.json", description | known)
-    try:
-        card = model_card(lab, licence="mit", compute=True)
-    finally:
-        write_description(folder / "experts.json", description)
+    monkeypatch.setattr(card_module, "read_description", lambda _: description | known)
+    card = model_card(lab, licence="mit", compute=True)
 
     metadata = front_matter(card)
     assert metadata["language"] == ["cs"] and metadata["license"] == "mit"
