@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ..checks import check_path
 from ..whisper.hub import (
     check_upload,
     create_repository,
@@ -52,7 +53,7 @@ def experts_folder(
         ValueError: For a file such as a zip, a folder with a revision, or a damaged experts.json.
         OSError: Where the hub cannot be reached.
     """
-    if Path(name).expanduser().is_file():
+    if check_path("folder", name).expanduser().is_file():
         raise ValueError(f"{name} is a file: unpack it, and give the folder that is in it")
     local = local_folder(name, revision)
     if local is not None:
