@@ -27,6 +27,7 @@ from random_data import logits, random_batch, random_counts
 from distilwhisper_lib.data.audio import encode_flac, read_audio
 from distilwhisper_lib.data.corpora import loading
 from distilwhisper_lib.data.corpora.loading import load_corpus
+from distilwhisper_lib.data.corpora.registry import CORPORA
 from distilwhisper_lib.evaluation import testsets
 from distilwhisper_lib.evaluation.scoring import summarise, word_errors
 from distilwhisper_lib.evaluation.testsets import is_retention, test_sets, with_paper_data
@@ -862,6 +863,12 @@ def test_an_open_lab_follows_own_recordings_of_its_retention_tests(tmp_path, mon
     table.write_text(table.read_text("utf-8").replace("Hola", "Adeus"), "utf-8")
     after = lab.test_clips("nl/retention").texts
     assert after == [text.replace("Hola", "Adeus") for text in before] != before
+
+
+def test_a_test_may_be_in_a_language_that_no_training_corpus_has():
+    lab = Lab("smoke", retention=(("world", "uk"),))
+    assert "uk" not in CORPORA[lab.preset.corpus] and "uk" in CORPORA["world"]
+    assert len(lab.test_clips("uk/retention")) > 0
 
 
 def test_a_test_of_one_clip_has_a_difference_without_an_interval():

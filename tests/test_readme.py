@@ -373,8 +373,20 @@ def test_the_answer_names_what_is_decided_of_causes(monkeypatch):
             *difference_rows([("experts", docs_study.UNCHANGED)], change="50 clips"),
         ]
     )
-    monkeypatch.setattr(docs_study, "read", lambda name: changed)
-    clips, losses = docs_study.causes_answer().splitlines()
+    whole = pd.DataFrame(difference_rows([("distilwhisper", "experts")]))
+    whole["difference"] = -0.5
+    tables = {"causes": changed, "pairs": whole}
+    monkeypatch.setattr(docs_study, "read", tables.get)
+    clips, growth, losses = docs_study.causes_answer().splitlines()
+    assert growth.startswith("- **It does not help steadily more**, in as many steps, with all cl")
+    tables["causes"] = changed.assign(
+        difference=[-2.0 if change == "50 clips" else -1.0 for change in changed["change"]]
+    )
+    assert docs_study.causes_answer().splitlines()[1] == (
+        "- **The fewer clips, the more it helps**, in as many steps, with all clips, 100 clips, "
+        "50 clips: in-domain -0.5, -1.0, -2.0; out-of-domain -0.5, -1.0, -2.0 points."
+    )
+    tables["causes"] = changed
     assert "below 0: 50 clips in-domain, 50 clips out-of-domain; " in clips
     assert clips.endswith("above 0: nowhere.")
     assert losses == "- **Another loss**: better: KL in-domain, KL out-of-domain."

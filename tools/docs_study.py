@@ -3,6 +3,7 @@
 What is not computed yet is said to be so: the study is computed in parts.
 """
 
+import itertools
 import json
 from functools import cache
 
@@ -264,6 +265,9 @@ AGAINST = (
 )
 
 
+FEWER = ("100 clips", "50 clips")  # in as many steps as all clips
+
+
 def _changes_the_clips(causes: pd.DataFrame) -> pd.Series:
     """Return for each row whether it is of fewer training clips."""
     return causes["change"].str.contains(r"^\d+ clips\b")
@@ -345,9 +349,30 @@ def causes_answer() -> str:
             "- **With fewer clips, experts with the teacher minus without it**: decided below 0: "
             f"{_decided_places(help_given, -1) or 'nowhere'}; decided above 0: "
             f"{_decided_places(help_given, 1) or 'nowhere'}.",
+            _growth(help_given),
             f"- **Another loss**: {'; '.join(losses) or 'none is decided to be better or worse'}.",
         ]
     )
+
+
+def _growth(help_given: pd.DataFrame) -> str:
+    """Return whether the teacher's help grows as clips get fewer, in as many steps.
+
+    Args:
+        help_given: Experts with the teacher minus without it, a row for each change and domain.
+    """
+    pairs = read("pairs")
+    whole = pairs[(pairs["first"] == "distilwhisper") & (pairs["other"] == "experts")]
+    found = pd.concat([help_given, whole.assign(change="all clips")])
+    by_place = found.set_index(["change", "test"])["difference"]
+    names = [name for name in ("all clips", *FEWER) if name in by_place.index]
+    parts, grows = [], len(names) > 1
+    for test in DOMAINS:
+        values = [by_place[name, test] for name in names]
+        grows = grows and all(one > other for one, other in itertools.pairwise(values))
+        parts.append(f"{test} {', '.join(f'{value:+.1f}' for value in values)}")
+    begin = "The fewer clips, the more it helps" if grows else "It does not help steadily more"
+    return f"- **{begin}**, in as many steps, with {', '.join(names)}: {'; '.join(parts)} points."
 
 
 def _decided_places(table: pd.DataFrame, sign: int) -> str:

@@ -59,6 +59,8 @@ FOR_STUDENTS = (
     "results/reference/study/hypotheses.csv",
     "results/reference/study/curve.csv",
     "results/reference/study/pairs.csv",
+    "results/reference/study/causes.csv",
+    "results/reference/study/systems.csv",
     "results/reference/toy/study/pairs.csv",
     "results/reference/both-voices/*",
     "results/reference/benchmarks/*",

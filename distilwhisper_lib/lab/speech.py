@@ -266,7 +266,8 @@ class Speech:
         recorded = {
             test.language for test in self.test_sets.values() if test.corpus == "recordings"
         }
-        if corpus_of(self.preset, language) == "recordings":
+        of_preset = (self.preset.corpus, self.preset.second_corpus)
+        if "recordings" in of_preset and corpus_of(self.preset, language) == "recordings":
             recorded.add(language)
         if language not in recorded:
             return
