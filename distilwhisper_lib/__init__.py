@@ -132,7 +132,7 @@ _PUBLIC = {
     "experiments.grid": ["listing"],
     "experiments.jobs": ["ROWS", "make_jobs"],
     "experiments.published": ["compare_published", "published_sources"],
-    "cli.folder_check": ["check_folder"],
+    "cli.folder_check": ["check_folder", "language_of"],
     "cli.share": ["share"],
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -54,7 +54,7 @@
 
 # %%
 FOLDER = None  # the full path of your folder, as a text
-LANGUAGE = None  # its code, such as "gl"; of a language that Whisper does not know that of a relative, see section 3
+LANGUAGE = None  # its code, where the folder is not named by it; for a language unknown to Whisper that of a relative
 CANDIDATES = None  # codes of the tokens that section 3 tries, such as ["pt", "es", "gl", "ca"]
 
 # %% [markdown]
@@ -67,7 +67,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distilwhisper_lib import read_audio, write_recordings
+from distilwhisper_lib import language_of, read_audio, write_recordings
 
 
 def with_faults(rows):
@@ -90,7 +90,8 @@ def with_faults(rows):
 is_own = FOLDER is not None
 wrong = {}  # path of a sound: what is wrong with it
 if is_own:
-    folder, language = Path(FOLDER).expanduser(), LANGUAGE
+    folder = Path(FOLDER).expanduser()
+    language = language_of(folder, LANGUAGE)
 else:
     p, language = lab.preset, "uk" if lab.preset.corpus == "world" else "nl"
     folder = lab.folder / "recordings" / language
@@ -100,7 +101,7 @@ else:
     if not folder.exists():
         write_recordings(rows, folder)
         (folder / list(wrong)[-1]).unlink()
-print(*(folder / "recordings.csv").read_text(encoding="utf-8").splitlines()[:4], sep="\n")
+    print(*(folder / "recordings.csv").read_text(encoding="utf-8").splitlines()[:4], sep="\n")
 
 # %% [markdown]
 # ## 2. Is it what you think it is?
@@ -205,7 +206,7 @@ from distilwhisper_lib import doubtful_clips
 doubtful = doubtful_clips(own)
 names = {name.rsplit(".", 1)[0]: what for name, what in wrong.items()}
 doubtful["sound"] = doubtful["id"].str.removeprefix(f"recordings/{language}/")
-doubtful["planted"] = doubtful["sound"].map(names).fillna("")
+doubtful["planted"] = [names.get(sound, "") for sound in doubtful["sound"]]
 show(doubtful.head(16)[["sound", "split", "loss", "gain", "planted", "text"]].set_index("sound"), digits=2, longest=50)
 
 # %%
