@@ -377,7 +377,10 @@ def test_the_answer_names_what_is_decided_of_causes(monkeypatch):
     whole["difference"] = -0.5
     tables = {"causes": changed, "pairs": whole}
     monkeypatch.setattr(docs_study, "read", tables.get)
-    clips, growth, losses = docs_study.causes_answer().splitlines()
+    clips, growth, at_toy, losses = docs_study.causes_answer().splitlines()
+    assert (
+        "toy languages" in at_toy and "24 clips in-domain, 24 clips out-of-domain; above" in at_toy
+    )
     assert growth.startswith("- **It does not help steadily more**, in as many steps, with all cl")
     tables["causes"] = changed.assign(
         difference=[-2.0 if change == "50 clips" else -1.0 for change in changed["change"]]

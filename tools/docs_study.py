@@ -265,6 +265,7 @@ AGAINST = (
 )
 
 
+TOY_CLIPS = ROOT / "results" / "reference" / "toy" / "study" / "knob-clips-pairs.csv"
 FEWER = ("100 clips", "50 clips")  # in as many steps as all clips
 
 
@@ -350,6 +351,7 @@ def causes_answer() -> str:
             f"{_decided_places(help_given, -1) or 'nowhere'}; decided above 0: "
             f"{_decided_places(help_given, 1) or 'nowhere'}.",
             _growth(help_given),
+            _growth_at_toy(),
             f"- **Another loss**: {'; '.join(losses) or 'none is decided to be better or worse'}.",
         ]
     )
@@ -373,6 +375,17 @@ def _growth(help_given: pd.DataFrame) -> str:
         parts.append(f"{test} {', '.join(f'{value:+.1f}' for value in values)}")
     begin = "The fewer clips, the more it helps" if grows else "It does not help steadily more"
     return f"- **{begin}**, in as many steps, with {', '.join(names)}: {'; '.join(parts)} points."
+
+
+def _growth_at_toy() -> str:
+    """Return with how many clips the teacher's help is decided in the toy languages."""
+    pairs = pd.read_csv(TOY_CLIPS, dtype={"position": str})
+    own = pairs[(pairs["first"] == "distilwhisper") & (pairs["other"] == "experts")]
+    own = own.assign(change=own["position"] + " clips")
+    return (
+        "- **In the [toy languages](toy-languages.md#how-many-labelled-clips)**: decided below 0: "
+        f"{_decided_places(own, -1) or 'nowhere'}; above 0: {_decided_places(own, 1) or 'nowhere'}."
+    )
 
 
 def _decided_places(table: pd.DataFrame, sign: int) -> str:
