@@ -15,6 +15,7 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES
 from distilwhisper_lib import DOMAINS
 from distilwhisper_lib.experiments.cells import PAIRS
 from distilwhisper_lib.experiments.claims import (
+    CAUSE_SEEDS,
     FEWER_EPOCHS,
     FURTHER_SEEDS,
     RATES,
@@ -144,9 +145,11 @@ def progress() -> str:
     counted = _computed()
     if len(done) == len(planned):
         counted = f"All {len(planned)} cells of the study are computed"
-    of_causes = len(cells_of_causes(VOICES, FURTHER_SEEDS))
+    of_causes = len(cells_of_causes(VOICES, CAUSE_SEEDS))
+    counted_causes = "all" if causes == of_causes else f"{causes} of the"
     return (
-        f"{counted}, and {causes} of the {of_causes} of [causes](#what-explains-the-verdicts), in "
+        f"{counted}, and {counted_causes} {of_causes} of "
+        "[causes](#what-explains-the-verdicts) with one seed in each fold, in "
         f"{hours:.1f} hours of one core. Processors: {', '.join(processors)}. "
         f"Commits: {', '.join(f'`{commit}`' for commit in commits)}."
     )
