@@ -11,8 +11,7 @@
 #
 # **Prerequisites:** notebooks 02, 03 and 05. What they have trained is used again; what is missing is trained here.
 #
-# The outputs that are stored in this notebook are of the preset `laptop`, and of an earlier run than those of 00 to 05: WERs
-# are not to the point the same.
+# The outputs that are stored in this notebook are of the preset `laptop`.
 #
 # | preset | time | memory |
 # |---|---|---|
@@ -399,9 +398,9 @@ plots.plot_trials(gates.reset_index())
 # %% [markdown]
 # *The figure shows WER of one trained model with its gates as trained, all open, of one stack alone, and all shut.*
 #
-# **Read:** *All shut* is the student: the shared blocks are Whisper's own. It makes 16.0 points more errors, so that is what
-# all experts together give on these clips. The encoder's experts alone lose 2.1 points of it, which is not decided; the
-# decoder's alone lose 11.0, which is. Here the encoder's experts do most of the work.
+# **Read:** *All shut* is the student: the shared blocks are Whisper's own. It makes 14.7 points more errors, so that is what
+# all experts together give on these clips. The encoder's experts alone lose 3.4 points of it, which is not decided; the
+# decoder's alone lose 10.1, which is. Here the encoder's experts do most of the work.
 #
 # **Read:** *All open* can't be told from *as trained*: that the gates choose well has not been shown.
 
@@ -661,7 +660,7 @@ for first, other in ((twice, quarter), (half, twice), (every, half)):
 
 # %% [markdown]
 # **Read:** The first line is about steps: twice as many on the same clips change nothing that is decided. The second is
-# about clips: twice as many, in as many steps, make 6.9 points fewer errors, which is decided. In the third both have
+# about clips: twice as many, in as many steps, make 5.2 points fewer errors, which is decided. In the third both have
 # changed, so it can't say which of the two did it: clips and steps are **confounded** there.
 #
 # So more recordings would help here, and longer training would not. This is one seed a row.
