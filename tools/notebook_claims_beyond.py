@@ -616,7 +616,7 @@ def _constant_gates() -> bool:
 
 def _baked_here() -> bool:
     row = _against("baked = bake(", "baked")
-    return row["difference"] == 0.6 and row["low"] == 0
+    return row["difference"] == -1.2 and not decided(row)
 
 
 ENGINES = ("routed ", "routed, 30 s", "baked ", "baked, 30 s", "faster-whisper int8, 30 s")
@@ -675,15 +675,15 @@ def faster_smaller_deployed() -> list[Claim]:
             lambda: 0.8 < _profile("encoder")[0] / _profile("16 tokens")[0] < 1.25,
         ),
         Claim(
-            "With experts the encoder takes 1 % longer, and the tokens take 7 % less",
+            "With experts the encoder takes 12 % longer, and the tokens 8 %.",
             lambda: (
-                shows(_profile("encoder")[1], "1.01") and shows(_profile("16 tokens")[1], "0.93")
+                shows(_profile("encoder")[1], "1.12") and shows(_profile("16 tokens")[1], "1.08")
             ),
         ),
         Claim(
-            "70 % of the time are matrix products (`addmm`, `mm`, `bmm`). Copies take 8 %.",
+            "64 % of the time are matrix products (`addmm`, `mm`, `bmm`). Copies take 10 %.",
             lambda: (
-                shows(sum(map(_share, ("addmm", "mm", "bmm"))), "0.70") and _share("copy_") == 0.08
+                shows(sum(map(_share, ("addmm", "mm", "bmm"))), "0.64") and _share("copy_") == 0.10
             ),
         ),
         Claim(
@@ -720,8 +720,8 @@ def faster_smaller_deployed() -> list[Claim]:
         Claim("In `fp32` nothing can be told from scatter.", _routed_in_fp32),
         Claim("*halves* costs nothing", lambda: _within(_times("halves"), "0.99", "1.02")),
         Claim(
-            "Asking takes more than a thousand times as long as reading.",
-            lambda: _asking() > 1000,
+            "Asking takes more than five hundred times as long as reading.",
+            lambda: _asking() > 500,
         ),
         Claim(
             "With all tokens the validation loss is lower by less than 0.01, and WER by 1.3 "
@@ -780,18 +780,18 @@ def faster_smaller_deployed() -> list[Claim]:
             "decided.",
             lambda: _constant_gates() and not decided(_by_hand("all open")),
         ),
-        Claim("Its WER is 0.6 points higher, in an interval that begins at zero.", _baked_here),
+        Claim("Its WER is 1.2 points lower, which is not decided.", _baked_here),
         Claim(
             "A real-time factor below one keeps up with speech; all rows do.",
             lambda: all(_real_time(engine) < 1 for engine in ENGINES),
         ),
         Claim(
-            "routed experts need 0.21 instead of 0.32. **Baking** saves 0.01 or nothing.",
-            lambda: [_real_time(engine) for engine in ENGINES[:4]] == [0.21, 0.32, 0.20, 0.32],
+            "routed experts need 0.15 instead of 0.26. **Baking** saves 0.01.",
+            lambda: [_real_time(engine) for engine in ENGINES[:4]] == [0.15, 0.26, 0.14, 0.25],
         ),
         Claim(
-            "faster-whisper needs 0.22 there, where our baked model needs 0.32.",
-            lambda: [_real_time(engine) for engine in ENGINES[3:]] == [0.32, 0.22],
+            "faster-whisper needs 0.15 there, where our baked model needs 0.25.",
+            lambda: [_real_time(engine) for engine in ENGINES[3:]] == [0.25, 0.15],
         ),
         Claim(
             "Baking changes none of the three by a difference that is decided.",

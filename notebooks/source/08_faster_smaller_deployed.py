@@ -14,9 +14,8 @@
 # **Prerequisites:** notebooks 02, 03 and 05; 07 for section 5. Our variant's run of notebook 03 is used again, or trained
 # here.
 #
-# The outputs that are stored in this notebook are of the preset `laptop`, and of an earlier run than those of 00 to 05: WERs
-# are not to the point the same. The studies in `results/reference/both-voices` are
-# of an earlier design of it: both leads' voices, four epochs, intervals over clips.
+# The outputs that are stored in this notebook are of the preset `laptop`. The studies in `results/reference/both-voices` are of
+# an earlier design of it: both leads' voices, four epochs, intervals over clips.
 #
 # | preset | time | memory |
 # |---|---|---|
@@ -109,8 +108,8 @@ profile["experts / plain"] = profile["experts"] / profile["plain"]
 show(profile.rename_axis("seconds for the batch"), digits=3)
 
 # %% [markdown]
-# **Read:** Encoder and tokens take about as long as each other. With experts the encoder takes 1 % longer, and the tokens take
-# 7 % less: with one short batch a few per cent are no difference.
+# **Read:** Encoder and tokens take about as long as each other. With experts the encoder takes 12 % longer, and the tokens 8 %.
+# But one short batch says little; section 2 measures whole models, in many rounds.
 #
 # Which operations take the time? torch's profiler adds it up for one encoding and one decoding:
 
@@ -123,7 +122,7 @@ spent = pd.Series({entry.key: entry.self_cpu_time_total for entry in watched.key
 show((spent.nlargest(8) / spent.sum()).rename("share of the time"), digits=2)
 
 # %% [markdown]
-# **Read:** 70 % of the time are matrix products (`addmm`, `mm`, `bmm`). Copies take 8 %.
+# **Read:** 64 % of the time are matrix products (`addmm`, `mm`, `bmm`). Copies take 10 %.
 #
 # The paper promises a negligible overhead at inference. Does it hold? That depends on how a position gets to its expert.
 #
@@ -405,7 +404,7 @@ print(f"for {len(some['ids'])} clips: asking {took['ask']:.2f} s, reading {1000 
 print(f"on disk: {size['bytes_per_1000_clips'] / 1e6:.0f} MB for 1,000 clips, top {lab.preset.top_k}")
 
 # %% [markdown]
-# **Read:** Asking takes more than a thousand times as long as reading.
+# **Read:** Asking takes more than five hundred times as long as reading.
 #
 # In ten epochs (`colab`) asking is paid ten times, storing once. And the teacher's weights leave memory, which counts for
 # more when it is large-v2.
@@ -686,8 +685,7 @@ deployed = {"routed": counted["fp32"], "baked": counts_of(baked, "baked")}
 show(table_of(deployed, "routed").set_index("trial")[["wer", "wer_low", "wer_high", "loops", "against routed"]])
 
 # %% [markdown]
-# **Read:** The baked model has as many weights as the student. Its WER is 0.6 points higher, in an interval that begins at
-# zero.
+# **Read:** The baked model has as many weights as the student. Its WER is 1.2 points lower, which is not decided.
 #
 # A model can be trained so that its gates agree: `lab.train("distilwhisper-released", uniformity=1.0)` adds a term that is
 # zero only where the gates of a layer are all 0 or all 1. On the same 160 clips, from the same study:
@@ -885,8 +883,8 @@ show(pd.DataFrame(rows).set_index("engine")[["real-time factor", "wer", "wer_low
 
 # %% [markdown]
 # **Read:** A real-time factor below one keeps up with speech; all rows do. Three things differ. The **window** counts most:
-# cut to the clip and a margin, routed experts need 0.21 instead of 0.32. **Baking** saves 0.01 or nothing. The **engine**
-# is to be compared in the native window: faster-whisper needs 0.22 there, where our baked model needs 0.32.
+# cut to the clip and a margin, routed experts need 0.15 instead of 0.26. **Baking** saves 0.01. The **engine**
+# is to be compared in the native window: faster-whisper needs 0.15 there, where our baked model needs 0.25.
 #
 # With so few clips WER only tells whether something is broken.
 #
