@@ -159,12 +159,12 @@ def _training() -> list[str]:
     shares = table["times baseline"].sort_index()
     seconds = table["seconds"].sort_index()
     step = seconds["base", "base", "step"]
-    fronts, without = [], []
+    fronts, without, unfused = [], [], []
     for size, teacher in (("base", "small"), ("base", "base"), ("small", "large-v2")):
         part = seconds[size, teacher, "step"]
         fronts.append(100 * part["frozen front"] / part["mixed precision"])
         without.append(part["without labelled, top k"] / part["mixed precision"])
-        assert part["without fused optimizer"] < 1.25 * part["mixed precision"]
+        unfused.append(part["without fused optimizer"] / part["mixed precision"])
     epochs = "library, 30 s"
     return [
         f"ten epochs take {shares['base', 'small', '10 epochs', epochs]:.2f} of the baseline's "
@@ -172,6 +172,8 @@ def _training() -> list[str]:
         f"the paper's models (small from large-v2). Four epochs of base from base take "
         f"{shares['base', 'base', '4 epochs', epochs]:.2f}.",
         f"{without[0]:.2f}, {without[1]:.2f} and {without[2]:.2f} times the time",
+        f"takes {unfused[0]:.2f}, {unfused[1]:.2f} and {unfused[2]:.2f} times the time: one round",
+        f"cost {100 * (step['deterministic sums'] / step['mixed precision'] - 1):.0f} % of a step",
         f"save {min(fronts):.0f} to {max(fronts):.0f} % of a step",
         f"a step takes {step['mixed precision']:.1f} s instead of {step['baseline']:.1f} s; "
         f"without the short window it would take {step['without short window']:.1f} s",
