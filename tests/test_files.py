@@ -158,7 +158,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
         lambda: write_json(tmp_path / "file" / "below" / "run.json", {}),
         lambda: files.make_folder(tmp_path / "file"),
     ):
-        with pytest.raises(OSError, match="the folder .*file.* cannot be made .*set LAB_CACHE"):
+        with pytest.raises(OSError, match="the folder .*file.* cannot be made .*by LAB_CACHE"):
             call()
 
 

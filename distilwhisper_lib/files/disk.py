@@ -119,8 +119,8 @@ def make_folder(folder: Path) -> Path:
             raise OSError(
                 error.errno,
                 f"the folder {folder} cannot be made ({os.strerror(error.errno)}: "
-                f"{error.filename}): remove what is in its way, or name a folder elsewhere (where "
-                f"{_variable_of(folder)} chooses it, by that)",
+                f"{error.filename}): remove what is in its way, or choose a folder elsewhere (by "
+                f"{_variable_of(folder)}, if that has chosen this one)",
             ) from error
     return folder
 
