@@ -1158,6 +1158,7 @@ check(check_beaten, beaten)
 # - From a table to a verdict in three steps: both systems on the same draws, whole rooms drawn, p values corrected for how
 #   many there are. *Open* is an outcome.
 # - Experts and LoRA can be switched off and then leave the student; fine-tuning cannot.
+# - In the study the teacher helped the more, the fewer clips there were; that is exploratory.
 # - Each system can be used in part. In the study half of each was better than all of it.
 # - Experts of several languages live in one model and serve one batch.
 # - One training says little of a method. Folds, seeds and hypotheses written before the run decide.
