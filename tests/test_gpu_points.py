@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 from datasets import Dataset
+from packaging.version import Version
 from random_data import RandomClips, shake_experts
 from runs import arguments_of, config_of, optimisation_of, train, trainer_on
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -470,10 +472,11 @@ def test_an_update_reads_once_whatever_its_parts(accumulation, clips, collator, 
     assert more["list"] == updates + batches
     # a batch: logits and labels at labelled positions, and the gradient of the first
     assert more["mask"] == 3 * batches
-    # a CLSR block: whether its gate is skipped, drawn on the CPU; a batch: in transformers' masks.
-    # And the Trainer's own, for an epoch.
+    # a CLSR block: whether its gate is skipped, drawn on the CPU; a batch: in transformers' masks,
+    # where version 5.15 reads more. And the Trainer's own, for an epoch.
     drawn = len(clsr_blocks(trained_experts())) * batches
-    assert more["value"] - drawn <= batches + 1
+    in_masks = 5 if Version(transformers.__version__) < Version("5.23") else 1
+    assert more["value"] - drawn <= in_masks * batches + 1
 
 
 def test_what_is_read_once_is_what_was_read_part_by_part(clips, collator, tmp_path):

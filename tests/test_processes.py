@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from random_data import RandomClips
 from runs import arguments_of, optimisation_of, trainer_on
 from safetensors.torch import load_file
@@ -97,6 +99,10 @@ def test_experts_with_skipped_gates_train_in_two_processes(runs):
     assert run["log"][0]["gate_encoder"] == 0.5 != run["log"][-2]["gate_encoder"]
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.23"),
+    reason="transformers 5.15 loads what several CPU processes have left to a device cpu:0",
+)
 def test_two_processes_of_which_one_was_killed_go_on_to_the_same_files(runs):
     folder = runs / "killed"
     left = []

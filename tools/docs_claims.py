@@ -143,6 +143,7 @@ def _inference() -> list[str]:
     times = found["times plain"].sort_index()
     same = times["agreeing"]
     routed = times["routed"]
+    compiled = float(np.ravel(routed["autocast", "yes", "base", 1])[0])  # one row
     in_16_bits = sorted(routed["bf16", "no", "base", 1])
     autocast = [
         runs["routed"] for (_, compiled, _), runs in inference_runs().items() if compiled == "no"
@@ -150,7 +151,7 @@ def _inference() -> list[str]:
     return [
         f"takes {same.min():.3f} to {same.max():.3f} times plain Whisper",
         f"it takes {in_16_bits[0]:.3f} and {in_16_bits[1]:.3f}",
-        f"up to {max(autocast):.2f}; compiled {routed['autocast', 'yes', 'base', 1]:.2f}",
+        f"up to {max(autocast):.2f}; compiled {compiled:.2f}",
     ]
 
 
@@ -203,8 +204,8 @@ def colab() -> list[str]:
 
 
 def _fp32(size: str) -> float:
-    table = benchmark("storage").set_index(["size", "form"])
-    return table.loc[(size, "fp32"), "megabytes"]
+    table = benchmark("storage")
+    return table[(table["size"] == size) & (table["form"] == "fp32")]["megabytes"].iloc[0]
 
 
 CLAIMS = {

@@ -188,7 +188,7 @@ def _download(code: str, root: Path) -> Path:
         snapshot = snapshot_download(
             "google/fleurs", repo_type="dataset", revision=REVISION, allow_patterns=patterns
         )
-    except OSError as error:  # the errors of huggingface_hub are OSErrors
+    except Exception as error:  # huggingface_hub 1.27 lets those of its network library through
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
         raise OSError(
             f"no FLEURS in {code}: looked for a folder {code} under {root}, and could not fetch it "
