@@ -7,6 +7,7 @@ true.
 
 from decimal import ROUND_HALF_UP, Decimal
 
+import numpy as np
 from docs_results import DOMAINS
 from docs_tables import inference_runs
 from stored_results import (
