@@ -28,6 +28,7 @@ from distilwhisper_lib.method.languages import set_language
 from distilwhisper_lib.method.loading import load_experts
 from distilwhisper_lib.method.sharing import experts_folder, push_experts
 from distilwhisper_lib.method.storage import save_experts
+from distilwhisper_lib.presets import PRESETS
 from distilwhisper_lib.whisper.loading import load_whisper
 
 NAME = "user/whisper-tiny-experts"
@@ -406,6 +407,12 @@ def test_card_names_a_whisper_in_a_folder_without_its_path():
 
 def difference(test="in-domain", other="LoRA", wer=40.0, other_wer=50.0, low=-12.0, high=-8.0):
     return Difference(test, other, wer, other_wer, low, high)
+
+
+def test_the_alternatives_of_a_card_are_those_of_its_table():
+    assert {"lora-teacher", "fine-tuning-teacher"} <= set(card_module.alternatives(PRESETS["toy"]))
+    assert "lora-teacher" not in card_module.alternatives(PRESETS["smoke"])
+    assert "experts-open" not in card_module.alternatives(PRESETS["toy"])
 
 
 def test_first_sentence_says_it_where_the_experts_lose():
