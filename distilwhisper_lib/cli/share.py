@@ -89,7 +89,10 @@ def share(
             f"{spoken!r} cannot be the spoken language: a name is needed, and experts for one "
             f"language; these are for {language_names(description['languages'])}"
         )
-    card = experts_card(description, str(licence), _read_scores(scores, description), spoken)
+    of_scores = _read_scores(scores, description)
+    is_zip = to is not None and to.suffix.lower() == ".zip"
+    name = None if to is None else to.stem if is_zip else to.name
+    card = experts_card(description, str(licence), of_scores, spoken, name)
 
     if hub is not None:
         model = load_experts(load_whisper(description["base_model"]), folder)
@@ -97,12 +100,12 @@ def share(
         # what was brought to a low rank is kept exactly as it is, not approximated again
         form = "fp16" if form == "low-rank" else form
         shared = push_experts(model, hub, card=card, form=form)
-    elif to is not None and to.suffix.lower() == ".zip":
-        _write_zip(to, lambda part: _write_folder(part, to.stem, folder, description, card))
+    elif to is not None and is_zip:
+        _write_zip(to, lambda part: _write_folder(part, folder, description, card))
         shared = str(to)
     else:
         with atomic_folder(Path(to or ""), new=True) as part:
-            _write_folder(part, Path(to or "").name, folder, description, card)
+            _write_folder(part, folder, description, card)
         shared = str(to)
 
     content = {"shared": shared, "languages": description["languages"], "licence": licence}
@@ -127,27 +130,13 @@ def _weights(folder: Path, description: dict[str, Any]) -> list[str]:
     return names + ([BASE_FILE] if (folder / BASE_FILE).is_file() else [])
 
 
-def _write_folder(
-    part: Path, name: str, folder: Path, description: dict[str, Any], card: Any
-) -> None:
-    """Write experts with their card into a new folder, without a path of this machine.
-
-    Args:
-        part: The folder to make.
-        name: That it will have.
-        folder: Of the experts.
-        description: Content of experts.json.
-        card: The model card.
-    """
+def _write_folder(part: Path, folder: Path, description: dict[str, Any], card: Any) -> None:
+    """Write experts with their card into a new folder, without a path of this machine."""
     part.mkdir()
     for file in _weights(folder, description):
         shutil.copyfile(folder / file, part / file)
     write_description(part / DESCRIPTION_FILE, without_path(description))
-    # who gets a folder, or a zip of it, loads it by its path
-    text = (
-        str(card).replace(REPOSITORY, f"path/to/{name}").replace("This repository", "This folder")
-    )
-    (part / CARD).write_text(text, encoding="utf-8")
+    (part / CARD).write_text(str(card), encoding="utf-8")
 
 
 def _write_zip(to: Path, write: Callable[[Path], None]) -> None:
@@ -168,6 +157,7 @@ def experts_card(
     licence: str,
     scores: dict[str, Any] | None,
     spoken: str | None = None,
+    folder: str | None = None,
 ) -> Any:
     """Return the model card of experts.
 
@@ -176,7 +166,9 @@ def experts_card(
         licence: Of the recordings.
         scores: Of the evaluation; None: the card says that there are none.
         spoken: Name of the language that is spoken, where its token is that of another one.
+        folder: Name of the folder that they are in, alone or in a zip; None: a repository.
     """
+    place, source = ("folder", f"path/to/{folder}") if folder else ("repository", REPOSITORY)
     is_id = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", licence)
     id_of_hub = licence.lower() if is_id else None
     metadata = card_data(description, id_of_hub)
@@ -192,9 +184,9 @@ def experts_card(
         del metadata["language"]  # the hub would list them under the language of the token
     parts = [
         title,
-        f"{_first_sentence(scores)}\n\n{what_they_are(description)}",
+        f"{_first_sentence(scores)}\n\n{what_they_are(description, place)}",
         *borrowed,
-        loading_section(description),
+        loading_section(description, source),
         *([_scores_section(scores)] if scores else []),
         f"## Training data\n\nRecordings whose licence is: {licence}. The one who shares these "
         "experts states that the people who were recorded have agreed to it.",

@@ -98,19 +98,29 @@ def base_name(description: dict[str, Any]) -> str:
     return f"a local folder, {Path(base).name}"
 
 
-def what_they_are(description: dict[str, Any]) -> str:
-    """Return a paragraph on what the files are."""
+def what_they_are(description: dict[str, Any], place: str = "repository") -> str:
+    """Return a paragraph on what the files are.
+
+    Args:
+        description: Content of experts.json.
+        place: What they are in.
+    """
     names = language_names(description["languages"])
     return (
-        f"This repository holds language-specific experts and gates for {names}, "
+        f"This {place} holds language-specific experts and gates for {names}, "
         f"to be attached to a Whisper ({base_name(description)}) whose own weights stay as they "
         "are and are not stored here. Each feed-forward block gets an expert beside it, and a gate "
         "sends each position to one of the two (Multilingual DistilWhisper, arXiv 2311.01070)."
     )
 
 
-def loading_section(description: dict[str, Any]) -> str:
-    """Return the lines of code that load the experts."""
+def loading_section(description: dict[str, Any], source: str = REPOSITORY) -> str:
+    """Return the lines of code that load the experts.
+
+    Args:
+        description: Content of experts.json.
+        source: Their repository or folder.
+    """
     base = description["base_model"]
     if base_name(description) != base:
         base = "folder-of-that-whisper"
@@ -121,7 +131,7 @@ def loading_section(description: dict[str, Any]) -> str:
 from distilwhisper_lib import load_experts, load_whisper, set_language
 
 model = load_whisper("{base}")
-load_experts(model, "{REPOSITORY}")
+load_experts(model, "{source}")
 set_language(model, "{code}")
 ```
 
