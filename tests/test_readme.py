@@ -401,6 +401,17 @@ def test_the_answer_names_what_is_decided_of_causes(monkeypatch):
     assert "none is decided to be better or worse." in docs_study.causes_answer()
 
 
+def test_the_ceiling_is_the_teachers(monkeypatch):
+    rows = [
+        {"system": system, "test": test, "fold": fold, "wer": wer}
+        for system, wer in (("teacher", 40.0), ("distilwhisper", 52.5))
+        for test in docs_study.DOMAINS
+        for fold in (None, docs_study.VOICES[0])
+    ]
+    monkeypatch.setattr(docs_study, "read", lambda name: pd.DataFrame(rows))
+    assert "in-domain 40.0 %, 12.5 points below our variant;" in docs_study.ceiling()
+
+
 def test_the_curve_has_a_row_for_each_strength(monkeypatch):
     rates = {"wer": 50.0, "wer_low": 45.0, "wer_high": 55.0}
     rows = [
@@ -418,6 +429,7 @@ def test_what_is_not_computed_is_said(monkeypatch):
     monkeypatch.setattr(docs_study, "read", lambda name: pd.DataFrame())
     for part in (
         docs_study.causes_answer,
+        docs_study.ceiling,
         docs_study.fewer_clips_rates,
         docs_study.fewer_clips,
         docs_study.other_losses,

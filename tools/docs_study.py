@@ -360,6 +360,20 @@ def causes_answer() -> str:
     )
 
 
+def ceiling() -> str:
+    """Return how far our variant is from its teacher, in both domains."""
+    systems = read("systems")
+    if systems.empty:
+        return NOT_YET
+    wer = systems[systems["fold"].isna()].set_index(["system", "test"])["wer"]
+    parts = [
+        f"{test} {wer['teacher', test]:.1f} %, "
+        f"{wer['distilwhisper', test] - wer['teacher', test]:.1f} points below our variant"
+        for test in DOMAINS
+    ]
+    return f"- **The teacher's own WER, the ceiling**: {'; '.join(parts)}."
+
+
 def _growth(help_given: pd.DataFrame) -> str:
     """Return whether the teacher's help grows as clips get fewer, in as many steps.
 

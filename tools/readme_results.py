@@ -137,6 +137,7 @@ PAGES: dict[str, dict[str, Content]] = {  # page -> block -> what fills it
         "other-languages": docs_study.other_languages,
         "pairs": docs_study.pairs,
         "causes-answer": docs_study.causes_answer,
+        "ceiling": docs_study.ceiling,
         "fewer-clips-rates": docs_study.fewer_clips_rates,
         "fewer-clips": docs_study.fewer_clips,
         "other-losses": docs_study.other_losses,
