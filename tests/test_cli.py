@@ -762,6 +762,21 @@ def test_wrong_usage_of_systems_is_2(arguments, message):
     assert message in " ".join(done.stderr.split())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("check",), "Missing argument"),
+        (("check", "x", "--colour", "red"), "No such option"),
+        (("nonsense",), "No such command"),
+        (("evaluate", "--system", "magic"), "--system is 'magic'"),
+    ],
+)
+def test_wrong_usage_is_answered_as_json_where_json_is_wanted(arguments, message):
+    done = run(*arguments, "--json")
+    assert done.exit_code == 2 and message in json.loads(done.stdout)["error"]
+    assert message in " ".join(done.stderr.split())
+
+
 def test_a_test_that_is_not_there_is_named():
     done = run("evaluate", "--preset", "smoke", "--test", "loud")
     assert done.exit_code == 1

@@ -77,10 +77,14 @@ def _of_error(error: BaseException) -> Answer:
 def _print(answer: Answer, as_json: bool, output: TextIO) -> None:
     """Print an answer to standard output."""
     if as_json:
-        content = _plain(answer.content)
-        print(json.dumps(content, ensure_ascii=False, indent=1), file=output, flush=True)
+        print_json(answer.content, output)
     elif answer.text:
         print(answer.text, file=output, flush=True)
+
+
+def print_json(content: dict[str, Any], output: TextIO | None = None) -> None:
+    """Print a JSON object; without `output` to standard output."""
+    print(json.dumps(_plain(content), ensure_ascii=False, indent=1), file=output, flush=True)
 
 
 def _plain(value: Any) -> Any:

@@ -1,23 +1,43 @@
 """The commands and their options; each command calls the library when it runs."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from ..programs import run_program
-from .answers import Answer, answered
+from .answers import Answer, answered, print_json
 
 EPILOG = (
     "Exit status: 0 done, 1 a problem with the input or the result, 2 wrong usage. "
     "More: docs/command-line.md."
 )
 
+# Of all errors of usage; typer gives it no public name of its own
+UsageError = typer.BadParameter.__base__
+
+
+class Commands(typer.core.TyperGroup):
+    """The commands; with `--json` wrong usage is answered as JSON too."""
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
+        """Run a command as typer does; an error of usage is printed here where JSON is wanted."""
+        arguments = sys.argv[1:] if args is None else list(args)
+        try:
+            return super().main(arguments, *rest, **options)
+        except SystemExit as ended:
+            if "--json" in arguments and isinstance(ended.__context__, UsageError):
+                print_json({"error": ended.__context__.format_message()})
+            raise
+
+
 app = typer.Typer(
     name="distilwhisper",
+    cls=Commands,
     help="Experts for Whisper in your own language: check recordings, train, transcribe, share.",
     epilog=EPILOG,
     no_args_is_help=True,
