@@ -306,7 +306,7 @@ COLAB = Preset(
     train_margin_seconds=None,
     max_new_tokens=225,
     learning_rates=dict.fromkeys(LAPTOP.learning_rates, 1e-4)
-    | {"fine-tuning": 1e-5, "teacher": 5e-5},
+    | {"fine-tuning": 1e-5, "fine-tuning-teacher": 1e-5, "teacher": 5e-5},
     further_systems=AS_RELEASED,
     minutes="not measured yet",
     memory="not measured yet",

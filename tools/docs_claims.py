@@ -77,7 +77,7 @@ def _one_change() -> list[str]:
     assert set(decided) == {row["difference"] for row in (no_gates, dropout, soft)}
     return [
         f"scored on {table['n'].iloc[0]} validation clips",
-        f"nothing is lost: {points(variant(divergence='none')).split()[0]} points",
+        f"no loss can be seen: {points(variant(divergence='none')).split()[0]} points",
         f"WER is {tenths(no_gates['difference'])} points lower",
         f"the release's dropout of 0.3 on the expert's output costs "
         f"{tenths(dropout['difference'])} points, soft gates in training cost "

@@ -512,8 +512,8 @@ def sentences() -> str:
     teacher = [_compared(text, found.loc[list(names)]) for text, names in TEACHER.items()]
     return "\n".join(
         [
-            f"- **{_outcome(found)}** {' '.join(against)} Negative: fewer errors; *open*: not "
-            "decided.",
+            f"- **{_outcome(found)}** {' '.join(against)} Negative: fewer errors; *open*: "
+            "corrected p above 0.05.",
             f"- **{_help(found)}** {' '.join(teacher)}",
             *_cost_of_gates(),
             f"- **What is switched off forgets nothing.** {_kept(found)}",
@@ -551,7 +551,7 @@ def _outcome(found: pd.DataFrame) -> str:
     lost = " or ".join(name for name, won in beaten.items() if not won)
     text = f"DistilWhisper is not shown to beat {lost} in both domains here"
     if not any(beaten.values()) and _none_is_beaten_that_has_the_teacher():
-        text += ", with or without the same teacher; what remains is several languages in one batch"
+        text += ", with or without the same teacher"
     return f"{text}."
 
 
@@ -652,7 +652,7 @@ def _kept(found: pd.DataFrame) -> str:
     verdicts = [found.loc[name, "verdict"] for name in ("d-languages", "d-translation")]
     outcome = f"Of the claims that on languages: {verdicts[0]}, that on translation: {verdicts[1]}"
     if verdicts == ["holds", "holds"]:
-        outcome = "Both claims hold"
+        outcome = "Both claims of keeping hold"
     return (
         f"By construction experts, switched off, leave the student, as LoRA does: {wers[0]:.1f} % "
         f"WER in the other languages, where fine-tuning has {wers[1]:.1f}. {outcome}."

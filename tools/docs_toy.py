@@ -94,7 +94,7 @@ def claims() -> str:
 def _outcome(row: pd.Series, p: float) -> str:
     """Return what a claim's difference shows."""
     if p > 0.05:
-        return "not decided"
+        return "open"
     return "holds" if row["difference"] < 0 else "the contrary holds"
 
 
@@ -137,6 +137,8 @@ def _what_the_teacher_does() -> str:
     ):
         found = [pair_of(*pair, test) for test in DOMAINS]
         numbers = " and ".join(points(row) for row in found)
+        if len({PRESETS["toy"].learning_rate(name) for name in pair}) > 1:
+            numbers += "; each with the learning rate of its own trials"
         if all(is_decided(row) and row["difference"] < 0 for row in found):
             parts.append(f"{text} it helps in both domains ({numbers})")
         elif any(is_decided(row) for row in found):

@@ -155,7 +155,7 @@ def setup() -> list[Claim]:
     return [
         Claim("there are one or two more", _extra_frames),
         Claim(
-            "That costs words *and* time.",
+            "That costs words, and in this small test time as well.",
             lambda: half()[0] > six()[0] and half()[1] > six()[1] and half()[2] > 0,
         ),
         Claim(

@@ -445,7 +445,7 @@ def ablations() -> list[Claim]:
             lambda: _undecided("-0.4", divergence="none"),
         ),
         Claim(
-            "Nor does the pooled budget (`per_stack False`) do harm: the decoder's gates end at "
+            "Nor does a pooled budget (`per_stack False`) do harm: the decoder's gates end at "
             "0.55, not shut.",
             lambda: (
                 trial(per_stack=False)["difference"] < 0

@@ -248,7 +248,7 @@ def claims() -> list[Claim]:
             "the positions where it is less sure",
             lambda: _tail()[0] == 0.5 and _tail()[1] < 0.1 * _tail()[2],
         ),
-        Claim("For both models the product is far below `0.1`.", lambda: max(_products()) < 0.02),
+        Claim("For both models the product is far below `0.1`:", lambda: max(_products()) < 0.02),
         Claim(
             "The files take 31 MB per 1,000 clips instead of 2,103 MB, less than a sixtieth.",
             lambda: (

@@ -76,7 +76,7 @@ def claims() -> list[Claim]:
             "11 are.",
             _slipped,
         ),
-        Claim("One row near its top was not planted", _not_planted),
+        Claim("Not every row near the top was planted", _not_planted),
         Claim(
             "The Dutch token comes first, and Afrikaans, Dutch's next relative, second: 0.28 nats "
             "a token worse, which is decided, as it is for all others. English comes before "

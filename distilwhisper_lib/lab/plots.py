@@ -5,14 +5,13 @@ No function changes matplotlib's global state.
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import cycle
+from itertools import cycle, pairwise
 from textwrap import fill
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..evaluation.scoring import summarise
 from ..evaluation.testsets import DOMAINS, RETENTION, is_retention
@@ -51,6 +50,7 @@ MOST_GROUPS = 10  # speakers with a group of their own
 OTHER_SPEAKERS = "all others"
 HIGHEST_WER = 250  # per cent; a few loops would make all other bars too short to read
 WER_AXIS = "WER (%), 95 % interval"
+BLEU = "(BLEU)"  # in the label of a column of forgetting
 OFF = ", off"  # after the name of a system whose adapters are switched off
 OTHER_VOICE = "other voice"  # the test of the toy study whose voice is changed
 
@@ -386,7 +386,7 @@ def plot_comparison(table: pd.DataFrame, language: str) -> Figure:
     tested = set(table["test_set"])
     _needs(tested, f"rows of a test of {' or '.join(DOMAINS)} in {language!r}")
     domains = [name for name in DOMAINS if name in tested]
-    figure, axes = new_figure(WIDE, len(domains), sharey=True)
+    figure, axes = new_figure(WIDE, len(domains), sharex=True, sharey=True)
     for ax, domain in zip(axes, domains, strict=True):
         rows = table[table["test_set"] == domain].drop_duplicates("system")
         _comparison_panel(ax, rows.set_index("system").reindex(systems))
@@ -454,7 +454,7 @@ def forgetting_matrix(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     translation = table[table["test_set"] == "translation"]
     for language, rows in translation.groupby("language"):
         bleu = rows.drop_duplicates("system").set_index("system")["bleu"]
-        column = f"{language}→en\n(BLEU)"
+        column = f"{language}→en\n{BLEU}"
         changes[column] = bleu - bleu["student"]
         worse[column] = -changes[column]
 
@@ -467,21 +467,22 @@ def forgetting_matrix(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 def plot_forgetting(table: pd.DataFrame) -> Figure:
     """Draw what each system has forgotten: WER on other languages, and BLEU of translation.
 
-    Numbers are changes against the student. Red cells are worse, blue ones better.
+    Numbers are changes against the student. Red cells are worse, blue ones better. Beside WER, BLEU
+    has no colour, for its points are few and count the other way round.
 
     Args:
         table: Rows of comparison.csv.
     """
     changes, worse = forgetting_matrix(table)
-    points_worse = worse.to_numpy()
-    limit = max(1.0, np.nanmax(np.abs(points_worse)))
+    is_bleu = worse.columns.str.endswith(BLEU)
+    uncoloured = is_bleu & ~is_bleu.all()
+    shades = np.ma.masked_invalid(worse.mask(np.broadcast_to(uncoloured, worse.shape)))
+    limit = max(1.0, np.abs(shades).max())
 
     figure, (ax,) = new_figure((9, 1.6 + 0.42 * len(changes)))
-    image = ax.imshow(
-        np.ma.masked_invalid(points_worse), cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto"
-    )
+    image = ax.imshow(shades, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
     for (y, x), change in np.ndenumerate(changes.to_numpy()):
-        dark = abs(points_worse[y, x]) > 0.6 * limit
+        dark = shades[y, x] is not np.ma.masked and abs(shades[y, x]) > 0.6 * limit
         colour = "white" if dark else "black"
         ax.text(x, y, _change_text(change), ha="center", va="center", color=colour, fontsize=9)
 
@@ -489,7 +490,7 @@ def plot_forgetting(table: pd.DataFrame) -> Figure:
     ax.set_xticks(range(len(columns)), columns)
     ax.set_yticks(range(len(changes)), [_label_on_or_off(name) for name in changes.index])
     ax.set(title="change against the student, in points (red: worse)")
-    figure.colorbar(image, ax=ax, label="points worse")
+    figure.colorbar(image, ax=ax, label=f"points of {'BLEU' if is_bleu.all() else 'WER'} worse")
     return figure
 
 
@@ -519,9 +520,7 @@ def plot_cost(frame: pd.DataFrame) -> Figure:
     colours = colours_of(frame["system"])
     figure, axes = new_figure((9, 4.4), 2, sharey=True)
     for ax, (column, (unit, label)) in zip(axes, panels.items(), strict=True):
-        # Of points with the same x, each is moved a little further to the right.
-        earlier = frame.groupby(frame[column].round(0)).cumcount()
-        places = (frame[column] + earlier * 0.015 * frame[column].max()) / unit
+        places = _apart(frame[column] / unit)
         points = zip(frame["system"], places, frame["wer"], colours, strict=True)
         for index, (name, x, wer, colour) in enumerate(points):
             ax.errorbar(
@@ -540,6 +539,19 @@ def plot_cost(frame: pd.DataFrame) -> Figure:
     axes[0].set_ylabel(WER_AXIS)
     add_legend(figure, axes[0])
     return figure
+
+
+def _apart(places: pd.Series, share: float = 0.015) -> pd.Series:
+    """Return places along an axis, moved to the right where one would cover the one before it.
+
+    Args:
+        places: Of points.
+        share: The least distance of two points, as a share of the largest place.
+    """
+    apart = places.sort_values(kind="stable").astype(float)
+    for before, index in pairwise(apart.index):
+        apart[index] = max(apart[index], apart[before] + share * places.max())
+    return apart[places.index]
 
 
 def plot_trials(table: pd.DataFrame) -> Figure:
@@ -566,10 +578,10 @@ def plot_trials(table: pd.DataFrame) -> Figure:
 
 
 def plot_knob(table: pd.DataFrame, label: str) -> Figure:
-    """Draw the WER of each system over the positions of a knob, a panel for each domain.
+    """Draw the WER of each compared system over the positions of a knob, a panel for each domain.
 
-    Systems that learn from the teacher have broken lines; student and teacher are grey. WER is
-    drawn on a logarithmic scale: the student has ten times the errors of what is compared.
+    Systems that learn from the teacher have broken lines. Student and teacher are not drawn: their
+    WER is ten times that of the others, or a tenth of it.
 
     Args:
         table: Columns position, system, test, wer, wer_low, wer_high; the positions in order.
@@ -579,7 +591,7 @@ def plot_knob(table: pd.DataFrame, label: str) -> Figure:
     positions = list(dict.fromkeys(table["position"]))
     tests = [test for test in dict.fromkeys(table["test"]) if test in (*DOMAINS, OTHER_VOICE)]
     figure, axes = new_figure((9, 4.6), columns=len(tests), sharey=True)
-    systems = ordered(dict.fromkeys(table["system"]))
+    systems = [name for name in ordered(dict.fromkeys(table["system"])) if METHODS[name].is_trained]
     for ax, test in zip(axes, tests, strict=True):
         for system, colour in zip(systems, colours_of(systems), strict=True):
             rows = table[(table["system"] == system) & (table["test"] == test)]
@@ -600,48 +612,48 @@ def plot_knob(table: pd.DataFrame, label: str) -> Figure:
         ax.set_xticks(range(len(positions)), [fill(position, 12) for position in positions])
         ax.set(title=test, xlabel=label)
         ax.grid(alpha=0.3)
-    axes[0].set_yscale("log")  # of both panels
-    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes[0].yaxis.set_major_formatter("{x:g}")
-    axes[0].yaxis.set_minor_formatter(NullFormatter())
-    axes[0].set_ylabel(f"{WER_AXIS}, logarithmic")
+    axes[0].set_ylabel(WER_AXIS)
     add_legend(figure, axes[0], columns=3)
     return figure
 
 
 def plot_tradeoff(table: pd.DataFrame, target: str, others: str) -> Figure:
-    """Draw WER in the adapted language against WER in other languages: lower left is best.
+    """Draw WER in the adapted language over WER in other languages: lower left is best.
 
-    A line joins the strengths of a system, from the student to the system as it was trained.
+    A line joins the strengths of a system, from the student to the system as it was trained; the
+    strengths of the longest line, ours among equals, are written beside its points. Intervals are
+    in the table alone: of so many points they would hide the lines.
 
     Args:
-        table: Columns system, strength (0: the student), test, wer, wer_low, wer_high.
+        table: Columns system, strength (0: the student), test, wer.
         target: The test of the adapted language.
         others: The test of the other languages.
     """
     _needs(table, "rows")
-    student = table[table["strength"] == 0]
+    wer = table.pivot_table("wer", ["system", "strength"], "test", sort=False)
+    student = wer[wer.index.get_level_values("strength") == 0].droplevel("system")
+    lines = {}
+    for system in ordered(dict.fromkeys(table["system"])):
+        own = wer.loc[system]
+        if system != "student" and len(own) > 1:
+            own = pd.concat([student, own]).sort_index()
+        lines[system] = own
+
     figure, (ax,) = new_figure((7.5, 4.8))
-    systems = ordered(dict.fromkeys(table["system"]))
-    for system, colour in zip(systems, colours_of(systems), strict=True):
-        own = pd.concat([student, table[table["system"] == system]]).drop_duplicates()
-        own = own.sort_values("strength")
-        x, y = (own[own["test"] == test] for test in (others, target))
-        is_line = len(x) > 2
-        shown = slice(None) if is_line or system == "student" else slice(1, None)
-        x, y = x[shown], y[shown]
-        ax.errorbar(
-            x["wer"],
-            y["wer"],
-            xerr=error_bars(x),
-            yerr=error_bars(y),
+    for (system, own), colour in zip(lines.items(), colours_of(lines), strict=True):
+        ax.plot(
+            own[others],
+            own[target],
             color=colour,
-            linestyle="-" if is_line else "none",
             marker="o",
             markersize=5,
-            elinewidth=0.6,
+            zorder=3 if system == "student" else 2,  # at the beginning of all lines
             label=label_of(system),
         )
+    longest = max(lines, key=lambda name: (len(lines[name]), name == OURS))
+    for strength, point in lines[longest].iterrows():
+        place = (point[others], point[target])
+        ax.annotate(f"{strength:g}", place, (6, -12), textcoords="offset points", fontsize=8)
     ax.set(xlabel=f"WER (%), {others}", ylabel=f"WER (%), {target}")
     ax.grid(alpha=0.3)
     add_legend(figure, ax, columns=3)

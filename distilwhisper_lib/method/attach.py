@@ -5,7 +5,7 @@ A layer of transformers' Whisper holds its feed-forward block as `fc1`, `activat
 at the other two places, so that the layer's own code runs unchanged. The state dict keeps Whisper's
 names. What the model itself does differently is in `model.py`.
 
-Source: paper, section 3.
+Source: paper (method).
 """
 
 import re

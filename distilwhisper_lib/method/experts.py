@@ -2,7 +2,7 @@
 
 Notation: h hidden states; B sequences in the batch, T positions, d the width of the model.
 
-Source: paper, section 3; the authors' release (CLSRFFN, CLSRGate). Not in the paper: gates that are
+Source: paper (method); the authors' release (CLSRFFN, CLSRGate). Not in the paper: gates that are
 hard in training (Bengio et al., "Estimating or Propagating Gradients Through Stochastic Neurons",
 2013) and experts of low rank (Hu et al., "LoRA", ICLR 2022).
 """

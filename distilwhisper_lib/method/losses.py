@@ -4,7 +4,7 @@ Notation: B sequences in the batch, T positions, V vocabulary, N labelled positi
 taken out before), k teacher probabilities that are cached per position. All divergences are means
 over the N positions, in nats, times the temperature squared.
 
-Source: paper, section 3.2; the authors' release (DistillationTrainer.compute_loss).
+Source: paper (method); the authors' release (DistillationTrainer.compute_loss).
 """
 
 import math

@@ -3,7 +3,7 @@
 Notation: h the block's input (hidden states), G(h) the gate's logit, g the gate; B sequences in the
 batch, T positions, d the width of the model.
 
-Source: paper, section 3; Zhang et al., "Share or Not?", ICLR 2021; the authors' release (CLSRFFN).
+Source: paper (method); Zhang et al., "Share or Not?", ICLR 2021; the authors' release (CLSRFFN).
 """
 
 import math

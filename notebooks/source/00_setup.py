@@ -345,8 +345,9 @@ ax.set(title="the mel filterbank, every tenth band dark", xlabel="frequency in H
 fig.tight_layout()
 
 # %% [markdown]
-# *The figure shows the bands as triangles over frequency: narrow, high and equally wide below 1,000 Hz; ever wider and
-# lower above.*
+# *The figure shows the bands as triangles over frequency: narrow, high and equally wide below 1,000 Hz; ever wider and lower
+# above. The narrow ones differ in height only because they are drawn at frequencies 40 Hz apart, which miss most of the
+# peaks.*
 #
 # **Read:** About half of the bands lie in the lowest fifth of the range.
 #
@@ -750,8 +751,8 @@ columns = {"what is said": rows.select(picked)["text"], "0.5 s": texts[0.5], "6 
 show(pd.DataFrame(columns).head(6), longest=90)
 
 # %% [markdown]
-# **Read, at `laptop`:** With a margin of half a second some texts run on: the model does not find the end and repeats
-# itself (**loops**), until the limit of new tokens stops it. That costs words *and* time. With 6 s the loops are gone,
+# **Read, at `laptop`:** With a margin of half a second some texts run on: the model misses the end and repeats itself
+# (**loops**), until the limit of tokens. That costs words, and in this small test time as well. With 6 s the loops are gone,
 # and there are no more word errors than in the native window. Yet most texts are not the same, letter by letter: a model
 # that knows few of the words is moved by anything.
 #

@@ -199,9 +199,9 @@ check(check_wer_by_hand, answer)
 # both in lower case and taken the punctuation out, and counts.
 #
 # There are two domains: `in-domain` is the voice that the systems will be trained on, `out-of-domain` another one, both in
-# rooms of the game that no training has seen. (At `toy` and `smoke` a domain is another pitch.) And there is a **stress
-# test**, other characters with effects on their voices. (Where a preset has none, as `toy`, the out-of-domain test stands
-# in below.)
+# rooms of the game that no training has seen. (At `toy` and `smoke` a domain is another pitch. At `colab` both leads are
+# trained on, and the other characters are the out-of-domain test.) And there is a **stress test**, other characters with
+# effects on their voices. (Where a preset has none, as `toy`, the out-of-domain test stands in below.)
 #
 # **Predict:** WER of the student on Czech voices it does not know: 15, 40 or 65 %? And on strange voices with effects?
 

@@ -25,14 +25,14 @@
 # %% [markdown]
 # ## 1. The place: one feed-forward block
 #
-# **Why.** An expert is a copy of a part of Whisper. Before it is copied we look at the part. A Whisper layer is attention, then a feed-forward block (FFN): two linear layers with a GELU between, applied to
-# every position alone. The paper (section 3.1) leaves attention as it is and works on the FFNs only, in the encoder
-# and in the decoder.
+# **Why.** An expert is a copy of a part of Whisper. Before it is copied we look at the part. A Whisper layer is attention,
+# then a feed-forward block (FFN): two linear layers with a GELU between, applied to every position alone. The paper leaves
+# attention as it is and works on the FFNs only, in the encoder and in the decoder.
 #
 # <img src="figures/block.png" width="420" alt="One layer with experts: the gate chooses, for each position, the shared block or the language's expert">
 #
-# *The figure shows a layer of Whisper in which the feed-forward block has become three parts: the shared block, the expert
-# of a language, and the gate that chooses between them.*
+# *The figure shows the feed-forward block of one layer. It has become three parts: the shared block, the expert of a
+# language, and the gate that chooses between them.*
 #
 # We take one FFN out and look at what goes in: $h$, a vector of $d$ numbers per position. (A *hook* catches it, a function
 # that PyTorch calls before a module runs. We also keep the *logits*: a score for each token of the vocabulary, before the
@@ -179,8 +179,8 @@ with torch.no_grad():
 #
 # - several languages;
 # - the release's dropouts: 0.1 on the gate's input, 0.3 on the expert's output;
-# - its *skip gate*: in training, with probability 0.2, a layer uses its shared block alone for one batch, so that the shared
-#   path stays good on its own;
+# - its *skip gate*: in training, with probability 0.2, a layer uses its shared block alone for one batch, so that the
+#   experts of the other layers learn to work beside a shared block in this one;
 # - a note of the last $g$, for the budget loss.
 #
 # We switch these extras off, give both blocks the same weights, and compare in evaluation and in training.
@@ -212,8 +212,8 @@ for training, alpha in ((False, 0.0), (True, 0.0), (True, 5.0)):
     print(f"training {training!s:5}  alpha {alpha}: equal, mean gate {block.last_gate.float().mean():.2f}")
 
 # %% [markdown]
-# **Read:** The same output in all three modes, up to rounding: in evaluation the library multiplies the rows of the two blocks
-# apart from each other, and a matrix of another height may be summed in another order.
+# **Read:** The same output in all three modes, up to rounding: in evaluation the library gives each block its own positions
+# alone, and matrix products of another size may be rounded in another way.
 #
 # ## 4. Into the student
 #
@@ -338,10 +338,10 @@ print(f"small with experts for {most} languages is still smaller than large-v2; 
 # **active**: the gate, half a percent. For a few languages that is a good trade. With a dozen, the experts and the small
 # model together outweigh the large one.
 #
-# The authors' released code computes both blocks for every token and mixes them, so that its user pays for two. On a
-# CPU our library sorts the positions by their gates in evaluation: those that are open go through the expert, the
-# others through the shared block. (In training, and on a GPU, both are computed here too.) How much do the experts cost
-# on this machine? Untrained gates are all open, and nothing would have to be sorted, so we give them random weights
+# The authors' released code computes both blocks for every token and mixes them, so that its user pays for two. On a CPU our
+# library sorts the positions by their gates in evaluation: those that are open go through the expert, the others through the
+# shared block. (In training both are computed here too, and on a GPU where there are few positions.) How much do the experts
+# cost on this machine? Untrained gates are all open, and nothing would have to be sorted, so we give them random weights
 # first.
 
 # %%
@@ -1116,7 +1116,8 @@ shutil.rmtree(folder)
 #
 # - `distilwhisper_lib/method/`: `routing.py` and `attach.py` (block, gate, languages), `storage.py` (files), `losses.py`
 #   (`gate_budget_loss`); `data/batches.py` (`position_masks`).
-# - Paper: section 3 (experts, gates, budget); Zhang et al., "Share or Not? Learning to Schedule Language-Specific
-#   Capacity for Multilingual Translation", ICLR 2021. Widths, dropouts, skip gate and noise: the authors' release.
+# - Paper: its part on the method (experts, gates, budget); Zhang et al., "Share or Not? Learning to Schedule
+#   Language-Specific Capacity for Multilingual Translation", ICLR 2021. Widths, dropouts, skip gate and noise: the authors'
+#   release.
 # - Straight-through gradients: Bengio, Léonard and Courville, "Estimating or Propagating Gradients Through Stochastic
 #   Neurons for Conditional Computation", 2013.

@@ -168,8 +168,8 @@ nothing_in_common = torch.tensor([[60.0, 0.0]]), torch.tensor([[0.0, 60.0]])
 print(f"nothing in common: KL {kl_divergence(*nothing_in_common):.1f}   JS {js_divergence(*nothing_in_common):.4f}")
 
 # %% [markdown]
-# **Read:** With nothing in common KL grows with the logits, without end; JS is $\log 2 = 0.6931$. So a few positions at
-# which the student is sure of something else can make up most of a KL loss, and never of a JS loss.
+# **Read:** With nothing in common KL grows with the logits, without end; JS is $\log 2 = 0.6931$. So one position at which
+# the student is sure of something else counts at most $\log 2$ in a JS loss. In a KL loss there is no limit.
 #
 # Training sees gradients alone. With two tokens, of which the teacher gives the first 0.9, both can be drawn: the value
 # over the student's probability of that token, and the pull on the student's logit over the logit.
@@ -430,11 +430,12 @@ for name, logits in (("teacher", teacher_logits), ("student", student_logits)):
     print(f"{name}: V x median probability {float(size * logits.softmax(-1).median(-1).values.mean()):.3f}")
 
 # %% [markdown]
-# **Read, at `laptop`:** Outside the top 256 lies 0.5 % of the teacher's mass, nearly all of it in the half of the
-# positions where it is less sure: honest doubt. For both models the product is far below `0.1`.
+# **Read, at `laptop`:** Outside the top 256 lies 0.5 % of the teacher's mass, nearly all of it in the half of the positions
+# where it is less sure: honest doubt. For both models the product is far below `0.1`: neither spreads its mass as label
+# smoothing would.
 #
-# That is why the stand-in is fine-tuned without label smoothing. With it, a tenth of its mass would lie on tokens that
-# nobody would say (Müller et al., *When does label smoothing help?*, 2019), and the student would learn that too.
+# We fine-tune the stand-in without label smoothing, so that it stays so. With it, a tenth of its mass would lie on tokens
+# that nobody would say (Müller et al., *When does label smoothing help?*, 2019), and the student would learn that too.
 #
 # ## 4. Stored once
 #
@@ -894,10 +895,11 @@ with torch.no_grad():
 # - `experts`: CE and the gate budget;
 # - `distilwhisper`: the same, and JS to the teacher.
 #
-# Both are **our variant**: a budget of 0.8 in each stack, and gates that are hard in training too (notebook 02). The release
-# pools a budget of 0.5 over both stacks and trains soft gates. Its settings were made for thousands of steps; here there are
-# some hundred. Notebook 07 takes the differences one by one. The presets `toy`, `colab` and `paper` train the released
-# settings as well.
+# Both are **our variant**: a budget of 0.8 in each stack, gates that are hard in training too (notebook 02), noise of
+# strength 1 on the gates, dropout of 0.1 on the expert, none on the gate, and no skipped gates. The release pools a budget
+# of 0.5 over both stacks, trains soft gates with noise that rises to 5, and has the dropouts and the skip gate of notebook
+# 02. Its settings were made for thousands of steps; here there are some hundred. Notebook 07 takes the differences one by
+# one. The presets `toy`, `colab` and `paper` train the released settings as well.
 #
 # This is the longest cell of the notebook.
 #
@@ -1098,8 +1100,8 @@ plots.plot_gates_over_sound(one["input_features"][0, :, :frames], gates["encoder
 # **Read, at `laptop`:** The gates have become switches of whole layers: what a position hears or reads hardly changes
 # them. The exception is the decoder's second layer, whose expert is used at one token alone, that of the language.
 #
-# So routing by token, which the method allows, is hardly used here. How many gates are open is the budget's doing; in which
-# layers, is learnt.
+# So routing by token, which the method allows, is hardly used here. The budget sets the mean of the noisy gates in training;
+# without noise more gates can be open than it asks. In which layers, is learnt.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 3.3: How many tokens must be stored? (experiment)
@@ -1244,8 +1246,8 @@ check(check_smallest_k, kept, smallest_k)
 # - A loss must not depend on padding: it counts labelled tokens alone.
 # - One step is CE, gate budget and JS, added up; Whisper itself gets no gradient.
 # - Systems are compared with the same clips, order and number of steps, and by what they write, not by their losses.
-# - A budget says how many gates are open, pooled or in each stack. Where experts are really used, the hard gates show after
-#   training.
+# - A budget sets the mean of the gates in training, pooled or in each stack. Where experts are really used, the hard gates
+#   show after training.
 #
 # ## Glossary
 #
@@ -1261,5 +1263,5 @@ check(check_smallest_k, kept, smallest_k)
 #
 # - `distilwhisper_lib/method/losses.py` (all losses); `training/`: `teacher.py` (cached teacher distributions),
 #   `trainer.py` (`LabTrainer`); `data/batches.py` (masks, order of the clips).
-# - Paper: section 3 (losses, budget) and 4 (settings). Constants, label smoothing and the mean over padded positions:
-#   the authors' release (`DistillationTrainer.py`, `DistilWhisper.py`).
+# - Paper: its parts on the method (losses, budget) and on settings. Constants, label smoothing and the mean over padded
+#   positions: the authors' release (`DistillationTrainer.py`, `DistilWhisper.py`).

@@ -11,8 +11,8 @@
 # - merge an adapter into the model, switch it off, and say what is lost or kept by each;
 # - compare the storage of a fine-tuned copy, an adapter and an expert for many languages.
 #
-# **Prerequisites.** Notebooks 01 (the gap) and 02 (experts); 03 is useful, but not needed. Linear algebra: the
-# product and the rank of a matrix.
+# **Prerequisites.** Notebooks 01 (the gap), 02 (experts) and 03 (distillation). Linear algebra: the product and the rank of
+# a matrix.
 #
 # | preset | machine | time | memory |
 # |---|---|---|---|
@@ -295,7 +295,8 @@ fig.tight_layout()
 # had half as many epochs.*
 #
 # A point is a trial: its WER on the validation clips, with a 95 % interval. The preset takes the rate and the number of
-# epochs with the lowest WER. A method's variants, with a teacher or without gates, take the same rate.
+# epochs with the lowest WER. At `laptop` a method's variants, with a teacher or without gates, take the same rate; at `toy`
+# each has its own.
 #
 # **Read:** At the middle rate six epochs are better than three for every kind, so all are trained for six. The highest
 # of the chosen rates is LoRA's, 20 times fine-tuning's. Fine-tuning is best at the highest rate that was tried, our
@@ -304,7 +305,7 @@ fig.tight_layout()
 # **Read:** The intervals are wide: nine rooms and one seed. That they overlap proves nothing, for all trials heard the same
 # clips; a paired test could tell more, and was not made. We only take the lowest.
 #
-# So the trials do not find the best rate. They only see to it that no system is held back by a rate that does not suit it.
+# So the trials need not find the best rate. They exclude rates that are clearly worse.
 #
 # Our variant has settings that the other systems do not have: budget, divergence, dropout, skipped gates, the gates' noise,
 # and hard gates. They were chosen on validation too, earlier, on both leads' voices and with four epochs (notebook 07 shows
@@ -328,9 +329,9 @@ show(table)
 # **Read, at `laptop`:** Clips, epochs, steps and batch size are the same in every row. No training takes a tenth longer
 # than another. The highest peak of memory is LoRA's, though it trains the fewest parameters.
 #
-# Forward and backward pass go through the whole model in any case. LoRA saves the gradients of the frozen
-# weights, and what Adam keeps for each trained parameter, two numbers. It does not save activations, and adds some. In so
-# small a model these set the peak.
+# Forward and backward pass go through the whole model in any case. LoRA needs no gradients of the frozen weights, nor the
+# two numbers that Adam keeps for each trained parameter. It needs all activations, and some more. In so small a model these
+# set the peak.
 
 # %%
 from distilwhisper_lib import plot_comparison, plot_curves, plot_forgetting
@@ -761,8 +762,8 @@ check(check_merge, merge)
 # `adapted`, and `run()` computes something with it. Return what `run()` returns, computed with the adapter for
 # the adapted language and without it for any other. The adapter must be on again afterwards.
 #
-# Then think (no check for this one): the rows of section 6 would be zero for such a LoRA too. What can the
-# experts do in one batch with clips of several languages that this function cannot?
+# Then think (no check for this one): the rows of section 6 would be zero for such a LoRA too. What can the experts do in one
+# batch with clips of several languages that this function cannot? And what does PEFT offer for it (`adapter_names`)?
 
 # %% [markdown] tags=["hint"]
 # <details><summary>Hint</summary>
@@ -791,8 +792,8 @@ def route(model, run, language, adapted):
 # batch (`set_language` takes a list of languages): one pass serves all of them, and attention and the shared blocks compute the
 # whole batch at once.
 #
-# That is a property of the switch, not of low rank. An adapter for each language that is chosen for each example, with the student
-# where there is none, could do the same.
+# That is a property of the switch, not of low rank. PEFT can choose an adapter for each example as well (`adapter_names`,
+# with `"__base__"` for the student), so this is no advantage over LoRA.
 
 # %% tags=["also"]
 import contextlib

@@ -431,10 +431,10 @@ check(check_utterances_needed, utterances_needed)
 # %% [markdown]
 # ## 4. Corrected
 #
-# **Why.** Ask often enough, and something is decided by luck. To correct for that, each difference needs a number instead
-# of a yes or no. The **p value** turns the interval round: it is the smallest level at which the interval still leaves out
-# zero, so twice the share of resamples on the other side of zero. (The library adds one to both counts: 2,000 resamples
-# never show that something is impossible.)
+# **Why.** Ask often enough, and something is decided by luck. To correct for that, each difference needs a number instead of
+# a yes or no. The **p value** turns the interval round: it is the smallest level at which the interval still leaves out
+# zero, so twice the share of resamples on the other side of zero. (A 95 % interval has the level 0.05, a 99 % one 0.01.)
+# (The library adds one to both counts: 2,000 resamples never show that something is impossible.)
 #
 # **Holm's method** corrects m p values. The smallest is multiplied by m, the next one by m − 1, and so on. None may become
 # smaller than the one before it, and none exceeds 1. Whoever then calls what is at most 0.05 decided errs *anywhere* among
@@ -577,7 +577,9 @@ check(check_at_least_one, at_least_one)
 #
 # **Why.** Our variant has three things that fine-tuning lacks: experts, gates, a teacher. Which of them helps? A comparison
 # answers that only where one thing differs. Here are the pairs of systems with a teacher and without one, all else alike.
-# (At `laptop` one such pair is trained, at `toy` and in the study more.)
+# (At `laptop` one such pair is trained, at `toy` and in the study more. At `toy` two pairs also differ in the learning rate,
+# for there each system has the best rate of its own trials: the pair with the gates of the release, and the one with open
+# gates.)
 #
 # The loops are the other thing to look at before a WER is believed. In the **stress test**, with other characters and
 # effects on their voices, a clip on which a system loops can hold fifty errors. *Capped*, no clip counts more errors than
@@ -644,7 +646,7 @@ plots.save_figure(plots.plot_forgetting(table), figures / "forgetting.png")
 
 # %% [markdown]
 # *The figure shows a row for each system, a column for each other language (WER) and for translation (BLEU): the change
-# against the student in points; red is worse, and BLEU is worse when it falls.*
+# against the student in points; red is worse. BLEU is worse when it falls, and has no colour.*
 #
 # **Read, at `laptop`:** Fine-tuning loses 18 to 63 points of WER, LoRA that stays on 8 to 39. The experts and the LoRA
 # that is switched off lose nothing, to the last digit.
@@ -810,7 +812,7 @@ plots.save_figure(plots.plot_cost(costs), figures / "cost.png")
 
 # %% [markdown]
 # *The figure shows in-domain WER against minutes of training (left) and megabytes stored for each language (right); low and
-# left is good. The teacher's pass is not counted; points that would cover each other are drawn side by side.*
+# left is good. The teacher's pass is not counted; a point that would cover another is moved to the right.*
 #
 # **Read, at `laptop`:** Training takes 156 to 174 seconds, and the teacher's pass adds 7. LoRA's file is the smallest (16
 # MB), fine-tuning's the largest (290 MB); experts have 103 MB, about a third of the student. Of parameters that are
@@ -958,14 +960,14 @@ plots.plot_tradeoff(curve, "both domains", "other languages")
 
 # %% [markdown]
 # *The figure shows WER in both domains over WER in other languages; lower left is best. Each line begins at the student and
-# ends at the system as it was trained.*
+# ends at the system as it was trained. The numbers say how much of our variant is used.*
 #
 # **Read:** Half of each system is better than all of it, in its own language and in the others. A quarter gains 8 to 10 points
 # and costs the other languages nothing that shows, although nothing is switched off.
 #
-# **Read:** So how *much* of a system is used matters more here than which one it is. But this is one training of one fold, and
-# whoever picks the lowest point picks it on the test. (It has half of the other languages' clips, so that the student is not at
-# the value of section 1.) To claim it, choose the share on validation, and write that down before.
+# **Read:** So how *much* of a system is used matters more here than which one it is. But this is one training of one fold,
+# and whoever picks the lowest point picks it on the test. (Here other languages are scored on half of their clips, so the
+# student's WER differs from that of section 1.) To claim it, choose the share on validation, and write that down before.
 #
 # The tables are read from `results/reference/study`, at every preset. The page `docs/claims.md` is generated from them: it
 # says how much is computed, and puts the verdicts and what explains them in words.
@@ -973,9 +975,9 @@ plots.plot_tradeoff(curve, "both domains", "other languages")
 # ## 10. What we may conclude
 #
 # **Why.** Notebook 00 has listed six claims of the paper. Now each gets a verdict from your own run. Those that need a test
-# get the study's rule: *holds*, *contradicted* or *open*, by the corrected p value. The correction is over these
-# comparisons alone, for they are what is claimed: fewer questions than in section 4, so that smaller differences can be
-# decided. That is honest only because the list is older than the run. Claim 3 says that 2 holds in both columns.
+# get the study's rule: *holds*, *contradicted* or *open*, by the corrected p value. The correction is over these comparisons
+# alone, for they are what is claimed. At `toy` these are fewer than the differences of section 4, so that smaller ones can
+# be decided. That is honest only because the list is older than the run. Claim 3 says that 2 holds in both columns.
 #
 # **Predict:** which claims can this one run decide?
 
@@ -1160,7 +1162,7 @@ check(check_beaten, beaten)
 # - Experts and LoRA can be switched off and then leave the student; fine-tuning cannot.
 # - In the study the teacher helped the more, the fewer clips there were; that is exploratory.
 # - Each system can be used in part. In the study half of each was better than all of it.
-# - Experts of several languages live in one model and serve one batch.
+# - Experts of several languages live in one model and serve one batch; with PEFT the LoRAs of several languages do, too.
 # - One training says little of a method. Folds, seeds and hypotheses written before the run decide.
 # - One corpus and a stand-in teacher limit what may be concluded, whatever the figures are.
 #

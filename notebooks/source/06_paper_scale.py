@@ -13,7 +13,8 @@
 #
 # **Prerequisites:** notebooks 03 and 05.
 #
-# The outputs that are stored in this notebook are of the preset `laptop`. We have not run it at full size.
+# The outputs that are stored in this notebook, and the numbers under **Read**, are of the preset `laptop`. We have not run
+# it at full size.
 #
 # | preset | time | memory |
 # |---|---|---|
@@ -370,7 +371,7 @@ curve.assign(error=100 * curve["error"], outside=100 * curve["outside"]).round(2
 # **text**. A teacher whose tokens are not the student's is refused.
 #
 # To use one, write `lab = open_lab("colab", teacher="openai/whisper-large-v3")` into the last line of the first cell
-# (without a `name`: section 3 knows the preset by its own).
+# (without a `name`, for section 3 changes only the preset that is called `colab`).
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 6.2: another vocabulary (code)
@@ -531,7 +532,8 @@ del teacher  # a second student in memory, which section 6 can do without
 # **Read:** The first call breaks at its third batch, with two files on disk. The second computes the two batches that are
 # missing, and no others.
 #
-# Training goes on at its last whole epoch (notebook 03 has shown it), and transcription at its last whole batch.
+# Training goes on at its last whole epoch ([appendix](90_appendix_trainer.ipynb), sections 4 and 5), and transcription at
+# its last whole batch.
 #
 # Mind the space on a drive. With experts for whisper-small an epoch's checkpoint takes 1.4 GB (by calculation), and there
 # are two of them while one is written. Training deletes the older one, but files in Google Drive's bin still use your
@@ -610,8 +612,8 @@ comparison.main_table(pd.DataFrame(rows + published), language)
 # %% [markdown]
 # ## 7. The whole paper
 #
-# **Why.** The paper has eight languages with 3,000 and 10,000 clips, three of them with 28,000, five trained systems and
-# three seeds. That is too much for one notebook. It is a list of jobs, each a process of its own:
+# **Why.** The paper has eight languages with 3,000 and 10,000 clips, three of them with 28,000, and five trained systems. We
+# add three seeds. That is too much for one notebook. It is a list of jobs, each a process of its own:
 #
 # ```sh
 # make grid ARGS=list     # the jobs, with estimated hours and memory

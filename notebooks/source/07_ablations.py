@@ -11,7 +11,7 @@
 #
 # **Prerequisites:** notebooks 02, 03 and 05. What they have trained is used again; what is missing is trained here.
 #
-# The outputs that are stored in this notebook are of the preset `laptop`.
+# The outputs that are stored in this notebook, and the numbers under **Read**, are of the preset `laptop`.
 #
 # | preset | time | memory |
 # |---|---|---|
@@ -33,7 +33,7 @@
 #
 # A difference is **decided** where its 95 % interval leaves out zero (notebook 05).
 #
-# **Predict:** the first row, the *basis*, is our variant as it is; each of the others changes one thing. Which change
+# **Predict:** the first row, the *basis*, is our variant as it was then; each of the others changes one thing. Which change
 # costs most? And which makes no difference that 125 clips could show?
 
 # %% tags=["predict"]
@@ -104,7 +104,10 @@ plots.plot_trials(trials.reset_index())
 # **Read:** Other changes point somewhere without being decided. KL instead of JS costs 3.0 points. Layers that skip their
 # gates in a fifth of the batches (`skip_gate`) cost 2.6. A temperature of `2`, which flattens the distributions that are
 # compared, gains 2.4. Without a teacher (`divergence none`) WER is 0.4 points lower: no gain of distillation can be seen.
-# Nor does the pooled budget (`per_stack False`) do harm: the decoder's gates end at 0.55, not shut.
+# Nor does a pooled budget (`per_stack False`) do harm: the decoder's gates end at 0.55, not shut.
+#
+# The system *DistilWhisper, pooled budget* of section 4 has the release's other settings too: soft gates, noise, dropouts, a
+# lower budget.
 #
 # How much of that is luck? Five of these trials had been trained before, on another machine.
 #
@@ -649,8 +652,7 @@ plots.plot_trials(sizes)
 # *The figure shows WER in-domain of our variant after training on fewer clips; the last line is a quarter of them, with the
 # steps of the half.*
 #
-# **Read:** Against the row above it the last has the same clips and twice the steps. The second has as many steps as the
-# last, and twice the clips: only this comparison is about data. In pairs:
+# **Read:** The last two rows differ in steps alone, the second and the last in clips alone, the first two in both. In pairs:
 
 # %%
 every, half, quarter, twice = tables
@@ -663,7 +665,7 @@ for first, other in ((twice, quarter), (half, twice), (every, half)):
 # about clips: twice as many, in as many steps, make 5.2 points fewer errors, which is decided. In the third both have
 # changed, so it can't say which of the two did it: clips and steps are **confounded** there.
 #
-# So more recordings would help here, and longer training would not. This is one seed a row.
+# So more recordings helped here; that longer training helps is not shown. This is one seed a row.
 
 # %% [markdown]
 # ## 4. The paper, the release, and what we correct
@@ -755,10 +757,13 @@ show(measured[["wer", "loops"]].rename(columns={"wer": "WER"}).assign(**both).jo
 # That is no contradiction: the interval says what *these two models* would do on other clips, not what another training
 # would give.
 #
-# **Read:** Every other row, too, is better than the first. Against the other seed no single switch moves WER by more than
-# 3 points, and `released`, all of them at once, is 3.5 points worse. With one training each none of that can be told from
+# **Read:** Every other row, too, is better than the first. Against the other seed no single switch moves WER by more than 3
+# points, and `released`, all of them at once, is 3.5 points worse. With one training each none of that can be told from
 # luck. What does show is the encoder's mean gate: with padding in the budget it ends 0.03 to 0.04 lower than in all other
 # rows.
+#
+# Above we made up gates that are shut in the padding. Trained gates that are open there would use up the budget, and leave
+# less of it to the speech; that would fit, and was not measured.
 #
 # **LoRA** has a switch of its own. As released its adapters are put into a model with experts and gates, on both blocks,
 # and the gates stay as they begin. In training they are half open and mix both blocks; in use they are open, and only the

@@ -14,8 +14,8 @@
 # **Prerequisites:** notebooks 02, 03 and 05; 07 for section 5. Our variant's run of notebook 03 is used again, or trained
 # here.
 #
-# The outputs that are stored in this notebook are of the preset `laptop`. The studies in `results/reference/both-voices` are of
-# an earlier design of it: both leads' voices, four epochs, intervals over clips.
+# The outputs that are stored in this notebook, and the numbers under **Read**, are of the preset `laptop`. The studies in
+# `results/reference/both-voices` are of an earlier design of it: both leads' voices, four epochs, intervals over clips.
 #
 # | preset | time | memory |
 # |---|---|---|
@@ -539,8 +539,8 @@ plots.plot_trials(forms)
 # %% [markdown]
 # *The figure shows WER of one trained language, stored in five ways; the dotted line is fp32.*
 #
-# **Read:** A form costs something where its interval in the last column leaves out zero. On these 48 clips none does, not even
-# rank `16`, of which the sentence above says how much is lost.
+# **Read:** A form costs something where its interval in the last column leaves out zero. On these 48 clips none does, not
+# even rank `16`, which loses most of the difference.
 #
 # Few clips decide little. The same on 160 in-domain clips (`make smaller`); the last two rows are experts that were trained
 # at rank 64 from the start (`ExpertSettings(rank=64)`). All differences are to our variant's whole experts.
@@ -699,8 +699,8 @@ show(gates.set_index(["system", "agreement", "form"])[["agree", *scores]])
 # **Read:** The gates of our variant agree on 99 % of the positions, those of the pooled budget on 96 %, and with the term
 # on 99 %. Baking changes none of the three by a difference that is decided.
 #
-# That is one training each, so measure it for your own model. Few positions can matter much: on those at the beginning of a
-# text all others depend.
+# That is one training each, so measure it for your own model. Few positions can matter much: all later tokens of a text
+# depend on the first ones.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 8.3: what baking changes (code)
@@ -923,4 +923,4 @@ for name in FORMS:
 #
 # - `method/routing.py` (`_select`), `training/teacher.py`, `method/storage.py` and `packing.py`, `evaluation/` (`bake`,
 #   `export`), `benchmarks/`.
-# - Paper: section 3 (the gates), and its claim of a negligible overhead at inference.
+# - Paper: its part on the method (the gates), and its claim of a negligible overhead at inference.

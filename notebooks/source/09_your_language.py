@@ -11,8 +11,8 @@
 # - judge whether more recordings would help, and see when that can't be told;
 # - share experts, with consent and licence, and get them back unchanged.
 #
-# **Prerequisites.** Notebooks 01 (error rates, intervals) and 03 (how experts are trained). Nothing of them has to be
-# computed first.
+# **Prerequisites.** Notebooks 01 (error rates, intervals), 03 (how experts are trained) and 05 (paired differences,
+# corrected p values). Nothing of them has to be computed first.
 #
 # | preset | machine | time | memory |
 # |---|---|---|---|
@@ -20,7 +20,7 @@
 # | laptop | 2 cores | 22 min, most of it three trainings | not measured yet |
 # | colab | T4 | not measured yet | not measured yet |
 #
-# The outputs that are stored in this notebook are of the preset `laptop`.
+# The outputs that are stored in this notebook, and the numbers under **Read**, are of the preset `laptop`.
 #
 # A sitting takes 60 to 90 minutes. Everything works without a GPU. What has been computed once is kept.
 
@@ -218,8 +218,8 @@ if not is_own:
           f"{by_gain.sum()} by what hearing gains, {by_loss.sum()} by the loss alone")
 
 # %% [markdown]
-# **Read:** All 12 texts that have slipped are among the first 24 of the list; by the loss alone 11 are. One row near its top
-# was not planted: "Geen tekst..." is Dutch for *no text*, and stands in the game's own table of dialogues.
+# **Read:** All 12 texts that have slipped are among the first 24 of the list; by the loss alone 11 are. Not every row near
+# the top was planted: "Geen tekst..." is Dutch for *no text*, and stands in the game's own table of dialogues.
 #
 # **Read:** The list is in the order in which to listen, and no verdict. At its top belong wrong texts, but also right
 # ones that the student can't hear: whispered, shouted, far away, or in a dialect. You decide. How far down to go? Until some
@@ -642,10 +642,9 @@ show(texts.head(5).set_index("text"), longest=70)
 # **Read:** The paired interval decides, not the two intervals of the table (notebook 05). Negative means fewer errors. It
 # covers the choice of test clips, and neither other voices nor the luck of a training.
 #
-# **The alternative is LoRA.** That DistilWhisper beats it has not been shown, neither by us (the page `docs/claims.md`)
-# nor for your language. A LoRA has a smaller file, can be merged into plain Whisper, and can be switched off as well.
-# Experts of several languages live in one model and serve one batch. Compare on your clips before you choose; it takes as
-# long as the experts:
+# **The alternative is LoRA.** That DistilWhisper beats it has not been shown, neither by us (the page `docs/claims.md`) nor
+# for your language. A LoRA has a smaller file, can be merged into plain Whisper, and can be switched off as well. Both can
+# serve several languages in one batch. Compare on your clips before you choose; it takes as long as the experts:
 #
 # ```python
 # versus(counts(own, "experts", key), counts(own, "lora", key))
@@ -703,12 +702,12 @@ else:
     print("it can't be told whether the last doubling has helped: its interval holds 0")
 
 # %% [markdown]
-# **Read:** The first doubling brings 7.0 points, the second 4.7, [-7.5, -1.9]. Both are decided on these clips: more
-# recordings of these two people would go on helping.
+# **Read:** The first doubling brings 7.0 points, the second 4.7, [-7.5, -1.9]. Both are decided on these clips: the last
+# doubling still helped.
 #
-# **Read:** Look at the last row first: its difference to the row above is what the last doubling brought. The next one
-# needs twice as many recordings as you have, and seldom brings more than the one before. So the lower end of that
-# interval is about the most that you may hope for.
+# **Read:** Look at the last row first: its difference to the row above is what the last doubling brought. The next one needs
+# twice as many recordings as you have, and seldom brings more than the one before. So at best it brings about as much as the
+# lower end of that interval.
 #
 # **Read:** Where the interval holds zero, the honest answer is: it can't be told. That is not *no*. There may be too few
 # test clips, or one seed may have been lucky: each row is one training. Another seed at the full size shows how much is

@@ -453,4 +453,4 @@ shutil.rmtree(scratch)
 # - `distilwhisper_lib/training/`: `trainer.py` (`LabTrainer`), `run.py` (`train_run`), `callbacks.py` (`MarkComplete`,
 #   `last_complete_checkpoint`), `stored.py` (hashes); `data/batches.py` (`EpochOrder`).
 # - What is promised about stops and damaged files: `docs/reliability.md`.
-# - Paper: section 4 (settings). The two accumulated batches of 8: the authors' release.
+# - Paper: its settings. The two accumulated batches of 8: the authors' release.
