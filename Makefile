@@ -100,9 +100,9 @@ benchmark: setup ## measure time, memory or size: make benchmark NAME=inference 
 	@$(PY) -m benchmarks.$(NAME) $(ARGS)
 
 clean: ## remove results and training runs; keep the environment, weights and speech, and results/reference
-	@find results -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} + 2>/dev/null || true
+	@find "$${LAB_RESULTS:-results}" -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} + 2>/dev/null || true
 	@rm -rf "$${LAB_CACHE:-cache}/runs"
 	@find $(LIBRARY) benchmarks docs tests tools notebooks -name __pycache__ -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean ## remove everything that the commands made, downloads and environment included
-	@rm -rf .venv .venv-book .venv-demo .venv-colab cache build .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	@rm -rf .venv .venv-book .venv-demo .venv-colab "$${LAB_CACHE:-cache}" build .mypy_cache .pytest_cache .ruff_cache *.egg-info

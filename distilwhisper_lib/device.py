@@ -14,6 +14,7 @@ import torch
 from torch.utils import deterministic
 
 from .checks import check_choice, number_in
+from .programs import cores
 
 PRECISIONS = ("bf16", "fp16", "no")
 _CHOSEN: ContextVar[str | None] = ContextVar("precision", default=None)  # see `use_precision`
@@ -161,7 +162,7 @@ def loader_workers(device: torch.device) -> int:
         return int(number_in("LAB_WORKERS", forced, low=0, whole=True))
     if device.type != "cuda" or not _has_shared_memory():
         return 0
-    others = (os.cpu_count() or 1) - 1
+    others = cores() - 1
     return min(MOST_WORKERS, max(1, others))
 
 

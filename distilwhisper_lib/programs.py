@@ -56,6 +56,13 @@ class Failed(Exception):
     """An error whose text is the sentence for the reader."""
 
 
+def cores() -> int:
+    """Return the number of cores that this process may use: of a job on a cluster, its own."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def run_program(main: Callable[[], int | None]) -> NoReturn:
     """Run a program and exit with its status; errors and signals become one sentence.
 
@@ -134,13 +141,18 @@ def _told(error: BaseException) -> int:
         return 128 + 13
 
     sentence, status = explained(error)
-    if os.environ.get("LAB_TRACEBACK"):
-        traceback.print_exception(error)
+    show_traceback(error)
     with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
         sys.stdout.flush()
     with contextlib.suppress(OSError, ValueError):
         print(f"\n{sentence}" if status > 128 else sentence, file=sys.stderr, flush=True)
     return status
+
+
+def show_traceback(error: BaseException) -> None:
+    """Print the traceback of an error where the variable LAB_TRACEBACK asks for it."""
+    if os.environ.get("LAB_TRACEBACK"):
+        traceback.print_exception(error)
 
 
 def explained(error: BaseException) -> tuple[str, int]:

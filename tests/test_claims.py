@@ -258,8 +258,12 @@ def test_tuning_writes_a_row_per_trial_and_what_the_study_can_show(small, tmp_pa
     found = pd.read_csv(tmp_path / "tuning.csv")
     assert list(found["system"]) == ["teacher", *["fine-tuning"] * 4, *["experts"] * 4]
     assert found["epochs"].dropna().tolist() == [1, 1, 1, 3] * 2
-    power = pd.read_csv(tmp_path / "power.csv")
-    assert set(power["test"]) == {"in-domain", "out-of-domain"}
+    power = (tmp_path / "power.csv").read_text()
+    assert set(pd.read_csv(tmp_path / "power.csv")["test"]) == {"in-domain", "out-of-domain"}
+    trials = (tmp_path / "tuning.csv").read_text().splitlines()
+    tune(["experts"], 1, tmp_path)  # the rows of the other kind stay
+    assert sorted((tmp_path / "tuning.csv").read_text().splitlines()) == sorted(trials)
+    assert (tmp_path / "power.csv").read_text() == power
 
 
 # ---- tables

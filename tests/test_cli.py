@@ -19,7 +19,7 @@ from test_audio import recorded
 from typer.testing import CliRunner
 
 from distilwhisper_lib.cli import app as app_module
-from distilwhisper_lib.cli import long, systems
+from distilwhisper_lib.cli import folder_check, long, systems
 from distilwhisper_lib.cli.app import app
 from distilwhisper_lib.cli.folder_check import check_folder, language_of
 from distilwhisper_lib.cli.formats import (
@@ -38,12 +38,14 @@ from distilwhisper_lib.cli.share import experts_card
 from distilwhisper_lib.evaluation.scoring import count_errors, summarise
 from distilwhisper_lib.evaluation.statistics import difference
 from distilwhisper_lib.files import REPOSITORY
+from distilwhisper_lib.lab import lab as lab_module
+from distilwhisper_lib.lab.lab import Lab
 from distilwhisper_lib.method.attach import attach_experts
 from distilwhisper_lib.method.blocks import expert_languages, expert_parameters
 from distilwhisper_lib.method.loading import load_experts
 from distilwhisper_lib.method.storage import read_description, save_experts
 from distilwhisper_lib.presets import get_preset
-from distilwhisper_lib.whisper.loading import load_whisper
+from distilwhisper_lib.whisper.loading import load_processor, load_whisper
 from distilwhisper_lib.whisper.tokens import LANGUAGES
 
 RATE = 16_000
@@ -91,6 +93,15 @@ def test_what_fits_into_a_piece_is_not_cut(seconds):
 
 def test_nothing_has_no_pieces():
     assert cut_at_pauses(np.zeros(0, dtype=np.float32)) == []
+
+
+def test_a_recording_hardly_longer_than_a_piece_is_cut():
+    for seconds in (2.003, 2.1, 2.2):
+        audio = noise(seconds)
+        pieces = cut_at_pauses(audio, 2)
+        assert pieces[0].start == 0 and pieces[-1].end == len(audio)
+        assert [piece.end for piece in pieces[:-1]] == [piece.start for piece in pieces[1:]]
+        assert all(0 < piece.seconds <= 2 for piece in pieces)
 
 
 @pytest.mark.parametrize("longest", [2, 7.5, 30])
@@ -669,10 +680,18 @@ def test_the_language_comes_from_the_folder_or_is_asked_for(tmp_path):
     assert done.exit_code == 2 and "--language gl" in done.stderr
 
 
+EXPERTS = ("--system", "experts")
+
+
 def test_a_folder_that_is_not_there_is_a_problem(tmp_path):
     done = run("check", tmp_path / "gl", "--json")
     assert done.exit_code == 1
+    assert f"no folder {tmp_path / 'gl'}" in json.loads(done.stdout)["error"]
+    (tmp_path / "gl").mkdir()
+    done = run("check", tmp_path / "gl", "--json")
     assert "no recordings in 'gl'" in json.loads(done.stdout)["error"]
+    done = run("check", tmp_path / "interviews")
+    assert done.exit_code == 1 and "no folder" in done.stderr
 
 
 # ---- train, evaluate, compare
@@ -712,12 +731,89 @@ def test_recordings_become_experts_that_are_scored_shared_and_used(monkeypatch, 
     scores.write_text(run("evaluate", *data, *both, "--json").stdout, "utf-8")
     permission = ("--consent", "--licence", "cc-by-4.0", "--scores", scores)
     assert run("share", tmp_path / "mine", *permission, "--to", tmp_path / "out").exit_code == 0
-    assert "| in-domain | experts |" in (tmp_path / "out" / "README.md").read_text("utf-8")
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "| in-domain | experts |" in card
+    assert "Error rates of these experts stand below, beside those of the systems" in card
+
+    one_only = json.loads(scores.read_text("utf-8"))
+    one_only["experts"]["experts"] = {"experts.gl.safetensors": "0" * 64}
+    scores.write_text(json.dumps(one_only), "utf-8")
+    refused = run("share", tmp_path / "mine", *permission, "--to", tmp_path / "other")
+    assert refused.exit_code == 1 and "scores of other experts (experts)" in refused.stderr
 
     sound = write(tmp_path / "new.wav", noise(3))
     options = ("--language", "gl", "--to", tmp_path / "t", "--json")
     used = run("transcribe", sound, "--experts", tmp_path / "out", *options)
     assert json.loads(used.stdout)["files"][0]["experts"] == "gl"
+
+
+def test_names_that_look_like_places_are_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run("transcribe", "~$0.wav", ".", *SHORT, "--to", tmp_path / "t")
+    assert done.exit_code == 1
+    assert "no sound file ~$0.wav" in done.stderr and "no sound file .\n" in done.stderr
+
+
+def test_another_normaliser_scores_what_is_trained(tmp_path):
+    data = ("--preset", "smoke")
+    assert run("train", *data).exit_code == 0
+    done = run("evaluate", *data, "--system", "experts", "--normaliser", "none")
+    assert done.exit_code == 0, done.stderr
+    assert "normalised by none" in done.stdout
+
+
+def test_a_model_in_a_folder_is_found_from_everywhere(tmp_path, monkeypatch):
+    model = load_whisper("tiny")
+    model.save_pretrained(tmp_path / "my-whisper")
+    load_processor("tiny").save_pretrained(tmp_path / "my-whisper")
+    monkeypatch.chdir(tmp_path)
+    data = ("--preset", "smoke", "--student", "my-whisper")
+    done = run("train", *data, "--to", "mine")
+    assert done.exit_code == 0, done.stderr
+    assert read_description(tmp_path / "mine")["base_model"] == str(tmp_path / "my-whisper")
+    scores = run("evaluate", "--preset", "smoke", "--student", "./my-whisper", *EXPERTS, "--json")
+    (tmp_path / "scores.json").write_text(scores.stdout, "utf-8")
+    options = ("--scores", "scores.json", "--to", "out")
+    done = run("share", "mine", *PERMISSION, *options)
+    assert done.exit_code == 0, done.stderr
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(systems.Where, "open", lambda self: pytest.fail("a lab was opened"))
+    (tmp_path / "file").touch()
+    done = run("train", "--preset", "smoke", "--to", tmp_path / "file" / "experts")
+    assert done.exit_code == 1 and "file cannot be made" in done.stderr
+
+
+@pytest.mark.parametrize("is_own", [False, True])
+def test_batches_are_those_of_the_notebooks_on_a_large_card(tmp_path, monkeypatch, is_own):
+    monkeypatch.setattr(lab_module, "card_memory_gb", lambda device: 80.0)
+    folder = make_recordings(tmp_path / "gl") if is_own else None
+    own = systems.Where("colab", recordings=folder).open().preset
+    of_notebooks = Lab("colab").preset
+    assert own.eval_batch_size == of_notebooks.eval_batch_size == 64
+    assert (own.batch_size, own.accumulation) == (16, 1)
+
+
+def test_a_lack_of_memory_is_answered_as_json_and_a_traceback_is_shown_where_wanted(
+    tmp_path, monkeypatch
+):
+    def fails(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(folder_check, "check_folder", fails)
+    folder = table(tmp_path / "gl", *GOOD)
+    done = run("check", folder, "--json")
+    assert done.exit_code == 1 and "out of memory" in json.loads(done.stdout)["error"]
+    assert "Traceback" not in done.stderr
+    monkeypatch.setenv("LAB_TRACEBACK", "1")
+    assert "Traceback" in run("check", folder).stderr
+
+
+def test_a_fault_of_the_program_is_not_taken_for_bad_input(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_check, "check_folder", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run("check", table(tmp_path / "gl", *GOOD))
 
 
 def test_a_script_without_spaces_is_scored_by_characters(tmp_path):
@@ -897,6 +993,7 @@ def scored(system):
         ({"language": "gl", "student": "tiny", "scores": [scored("student")]}, "of experts"),
         ({"language": "cs", "student": "tiny", "scores": [scored("experts")]}, "scores of 'cs'"),
         ({"language": "gl", "student": "other", "scores": [scored("experts")]}, "scores of other"),
+        ({"language": "gl", "student": "tiny", "scores": [scored("experts")]}, "other experts (of"),
         ({"error": "there is no table"}, "failed: there is no table"),
         ({"language": "gl"}, "damaged"),
     ],

@@ -247,7 +247,7 @@ FULL = [
 
 @pytest.mark.parametrize("error", FULL, ids=["system", "quota", "safetensors", "torch"])
 def test_full_disk_gives_one_message_whatever_library_meets_it(error, tmp_path):
-    message = "no space left under .*: free some, or set LAB_CACHE"
+    message = "no space left under .*: free some, or choose a folder on another disk"
     with pytest.raises(OSError, match=message) as caught, disk_errors(tmp_path):
         raise error
     assert str(tmp_path) in str(caught.value)

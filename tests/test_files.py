@@ -158,7 +158,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
         lambda: write_json(tmp_path / "file" / "below" / "run.json", {}),
         lambda: files.make_folder(tmp_path / "file"),
     ):
-        with pytest.raises(OSError, match="the folder .*file.* cannot be made .*by LAB_CACHE"):
+        with pytest.raises(OSError, match="the folder .*file.* cannot be made .*elsewhere$"):
             call()
 
 
@@ -387,7 +387,7 @@ def test_without_locks_in_the_file_system_there_is_none_and_no_wait(tmp_path, mo
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])
 def test_a_folder_that_cannot_be_written_gives_one_message(number, tmp_path):
-    message = "cannot write under .*: make the folder writable, or set LAB_CACHE .*goes on where"
+    message = "cannot write under .*: make the folder writable, or choose a folder .*goes on where"
     with pytest.raises(OSError, match=message) as caught, atomic_file(tmp_path / "a" / "b"):
         raise OSError(number, os.strerror(number), "some/file")
     assert f"{os.strerror(number)}: some/file" in str(caught.value)
@@ -468,3 +468,22 @@ def test_in_another_owner_s_folder_reading_needs_no_lock_and_writing_is_refused_
     assert can_write(folder / "new" / "deep")
     check_writable(folder)
     assert names(folder) == ["cut.json", "run.json"]
+
+
+def test_the_variable_that_names_a_folder_is_told_with_it(tmp_path):
+    (files.cache_dir() / "runs").mkdir(parents=True)
+    (files.cache_dir() / "runs" / "file").touch()
+    with pytest.raises(OSError, match="elsewhere .by LAB_CACHE, if that has chosen this one"):
+        files.make_folder(files.cache_dir() / "runs" / "file" / "below")
+
+
+@pytest.mark.parametrize("name", ["~$0.wav", "~nobody-of-this-name/x"])
+def test_a_name_that_begins_as_a_home_folder_is_taken_as_it_is(name):
+    assert str(files.expanded(name)) == name
+    assert files.expanded("~/x").is_absolute()
+
+
+def test_a_folder_whose_name_datasets_takes_apart_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "a::b"))
+    with pytest.raises(ValueError, match="LAB_CACHE is .*a::b.*name a folder without it"):
+        files.cache_dir()

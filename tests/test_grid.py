@@ -255,6 +255,7 @@ def test_the_whole_grid_runs_and_makes_a_table(capsys, tmp_path, monkeypatch):
 
     scores = pd.read_csv(files.results_dir("smoke") / "grid-scores.csv")
     assert len(scores) == len(table)
+    assert set(scores["precision"]) == {Lab(jobs[0].settings()).precision}
     transcribed = scores[scores["test_set"] != "translation"]
     assert transcribed["wer"].between(transcribed["wer_low"], transcribed["wer_high"]).all()
     check_pairs(jobs, transcribed)
@@ -274,12 +275,27 @@ def check_pairs(jobs, scores):
         assert row.low <= row.difference <= row.high
         assert (row.size, row.seeds) == (4, 1)
 
+    check_pairs_of_another_precision(jobs)
+
     by_row = {job.row: job for job in jobs}
     by_row["fine-tuning"].note("failed")
     assert set(grid_tables.pairs(jobs)["other"]) == {"student", "teacher", "lora", "clsr-ft"}
     by_row["distilwhisper-released"].note("failed")
     with pytest.raises(ValueError, match="no other method is done beside distilwhisper-released"):
         grid_tables.pairs(jobs)
+
+
+def check_pairs_of_another_precision(jobs):
+    """Check that nothing is trained for pairs where the process computes in another precision."""
+    runs = jobs[0].folder.parent.parent / "runs"
+    before = sorted(path.name for path in runs.iterdir())
+    made_in = Lab(jobs[0].settings()).precision
+    other = "no" if made_in == "bf16" else "bf16"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAB_PRECISION", other)
+        with pytest.raises(ValueError, match=f"has '{other}'; .*set LAB_PRECISION={made_in}"):
+            grid_tables.pairs(jobs)
+    assert sorted(path.name for path in runs.iterdir()) == before
 
 
 def check_hashes(records, job):
@@ -307,10 +323,10 @@ def check_hashes(records, job):
 def test_a_job_whose_needs_are_not_done_is_noted_as_failed():
     job = Job("smoke", "cs", "4", "teacher")
     message = "needs cs-4-teacher-outputs, which is not done: run that first"
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(ValueError, match=message):
         run_job(job)
     assert job.state()["state"] == "failed"
-    assert job.state()["error"].startswith("RuntimeError: cs-4-teacher needs")
+    assert job.state()["error"].startswith("ValueError: cs-4-teacher needs")
 
 
 def test_running_without_its_process_is_killed_and_done_with_other_settings_is_waiting(
@@ -402,6 +418,34 @@ def test_a_second_process_waits_for_a_job_and_uses_what_the_first_has_made(monke
     first.join(60)
     second.join(60)
     assert len(times) == 1 and job.done
+
+
+def test_a_job_that_runs_elsewhere_is_waited_for_before_those_that_need_it(monkeypatch):
+    jobs = make_jobs("smoke", sizes=["4"], seeds=[77], rows=["distilwhisper-released"])
+    needed, needs = jobs
+    monkeypatch.setattr(jobs_module, "_work", lambda job: {"rows": [], "record": {}})
+    inside = threading.Event()
+
+    def slow(job):
+        inside.set()
+        time.sleep(1)
+        return {"rows": [], "record": {}}
+
+    def begin(job, device, children):
+        if job == needed:  # another process is at it: this one waits for the lock
+            assert job.state()["state"] == "running"
+        run_job(job)
+        return 0
+
+    monkeypatch.setattr(grid, "_process", begin)
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs_module, "_work", slow)
+        first = threading.Thread(target=run_job, args=[needed])
+        first.start()
+        inside.wait(60)
+    assert grid.run_jobs(jobs, 1)
+    first.join(60)
+    assert needed.done and needs.done
 
 
 def test_the_state_of_jobs_is_read_from_a_folder_that_cannot_be_written(monkeypatch):

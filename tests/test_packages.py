@@ -273,6 +273,25 @@ esac""",
         assert find_package("stamps", language="ca").folder.name == "stamps"
 
 
+def test_package_lists_are_fetched_on_a_system_in_another_language(tmp_path, monkeypatch):
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    monkeypatch.setenv("LANGUAGE", "de")
+    make_stamps(tmp_path / "tux", count=3)
+    deb = make_deb(tmp_path / "stamps.deb", "tuxpaint-stamps-default", "5", tree(tmp_path / "tux"))
+    fake_apt(
+        tmp_path,
+        f"""
+case "$LC_ALL $*" in
+  *Dir::State::Lists=*update) touch lists/updated;;
+  *Dir::State::Lists=*download*) test -e lists/updated && cp {deb} .;;
+  C*) echo "E: Unable to locate package tuxpaint-stamps-default" >&2; exit 100;;
+  *) echo "E: Paket tuxpaint-stamps-default kann nicht gefunden werden." >&2; exit 100;;
+esac""",
+    )
+    with pytest.warns(UserWarning, match="not tested"):
+        assert find_package("stamps", language="ca").folder.name == "stamps"
+
+
 @pytest.mark.parametrize(
     ("script", "message"),
     [

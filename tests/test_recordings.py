@@ -20,6 +20,7 @@ from distilwhisper_lib.data.corpora.registry import BUILDER, FEATURES, corpus_fo
 from distilwhisper_lib.data.corpora.reports import corpus_release, corpus_report
 from distilwhisper_lib.data.corpora.selection import select
 from distilwhisper_lib.data.corpora.shards import write_shards
+from distilwhisper_lib.data.corpora.sources import damage_of, write_source
 from distilwhisper_lib.lab.own_language import open_recordings
 
 
@@ -505,8 +506,53 @@ def test_a_change_of_text_or_sound_prepares_the_corpus_anew_and_says_so(
         loading._OPENED.clear()
     with warnings.catch_warnings(action="ignore"):
         assert load_corpus("recordings", "gl").to_list() != first
-    assert " has changed: the corpus is prepared anew" in capsys.readouterr().err
+    why = "which was missing, is there" if change is add_sound else " has changed"
+    assert f"{why}: the corpus is prepared anew" in capsys.readouterr().err
     assert corpus_report("recordings", "gl")["fingerprint"] != fingerprint
+
+
+def test_a_missing_sound_is_noticed_where_the_table_spells_its_path_otherwise(tmp_path, capsys):
+    folder = write_csv(tmp_path / "gl", "path,text\nA.WAV,Un\nsound\\x,Dous\n")
+    with pytest.warns(UserWarning, match="no sound file: 1"):
+        assert len(load_corpus("recordings", "gl", folder)) == 1
+    (folder / "sound").mkdir()
+    write_sound(folder / "sound" / "x.wav", 0.4, 500, "WAV")
+    assert load_corpus("recordings", "gl", folder)["text"][:] == ["Un", "Dous"]
+    assert "which was missing, is there" in capsys.readouterr().err
+
+
+def test_a_corpus_that_another_process_replaces_meanwhile_is_not_returned(tmp_path, monkeypatch):
+    mine = write_csv(tmp_path / "mine", "path,text\na.wav,Un\n")
+    other = write_csv(tmp_path / "other", "path,text\na.wav,Dous\n")
+    opens, replaced = loading._open, []
+
+    def replacing(name, language, folder):
+        if not replaced:
+            replaced.append(True)
+            load_corpus("recordings", "gl", other)
+        return opens(name, language, folder)
+
+    monkeypatch.setattr(loading, "_open", replacing)
+    assert load_corpus("recordings", "gl", mine)["text"][:] == ["Un"]
+
+    def always(name, language, folder):
+        monkeypatch.setattr(loading, "_open", opens)
+        load_corpus("recordings", "gl", other)
+        monkeypatch.setattr(loading, "_open", always)
+        return opens(name, language, folder)
+
+    loading._OPENED.clear()
+    monkeypatch.setattr(loading, "_open", always)
+    with pytest.raises(OSError, match="another program prepared it from something else"):
+        load_corpus("recordings", "gl", mine)
+
+
+def test_what_a_stopped_preparation_has_left_does_not_count_as_damage(tmp_path, capsys):
+    folder = corpus_folder("recordings", "gl")
+    own = write_csv(tmp_path / "gl", "path,text\na.wav,Un\n")
+    load_corpus("recordings", "gl", own)
+    write_source(folder, own, [own / "recordings.csv", own / "a.wav"])  # again, over the old one
+    assert damage_of(folder) == ""
 
 
 def test_a_prepared_corpus_does_without_its_source(tmp_path):

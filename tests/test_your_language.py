@@ -72,6 +72,9 @@ def test_samples_are_written_and_what_is_not_known_stays_empty(tmp_path):
     assert table.read_text() == 'path,text,speaker,split\nsound/0001.flac,"a ""b"", c",,\n'
     again = read_audio(tmp_path / "new" / "sound" / "0001.flac")
     assert np.allclose(again, sound, atol=1e-4)
+    whole_numbers = (sound * 32_767).astype(np.int16)
+    write_recordings([{"audio": whole_numbers, "text": "a"}], tmp_path / "int16")
+    assert np.allclose(read_audio(tmp_path / "int16" / "sound" / "0001.flac"), sound, atol=1e-4)
     write_recordings([{"audio": sound, "text": "a", "speaker": "unknown"}], tmp_path / "other")
     assert ",a,," in (tmp_path / "other" / "recordings.csv").read_text()
 

@@ -20,7 +20,6 @@ STUDIES = ROOT / "results" / "reference" / "both-voices"  # made with an earlier
 BENCHMARKS = ROOT / "results" / "reference" / "benchmarks"
 OURS = "distilwhisper"
 POOLED = "distilwhisper-released"
-NO_TEACHER = "clsr-ft"
 
 
 @cache

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 import typer
 
-from ..programs import explained
+from ..programs import explained, show_traceback
 
 
 @dataclass
@@ -51,7 +51,7 @@ def answered(command: Callable[..., Answer]) -> Callable[..., None]:
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 answer = command(*args, **options)
-        except (ValueError, OSError, RuntimeError, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, BrokenPipeError):
                 raise
             answer = _of_error(error)
@@ -70,6 +70,7 @@ def _of_error(error: BaseException) -> Answer:
         BaseException: The error itself, where it is a fault of the program.
     """
     sentence, status = explained(error)
+    show_traceback(error)
     content = {"error": sentence.removeprefix("error: ")}
     return Answer(content, "", status, problems=[sentence])
 

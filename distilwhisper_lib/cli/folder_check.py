@@ -14,6 +14,7 @@ from ..data.corpora.items import Item, Loss, reason_to_drop, summary, to_row
 from ..data.corpora.recorded import TABLE, read_recordings
 from ..data.corpora.shards import RULES
 from ..data.normalisers import normalise
+from ..files import expanded
 from ..presets import LAPTOP
 from ..whisper.tokens import LANGUAGES, is_language_name, language_code
 from .answers import Answer
@@ -67,7 +68,7 @@ def check_folder(folder: Path, language: str | None = None, strict: bool = False
         FileNotFoundError: Where there is no table.
         ValueError: For a table that cannot be read, or an unknown language.
     """
-    folder = folder.expanduser()
+    folder = expanded(folder)
     code = language_of(folder, language)
     reading = read_recordings("recordings", code, folder)
     rows, dropped, warned = _look_at(reading.items)
@@ -115,7 +116,9 @@ def language_of(folder: Path, language: str | None) -> str:
     """
     if language is not None:
         return language_code(language)
-    place = folder.expanduser().absolute()
+    place = expanded(folder).absolute()
+    if not place.exists():
+        raise FileNotFoundError(f"no folder {folder}: give one with a table {TABLE}")
     names = [place.parent.name if place.is_file() else place.name]
     if place.is_dir():
         inside = [path for path in sorted(place.iterdir()) if (path / TABLE).is_file()]

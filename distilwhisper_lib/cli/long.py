@@ -20,11 +20,12 @@ from ..data.batches import window_frames
 from ..data.corpora.items import distinct_ids
 from ..device import autocast, mixed_precision, pick_device, release_memory
 from ..evaluation.scoring import is_loop
-from ..evaluation.transcription import generate_batch
+from ..evaluation.transcription import FixedLimits, generate_batch
 from ..files import (
     atomic_file,
     cache_dir,
     check_writable,
+    expanded,
     file_sha256,
     one_at_a_time,
     read_json,
@@ -86,7 +87,7 @@ class Settings:
     def __post_init__(self):
         if self.piece_seconds is not None:
             check_number("--piece-seconds", self.piece_seconds, low=2, high=LONGEST)
-        object.__setattr__(self, "folder", self.folder.expanduser())
+        object.__setattr__(self, "folder", expanded(self.folder))
         check_number("--batch-size", self.batch_size, low=1, whole=True)
         for name in self.formats:
             check_choice("--format", name, FORMATS)
@@ -188,7 +189,7 @@ class Transcriber:
                 self._features(sounds),
                 code,
                 "transcribe",
-                _Limits(self.settings.batch_size, MOST_NEW_TOKENS),
+                FixedLimits(self.settings.batch_size, MOST_NEW_TOKENS),
             )
         if self.seconds_per_second is None:
             seconds = sum(len(sound) for sound in sounds) / SAMPLE_RATE
@@ -202,14 +203,6 @@ class Transcriber:
         features = [log_mel(sound, extractor) for sound in sounds]
         longest = max(one.shape[-1] for one in features)
         return pad_features(features, window_frames(longest, LAPTOP.margin_seconds))
-
-
-@dataclass(frozen=True)
-class _Limits:
-    """How `generate_batch` decodes."""
-
-    eval_batch_size: int
-    max_new_tokens: int
 
 
 # ---- all files of a call
@@ -226,7 +219,7 @@ def transcribe_files(files: list[Path], settings: Settings) -> Answer:
         ValueError: For a recording that is given twice.
         OSError: Where nothing can be written, before anything is computed.
     """
-    files = [file.expanduser() for file in files]
+    files = [expanded(file) for file in files]
     names = _names(files)
     check_writable(settings.folder)
     transcriber = Transcriber(settings)
@@ -266,7 +259,7 @@ def _names(files: list[Path]) -> list[str]:
     Raises:
         ValueError: Where two would have the same.
     """
-    names = distinct_ids("", [PurePosixPath(file.name) for file in files])
+    names = distinct_ids("", [PurePosixPath(file.absolute().name or "root") for file in files])
     doubled = [name for name, count in Counter(names).items() if count > 1]
     if doubled:
         raise ValueError(

@@ -65,8 +65,9 @@ def cut_at_pauses(audio: np.ndarray, longest: float = LONGEST) -> list[Piece]:
     start = 0  # in frames
     while len(audio) - start * frame > longest * SAMPLE_RATE:
         window = levels[start : start + most]
-        end = min(most, len(levels) - start - rest)
-        cut = start + _place_to_cut(window, most // 2, end)
+        middle = most // 2
+        end = max(middle + 1, min(most, len(levels) - start - rest))
+        cut = start + _place_to_cut(window, middle, end)
         pieces.append(Piece(start * frame, cut * frame))
         start = cut
     if len(audio) > start * frame:

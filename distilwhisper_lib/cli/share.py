@@ -8,9 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..files import atomic_file, atomic_folder, read_json
+from ..files import atomic_file, atomic_folder, expanded, read_json
 from ..method.card import (
-    REPOSITORY,
+    PLACEHOLDER_ID,
     base_name,
     base_section,
     card_data,
@@ -72,9 +72,9 @@ def share(
         OSError: Where the hub cannot be reached.
     """
     check_permission(consent, licence)
-    folder = folder.expanduser()
-    to = None if to is None else to.expanduser()
-    scores = None if scores is None else scores.expanduser()
+    folder = expanded(folder)
+    to = None if to is None else expanded(to)
+    scores = None if scores is None else expanded(scores)
     if (to is None) == (hub is None):
         raise ValueError("give either --to FOLDER (or FILE.zip) or --hub USER/NAME")
     if to is not None and to.exists():
@@ -168,7 +168,7 @@ def experts_card(
         spoken: Name of the language that is spoken, where its token is that of another one.
         folder: Name of the folder that they are in, alone or in a zip; None: a repository.
     """
-    place, source = ("folder", f"path/to/{folder}") if folder else ("repository", REPOSITORY)
+    place, source = ("folder", f"path/to/{folder}") if folder else ("repository", PLACEHOLDER_ID)
     is_id = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", licence)
     id_of_hub = licence.lower() if is_id else None
     metadata = card_data(description, id_of_hub)
@@ -202,22 +202,20 @@ def _first_sentence(scores: dict[str, Any] | None) -> str:
     """Return whether an error rate is known."""
     if scores is None:
         return "No error rate was given for these experts."
-    others = {row["system"] for row in scores["scores"] if not _is_of_experts(row)}
+    others = {row["system"] for row in scores["scores"]} - set(scores["these"])
     beside = ", beside those of the systems compared" if others else ""
     return f"Error rates of these experts stand below{beside}."
-
-
-def _is_of_experts(row: dict[str, Any]) -> bool:
-    """Return whether a row of scores is of a method with experts."""
-    return row["system"] in METHODS and METHODS[row["system"]].has_experts
 
 
 def _read_scores(path: Path | None, description: dict[str, Any]) -> dict[str, Any] | None:
     """Return the scores in a file that `evaluate --json` has printed; None for no file.
 
+    With an entry more, "these": the systems in it that are the experts of the description.
+
     Raises:
         FileNotFoundError: Where there is no such file.
-        ValueError: Where it holds something else, or scores of another language or Whisper.
+        ValueError: Where it holds something else, or scores of another language or Whisper, or of
+            other experts.
     """
     if path is None:
         return None
@@ -230,7 +228,7 @@ def _read_scores(path: Path | None, description: dict[str, Any]) -> dict[str, An
     rows = found["scores"]
     if not isinstance(rows, list) or not all(_is_row(row) for row in rows):
         raise ValueError(f"{path} holds other scores: write it by `distilwhisper evaluate --json`")
-    if not any(_is_of_experts(row) for row in rows):
+    if not any(row["system"] in METHODS and METHODS[row["system"]].has_experts for row in rows):
         raise ValueError(
             f"{path} holds no scores of experts: write it by `distilwhisper evaluate --system "
             "student --system experts --json`"
@@ -238,11 +236,27 @@ def _read_scores(path: Path | None, description: dict[str, Any]) -> dict[str, An
     if language_code(found["language"]) not in description["languages"]:
         known = ", ".join(description["languages"])
         raise ValueError(f"{path} has scores of {found['language']!r}, the experts are for {known}")
-    if found["student"] != description["base_model"]:
+    if not _is_the_same_model(found["student"], description["base_model"]):
         raise ValueError(
             f"{path} has scores of {found['student']}, the experts are for {base_name(description)}"
         )
-    return found
+    scored = found.get("experts", {})
+    these = [
+        name for name, hashes in scored.items() if hashes and hashes == description.get("sha256")
+    ]
+    if not these:
+        raise ValueError(
+            f"{path} has scores of other experts ({', '.join(scored) or 'of none that is named'}): "
+            "score these by `distilwhisper evaluate --json`, with the system, the data and the "
+            "options that they were trained with"
+        )
+    return found | {"these": these}
+
+
+def _is_the_same_model(one: str, other: str) -> bool:
+    """Return whether two names of models are equal, or lead to the same folder."""
+    folders = [expanded(name).resolve() for name in (one, other)]
+    return one == other or (folders[0] == folders[1] and folders[0].is_dir())
 
 
 def _is_row(row: Any) -> bool:

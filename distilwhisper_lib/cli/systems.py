@@ -14,11 +14,12 @@ from ..data.corpora.registry import CORPORA
 from ..data.normalisers import NORMALISERS
 from ..evaluation.scoring import FOR_UNSPACED, has_no_spaces, in_characters, main_rate
 from ..evaluation.statistics import difference_or_nan
-from ..files import atomic_folder, tell
+from ..files import atomic_folder, check_writable, expanded, tell
 from ..lab.comparison import counts, score
 from ..lab.lab import Lab
 from ..lab.own_language import open_recordings
 from ..lab.tables import show
+from ..method.storage import read_description
 from ..presets import get_preset
 from ..training.methods import METHODS, Weights, get_method
 from ..whisper.tokens import LANGUAGES, language_code
@@ -58,7 +59,11 @@ class Where:
     def __post_init__(self):
         get_preset(self.preset)
         if self.recordings is not None:
-            object.__setattr__(self, "recordings", self.recordings.expanduser())
+            object.__setattr__(self, "recordings", expanded(self.recordings))
+        for name in ("student", "teacher"):
+            model = getattr(self, name)
+            if model is not None and expanded(model).is_dir():  # it goes on into what is stored
+                object.__setattr__(self, name, str(expanded(model).absolute()))
         if self.recordings is not None and self.corpus is not None:
             raise ValueError("give either --recordings FOLDER or --corpus NAME")
         if self.corpus is not None:
@@ -83,7 +88,7 @@ class Where:
         }
         if self.recordings is not None:
             code = language_of(self.recordings, self.language)
-            return open_recordings(self.recordings, code, preset, **changes)
+            return open_recordings(self.recordings, code, self.preset, **changes)
         code = language_code(self.language) if self.language else preset.language
         if self.corpus is not None:
             changes["corpus"] = self.corpus
@@ -91,9 +96,9 @@ class Where:
             changes["language"] = code
         if has_no_spaces(code):
             changes.setdefault("normaliser", FOR_UNSPACED)
-        if changes:
+        if changes.keys() - {"normaliser"}:  # which changes no training
             changes["name"] = "-".join([preset.name, changes.get("corpus", preset.corpus), code])
-        return Lab(preset, **changes)
+        return Lab(self.preset, **changes)
 
 
 # ---- train
@@ -111,8 +116,9 @@ def train(where: Where, systems: Sequence[str], to: Path | None = None) -> Answe
         ValueError: For an unknown method, one that is not trained, or one without experts where
             `to` is given.
         FileExistsError: Where `to` exists.
+        OSError: Where `to` cannot be written, before anything is computed.
     """
-    to = None if to is None else to.expanduser()
+    to = None if to is None else expanded(to)
     check_to_train(systems, to)
     lab = where.open()
     runs = []
@@ -134,7 +140,10 @@ def train(where: Where, systems: Sequence[str], to: Path | None = None) -> Answe
 
 
 def check_to_train(systems: Sequence[str], to: Path | None) -> None:
-    """Raise an error, as `train` does, for methods that cannot be trained or copied to `to`."""
+    """Raise an error, as `train` does, for methods that cannot be trained or copied to `to`.
+
+    The folder above `to` is made where it is missing.
+    """
     trained = [name for name, method in METHODS.items() if method.weights is not Weights.STUDENT]
     for name in systems:
         check_choice("--system", name, trained)
@@ -145,6 +154,7 @@ def check_to_train(systems: Sequence[str], to: Path | None) -> None:
         raise ValueError(f"--to takes one system with experts: one of {', '.join(known)}")
     if to.exists():
         raise FileExistsError(f"{to} exists: give a new folder, or remove that one first")
+    check_writable(to.absolute().parent)
 
 
 def check_to_score(systems: Sequence[str], at_least: int = 1) -> None:
@@ -174,7 +184,7 @@ def evaluate(where: Where, systems: Sequence[str], tests: Sequence[str]) -> Answ
     keys = _keys(lab, tests)
     _refuse_untrained(lab, systems, where)
     rows = _scores(lab, systems, keys)
-    content = {**_about(lab), "scores": rows}
+    content = {**_about(lab), "scores": rows, "experts": _hashes_of_experts(lab, systems)}
     return Answer(content, "\n".join([_heading(lab), _score_table(lab, rows)]))
 
 
@@ -196,7 +206,8 @@ def compare(where: Where, systems: Sequence[str], tests: Sequence[str]) -> Answe
     rows = _scores(lab, systems, keys)
     first, *others = systems
     pairs = [_pair(lab, first, other, key) for key in keys for other in others]
-    content = {**_about(lab), "scores": rows, "pairs": pairs}
+    hashes = _hashes_of_experts(lab, systems)
+    content = {**_about(lab), "scores": rows, "pairs": pairs, "experts": hashes}
     lines = [_heading(lab), _score_table(lab, rows), "", _pair_heading(lab), _pair_table(pairs)]
     return Answer(content, "\n".join(lines))
 
@@ -240,6 +251,15 @@ def _scores(lab: Lab, systems: Sequence[str], keys: Sequence[str]) -> list[dict[
             test = lab.test_set(key).name
             rows.append({"system": name, "test": test, **{one: row[one] for one in KEPT}})
     return rows
+
+
+def _hashes_of_experts(lab: Lab, systems: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return the hashes of the files that the systems with experts were scored with, by system."""
+    return {
+        name: read_description(lab.train(name) / "model").get("sha256", {})
+        for name in systems
+        if get_method(name).has_experts
+    }
 
 
 def _pair(lab: Lab, first: str, other: str, key: str) -> dict[str, Any]:

@@ -53,6 +53,8 @@ class Worker:
         is_done = False
         try:
             for line in process.stdout:
+                if not line.endswith("\n"):
+                    break  # it has ended within the line
                 answer = json.loads(line)
                 is_done = "answer" not in answer
                 if "error" in answer:
@@ -66,7 +68,7 @@ class Worker:
         finally:
             while not is_done:
                 line = process.stdout.readline()
-                is_done = not line or "answer" not in json.loads(line)
+                is_done = not line.endswith("\n") or "answer" not in json.loads(line)
 
     def _running(self) -> subprocess.Popen:
         """Return the process, started where there is none."""

@@ -1,5 +1,6 @@
 """Greedy transcription of a test set by `generate`, the same for every system; resumable."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -37,6 +38,14 @@ class DecodingLimits(Protocol):
     @property
     def max_new_tokens(self) -> int:
         """The most tokens of a prediction."""
+
+
+@dataclass(frozen=True)
+class FixedLimits:
+    """Limits that are given; the attributes are those of `DecodingLimits`."""
+
+    eval_batch_size: int
+    max_new_tokens: int
 
 
 def transcribe(

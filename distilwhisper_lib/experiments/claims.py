@@ -13,7 +13,6 @@ machine.
 """
 
 import argparse
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -40,7 +39,7 @@ from ..lab.lab import Lab
 from ..lab.metadata import run_metadata
 from ..lab.plots import label_of, plot_differences, plot_tradeoff, save_figure
 from ..presets import LAPTOP
-from ..programs import number_option, run_program
+from ..programs import cores, number_option, run_program
 from ..training.methods import Weights, get_method
 from .cells import compute, errors_of_tests, name_of, write_table
 from .claims_curve import OTHERS, TARGET, write_curve
@@ -342,6 +341,8 @@ def _compute_in_time(folder: Path, until: float | None, cell: Cell) -> None:
 def tune(kinds: Sequence[str], jobs: int, folder: Path) -> None:
     """Try learning rates and fewer epochs, as many for each kind of method; write tuning.csv.
 
+    Rows of other kinds stay in tuning.csv, and of other pairs in power.csv.
+
     Args:
         kinds: Names of methods, of RATES.
         jobs: Number of processes.
@@ -359,15 +360,27 @@ def tune(kinds: Sequence[str], jobs: int, folder: Path) -> None:
         {"system": cell.system, "learning_rate": None, "epochs": None} | cell.training | rate(table)
         for cell, table in zip(cells, tables, strict=True)
     ]
-    write_table(folder / "tuning.csv", pd.DataFrame(trials))
+    _write_over(folder / "tuning.csv", pd.DataFrame(trials), ["system"])
     pilot = {
         cell.system: table
         for cell, table in zip(cells, tables, strict=True)
         if cell.training == _settings_of(cell.system)
     }
-    write_table(folder / "power.csv", power_table(pilot, _words_of_tests()))
+    power = power_table(pilot, _words_of_tests())
+    _write_over(folder / "power.csv", power, ["first", "other"])
     about = {"voice": STUDY.voice, "seed": SEEDS[0]}
     write_json(folder / "tuning.json", about | _record(Lab(STUDY)))
+
+
+def _write_over(path: Path, rows: pd.DataFrame, keys: list[str]) -> None:
+    """Write rows into a table; rows of it that have other keys stay, before them."""
+    if path.is_file() and not rows.empty:
+        earlier = pd.read_csv(path)
+        known = set(rows[keys].itertuples(index=False, name=None))
+        stays = [row not in known for row in earlier[keys].itertuples(index=False, name=None)]
+        rows = pd.concat([earlier[stays], rows])
+    if not rows.empty:
+        write_table(path, rows)
 
 
 def _settings_of(system: str) -> dict:
@@ -430,7 +443,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("names", nargs="*", help="tune: kinds of methods; run: systems")
     count = number_option(low=1, whole=True)
     parser.add_argument("--seeds", type=count, help="how many; default: 5, of causes 1")
-    parser.add_argument("--jobs", type=count, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--jobs", type=count, default=cores(), help="processes")
     parser.add_argument("--minutes", type=number_option(above=0), help="then no cell begins")
     parser.add_argument("--folder", type=Path, help="default: results/study")
     given = parser.parse_intermixed_args(arguments)  # names may follow options

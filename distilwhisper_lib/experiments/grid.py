@@ -163,7 +163,7 @@ def _run_in_process(job: Job, needed: list[Future], free: SimpleQueue, children:
         return False
 
     found = explain(job)
-    if found["state"] not in ("done", "running", "blocked"):
+    if found["state"] not in ("done", "blocked"):  # one that runs elsewhere is waited for
         device = free.get()
         try:
             if children.ended:
@@ -338,6 +338,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="make grid ARGS=...",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # options go on to the jobs, which are looked at by their names
     )
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--preset", default="paper", help="default: paper")

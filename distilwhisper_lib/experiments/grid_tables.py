@@ -5,6 +5,7 @@ import re
 import pandas as pd
 from tqdm import tqdm
 
+from ..evaluation.testsets import DOMAINS
 from ..files import REPOSITORY
 from ..lab.comparison import paired
 from ..lab.lab import Lab
@@ -49,12 +50,18 @@ def all_scores(jobs: list[Job]) -> pd.DataFrame:
     rows = []
     for job in jobs:
         if job.done:
-            rows += job.results()["rows"]
+            found = job.results()
+            rows += [row | {"precision": _precision_of(found)} for row in found["rows"]]
     if not rows:
         raise ValueError(
             "no job that scores anything is done, so there is no table: see the command `status`"
         )
     return pd.DataFrame(rows)
+
+
+def _precision_of(results: dict) -> str:
+    """Return the mixed precision that the results of a job were computed in."""
+    return results["record"].get("machine", {}).get("precision", "")
 
 
 def pairs(jobs: list[Job]) -> pd.DataFrame:
@@ -67,7 +74,8 @@ def pairs(jobs: list[Job]) -> pd.DataFrame:
         how many these are.
 
     Raises:
-        ValueError: Where no pair is done.
+        ValueError: Where no pair is done, or the predictions of one are not in this cache folder,
+            in this precision: nothing is computed.
     """
     done = [job for job in jobs if job.row in COMPARED and job.done]
     groups = [(job.language, job.size) for job in done if job.row == FIRST]
@@ -86,6 +94,7 @@ def pairs(jobs: list[Job]) -> pd.DataFrame:
             else:
                 common = [seed for seed in first_seeds if seed in other_seeds]
             if common:
+                _check_kept(lab, [job for job in own if job.row in (FIRST, other)], common)
                 table = paired(lab, (other,), FIRST, common)
                 tables.append(table.assign(size=size, seeds=len(common)))
     if not tables:
@@ -93,6 +102,24 @@ def pairs(jobs: list[Job]) -> pd.DataFrame:
             f"no other method is done beside {FIRST}, so there is no pair: see the command `status`"
         )
     return pd.concat(tables)
+
+
+def _check_kept(lab: Lab, jobs: list[Job], seeds: list[int]) -> None:
+    """Raise ValueError where predictions of a job, with one of some seeds or none, are not here."""
+    for job in jobs:
+        if job.seed is not None and job.seed not in seeds:
+            continue
+        changes = {} if job.seed is None else {"seed": job.seed}
+        results = job.results()
+        for row in results["rows"]:
+            key = f"{row['language']}/{row['test_set']}"
+            if row["test_set"] in DOMAINS and not lab.is_transcribed(job.method, key, **changes):
+                made_in = _precision_of(results)
+                hint = f": set LAB_PRECISION={made_in}" if made_in != lab.precision else ""
+                raise ValueError(
+                    f"{job.name} was computed in the precision {made_in!r}, and this process has "
+                    f"{lab.precision!r}; its predictions of {key} are not in {lab.folder}{hint}"
+                )
 
 
 def table(jobs: list[Job]) -> pd.DataFrame:

@@ -478,7 +478,7 @@ def _run_noted(job: Job, beside: Iterable[Job]) -> None:
     try:
         missing = [need.name for need in job.needs if not need.done]
         if missing:
-            raise RuntimeError(
+            raise ValueError(
                 f"{job.name} needs {', '.join(missing)}, which is not done: run that first"
             )
         _prepare_speech(job, beside)

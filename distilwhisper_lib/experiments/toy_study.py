@@ -10,7 +10,6 @@ Trainings and predictions are kept as those of a course, so that a stopped study
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,7 +32,7 @@ from ..lab.lab import Lab
 from ..lab.metadata import run_metadata
 from ..lab.plots import plot_knob, save_figure
 from ..presets import PRESETS
-from ..programs import number_option, run_program
+from ..programs import cores, number_option, run_program
 from ..training.methods import get_method
 from .cells import (
     PAIRS,
@@ -370,7 +369,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("names", nargs="*", help="models: student, teacher; knobs: their names")
     count = number_option(low=1, whole=True)
     parser.add_argument("--seeds", type=count, help="how many; default: 10, of knobs 2")
-    parser.add_argument("--jobs", type=count, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--jobs", type=count, default=cores(), help="processes")
     given = parser.parse_intermixed_args(arguments)  # names may follow options
     known = {"models": list(RECIPES), "knobs": list(KNOBS)}.get(given.part, list(SYSTEMS))
     names = given.names or known

@@ -8,6 +8,7 @@ from .folders import (
     REPOSITORY,
     cache_dir,
     data_dir,
+    expanded,
     resolve_folders,
     results_dir,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "check_writable",
     "data_dir",
     "disk_errors",
+    "expanded",
     "file_sha256",
     "file_state",
     "is_being_made",

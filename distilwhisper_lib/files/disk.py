@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .folders import data_dir, results_dir
+from .folders import cache_dir, data_dir, results_dir
 
 # How the messages of `disk_errors` begin.
 _NO_SPACE = "no space left under"
@@ -37,7 +37,7 @@ def disk_errors(folder: Path, variable: str | None = None) -> Iterator[None]:
     Args:
         folder: The folder that the message names.
         variable: The environment variable by which a reader can choose another folder; None: that
-            of results, of data or of the cache, by where the folder is.
+            of results, of data or of the cache, where the folder is in one of them.
 
     Raises:
         OSError: With `errno.ENOSPC` (a used-up quota as well), EROFS, EACCES (PermissionError; for
@@ -52,25 +52,27 @@ def disk_errors(folder: Path, variable: str | None = None) -> Iterator[None]:
 
         begins, remedy = _KINDS[number]
         variable = variable or _variable_of(folder)
+        other = f"set {variable} to" if variable else "choose"
         where = getattr(error, "filename", None)
         detail = f" ({os.strerror(number)}: {where})" if where and begins != _NO_SPACE else ""
         message = (
-            f"{begins} {folder}{detail}: {remedy}, or set {variable} to a folder on another disk; "
+            f"{begins} {folder}{detail}: {remedy}, or {other} a folder on another disk; "
             "then run it again, it goes on where it was"
         )
         raise OSError(_reported_as(number), message) from error
 
 
 def _variable_of(folder: Path) -> str:
-    """Return the environment variable that names the folder in which another folder is."""
+    """Return the environment variable that names the folder in which another folder is, or ""."""
     chosen = {
         "LAB_RESULTS": results_dir(""),
         "LAB_DATA": data_dir(),
+        "LAB_CACHE": cache_dir(),
     }
     for variable, parent in chosen.items():
         if folder.absolute().is_relative_to(parent):
             return variable
-    return "LAB_CACHE"
+    return ""
 
 
 def _reported_as(number: int) -> int:
@@ -116,11 +118,12 @@ def make_folder(folder: Path) -> Path:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileNotFoundError, NotADirectoryError, FileExistsError) as error:
+            variable = _variable_of(folder)
+            by = f" (by {variable}, if that has chosen this one)" if variable else ""
             raise OSError(
                 error.errno,
                 f"the folder {folder} cannot be made ({os.strerror(error.errno)}: "
-                f"{error.filename}): remove what is in its way, or choose a folder elsewhere (by "
-                f"{_variable_of(folder)}, if that has chosen this one)",
+                f"{error.filename}): remove what is in its way, or choose a folder elsewhere{by}",
             ) from error
     return folder
 

@@ -18,12 +18,18 @@ def resolve_folders() -> None:
 
     Raises:
         NotADirectoryError: Where a variable names something that is no folder, or lies below it.
+        ValueError: For a folder with "::" in its path.
     """
     for variable in FOLDER_VARIABLES:
         value = os.environ.get(variable)
         if not value:
             continue
-        folder = Path(value).expanduser().absolute()
+        folder = expanded(value).absolute()
+        if "::" in str(folder):
+            raise ValueError(
+                f"{variable} is {value!r}: datasets takes '::' in a path for two paths, name a "
+                "folder without it"
+            )
         for parent in (folder, *folder.parents):
             if os.path.exists(parent) and not os.path.isdir(parent):
                 below = "" if parent == folder else f"below {str(parent)!r}, "
@@ -32,6 +38,14 @@ def resolve_folders() -> None:
                 )
         if str(folder) != value:
             os.environ[variable] = str(folder)
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home folder for "~"; as it is where "~" begins a name, as in "~$a"."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # there is no such user
+        return Path(path)
 
 
 def _named_folder(variable: str) -> Path | None:

@@ -68,7 +68,8 @@ def open_recordings(
         "language": code,
         "name": f"{base.name}-recordings-{code}",
     }
-    return Lab(base, **own | changes)
+    # A name is fitted to the card's memory, a preset that is given whole is left as it is
+    return Lab(preset if isinstance(preset, Preset) else base.name, **own | changes)
 
 
 # ---- losses of texts

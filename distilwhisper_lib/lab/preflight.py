@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from ..device import RANK
-from ..evaluation.transcription import TASKS, generate_batch
+from ..evaluation.transcription import TASKS, FixedLimits, generate_batch
 from ..fidelity import Fidelity
 from ..files import can_write, check_writable, read_json, short_hash, write_json
 from ..training.methods import METHODS, Method, Weights, get_method
@@ -54,14 +54,6 @@ class Step:
     def distils(self) -> bool:
         """Whether the teacher's distributions are needed."""
         return self.name is None or self.method.distils
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The decoding of a check, see `DecodingLimits`."""
-
-    eval_batch_size: int = 1
-    max_new_tokens: int = 2
 
 
 def preflight(
@@ -397,7 +389,7 @@ def check_whisper(
     features = torch.zeros(1, model.config.num_mel_bins, 50)
     for language in languages[:1]:
         try:
-            generate_batch(model, tokenizer, features, language, "transcribe", Limits())
+            generate_batch(model, tokenizer, features, language, "transcribe", FixedLimits(1, 2))
         except GENERATE_ERRORS as error:
             reason = str(error).strip().split("\n")[0]
             raise ValueError(

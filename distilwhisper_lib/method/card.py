@@ -11,7 +11,7 @@ from ..whisper.hub import is_hub_id
 from ..whisper.tokens import LANGUAGES
 
 # Stands in a card for the repository's name, until `push_experts` knows it.
-REPOSITORY = "user/name"
+PLACEHOLDER_ID = "user/name"  # of a repository that is not known yet
 
 LIBRARY = "distilwhisper-lab"
 NOT_STATED = "not stated"
@@ -114,7 +114,7 @@ def what_they_are(description: dict[str, Any], place: str = "repository") -> str
     )
 
 
-def loading_section(description: dict[str, Any], source: str = REPOSITORY) -> str:
+def loading_section(description: dict[str, Any], source: str = PLACEHOLDER_ID) -> str:
     """Return the lines of code that load the experts.
 
     Args:

@@ -20,7 +20,7 @@ from ..whisper.hub import (
 )
 from ..whisper.tokens import language_codes
 from .blocks import expert_languages
-from .card import REPOSITORY, base_on_hub, plain_card, title_end
+from .card import PLACEHOLDER_ID, base_on_hub, plain_card, title_end
 from .storage import expert_file, read_description, save_experts, write_description
 
 # Files beside those of the languages, as patterns.
@@ -146,7 +146,7 @@ def push_experts(
         description = without_path(read_description(folder))
         write_description(folder / "experts.json", description)
         text = str(plain_card(description) if card is None else card)
-        text = text.replace(REPOSITORY, repo_id)
+        text = text.replace(PLACEHOLDER_ID, repo_id)
         (folder / "README.md").write_text(text, encoding="utf-8")
 
         create_repository(repo_id, private, token)

@@ -1,5 +1,6 @@
 """Downloading packages of Debian or Ubuntu by the system's own apt-get, without root."""
 
+import os
 import shutil
 import subprocess
 import time
@@ -77,7 +78,10 @@ def _apt(title: str, size: int, folder: Path, *arguments: str) -> str:
         open(log, "w") as output,
         tqdm(total=size, desc=f"downloading {title}", unit="B", unit_scale=True) as bar,
     ):
-        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
+        in_english = os.environ | {"LC_ALL": "C.UTF-8"}  # its messages are looked at
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=output, stderr=output, env=in_english
+        )
         while process.poll() is None:
             time.sleep(0.3)
             bar.update(_downloaded_bytes(folder) - bar.n)

@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from threading import Thread
 
 from ...files import REPOSITORY
-from ...programs import out_of_memory
+from ...programs import cores, out_of_memory
 
 WORKER = "distilwhisper_lib.data.corpora.decoding_worker"
 
@@ -31,13 +31,6 @@ def processes_for(clips: int) -> int:
     if not sys.executable:  # Python within another program
         return 1
     return max(1, min(cores(), clips // CLIPS_EACH, MOST_PROCESSES))
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def answers(

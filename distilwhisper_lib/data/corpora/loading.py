@@ -36,6 +36,8 @@ class _Opened:
     dataset: Dataset
 
 
+ATTEMPTS = 3  # to open what this process has prepared, where another one prepares it too
+
 _OPENED: dict[Path, _Opened] = {}  # by the folder of the prepared corpus
 
 
@@ -65,7 +67,7 @@ def load_corpus(name: str, language: str, source: str | Path | None = None) -> D
     Raises:
         ValueError: For an unknown corpus or language, the message lists the known ones; and for
             recordings that could be either of two, see `check_source`.
-        OSError: If the data cannot be had.
+        OSError: If the data cannot be had, or other programs prepare other data meanwhile.
     """
     name, language = check_names(name, language)
     if source is not None:
@@ -78,11 +80,19 @@ def load_corpus(name: str, language: str, source: str | Path | None = None) -> D
     if opened and is_the_same and not what_has_changed(name, language, folder, source):
         return opened.dataset
 
-    _ensure_prepared(name, language, folder, source)
-    state = _report_state(folder)  # before opening: a corpus replaced meanwhile is opened anew
-    dataset = _open(name, language, folder)
-    _OPENED[folder] = _Opened(state, dataset)
-    return dataset
+    for _ in range(ATTEMPTS):
+        _ensure_prepared(name, language, folder, source)
+        state = _report_state(folder)  # before opening: a corpus replaced meanwhile is opened anew
+        dataset = _open(name, language, folder)
+        changed = what_has_changed(name, language, folder, source)
+        if not changed:  # by another process, in between
+            _OPENED[folder] = _Opened(state, dataset)
+            return dataset
+    raise OSError(
+        f"{name} in {language!r} was prepared {ATTEMPTS} times, and each time another program "
+        f"prepared it from something else ({changed}): let one of them run alone, or give it a "
+        "folder of its own by LAB_CACHE"
+    )
 
 
 def prepare_largest(names: Iterable[str], language: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from ...checks import check_choice, check_path
 from ...files import atomic_folder, data_dir, tell
 from ...whisper.tokens import LANGUAGES, language_code
-from ..audio import encode_flac, read_audio
+from ..audio import SAMPLE_RATE, encode_flac, read_audio
 from ..normalisers import normalise
 from .items import Item, distinct_ids, hash_share
 from .tables import Reading, Sounds, only_one, read_table
@@ -66,7 +66,7 @@ def read_recordings(name: str, language: str, source: str | Path | None) -> Read
         ValueError: If a column is missing. Each message says what to do.
     """
     path = find_recordings(name, language, source)
-    sounds = Sounds(path.parent, ("clips", path.parent.name.casefold()))
+    sounds = sounds_beside(path)
 
     flaws: list[str] = []
     rows = []
@@ -95,6 +95,11 @@ def read_recordings(name: str, language: str, source: str | Path | None) -> Read
     ]
     files = [row.sound or path.parent / row.cells["path"] for row in rows]
     return Reading(items, [path], flaws, {"source": "folder"}, followed=[path.absolute(), *files])
+
+
+def sounds_beside(table: Path) -> Sounds:
+    """Return the sounds in the folder of a table, to be found by the paths that it has."""
+    return Sounds(table.parent, ("clips", table.parent.name.casefold()))
 
 
 def find_recordings(name: str, language: str, source: str | Path | None) -> Path:
@@ -304,7 +309,9 @@ def write_recordings(rows: Iterable[dict], folder: str | Path) -> Path:
 
 def _as_flac(audio) -> bytes:
     """Return a sound as a FLAC file: samples (n,) at 16 kHz, or what `read_audio` takes."""
-    return encode_flac(audio if hasattr(audio, "dtype") else read_audio(audio))
+    if hasattr(audio, "dtype"):
+        audio = {"array": audio, "sampling_rate": SAMPLE_RATE}
+    return encode_flac(read_audio(audio))
 
 
 def _speaker(row: dict) -> str:

@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 
 from ...files import file_sha256, read_json, remembered_sha256, write_json
-from .recorded import find_recordings
+from .recorded import find_recordings, sounds_beside
 from .reports import is_current
 
 SOURCE = "source.json"  # beside report.json
@@ -30,7 +30,7 @@ def write_source(
     """
     files = dict(elsewhere or {})
     for path in sorted(folder.iterdir()):
-        if path.suffix in OWN_FILES:
+        if path.suffix in OWN_FILES and path.name != SOURCE:  # which a stopped run may have left
             files[path.name] = [path.stat().st_size, file_sha256(path)]
     about: dict = {"source": _absolute(source), "files": files}
     if followed is not None:
@@ -123,10 +123,14 @@ def what_has_changed(name: str, language: str, folder: Path, source: str | Path 
         return f"{table} is not {then}, from which it was prepared"
     if "table" not in about:
         return ""  # a corpus from before the sounds were noted
+    there = sounds_beside(table.absolute())
     for name_then, state in about.get("sounds", {}).items():
         sound = Path(name_then)
         if sound.is_relative_to(then.parent):  # in a copy of the folder it has moved with the table
-            sound = table.absolute().parent / sound.relative_to(then.parent)
+            written = sound.relative_to(then.parent)
+            sound = table.absolute().parent / written
+            if state is None and there.find(str(written)) is not None:
+                return f"{sound}, which was missing, is there"
         if not _is_as_then(sound, state, in_place=str(sound) == name_then):
             return f"{sound} has changed"
     return ""
