@@ -113,7 +113,7 @@ _PUBLIC = {
         "trained_methods",
     ],
     "training.teacher": ["TeacherDistributions", "cache_teacher_distributions"],
-    "training.callbacks": ["last_complete_checkpoint"],
+    "training.callbacks": ["GateNoise", "last_complete_checkpoint"],
     "training.run": ["train_run"],
     "training.trainer": ["make_trainer", "training_arguments"],
     "lab.card": ["model_card"],

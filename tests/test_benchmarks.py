@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 from torch.utils.flop_counter import FlopCounterMode
+from torch_versions import ONE_GRAPH
 
 import benchmarks
 from benchmarks import inference, measuring, memory, preparation, storage, training
@@ -204,6 +205,7 @@ def test_a_compiled_encoder_gives_the_same_with_a_language_and_without():
     assert not torch.allclose(*found, atol=1e-2)
 
 
+@ONE_GRAPH
 @torch.no_grad()
 def test_the_compiled_runs_of_a_setting_are_three_graphs():
     setting = inference.Setting("tiny", "fp32", 1, 4)

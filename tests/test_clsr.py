@@ -4,6 +4,7 @@ The tests go from the whole model to the single block, its training and evaluati
 in a batch, and what transformers, PEFT and torch do with a model that has experts.
 """
 
+import asyncio
 import copy
 from dataclasses import replace
 
@@ -22,8 +23,10 @@ from random_data import (
 )
 from safetensors.torch import load_file
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch_versions import ONE_GRAPH
 from transformers import Trainer, TrainingArguments, WhisperForConditionalGeneration, pipeline
 
+from distilwhisper_lib.evaluation.greedy import use_greedy_decoding
 from distilwhisper_lib.method.attach import attach_experts, detach_experts
 from distilwhisper_lib.method.blocks import (
     clsr_blocks,
@@ -34,8 +37,11 @@ from distilwhisper_lib.method.blocks import (
 )
 from distilwhisper_lib.method.experts import ExpertSettings, FeedForward, Gate
 from distilwhisper_lib.method.languages import get_language, set_language, use_language
+from distilwhisper_lib.method.loading import load_experts
 from distilwhisper_lib.method.routing import ClsrFeedForward, Routing
+from distilwhisper_lib.method.storage import save_experts
 from distilwhisper_lib.whisper.loading import load_whisper
+from distilwhisper_lib.whisper.unwrap import unwrap
 from distilwhisper_lib.whisper.window import use_window
 
 # Nothing random in training.
@@ -471,6 +477,7 @@ def test_mixed_batch_trains_after_it_was_used_in_inference_mode(trained, batch):
 # ---- it stays a transformers Whisper
 
 
+@ONE_GRAPH
 @torch.no_grad()
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("languages", ["cs", ["cs", None], None])
@@ -976,3 +983,81 @@ def test_low_rank_experts_alone_change_in_training():
     changed = {name for name, p in model.state_dict().items() if not torch.equal(p, before[name])}
     assert all(".cs." in name for name in changed)
     assert any("up.weight" in name for name in changed)
+
+
+# ---- what would be wrong in silence
+
+
+def test_a_state_with_other_experts_than_the_model_is_not_saved_as_its_own(trained, tmp_path):
+    state = {name: value.clone() for name, value in trained.state_dict().items()}
+    trained.save_pretrained(tmp_path / "same", state_dict=state)
+    assert (tmp_path / "same" / "experts.json").is_file()
+    name = next(name for name in state if ".experts.cs." in name)
+    state[name] += 1
+    with pytest.raises(ValueError, match=r"other values of .*experts\.cs.*load_state_dict"):
+        trained.save_pretrained(tmp_path / "other", state_dict=state)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_language_that_the_model_lacks_is_not_lost_from_a_folder(trained, tmp_path):
+    save_experts(trained, tmp_path / "both")
+    one = load_experts(load_whisper("tiny"), tmp_path / "both", languages=["cs"])
+    with pytest.raises(ValueError, match="has experts for ca, which this model lacks"):
+        save_experts(one, tmp_path / "both")
+    again = load_experts(load_whisper("tiny"), tmp_path / "both")
+    assert expert_languages(again) == ["cs", "ca"]
+    save_experts(again, tmp_path / "both")  # all of them: as before
+
+
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+def test_layers_that_are_left_out_at_random_are_refused(model, stack):
+    setattr(model.config, f"{stack}_layerdrop", 0.1)
+    with pytest.raises(ValueError, match=f"experts need config.{stack}_layerdrop = 0"):
+        attach_experts(model, ["cs"])
+
+
+def test_a_wrapper_of_torch_compile_is_looked_through(trained, batch, tmp_path):
+    compiled = torch.compile(trained, backend="eager")
+    assert unwrap(compiled) is trained
+    set_language(compiled, "auto")
+    assert get_language(trained) == "auto"
+    set_language(compiled, None)
+    with use_window(compiled, FRAMES):
+        assert trained.config.max_source_positions == FRAMES // 2
+    compiled.save_pretrained(tmp_path / "saved")
+    assert expert_languages(load_experts(load_whisper("tiny"), tmp_path / "saved"))
+
+
+def test_a_compiled_model_has_no_choice_left_after_tasks_that_overlapped(trained, batch):
+    async def task(language):
+        with use_language(trained, language):
+            await asyncio.sleep(0)  # the other task enters
+            await asyncio.sleep(0)
+
+    async def both():
+        await asyncio.gather(task("cs"), task("ca"))
+
+    asyncio.run(both())
+    compiled = torch.compile(trained, backend="eager")
+    plain = logits(trained, batch)
+    assert get_language(trained) is None
+    torch.testing.assert_close(logits(compiled, batch), plain)
+
+
+def test_a_compiled_model_follows_set_language_within_a_block(trained, batch):
+    compiled = torch.compile(trained, backend="eager")
+    with use_language(trained, "cs"), torch.no_grad():
+        of_cs = logits(trained, batch)
+        assert torch.equal(logits(compiled, batch), of_cs)
+        set_language(trained, "ca")
+        of_ca = logits(trained, batch)
+        assert not torch.allclose(of_cs, of_ca)
+        torch.testing.assert_close(logits(compiled, batch), of_ca)
+
+
+def test_the_class_of_a_model_that_was_used_makes_plain_models(model, batch):
+    with use_window(model, FRAMES), use_greedy_decoding(model):
+        pass
+    other = type(model)(model.config)
+    assert other.config.max_source_positions == model.config.max_source_positions
+    assert other.generation_config is not None

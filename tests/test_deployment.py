@@ -317,6 +317,38 @@ def test_weights_that_are_not_finite_are_not_exported(tmp_path, processor):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_table_of_shares_may_be_sorted(batches):
+    model = with_gates([1, -1, 0, 1])
+    table = gate_shares(model, "cs", batches)
+    fix_gates(model, "cs", table, 0.5)
+    expected = [block.constant_gates["cs"] for block in clsr_blocks(model)]
+    assert len(set(expected)) == 2
+    fix_gates(model, "cs", table.sort_values("open"), 0.5)
+    assert [block.constant_gates["cs"] for block in clsr_blocks(model)] == expected
+    fix_gates(model, "cs", table[["open", "agree"]], 0.5)
+    assert [block.constant_gates["cs"] for block in clsr_blocks(model)] == expected
+    with pytest.raises(ValueError, match="of other layers than the model's"):
+        fix_gates(model, "cs", table.assign(layer=table["layer"] + 1))
+
+
+@pytest.mark.parametrize("is_wrapped", [True, False])
+def test_a_model_with_an_adapter_is_neither_baked_nor_exported(
+    is_wrapped, batches, tmp_path, processor
+):
+    def adapted(model):
+        config = LoraConfig(target_modules=["q_proj"])
+        if is_wrapped:
+            return get_peft_model(model, config)
+        model.add_adapter(config)
+        return model
+
+    with pytest.raises(ValueError, match="an adapter beside its experts, which save_pretrained"):
+        bake(adapted(with_gates([1, -1, 0, 1])), "cs", batches)
+    with pytest.raises(ValueError, match="this model has an adapter beside it"):
+        export_checkpoint(adapted(tiny_whisper()), processor, tmp_path / "plain")
+    assert not (tmp_path / "plain").exists()
+
+
 @pytest.mark.parametrize("share", [-0.1, 50, float("nan"), "0.5", True])
 def test_shares_out_of_range_are_refused(share, batches):
     model = with_gates([1, -1, 0, 0])

@@ -497,3 +497,12 @@ def baked_whisper(trained, language):
         layer.fc2.load_state_dict(block.experts[language].fc2.state_dict())
         block.constant_gates[language] = True
     return plain
+
+
+@pytest.mark.parametrize("name", ["ca-ES", "Catalan", "ca"])
+def test_a_language_has_any_of_its_names_for_generate(trained, features, name):
+    with use_language(trained, "ca"):
+        expected = generate(trained, features, language="ca")["sequences"]
+        found = generate(trained, features, language=name)["sequences"]
+        listed = generate(trained, features, language=[name] * len(features))["sequences"]
+    assert torch.equal(found, expected) and torch.equal(listed, expected)

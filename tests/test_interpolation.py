@@ -8,7 +8,7 @@ from distilwhisper_lib.evaluation.interpolation import interpolated, interpolate
 from distilwhisper_lib.method.attach import attach_experts
 from distilwhisper_lib.method.blocks import clsr_blocks
 from distilwhisper_lib.method.experts import ExpertSettings
-from distilwhisper_lib.method.languages import set_language
+from distilwhisper_lib.method.languages import get_language, set_language, use_language
 from distilwhisper_lib.whisper.loading import load_whisper
 
 
@@ -138,3 +138,25 @@ def test_models_without_whole_experts_are_refused(with_experts, model):
     low = attach_experts(load_whisper("tiny"), ["cs"], ExpertSettings(rank=2))
     with pytest.raises(ValueError, match="experts of cs have fc1.down.weight.*only whole copies"):
         interpolated_experts(low, 0.5)
+
+
+def test_experts_between_have_the_language_of_the_block_that_they_are_made_in():
+    model = attach_experts(load_whisper("tiny"), ["cs", "ca"])
+    with use_language(model, "cs"):
+        assert get_language(interpolated_experts(model, 0.5)) == "cs"
+    set_language(model, "ca")
+    assert get_language(interpolated_experts(model, 0.5)) == "ca"
+
+
+def test_biases_of_experts_lie_between_as_well():
+    model = load_whisper("tiny")
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if name.endswith("bias"):
+                value.normal_()
+    shake_experts(attach_experts(model, ["cs"]))
+    between = interpolated_experts(model, 0.25)
+    for block, found in zip(clsr_blocks(model), clsr_blocks(between), strict=True):
+        start, end = block.shared.fc1.bias, block.experts["cs"].fc1.bias
+        assert not torch.equal(start, end)
+        torch.testing.assert_close(found.experts["cs"].fc1.bias, 0.75 * start + 0.25 * end)

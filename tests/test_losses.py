@@ -462,3 +462,20 @@ def test_unknown_divergences_numbers_of_tokens_and_budgets_are_refused(pair):
             top_k_log_probs(pair[0], k)
     with pytest.raises(ValueError, match="budget is 1.5: a number from 0 to 1 is needed"):
         gate_budget_loss({}, {}, 1.5)
+
+
+@pytest.mark.parametrize("kind", ["js", "kl"])
+def test_the_gradient_of_the_loss_that_trains_is_that_of_its_value(pair, kind):
+    token_ids, log_probs = top_k_log_probs(pair[0], 3)
+    step = 1e-2
+
+    def value(logits):
+        return top_k_divergence(token_ids, log_probs, logits, kind)
+
+    logits = pair[1].detach().clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(value(logits), logits)
+    for place in [(0, int(token_ids[0, 0])), (0, int(pair[0][0].argmin())), (1, 0)]:
+        moved = torch.zeros_like(logits)
+        moved[place] = step
+        slope = (value(logits + moved) - value(logits - moved)) / (2 * step)
+        assert gradient[place].item() == pytest.approx(slope.item(), rel=0.05, abs=2e-5)

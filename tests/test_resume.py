@@ -373,3 +373,11 @@ def test_a_run_goes_on_in_fp16_with_the_scale_of_its_checkpoint_or_a_new_one(
     torch.save(torch.amp.GradScaler("cpu", init_scale=2.0).state_dict(), tmp_path / "scaler.pt")
     trainer._load_scaler(str(tmp_path))
     assert trainer.accelerator.scaler.get_scale() == 2.0
+
+
+def test_the_checkpoints_of_another_trainer_are_left_alone(tmp_path):
+    for step in (1, 2):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    assert last_complete_checkpoint(str(tmp_path)) is None
+    assert len(list(tmp_path.iterdir())) == 2

@@ -9,13 +9,14 @@ from random_data import random_counts
 from distilwhisper_lib.evaluation.scoring import (
     ERRORS,
     count_errors,
+    in_characters,
     is_loop,
     paired_difference,
     summarise,
     translation_scores,
     word_errors,
 )
-from distilwhisper_lib.evaluation.statistics import difference, rate
+from distilwhisper_lib.evaluation.statistics import capped, difference, rate
 
 REFERENCES = ["Tady je ryba.", "Kde je loď?", "...", "Ano!"]
 PREDICTIONS = ["tady ryba", "Kde je ta loď", "cokoli", ""]
@@ -241,3 +242,27 @@ def test_translations_are_normalised_on_both_sides_where_that_is_asked_for():
         assert found[name] == pytest.approx(100)
     with pytest.raises(ValueError, match="unknown normaliser 'basic': one of none, "):
         translation_scores(references, translations, "basic")
+
+
+def test_capped_counts_are_refused_where_they_would_count_as_others():
+    table = capped(random_counts(20, 0.3, 1))
+    for call in (in_characters, summarise, lambda counts: paired_difference(counts, counts)):
+        with pytest.raises(ValueError, match="these counts are capped"):
+            call(table)
+
+
+def test_a_single_unit_has_no_interval():
+    first, second = (random_counts(6, 0.3, seed).assign(unit="room") for seed in (1, 2))
+    second = second.assign(words=first["words"])
+    found = paired_difference(first, second)
+    errors = first["substitutions"].sum() - second["substitutions"].sum()
+    assert found["difference"] == pytest.approx(100 * errors / first["words"].sum())
+    assert np.isnan([found["low"], found["high"], found["share"]]).all()
+    texts = ["one two three four", "five six seven eight"]
+    scores = translation_scores(texts, texts, units=["room", "room"])
+    assert scores["bleu"] == pytest.approx(100) and np.isnan(scores["bleu_low"])
+
+
+def test_translations_have_a_unit_each():
+    with pytest.raises(ValueError, match="3 utterances have 2 units"):
+        translation_scores(["a"] * 3, ["a"] * 3, units=["x", "y"])

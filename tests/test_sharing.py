@@ -365,6 +365,9 @@ def test_metadata_that_the_hub_does_not_accept_are_said(hub):
 def test_card_of_ones_own_names_the_repository(hub):
     push_experts(with_experts("cs"), NAME, card='load_experts(model, "user/name")\n')
     assert hub.files(NAME)["README.md"].decode() == f'load_experts(model, "{NAME}")\n'
+    card = "https://example.org/some-user/names\n"
+    push_experts(with_experts("cs"), NAME, card=card)
+    assert hub.files(NAME)["README.md"].decode() == card
 
 
 def test_without_a_card_the_experts_tell_what_they_know(hub):

@@ -309,7 +309,7 @@ def test_capped_and_plain_errors_are_not_mixed():
     counts = random_counts(10, 0.4, 0)
     with pytest.raises(ValueError, match="only the first table has the column 'word_errors'"):
         difference(capped(counts), counts)
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="these counts are capped"):
         summarise(capped(counts))
 
 

@@ -321,3 +321,12 @@ def test_complete_distributions_are_read_without_a_lock(cached, clips, collator,
     again = cache_teacher_distributions(None, clips, collator, folder, K, batch_size=2)
     assert len(again) == 5
     assert not lock.exists()
+
+
+@pytest.mark.parametrize("changes", [{"k": K + 1}, {"temperature": 2.0}, {"padded": True}])
+def test_distributions_of_other_settings_are_not_found_again(
+    changes, cached, clips, collator, model, folder
+):
+    settings = {"k": K} | changes
+    with pytest.raises(ValueError, match="has distributions with .*give another folder"):
+        cache_teacher_distributions(model, clips, collator, folder, batch_size=2, **settings)

@@ -5,6 +5,7 @@ import re
 from dataclasses import asdict, fields, replace
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 from random_data import (
@@ -27,7 +28,7 @@ from distilwhisper_lib.method.attach import attach_experts
 from distilwhisper_lib.method.blocks import clsr_blocks, expert_parameters
 from distilwhisper_lib.method.experts import ExpertSettings
 from distilwhisper_lib.method.languages import set_language
-from distilwhisper_lib.method.losses import cross_entropy, labelled
+from distilwhisper_lib.method.losses import cross_entropy, labelled, total_loss
 from distilwhisper_lib.presets import get_preset
 from distilwhisper_lib.training import run as run_module
 from distilwhisper_lib.training.config import Decoding, ModelIdentity, identify
@@ -504,6 +505,12 @@ def test_runs_of_earlier_versions_have_the_same_identity(name, clips):
     assert config_of(name, PRESET, clips).identity == IDENTITIES[name]
 
 
+def test_settings_of_a_method_that_are_loras_defaults_name_its_runs_all_the_same(clips):
+    config = replace(config_of("fine-tuning", PRESET, clips), method="mine")
+    named = replace(config, method_settings={"dropout": 0.05})
+    assert config.identity != named.identity
+
+
 def test_distillation_needs_a_teacher(clips, collator, tmp_path):
     with pytest.raises(ValueError, match="distillation by js needs teacher distributions"):
         trainer_of(experts(), clips, collator, tmp_path, Objective(divergence="js"))
@@ -901,10 +908,46 @@ def test_settings_of_experts_can_be_changed_for_a_run(clips, collator, tmp_path)
 
 def test_uniformity_is_added_to_the_budget(clips, collator, tmp_path):
     rows = {}
-    for uniformity in (0.0, 2.0):
+    for uniformity in (0.0, 1.0, 2.0):
         goal = Objective(budget=0.5, uniformity=uniformity)
         trainer, _ = trained(experts(), clips, collator, tmp_path / str(uniformity), goal)
         rows[uniformity] = next(row for row in trainer.state.log_history if "budget" in row)
-    once = rows[2.0]["budget"] - rows[0.0]["budget"]  # of the first step, so of the same gates
-    assert rows[0.0]["ce"] == rows[2.0]["ce"] and 0.2 < once <= 2.0
+    # of the first step, so of the same gates
+    once, twice = (rows[weight]["budget"] - rows[0.0]["budget"] for weight in (1.0, 2.0))
+    assert rows[0.0]["ce"] == rows[2.0]["ce"] and 0.1 < once <= 1.0
+    assert twice == pytest.approx(2 * once, rel=1e-4)
     assert rows[2.0]["loss"] == pytest.approx(rows[2.0]["ce"] + rows[2.0]["budget"], rel=1e-4)
+
+
+def test_the_divergence_is_weighted_in_the_sum_alone(clips, collator, teacher, tmp_path):
+    rows = {}
+    for weight in (1.0, 3.0):
+        goal = Objective(budget=None, divergence="js", divergence_weight=weight)
+        folder = tmp_path / str(weight)
+        trainer, _ = trained(experts(), clips, collator, folder, goal, teacher=teacher)
+        rows[weight] = next(row for row in trainer.state.log_history if "kd" in row)
+    assert rows[1.0]["kd"] == rows[3.0]["kd"] > 0
+    for weight, row in rows.items():
+        assert row["loss"] == pytest.approx(total_loss(row["ce"], 0, weight * row["kd"]), rel=1e-4)
+
+
+def test_validation_is_decoded_with_the_settings_that_the_run_names(
+    clips, collator, tmp_path, monkeypatch
+):
+    asked = {}
+
+    def noting(model, validation, used, decoding, path, language, label):
+        asked.update(margin=used.margin_seconds, limits=decoding, language=language)
+        texts = [text.upper() + "!" for text in validation.texts]
+        return pd.DataFrame({"id": validation.ids, "prediction": texts})
+
+    monkeypatch.setattr(run_module, "transcribe", noting)
+    decoding = Decoding(margin_seconds=0.7, max_new_tokens=5, eval_batch_size=3, normaliser="none")
+    config = replace(config_of("experts", PRESET, clips), choose_epoch=decoding)
+    found = run_module._validation_wer(config, tmp_path, clips, collator, None, 1)
+    assert found == 100  # without a normaliser no word is the same
+    assert collator.margin_seconds != asked["margin"] == 0.7
+    assert asked["limits"] is decoding and asked["language"] == "cs"
+    lenient = replace(decoding, normaliser="whisper-basic")
+    config = replace(config, choose_epoch=lenient)
+    assert run_module._validation_wer(config, tmp_path, clips, collator, None, 1) == 0

@@ -1,6 +1,7 @@
 """From the rows of a corpus to batches: log-mel features in a short window, and exact label ids."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,6 +47,17 @@ def window_frames(longest: int, margin_seconds: float | None) -> int:
 # ---- clips
 
 
+def _distinct(ids: list[str]) -> list[str]:
+    """Return ids; raises ValueError where one is there twice, for results are kept by id."""
+    doubled = [clip for clip, count in Counter(ids).items() if count > 1]
+    if doubled:
+        raise ValueError(
+            f"{len(doubled)} ids are there more than once, such as {doubled[0]!r}: predictions and "
+            "teacher distributions are kept by id, so each clip needs one of its own"
+        )
+    return ids
+
+
 class Clips(Dataset):
     """The rows of a corpus as items for `Collator`.
 
@@ -76,8 +88,9 @@ class Clips(Dataset):
         labels: The token ids of each row.
 
     Raises:
-        ValueError: For an empty split; for a label over the limit, with the id of its row. An item
-            whose sound cannot be used raises it on access, with the id too.
+        ValueError: For an empty split, an id that is there twice, or a label over the limit, with
+            the id of its row. An item whose sound cannot be used raises it on access, with the id
+            too.
     """
 
     def __init__(
@@ -96,7 +109,7 @@ class Clips(Dataset):
         self.rows = rows
         self.extractor = processor.feature_extractor
         self.change = change
-        self.ids: list[str] = list(rows["id"])
+        self.ids: list[str] = _distinct(list(rows["id"]))
         self.durations: list[float] = list(rows["duration"])
         self.texts: list[str] = list(rows[text_column])
         self._features: dict[int, torch.Tensor] = {}

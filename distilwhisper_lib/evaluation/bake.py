@@ -9,11 +9,12 @@ from tqdm import tqdm
 from ..checks import check_number
 from ..data.batches import position_masks
 from ..method.attach import detach_experts
-from ..method.blocks import clsr_blocks, last_gates, whisper_layers
+from ..method.blocks import blocks_by_layer, clsr_blocks, last_gates, whisper_layers
 from ..method.languages import use_language
 from ..method.routing import ClsrFeedForward
 from ..whisper.logits import teacher_forced_logits
 from ..whisper.tokens import language_code
+from ..whisper.unwrap import has_adapter
 
 
 def gate_shares(model, language: str, batches: Iterable[dict]) -> pd.DataFrame:
@@ -77,7 +78,8 @@ def fix_gates(model, language: str, shares: pd.DataFrame, at_least: float = 1.0)
     Args:
         model: A model with experts for `language`.
         language: Its code or English name.
-        shares: As `gate_shares` returns them.
+        shares: As `gate_shares` returns them, the rows in any order; without stack and layer in the
+            order of the layers.
         at_least: The share of positions that must have the same gate decision (column agree).
 
     Returns:
@@ -96,6 +98,12 @@ def fix_gates(model, language: str, shares: pd.DataFrame, at_least: float = 1.0)
                 f"the table of shares does not fit the model's {len(blocks)} layers: give that of "
                 "gate_shares for this model"
             )
+        if {"stack", "layer"} <= set(shares):  # the rows may have been sorted to look at them
+            places = [(stack, layer) for stack, layer, _ in blocks_by_layer(model)]
+            by_place = shares.set_index(["stack", "layer"])
+            if set(by_place.index) != set(places):
+                raise ValueError("the table of shares is of other layers than the model's")
+            shares = by_place.loc[places]
         layers = zip(blocks, shares["open"], shares["agree"], strict=True)
         for block, open_share, agree in layers:
             block.constant_gates.pop(code, None)
@@ -121,9 +129,16 @@ def bake(model, language: str, batches: Iterable[dict], threshold: float = 0.5):
         The model, frozen. `save_pretrained` writes an ordinary checkpoint of it.
 
     Raises:
-        ValueError: As `gate_shares` does, and for a threshold that is no share.
+        ValueError: As `gate_shares` does, for a threshold that is no share, and for a model with an
+            adapter.
     """
     check_number("threshold", threshold, low=0, high=1)
+    if has_adapter(model):
+        raise ValueError(
+            "this model has an adapter beside its experts, which save_pretrained would write "
+            "alone: save the experts with save_experts, load them into a Whisper without that "
+            "adapter, and bake that one"
+        )
     shares = gate_shares(model, language, batches)
     code = language_code(language)
 

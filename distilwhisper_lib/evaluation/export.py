@@ -7,6 +7,7 @@ from ..files import atomic_folder
 from ..method.blocks import clsr_blocks
 from ..whisper.checkpoint import check_finite
 from ..whisper.mirror import without_bars
+from ..whisper.unwrap import has_adapter
 
 
 def export_checkpoint(model, processor, folder: str | Path) -> Path:
@@ -27,10 +28,10 @@ def export_checkpoint(model, processor, folder: str | Path) -> Path:
         OSError: As `disk_errors` does.
     """
     folder = Path(folder)
-    if hasattr(model, "merge_and_unload"):
+    if has_adapter(model):
         raise ValueError(
             "this model has an adapter beside it, which is not in its weights: give "
-            "model.merge_and_unload()"
+            "model.merge_and_unload(), or unload an adapter that was added by add_adapter"
         )
     if clsr_blocks(model):
         raise ValueError(

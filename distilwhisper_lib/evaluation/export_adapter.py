@@ -6,11 +6,11 @@ W h + b in the others. That is a LoRA on fc1 and fc2 of the layers whose gates a
 Source: Hu et al., "LoRA", ICLR 2022; for the format, the package peft.
 """
 
+import re
 from pathlib import Path
 
 import transformers
-from peft import LoraConfig, PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft import LoraConfig
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 
@@ -22,7 +22,7 @@ from ..method.packing import Tensors, pack
 from ..method.storage import shared_tensors
 from ..whisper.checkpoint import check_finite
 from ..whisper.tokens import language_code
-from ..whisper.unwrap import unwrap
+from ..whisper.unwrap import has_adapter, unwrap
 
 LISTED = 4  # layers in a message
 
@@ -114,8 +114,7 @@ def _adapted_modules(model, language: str) -> dict[str, str]:
 
 def _check_without_adapter(model) -> None:
     """Raise ValueError for a model with an adapter of its own, which would be left out."""
-    has_adapter = any(isinstance(module, BaseTunerLayer) for module in model.modules())
-    if has_adapter or isinstance(model, PeftModel):
+    if has_adapter(model):
         raise ValueError(
             "this model has an adapter beside its experts, which export_adapter would leave out: "
             "save the experts with save_experts, load them into a Whisper without that adapter, "
@@ -192,7 +191,7 @@ def _configuration(model, tensors: Tensors, modules: dict[str, str]) -> LoraConf
         lora_bias=any(name.endswith("lora_B.bias") for name in tensors),
         inference_mode=True,
         base_model_name_or_path=whisper.config._name_or_path,
-        revision=getattr(whisper.config, "_commit_hash", None),
+        revision=_commit_of(whisper),
     )
     config.target_modules = sorted(modules.values())  # as a set, their order in the file would vary
 
@@ -202,3 +201,9 @@ def _configuration(model, tensors: Tensors, modules: dict[str, str]) -> LoraConf
     if hasattr(transformers, name):
         config.auto_mapping = {"base_model_class": name, "parent_library": "transformers"}
     return config
+
+
+def _commit_of(whisper) -> str | None:
+    """Return the hub's commit of a Whisper; None for what is from elsewhere, such as a mirror."""
+    revision = getattr(whisper.config, "_commit_hash", None)
+    return revision if revision and re.fullmatch("[0-9a-f]{40}", revision) else None

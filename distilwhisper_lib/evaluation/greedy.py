@@ -76,11 +76,11 @@ class _WithSettings(Mixin):
     enough to give it others.
     """
 
-    _settings: PerCall
+    _settings: PerCall | None = None  # of a new object of this class: none
 
     @property
     def generation_config(self):
-        settings = self._settings.get()
+        settings = self._settings and self._settings.get()
         return vars(self)["generation_config"] if settings is None else settings
 
     @generation_config.setter

@@ -7,6 +7,7 @@ from transformers import WhisperForConditionalGeneration
 
 from ..checks import check_number
 from ..method.blocks import clsr_blocks, shared_block, whisper_layers
+from ..method.languages import get_language, set_language
 
 
 def interpolated(
@@ -65,7 +66,9 @@ def interpolated_experts(
     check_number("alpha", alpha, low=0, high=1)
     if not clsr_blocks(model):
         raise ValueError("this Whisper has no experts: call attach_experts or load_experts first")
-    model = copy.deepcopy(model)
+    language = get_language(model)
+    model = copy.deepcopy(model)  # without what holds for this call
+    set_language(model, language)
     layers = [layer for _, _, layer in whisper_layers(model)]
     with torch.no_grad():
         for block, layer in zip(clsr_blocks(model), layers, strict=True):

@@ -17,6 +17,7 @@ TRANSLATION_RESAMPLES = 200  # fewer: each one is a whole run of sacrebleu
 PERCENTILES = [2.5, 97.5]  # the ends of a 95 % interval
 
 ERRORS = ["insertions", "deletions", "substitutions"]  # of words
+CAPPED = "word_errors"  # the column that `statistics.capped` writes; it stands for the three
 COUNTS = ["words", *ERRORS, "characters", "character_errors"]  # the counts of an utterance
 
 # Languages written without spaces between words, for which a word error rate says nothing.
@@ -114,12 +115,25 @@ def main_rate(code: str) -> str:
     return "cer" if has_no_spaces(code) else "wer"
 
 
+def _refuse_capped(table: pd.DataFrame) -> None:
+    """Raise ValueError for counts that are capped: their errors are of words, and not of kinds."""
+    if CAPPED in table:
+        raise ValueError(
+            "these counts are capped: only `rate` and `difference` of evaluation.statistics take "
+            "them; for characters call `in_characters` first, then `capped`"
+        )
+
+
 def in_characters(table: pd.DataFrame) -> pd.DataFrame:
     """Return counts in which characters take the place of words, so that a WER of it is a CER.
 
     Args:
         table: As `count_errors` gives it.
+
+    Raises:
+        ValueError: For counts that are capped.
     """
+    _refuse_capped(table)
     none = dict.fromkeys(ERRORS, 0)
     replaced = table.assign(words=table["characters"], **none)
     return replaced.assign(substitutions=table["character_errors"])
@@ -146,8 +160,10 @@ def summarise(counts: pd.DataFrame, seed: int = 0) -> dict[str, float]:
         and substitutions, which sum to the WER; and loops, the share of utterances that loop.
 
     Raises:
-        ValueError: Where no utterance can be scored, or one has no unit though there is the column.
+        ValueError: Where no utterance can be scored, or one has no unit though there is the column,
+            and for counts that are capped.
     """
+    _refuse_capped(counts)
     scored = counts.dropna(subset=["words"])
     if scored.empty:
         reason = "every reference is empty after normalisation" if len(counts) else "no utterances"
@@ -220,11 +236,15 @@ def paired_difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) 
     Returns:
         difference (WER of the first less that of the second, in points), low and high (its 95 %
         bootstrap interval), and share (of the resamples in which the first system's WER is at or
-        above the second's); NaN where no utterance can be scored.
+        above the second's); NaN where no utterance can be scored, and low, high and share of a
+        single unit.
 
     Raises:
-        ValueError: Where the two systems were not scored on the same utterances and units.
+        ValueError: Where the two systems were not scored on the same utterances and units, and for
+            counts that are capped.
     """
+    for table in (first, second):
+        _refuse_capped(table)
     if not _same_utterances(first, second):
         raise ValueError("the two systems were not scored on the same utterances")
 
@@ -241,8 +261,9 @@ def paired_difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) 
         rates.append(_resampled_rates(word_errors(counts), counts["words"], draws))
     differences = rates[0] - rates[1]
     difference = differences[0]
+    if n == 1:  # a single unit has no interval
+        return {"difference": difference, "low": np.nan, "high": np.nan, "share": np.nan}
     resampled = differences[1:]
-
     low, high = np.percentile(resampled, PERCENTILES)
     return {
         "difference": difference,
@@ -286,10 +307,10 @@ def translation_scores(
 
     Returns:
         normaliser (where one is given), and for each of bleu and chrf: the score, <name>_low,
-        <name>_high and <name>_signature, which is sacrebleu's.
+        <name>_high (of a single unit NaN) and <name>_signature, which is sacrebleu's.
 
     Raises:
-        ValueError: Where the two lists differ in length or are empty, or for an unknown normaliser.
+        ValueError: Where the lists differ in length or are empty, or for an unknown normaliser.
 
     Source:
         The authors' release normalises both sides (load_st_dataset).
@@ -297,6 +318,8 @@ def translation_scores(
     _check_lengths(references, predictions)
     if not len(references):
         raise ValueError("nothing to score: there are no utterances")
+    if units is not None and len(units) != len(references):
+        raise ValueError(f"{len(references)} utterances have {len(units)} units")
     scores: dict[str, float | str] = {}
     if normaliser:
         scores["normaliser"] = normaliser
@@ -312,8 +335,10 @@ def translation_scores(
 
     metrics: dict[str, Metric] = {"bleu": BLEU(), "chrf": CHRF()}
     for name, metric in metrics.items():
-        resampled = [_corpus_score(metric, pairs[rows]) for rows in drawn]
-        low, high = np.percentile(resampled, PERCENTILES)
+        low, high = np.nan, np.nan
+        if len(rows_of_units) > 1:
+            resampled = [_corpus_score(metric, pairs[rows]) for rows in drawn]
+            low, high = np.percentile(resampled, PERCENTILES)
         scores[name] = _corpus_score(metric, pairs)
         scores[f"{name}_low"] = low
         scores[f"{name}_high"] = high

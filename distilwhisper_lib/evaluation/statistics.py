@@ -46,9 +46,15 @@ import numpy as np
 import pandas as pd
 
 from ..checks import check_number
-from .scoring import ERRORS, PERCENTILES, RESAMPLES, chrf_of, chrf_statistics, word_errors
-
-CAPPED = "word_errors"  # the column that `capped` writes; it stands for the three ERRORS
+from .scoring import (
+    CAPPED,
+    ERRORS,
+    PERCENTILES,
+    RESAMPLES,
+    chrf_of,
+    chrf_statistics,
+    word_errors,
+)
 
 BLOCK = 2000  # draws that are counted at once: a limit of memory
 

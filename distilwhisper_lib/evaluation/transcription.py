@@ -69,7 +69,8 @@ def transcribe(
         clips: The clips of a test set.
         collator: Makes log-mel features of a list of clips.
         decoding: A preset, or anything else with `eval_batch_size` and `max_new_tokens`.
-        path: The table (CSV).
+        path: The table (CSV). What it holds of these clips is not computed again, so give each
+            model, language and task a path of its own.
         language: The language of the speech.
         task: "transcribe", or "translate" (into English).
         label: The text beside the progress bar.

@@ -9,7 +9,7 @@
 The systems learn one speaker's voice and are tested on it and on the other's; then the other way
 round: two folds. docs/statistics.md has the hypotheses. What is computed is kept in --folder, a
 table of predictions and a record per cell, so that a stopped study goes on, there or on another
-machine.
+machine. One that computes in another precision begins anew: LAB_PRECISION=bf16 makes it the same.
 """
 
 import argparse
@@ -284,7 +284,7 @@ def is_stored(folder: Path, cell: Cell, lab: Lab) -> bool:
 
 
 def depends_on(lab: Lab, cell: Cell) -> str:
-    """Return a hash of all that a cell's table depends on, the machine excepted."""
+    """Return a hash of all that a cell's table depends on: precision included, the machine not."""
     weights = get_method(cell.system).weights
     if weights is Weights.STUDENT:
         model = lab.student_identity.content

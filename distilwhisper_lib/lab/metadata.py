@@ -10,6 +10,8 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 from ..data.corpora.reports import corpus_report
 from ..device import RANK, describe_machine, peak_memory_gb, pick_device, reset_peak_memory
 from ..evaluation.greedy import overridden_in
@@ -184,7 +186,7 @@ def run_metadata(preset: Preset, steps: list[dict], data: dict, models: dict) ->
     return {
         "commit": commit(),
         "machine": describe_machine(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES} | {"torch": torch.__version__},
         "preset": asdict(preset),
         "decoding": decoding,
         "weights": weights,

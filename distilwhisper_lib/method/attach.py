@@ -107,13 +107,20 @@ def detach_experts(model: Model) -> Model:
 
 
 def _check_can_carry_experts(model: nn.Module) -> None:
-    """Raise ValueError for what is no Whisper or has no weights at hand, or activation dropout.
+    """Raise ValueError for what is no Whisper or has no weights at hand, and for two dropouts.
 
-    Activation dropout would act on the output of a block instead of within it.
+    Activation dropout would act on the output of a block instead of within it; a layer that is left
+    out would keep the gates of an earlier batch.
     """
     clsr_blocks(model)  # raises an error for a model that is not a Whisper, or wrapped blocks
     if unwrap(model).config.activation_dropout:
         raise ValueError("experts need config.activation_dropout = 0: set it before attach_experts")
+    for name in ("encoder_layerdrop", "decoder_layerdrop"):
+        if getattr(unwrap(model).config, name, 0):
+            raise ValueError(
+                f"experts need config.{name} = 0, for a layer that is left out has no gates: set "
+                "it before attach_experts"
+            )
 
     for stack, index, layer in whisper_layers(model):
         shared = shared_block(layer)  # raises an error for a quantised block

@@ -170,6 +170,8 @@ def set_noise(model: nn.Module, alpha: float) -> None:
 def last_gates(model: nn.Module) -> dict[str, list[torch.Tensor]]:
     """Return the gates g of the latest forward pass.
 
+    With gradient checkpointing read them before `backward`, whose recomputation ends early.
+
     Returns:
         {"encoder": one (B, S) per layer, "decoder": one (B, T) per layer}, NaN in sequences without
         an expert; empty lists where no sequence had one.

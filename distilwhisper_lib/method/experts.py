@@ -24,9 +24,10 @@ class ExpertSettings:
         gate_dim: Inner width of a gate.
         expert_dropout: Dropout on the expert's output, in training.
         gate_dropout: Dropout on the gate's input, in training.
-        skip_gate: Probability that a layer uses the shared block alone for a batch, in training.
-        noise: alpha, the strength of the gates' noise at the end of training. It rises linearly
-            from 0.
+        skip_gate: Probability that a layer uses the shared block alone for a language of a batch,
+            in training.
+        noise: alpha, the strength of the gates' noise at the end of training. `GateNoise`, a
+            callback that a Trainer of your own needs too, raises it linearly from 0.
         hard: Gates are 0 or 1 in training too, with the gradient of soft gates (straight-through).
         always_open: The gate is bypassed: every position goes to its expert (an ablation).
         rank: Rank of the experts' difference to the shared block; 0: experts are full copies of it.

@@ -81,6 +81,8 @@ def use_language(model: Model, language: LanguageChoice) -> Iterator[Model]:
     More exactly, of this context (`contextvars`): of this thread, or of this task of asyncio. Other
     threads can use the model with other languages at the same time; those that are started within
     the block enter `use_language` themselves. The previous choice holds afterwards, also on errors.
+    With torch.compile the tasks of one thread take turns: a compiled model follows the one that has
+    entered last.
 
     Args:
         model: As for `set_language`.

@@ -206,6 +206,19 @@ def check_assistant(assistant: Any) -> None:
         )
 
 
+def _check_own_experts(model: Any, state: dict) -> None:
+    """Raise ValueError where a state has other experts than the model, whose own are written."""
+    own = model.state_dict()
+    for name, value in state.items():
+        if not EXPERT_KEY.search(name) or not torch.is_tensor(value) or name not in own:
+            continue
+        if own[name].shape != value.shape or not torch.equal(own[name].cpu(), value.cpu()):
+            raise ValueError(
+                f"state_dict has other values of {name} than the model, and the experts that are "
+                "written are the model's: call model.load_state_dict(state_dict) before"
+            )
+
+
 class ExpertModel(Mixin):
     """A Whisper of any kind with experts: saved as a plain one, with the experts beside it."""
 
@@ -233,12 +246,13 @@ class ExpertModel(Mixin):
         Args:
             save_directory: As for transformers.
             is_main_process: As for transformers.
-            state_dict: As for transformers.
+            state_dict: As for transformers; experts in it must be those of the model.
             push_to_hub: Not here: see `push_experts`.
             **kwargs: As for transformers.
 
         Raises:
-            ValueError: For `push_to_hub`, or weights that are not finite; nothing is written then.
+            ValueError: For `push_to_hub`, a `state_dict` with other experts, or weights that are
+                not finite; nothing is written then.
         """
         if push_to_hub:
             raise ValueError(
@@ -251,6 +265,8 @@ class ExpertModel(Mixin):
         if is_main_process:
             tensors = ((name, value) for name, value in state.items() if torch.is_tensor(value))
             check_finite(tensors, "this model")
+            if not whole:
+                _check_own_experts(model, state)
         of_trainer = TRAINERS_CHECKPOINT.fullmatch(Path(save_directory).name)
         # With an adapter of `add_adapter` transformers writes that alone, also where it is on
         # experts.

@@ -22,6 +22,7 @@ from ..whisper.conversion import fill
 from ..whisper.hub import REVISIONS, fetch_files, list_files, local_folder
 from ..whisper.loading import fastest_attention
 from ..whisper.tokens import LANGUAGES, language_codes
+from ..whisper.unwrap import has_adapter
 from .blocks import clsr_blocks, expert_languages, expert_parameters
 from .experts import ExpertSettings
 from .loading import attach_trained, check_shapes
@@ -211,7 +212,8 @@ def read_expert(folder: Path, code: str) -> Tensors:
 def save_released(model: WhisperForConditionalGeneration, folder: str | Path) -> Path:
     """Write a Whisper with experts in the format of the published checkpoints.
 
-    `load_released` reads it, and so does the authors' code. All files are written under another
+    `load_released` reads it, and so does the authors' code. The format has no place for dropouts,
+    noise and hard gates, with which a training would go on. All files are written under another
     name first.
 
     Args:
@@ -224,13 +226,18 @@ def save_released(model: WhisperForConditionalGeneration, folder: str | Path) ->
     Raises:
         FileExistsError: For a folder that is there.
         ValueError: Where no experts are attached, or experts or gates are of a kind that the
-            release does not have: of low rank, or always open.
+            release does not have: of low rank, or always open; and for a model with an adapter.
         OSError: Where the disk is full or may not be written to.
     """
     folder = check_path("folder", folder).expanduser()
     languages = expert_languages(model)
     if not languages:
         raise ValueError("no experts are attached, so there is nothing to save")
+    if has_adapter(model):
+        raise ValueError(
+            "the published format has no adapters: save the experts with save_experts, load them "
+            "into a Whisper without the adapter, and save that one"
+        )
     settings = clsr_blocks(model)[0].routing.settings
     if settings.rank or settings.always_open:
         raise ValueError(

@@ -146,7 +146,7 @@ def push_experts(
         description = without_path(read_description(folder))
         write_description(folder / "experts.json", description)
         text = str(plain_card(description) if card is None else card)
-        text = text.replace(PLACEHOLDER_ID, repo_id)
+        text = text.replace(f'"{PLACEHOLDER_ID}"', f'"{repo_id}"')  # where it is loaded
         (folder / "README.md").write_text(text, encoding="utf-8")
 
         create_repository(repo_id, private, token)

@@ -77,7 +77,8 @@ def save_experts(model: nn.Module, folder: str | Path, form: str = "fp16", rank:
 
     Raises:
         ValueError: Where no experts are attached, for an unknown form or rank, for a quantised
-            Whisper, or for weights that are not finite, or not in this form.
+            Whisper, for weights that are not finite, or not in this form, or for a folder with
+            experts for languages that this model lacks.
         OSError: Where the disk is full or may not be written to.
     """
     folder = check_path("folder", folder)
@@ -85,6 +86,7 @@ def save_experts(model: nn.Module, folder: str | Path, form: str = "fp16", rank:
     if not languages:
         raise ValueError("no experts are attached, so there is nothing to save")
 
+    _check_no_language_is_lost(Path(folder), languages)
     of_base = fingerprints(model)
     bad = [name for name, of in of_base.items() if not math.isfinite(of.norm)]
     if bad:
@@ -123,6 +125,20 @@ def save_experts(model: nn.Module, folder: str | Path, form: str = "fp16", rank:
             description["rank"] = rank
         write_description(description_part, description | {"sha256": sha256})
     return folder
+
+
+def _check_no_language_is_lost(folder: Path, languages: list[str]) -> None:
+    """Raise ValueError where a folder has experts for languages that are not among these."""
+    try:
+        there = read_description(folder)["languages"]
+    except (FileNotFoundError, ValueError):  # nothing, or nothing that could be loaded
+        return
+    lost = [language for language in there if language not in languages]
+    if lost:
+        raise ValueError(
+            f"{folder} has experts for {', '.join(lost)}, which this model lacks and saving would "
+            "lose: load them into it as well (load_experts), or give a new folder"
+        )
 
 
 def write_description(path: Path, description: dict[str, Any]) -> None:

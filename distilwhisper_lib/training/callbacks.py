@@ -133,15 +133,19 @@ class MarkComplete(TrainerCallback):
 # ---- the checkpoints of a run that was stopped
 
 
-def last_complete_checkpoint(folder: Path, run: str = "") -> str | None:
-    """Return the newest checkpoint in `folder` that is complete and intact, or None.
+def last_complete_checkpoint(folder: str | Path, run: str = "") -> str | None:
+    """Return the newest checkpoint of `train_run` that is complete and intact, or None.
 
-    Incomplete ones are removed. Damaged ones, and those of another run, are set aside.
+    Incomplete ones beside complete ones are removed. Damaged ones, and those of another run, are
+    set aside. A folder without any complete one stays as it is: it may be another trainer's.
 
     Args:
         folder: Of the checkpoints.
         run: What the run is known by; "", also in a mark: any run.
     """
+    folder = Path(folder)
+    if last_marked(folder) is None:
+        return None
     found = None
     for checkpoint in _by_step(folder):
         if not (checkpoint / MARK).exists():

@@ -167,10 +167,8 @@ PARTS = {
 
 
 # Settings that earlier versions did not have, and what they did: runs keep their names.
-LATER_SETTINGS = {
-    "objective": {"divergence_weight": 1.0},
-    "method_settings": {"rank": 64, "most_of_width": 8, "dropout": 0.05},  # of LoRA
-}
+LATER_SETTINGS = {"objective": {"divergence_weight": 1.0}}
+LATER_SETTINGS_OF_LORA = {"method_settings": {"rank": 64, "most_of_width": 8, "dropout": 0.05}}
 
 
 @dataclass(frozen=True)
@@ -227,7 +225,10 @@ class RunConfig:
         """Eight hexadecimal digits that change with every field but the student's name."""
         facts = asdict(self)
         del facts["student"]["name"]
-        for part, settings in LATER_SETTINGS.items():
+        later = LATER_SETTINGS
+        if self.method in ("lora", "lora-teacher"):
+            later = later | LATER_SETTINGS_OF_LORA
+        for part, settings in later.items():
             for name, value in settings.items():
                 if facts[part].get(name) == value:
                     del facts[part][name]
@@ -241,7 +242,9 @@ class RunConfig:
         return f"{self.method}-{self.data.language}-seed{self.seed}-{self.identity}"
 
     def changed(self, **changes) -> "RunConfig":
-        """Return a copy with other values of fields of any part, such as `learning_rate` or `hard`.
+        """Return a copy with other values of single fields, such as `learning_rate` or `hard`.
+
+        They are those of objective, optimisation and experts, and some of its own.
 
         Raises:
             ValueError: For a name that no part has; the message lists those that can be changed.

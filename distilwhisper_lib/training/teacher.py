@@ -6,6 +6,7 @@ must be readable, whole and finite.
 """
 
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +21,18 @@ from transformers import WhisperProcessor
 from ..checks import check_number, check_path
 from ..data.batches import Clips, Collator, length_batches, load_batches
 from ..device import loader_workers, pick_device, to_device
-from ..files import atomic_file, one_at_a_time, set_aside, short_hash
+from ..files import atomic_file, file_state, one_at_a_time, set_aside, short_hash
 from ..method.losses import EPSILON, IGNORED, top_k_divergence, top_k_log_probs
 from ..whisper.loading import load_processor
 from ..whisper.logits import teacher_forced_logits
 from ..whisper.tokens import vocabulary_map
-from .stored import file_state, not_finite
+from .stored import not_finite
 
 KINDS = ("token_ids", "log_probs")
-HASH = "sha256"  # in the metadata of a file: of its tensors
+# The metadata of a file, as JSON in one entry: several would stand in another order each time.
+ABOUT = "about"
+HASH = "sha256"  # of its tensors; in earlier versions an entry by itself
+SETTINGS = "settings"  # which earlier versions did not write
 
 LOWEST = torch.finfo(torch.float16).min  # of a log-probability; that of a probability of 0
 
@@ -162,7 +166,7 @@ def _problem(path: Path) -> str:
     """Return what is wrong with a file, or ""."""
     try:
         with safe_open(path, "pt") as file:
-            expected = (file.metadata() or {}).get(HASH)
+            expected = _about(file).get(HASH)
         tensors = _read_tensors(path)
         clips = _by_clip(tensors)
     except FileNotFoundError:
@@ -179,6 +183,12 @@ def _problem(path: Path) -> str:
             return f"the distributions of {clip} are not whole"
     bad = not_finite(tensors.items())
     return f"{bad} is not finite" if bad else ""
+
+
+def _about(file) -> dict[str, str]:
+    """Return the metadata of a file that is open."""
+    metadata = file.metadata() or {}
+    return json.loads(metadata[ABOUT]) if ABOUT in metadata else metadata
 
 
 def _read_tensors(path: Path) -> Tensors:
@@ -231,7 +241,8 @@ def cache_teacher_distributions(
     """Run the teacher over `clips` with teacher forcing and keep its k most likely tokens.
 
     A clip that the folder has, with the same text and sound, is not computed again: a stopped run
-    goes on where it was, and a larger training set takes over what a smaller one has.
+    goes on where it was, and a larger training set takes over what a smaller one has. So give each
+    teacher, and each kind of labels, a folder of its own.
 
     Args:
         model: The teacher.
@@ -248,8 +259,8 @@ def cache_teacher_distributions(
 
     Raises:
         ValueError: Where the two vocabularies do not fit (`vocabulary_map`), for a number of tokens
-            or clips below 1 or a temperature of 0 or below, and where the teacher's outputs are not
-            finite.
+            or clips below 1 or a temperature of 0 or below, for a folder with distributions of
+            another k, temperature or `padded`, and where the teacher's outputs are not finite.
         OSError: Where the disk is full or may not be written to.
     """
     check_number("k", k, low=1, whole=True)
@@ -259,6 +270,8 @@ def cache_teacher_distributions(
     if padded:
         collator = replace(collator, width=max(map(len, clips.labels)))
 
+    settings = f"k={k}, padded={padded}, temperature={float(temperature)}"
+    _check_settings(Path(folder), settings)
     digests = dict(zip(clips.ids, clips.digests, strict=True))
     if not digests.items() <= stored_clips(folder):
         with one_at_a_time(Path(folder)):
@@ -276,8 +289,24 @@ def cache_teacher_distributions(
                 named = [(digests[clip], clip) for clip in batch["ids"]]
                 tensors = _teacher_batch(model, batch, named, k, needed, padded, temperature)
                 with atomic_file(Path(folder) / f"batch-{short_hash(named)}.safetensors") as part:
-                    save_file(tensors, part, {HASH: _hash_of(tensors)})
+                    about = {HASH: _hash_of(tensors), SETTINGS: settings}
+                    save_file(tensors, part, {ABOUT: json.dumps(about)})
     return TeacherDistributions(folder, digests)
+
+
+def _check_settings(folder: Path, settings: str) -> None:
+    """Raise ValueError where a folder has distributions that were made with other settings."""
+    for path in sorted(folder.glob("batch-*.safetensors")):
+        try:
+            with safe_open(path, "pt") as file:
+                then = _about(file).get(SETTINGS, settings)
+        except (SafetensorError, OSError, ValueError):  # `stored_clips` sets it aside
+            continue
+        if then != settings:
+            raise ValueError(
+                f"{folder} has distributions with {then}, and {settings} are asked for: give "
+                "another folder"
+            )
 
 
 def _teacher_batch(

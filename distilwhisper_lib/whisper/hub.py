@@ -242,15 +242,18 @@ def fetch_model(name: str, revision: str | None, problem: str | None) -> Path:
         The folder in the hub's cache.
 
     Raises:
-        OSError: Where the model cannot be fetched; the message says what to do.
+        OSError: Where the model cannot be fetched, or its repository lacks a file; the message says
+            what to do.
     """
     cause = None
     if problem is None:
         try:
-            return check_checkpoint(download_snapshot(name, revision, FILES))
+            folder = download_snapshot(name, revision, FILES)
         except OSError as error:  # also the hub's own errors
             cause = error
             problem = hub_message(error)
+        else:
+            return check_checkpoint(folder)
     raise OSError(
         f"model {name!r} could not be fetched from the hub ({problem}): check the network and the "
         "disk's free space, or give the folder of a Whisper checkpoint instead of its name"

@@ -39,7 +39,8 @@ class PerCall:
     Threads that are started within `use` do not see the value, unless they are given this context
     (`asyncio.to_thread` and `contextvars.copy_context` do that). torch.compile cannot read a
     context variable; it reads a copy of the value that belongs to the thread, and compiles again
-    when that has changed.
+    when that has changed. So with a compiled model the tasks of one thread must not be within `use`
+    at the same time: the copy is that of the task that has entered last.
     """
 
     def __init__(self) -> None:
@@ -70,14 +71,13 @@ class PerCall:
         """Set a value within the block, and the previous one afterwards, also on errors."""
         user = object()
         self._users.add(user)
-        before = self._of_thread.value
         token = _VALUES.set({**_VALUES.get(), self: value})
         self._of_thread.value = value
         try:
             yield
         finally:
             _VALUES.reset(token)
-            self._of_thread.value = before
+            self._of_thread.value = _VALUES.get().get(self)
             self._users.discard(user)
 
 

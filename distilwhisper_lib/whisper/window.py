@@ -34,11 +34,11 @@ class _WithConfig(Mixin):
     features to it.
     """
 
-    _window: PerCall
+    _window: PerCall | None = None  # of a new object of this class: none
 
     @property
     def config(self):
-        window = self._window.get()
+        window = self._window and self._window.get()
         return vars(self)["config"] if window is None else window.config
 
     @config.setter
@@ -52,11 +52,11 @@ class _WithPositions(Mixin):
     Whisper's encoder adds as many positions as `num_embeddings` says.
     """
 
-    _window: PerCall
+    _window: PerCall | None = None  # of a new object of this class: none
 
     @property
     def num_embeddings(self):
-        window = self._window.get()
+        window = self._window and self._window.get()
         return vars(self)["num_embeddings"] if window is None else window.positions
 
     @num_embeddings.setter
