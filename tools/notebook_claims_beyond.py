@@ -35,6 +35,7 @@ PAPER_SCALE, ABLATIONS, DEPLOYED = (
     "07_ablations",
     "08_faster_smaller_deployed",
 )
+STUDY = ROOT / "results" / "reference" / "study"
 STUDIES = ROOT / "results" / "reference" / "both-voices"
 BENCHMARKS = ROOT / "results" / "reference" / "benchmarks"
 
@@ -540,6 +541,12 @@ def _compiled() -> bool:
     return _within(_times("routed", dtype="autocast", compiled="yes"), "1.22", "1.22")
 
 
+def _time_of_the_study() -> bool:
+    table = pd.read_csv(STUDY / "hypotheses.csv").set_index("name")
+    row = table.loc["e-time"]
+    return shows(1.03 + row["difference"], "1.028") and row["verdict"] == "open"
+
+
 def _routed_in_fp32() -> bool:
     fixed, routed = _times("fixed"), _times("routed", dtype="fp32")
     return fixed.min() < routed.min() and routed.max() < fixed.max()
@@ -718,6 +725,11 @@ def faster_smaller_deployed() -> list[Claim]:
             ),
         ),
         Claim("In `fp32` nothing can be told from scatter.", _routed_in_fp32),
+        Claim(
+            "With the study's trained experts a transcription takes 1.028 times as long as with "
+            "plain Whisper. Whether that is below the 1.03 that we asked for before is *open*.",
+            _time_of_the_study,
+        ),
         Claim("*halves* costs nothing", lambda: _within(_times("halves"), "0.99", "1.02")),
         Claim(
             "Asking takes more than five hundred times as long as reading.",
