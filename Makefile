@@ -104,5 +104,6 @@ clean: ## remove results and training runs; keep the environment, weights and sp
 	@rm -rf "$${LAB_CACHE:-cache}/runs"
 	@find $(LIBRARY) benchmarks docs tests tools notebooks -name __pycache__ -exec rm -rf {} + 2>/dev/null || true
 
-distclean: clean ## remove everything that the commands made, downloads and environment included
-	@rm -rf .venv .venv-book .venv-demo .venv-colab "$${LAB_CACHE:-cache}" build .mypy_cache .pytest_cache .ruff_cache *.egg-info
+distclean: clean ## remove everything that the commands made, downloads and environment included; keep speech of your own
+	@find "$${LAB_CACHE:-cache}" -mindepth 1 -maxdepth 1 ! -name data -exec rm -rf {} + 2>/dev/null || true
+	@rm -rf .venv .venv-book .venv-demo .venv-colab build .mypy_cache .pytest_cache .ruff_cache *.egg-info

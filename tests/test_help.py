@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -114,3 +115,21 @@ def test_every_kind_of_program_is_found():
         "distilwhisper_lib/experiments/grid.py",
     ):
         assert program in found
+
+
+def test_clean_follows_the_folders_that_are_chosen_and_keeps_speech_of_ones_own(tmp_path):
+    for name in ("cache/runs/x", "cache/weights", "cache/data/recordings/gl", "results/laptop"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "results" / "reference").mkdir()
+    chosen = {"LAB_CACHE": str(tmp_path / "cache"), "LAB_RESULTS": str(tmp_path / "results")}
+    shutil.copy(ROOT / "Makefile", tmp_path)
+
+    def make(target):
+        command = ["make", "-s", target]
+        subprocess.run(command, cwd=tmp_path, env=os.environ | chosen, check=True)
+        return {path.name for path in (tmp_path / "cache").iterdir()}
+
+    assert make("clean") == {"runs", "weights", "data"} - {"runs"}
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["reference"]
+    assert make("distclean") == {"data"}
+    assert (tmp_path / "cache" / "data" / "recordings" / "gl").is_dir()

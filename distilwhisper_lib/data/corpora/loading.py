@@ -84,8 +84,8 @@ def load_corpus(name: str, language: str, source: str | Path | None = None) -> D
         _ensure_prepared(name, language, folder, source)
         state = _report_state(folder)  # before opening: a corpus replaced meanwhile is opened anew
         dataset = _open(name, language, folder)
-        changed = what_has_changed(name, language, folder, source)
-        if not changed:  # by another process, in between
+        changed = what_has_changed(name, language, folder, source)  # by another process, since
+        if not changed:
             _OPENED[folder] = _Opened(state, dataset)
             return dataset
     raise OSError(
