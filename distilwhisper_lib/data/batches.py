@@ -15,12 +15,9 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, get_wo
 from ..checks import check_number
 from ..fidelity import Fidelity
 from ..method.losses import IGNORED
+from ..whisper.shapes import FRAMES_PER_SECOND, NATIVE_FRAMES
 from ..whisper.tokens import MOST_TOKENS, decoder_inputs, encode_labels
 from .audio import log_mel, pad_features, read_audio
-
-FRAMES_PER_SECOND = 100  # of the log-mel; an encoder position is two frames
-
-NATIVE_FRAMES = 3000  # Whisper's 30 s
 
 
 def window_frames(longest: int, margin_seconds: float | None) -> int:

@@ -17,8 +17,8 @@ FORMS = ("fp16", "fp32", "int8", "low-rank")
 DIFFERENCES = ("int8", "low-rank")
 
 # Endings of the names of a packed tensor's two parts: the second by the first, and back.
-PART_OF = {"int8": "step", "left": "right"}
-OF_PART = {second: first for first, second in PART_OF.items()}
+SECOND_PART = {"int8": "step", "left": "right"}
+FIRST_PART = {second: first for first, second in SECOND_PART.items()}
 
 # Dtypes of tensors that are not packed.
 WHOLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -121,13 +121,13 @@ def unpack(stored: Tensors) -> tuple[Tensors, set[str]]:
     differences = set()
     for name, tensor in stored.items():
         whole, _, part = name.rpartition(".")
-        if part in OF_PART:
-            _check_pair(stored, f"{whole}.{OF_PART[part]}", name)
+        if part in FIRST_PART:
+            _check_pair(stored, f"{whole}.{FIRST_PART[part]}", name)
             continue
-        if part in PART_OF:
-            other = _check_pair(stored, f"{whole}.{PART_OF[part]}", name)
+        if part in SECOND_PART:
+            other = _check_pair(stored, f"{whole}.{SECOND_PART[part]}", name)
             if not _fit_together(tensor, other, part):
-                raise ValueError(f"{name} and its .{PART_OF[part]} do not fit together")
+                raise ValueError(f"{name} and its .{SECOND_PART[part]} do not fit together")
             if part == "int8":
                 value = tensor.float() * other
             else:

@@ -21,6 +21,7 @@ from ..whisper.checkpoint import check_finite, refused_as_damaged
 from ..whisper.conversion import fill
 from ..whisper.hub import REVISIONS, fetch_files, list_files, local_folder
 from ..whisper.loading import fastest_attention
+from ..whisper.shapes import VOCABULARY
 from ..whisper.tokens import LANGUAGES, language_codes
 from ..whisper.unwrap import has_adapter
 from .blocks import clsr_blocks, expert_languages, expert_parameters
@@ -40,7 +41,6 @@ PINNED = {
 # The release's student: the settings of `generate` come from it where the folder has none.
 STUDENT = "openai/whisper-small"
 
-WHISPER_VOCABULARY = 51865  # of the multilingual Whispers up to large-v2
 
 # Name of a module in the release, and here; {} is the language's code.
 NAMES = {
@@ -185,7 +185,7 @@ def read_whisper(
     if (folder / "generation_config.json").is_file():
         read_json(folder / "generation_config.json", strict=True)
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    elif model.config.vocab_size == WHISPER_VOCABULARY:
+    elif model.config.vocab_size == VOCABULARY:
         model.generation_config = GenerationConfig.from_pretrained(STUDENT, revision=revision)
     return model.eval(), released_config
 

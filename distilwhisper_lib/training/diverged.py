@@ -29,7 +29,7 @@ def check_weights(tensors: Iterable[tuple[str, torch.Tensor]], when: str) -> Non
         )
 
 
-def kept(folder: Path) -> str:
+def says_what_is_kept(folder: Path) -> str:
     """Return what is kept of a training that stops, for its message.
 
     Args:

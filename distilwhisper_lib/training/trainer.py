@@ -27,7 +27,7 @@ from ..whisper.logits import logits_at
 from ..whisper.window import use_window
 from .callbacks import GateNoise
 from .config import Optimisation
-from .diverged import check_weights, kept, likely_cause
+from .diverged import check_weights, likely_cause, says_what_is_kept
 from .objective import Objective
 from .teacher import TeacherDistributions
 
@@ -149,7 +149,7 @@ class LabTrainer(Trainer):
         """Raise ValueError about something that is not finite."""
         raise ValueError(
             f"{what} in step {step} of {self.state.max_steps}, {self._at_rate()}: "
-            f"{cause}. {kept(Path(str(self.args.output_dir)))}"
+            f"{cause}. {says_what_is_kept(Path(str(self.args.output_dir)))}"
         )
 
     def _check_loss(self, inputs: dict, parts: dict[str, float]) -> None:

@@ -18,6 +18,8 @@ from safetensors import safe_open
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from transformers.utils import logging as transformers_logging
 
+from .shapes import FRAMES_PER_SECOND
+
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 
@@ -428,7 +430,6 @@ EXTRACTOR = {
     "padding_side": "right",
     "padding_value": 0.0,
 }
-FRAMES_PER_SECOND = 100
 
 
 def load_checkpoint_processor(folder: Path) -> WhisperProcessor:

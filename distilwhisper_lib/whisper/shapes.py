@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 VOCABULARY = 51865  # of every multilingual Whisper up to large-v2
 MEL_BANDS = 80
-FRAMES = 3000  # mel frames of Whisper's 30 s window
+NATIVE_FRAMES = 3000  # mel frames of Whisper's 30 s window
+FRAMES_PER_SECOND = 100  # of the log-mel; an encoder position is two frames
 ENCODER_POSITIONS = 1500
 DECODER_POSITIONS = 448
 
@@ -53,7 +54,7 @@ class WhisperShape:
         n = self.layers
         s = ENCODER_POSITIONS
 
-        convolutions = FRAMES * 3 * MEL_BANDS * d + s * 3 * d * d
+        convolutions = NATIVE_FRAMES * 3 * MEL_BANDS * d + s * 3 * d * d
         encoder_attention = n * s * (4 * d * d + 2 * s * d)
         decoder_attention = n * (
             tokens * (6 * d * d + 2 * (tokens + s) * d)  # self-attention, queries, outputs

@@ -9,8 +9,9 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGU
 
 from ..checks import check_list
 from ..fidelity import FIDELITIES, Fidelity
+from .shapes import DECODER_POSITIONS
 
-MOST_TOKENS = 448  # positions of Whisper's decoder
+MOST_TOKENS = DECODER_POSITIONS  # of a sequence that the decoder reads
 
 # Special tokens that every multilingual Whisper has; <|endoftext|> is the first token after text.
 NEEDED = (
