@@ -993,7 +993,15 @@ def scored(system):
         ({"language": "gl", "student": "tiny", "scores": [scored("student")]}, "of experts"),
         ({"language": "cs", "student": "tiny", "scores": [scored("experts")]}, "scores of 'cs'"),
         ({"language": "gl", "student": "other", "scores": [scored("experts")]}, "scores of other"),
-        ({"language": "gl", "student": "tiny", "scores": [scored("experts")]}, "other experts (of"),
+        (
+            {
+                "language": "gl",
+                "student": "tiny",
+                "scores": [scored("experts")],
+                "experts": {"experts": {"experts.gl.safetensors": "0" * 64}},
+            },
+            "scores of other experts (experts)",
+        ),
         ({"error": "there is no table"}, "failed: there is no table"),
         ({"language": "gl"}, "damaged"),
     ],
@@ -1003,6 +1011,16 @@ def test_scores_of_something_else_are_refused(tmp_path, experts, content, messag
     path.write_text(json.dumps(content), "utf-8")
     done = run("share", experts, *PERMISSION, "--to", tmp_path / "out", "--scores", path)
     assert done.exit_code == 1 and message in done.stderr
+
+
+def test_scores_that_do_not_say_of_which_experts_are_taken_and_that_is_told(tmp_path, experts):
+    path = tmp_path / "scores.json"
+    about = {"language": "gl", "student": "tiny", "scores": [scored("experts")]}
+    path.write_text(json.dumps(about), "utf-8")
+    done = run("share", experts, *PERMISSION, "--to", tmp_path / "out", "--scores", path)
+    assert done.exit_code == 0
+    assert "does not say which experts it is of: it is taken for these" in done.stderr
+    assert "Error rates of these experts stand below." in (tmp_path / "out/README.md").read_text()
 
 
 def test_a_zip_is_unpacked_before_it_is_used(tmp_path, experts, talk):

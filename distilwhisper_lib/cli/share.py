@@ -108,9 +108,13 @@ def share(
             _write_folder(part, folder, description, card)
         shared = str(to)
 
+    problems = []
+    if of_scores is not None and "experts" not in of_scores:
+        problems = [f"{scores} does not say which experts it is of: it is taken for these"]
     content = {"shared": shared, "languages": description["languages"], "licence": licence}
     names = spoken or language_names(description["languages"])
-    return Answer(content, f"experts for {names}, with a model card: {shared}")
+    told = f"experts for {names}, with a model card: {shared}"
+    return Answer(content, told, problems=problems)
 
 
 def check_permission(consent: bool, licence: str | None) -> None:
@@ -228,7 +232,9 @@ def _read_scores(path: Path | None, description: dict[str, Any]) -> dict[str, An
     rows = found["scores"]
     if not isinstance(rows, list) or not all(_is_row(row) for row in rows):
         raise ValueError(f"{path} holds other scores: write it by `distilwhisper evaluate --json`")
-    if not any(row["system"] in METHODS and METHODS[row["system"]].has_experts for row in rows):
+    of_experts = {row["system"] for row in rows if row["system"] in METHODS}
+    of_experts = {name for name in of_experts if METHODS[name].has_experts}
+    if not of_experts:
         raise ValueError(
             f"{path} holds no scores of experts: write it by `distilwhisper evaluate --system "
             "student --system experts --json`"
@@ -240,13 +246,15 @@ def _read_scores(path: Path | None, description: dict[str, Any]) -> dict[str, An
         raise ValueError(
             f"{path} has scores of {found['student']}, the experts are for {base_name(description)}"
         )
-    scored = found.get("experts", {})
+    if "experts" not in found:  # written by a program of one's own
+        return found | {"these": sorted(of_experts)}
+    scored = found["experts"]
     these = [
         name for name, hashes in scored.items() if hashes and hashes == description.get("sha256")
     ]
     if not these:
         raise ValueError(
-            f"{path} has scores of other experts ({', '.join(scored) or 'of none that is named'}): "
+            f"{path} has scores of other experts ({', '.join(scored)}): "
             "score these by `distilwhisper evaluate --json`, with the system, the data and the "
             "options that they were trained with"
         )
