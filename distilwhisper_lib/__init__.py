@@ -35,6 +35,7 @@ _PUBLIC = {
     "presets": ["LAPTOP", "PRESETS", "Preset", "get_preset"],
     "whisper.loading": ["find_weights", "load_processor", "load_whisper"],
     "whisper.logits": ["logits_at", "teacher_forced_logits"],
+    "whisper.shapes": ["NATIVE_FRAMES"],
     "whisper.tiny": ["tiny_processor", "tiny_whisper"],
     "whisper.tokens": ["decoder_inputs", "encode_labels", "language_code", "prefix_tokens"],
     "whisper.window": ["use_window"],
@@ -72,7 +73,6 @@ _PUBLIC = {
     "data.batches": [
         "Clips",
         "Collator",
-        "NATIVE_FRAMES",
         "length_batches",
         "position_masks",
         "window_frames",
