@@ -992,6 +992,8 @@ def test_a_state_with_other_experts_than_the_model_is_not_saved_as_its_own(train
     state = {name: value.clone() for name, value in trained.state_dict().items()}
     trained.save_pretrained(tmp_path / "same", state_dict=state)
     assert (tmp_path / "same" / "experts.json").is_file()
+    half = {name: value.half() for name, value in state.items()}
+    trained.save_pretrained(tmp_path / "half", state_dict=half)
     name = next(name for name in state if ".experts.cs." in name)
     state[name] += 1
     with pytest.raises(ValueError, match=r"other values of .*experts\.cs.*load_state_dict"):

@@ -212,7 +212,8 @@ def _check_own_experts(model: Any, state: dict) -> None:
     for name, value in state.items():
         if not EXPERT_KEY.search(name) or not torch.is_tensor(value) or name not in own:
             continue
-        if own[name].shape != value.shape or not torch.equal(own[name].cpu(), value.cpu()):
+        rounded = own[name].to("cpu", value.dtype)  # the state may be in half precision
+        if rounded.shape != value.shape or not torch.equal(rounded, value.cpu()):
             raise ValueError(
                 f"state_dict has other values of {name} than the model, and the experts that are "
                 "written are the model's: call model.load_state_dict(state_dict) before"
